@@ -1,0 +1,54 @@
+"""miniclip: CLIP from first principles in PyTorch.
+
+model = miniclip.load("runs/mine")
+model.encode_image("cat.jpg") @ model.encode_text(["a cat", "a dog"]).T
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from miniclip import data, evaluation
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.errors import CheckpointError, DataError
+from miniclip.hub import list_models, load, save
+from miniclip.losses import contrastive_loss, sigmoid_loss
+from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.tokenizer import Tokenizer
+from miniclip.train import TrainConfig, Trainer
+
+__version__ = "0.1.0"
+
+
+def encode_image(model: CLIP, images: Any, **options: Any) -> Tensor:
+    """`model.encode_image(images, …)`: pictures to unit vectors (N, E)."""
+    return model.encode_image(images, **options)
+
+
+def encode_text(model: CLIP, texts: str | Sequence[str] | Tensor, **options: Any) -> Tensor:
+    """`model.encode_text(texts, …)`: texts to unit vectors (N, E)."""
+    return model.encode_text(texts, **options)
+
+
+__all__ = [
+    "CLIP",
+    "CLIPConfig",
+    "CLIPOutput",
+    "CheckpointError",
+    "DataError",
+    "ImageConfig",
+    "TextConfig",
+    "Tokenizer",
+    "TrainConfig",
+    "Trainer",
+    "contrastive_loss",
+    "data",
+    "encode_image",
+    "encode_text",
+    "evaluation",
+    "list_models",
+    "load",
+    "save",
+    "sigmoid_loss",
+]

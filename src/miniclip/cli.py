@@ -1,0 +1,308 @@
+"""The command `miniclip`: train, evaluate, list the presets. An error of the user's is one line, and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from miniclip.config import PRESETS, CLIPConfig, did_you_mean, preset
+from miniclip.errors import CheckpointError, DataError
+from miniclip.train.settings import TrainConfig
+
+DATA, PRESET = "shapes", "bert_vit_tiny"
+USER_ERRORS = (ValueError, TypeError, OSError, CheckpointError, DataError, FloatingPointError)
+INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
+
+TRAIN_EPILOG = """examples:
+  miniclip train                                     the drawn set and a tiny model, about a minute on two cores
+  miniclip train --data flickr30k --preset bert_vit_b_16 --epochs 55 --run-dir runs/flickr
+  miniclip train --config recipe.toml                the same names, as `epochs = 55`; flags win over the file
+  miniclip train --resume runs/flickr                go on where a run was stopped
+"""
+EVAL_EPILOG = """examples:
+  miniclip eval runs/shapes                          the best model of a run, on the data it was validated with
+  miniclip eval runs/shapes/last --data photos --split test
+"""
+MODELS_EPILOG = """examples:
+  miniclip models                                    all presets
+  miniclip models bert_vit_b_16                      one of them: its parts and their parameters
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 2 for an error, 130 for Ctrl-C."""
+    options = vars(build_parser().parse_args(arguments))
+    command = options.pop("command")
+    try:
+        command(**options)
+    except KeyboardInterrupt:
+        print("miniclip: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except USER_ERRORS as error:
+        print(f"miniclip: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; the flags of `train` are made from `TrainConfig`."""
+    from miniclip import __version__
+
+    parser = Parser(prog="miniclip", description="CLIP from first principles: train it, measure it, look at it.")
+    parser.add_argument("--version", action="version", version=f"miniclip {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = _command(commands, "train", train_command, "train a model and draw its learning curve", TRAIN_EPILOG)
+    train.add_argument("--resume", metavar="RUN", help="go on with a run; everything else comes from it")
+    train.add_argument("--config", metavar="FILE", help="a TOML file with any of the settings below")
+    _add_flag(train, "data", str | None, f"a folder in Flickr30k's layout, or shapes, the drawn set (default {DATA})")
+    _add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {PRESET})")
+    _add_flag(train, "model", str | None, "a checkpoint to start from, in place of a preset")
+    _add_flag(train, "run_dir", str | None, "where to write (default: the next free runs/NAME)")
+    _add_flag(train, "device", str | None, "cpu, cuda, mps (default: the GPU where there is one)")
+    settings = train.add_argument_group("settings")
+    hints = get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        default = "" if field.default is None else f" (default {str(field.default).lower()})"
+        _add_flag(settings, field.name, hints[field.name], TrainConfig.help(field.name) + default)
+
+    evaluate = _command(commands, "eval", eval_command, "measure a model's retrieval recall", EVAL_EPILOG)
+    evaluate.add_argument("checkpoint", help="a run, or a checkpoint directory")
+    evaluate.add_argument("--data", help="as in train (default: the data of the run)")
+    evaluate.add_argument("--split", default="val", help="train, val, test or all (default val)")
+    evaluate.add_argument("--device", help="cpu, cuda, mps (default: the GPU where there is one)")
+
+    models = _command(commands, "models", models_command, "list the presets, or show one", MODELS_EPILOG)
+    models.add_argument("name", nargs="?", help="a preset")
+    return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, its errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and how to get help; exit with 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _command(commands: Any, name: str, run: Any, text: str, epilog: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_flag(parser: Any, name: str, hint: Any, text: str) -> None:
+    """A flag `--name-with-dashes` of a setting's type, absent unless it is given."""
+    flag = "--" + name.replace("_", "-")
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+    if kinds == [bool]:
+        options["action"] = argparse.BooleanOptionalAction
+    elif isinstance(kinds[0], str):
+        options |= {"choices": kinds}
+    else:
+        options |= {"type": kinds[0], "metavar": {int: "N", float: "X", str: name.upper()}[kinds[0]]}
+    parser.add_argument(flag, **options)
+
+
+# train
+
+
+def train_command(resume: str | None, config: str | None, **flags: Any) -> None:
+    """`miniclip train`."""
+    if resume is not None:
+        if config is not None or flags.keys() - {"device"}:
+            given = ", ".join("--" + name.replace("_", "-") for name in flags) or "--config"
+            raise ValueError(f"--resume takes everything from the run, but found {given}: leave it out")
+        trainer = resumed(resume, flags.get("device"))
+    else:
+        trainer = started({**read_toml(config), **flags} if config else flags)
+    print(
+        f"{trainer.about.get('preset', 'model')}: {count(trainer.model):,} parameters; {trainer.loader.size:,} "
+        f"training pictures, batches of {trainer.loader.batch_size}, {trainer.total_steps:,} steps, "
+        f"{trainer.config.precision} on {trainer.model.device}; writing to {trainer.run_dir}",
+        flush=True,
+    )
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        print(f"stopped at step {trainer.step}; go on with: miniclip train --resume {trainer.run_dir}")
+        raise
+    print(summary(trainer))
+
+
+def started(settings: dict[str, Any]) -> Any:
+    """A trainer for a new run."""
+    import torch
+
+    import miniclip
+    from miniclip.hub import fresh
+    from miniclip.train.run_dir import next_run_dir, refuse_a_run
+
+    data, preset_name, checkpoint, run_dir, device = (
+        settings.pop(name, None) for name in ("data", "preset", "model", "run_dir", "device")
+    )
+    if preset_name and checkpoint:
+        raise ValueError("preset and model: give one of them, fresh weights or a checkpoint to start from")
+    config = TrainConfig.from_dict(settings)
+    data = data or DATA
+    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / Path(data).resolve().name)
+    refuse_a_run(run_dir)  # before minutes of reading
+    train_data, val_data = open_both(data)
+    if checkpoint:
+        model = miniclip.load(checkpoint)
+    else:
+        architecture = preset(preset_name or PRESET)
+        if config.loss == "sigmoid":  # SigLIP's own start: almost every pair is a wrong one
+            architecture = dataclasses.replace(architecture, logit_scale=10.0, logit_bias=-10.0)
+        captions = [caption for group in train_data.captions for caption in group]
+        tokenizer = miniclip.Tokenizer.train(captions, architecture.text.vocab_size)
+        torch.manual_seed(config.seed)
+        model = fresh(architecture, tokenizer)
+    about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name or PRESET})}
+    return miniclip.Trainer(model, train_data, val_data, config=config, run_dir=run_dir, device=device, about=about)
+
+
+def resumed(run: str, device: str | None) -> Any:
+    """A trainer for a run that goes on."""
+    import miniclip
+    from miniclip.train.run_dir import read_run
+
+    return miniclip.Trainer.resume(run, *open_both(data_of(run, read_run(run))), device=device)
+
+
+def open_both(spec: str) -> tuple[Any, Any]:
+    """The training and the validation split."""
+    from miniclip.data import open_data
+
+    return open_data(spec, "train"), open_data(spec, "val")
+
+
+def data_of(run: str, settings: dict[str, Any]) -> str:
+    """What the data of a run are called on the command line."""
+    if "data" not in settings["about"]:
+        raise ValueError(
+            f"{run} was started from Python, and does not say where its data are: use Trainer.resume, or --data"
+        )
+    return str(settings["about"]["data"])
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """The settings of a TOML file; dashes in names are taken for underscores."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such file; --config takes a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    known = ["data", "preset", "model", "run_dir", "device", *(f.name for f in dataclasses.fields(TrainConfig))]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{path}: unknown setting {name!r}{did_you_mean(name, known)}")
+    return values
+
+
+def summary(trainer: Any) -> str:
+    """What came out, where it is, and what to try next."""
+    lines = []
+    if trainer.history.evaluations:
+        best = max(trainer.history.evaluations, key=lambda r: r["text_to_image"]["R@1"] + r["image_to_text"]["R@1"])
+        for name, record in (("last", trainer.history.evaluations[-1]), ("best", best)):
+            lines.append(f"{name} (epoch {record['epoch']}): {in_words(record, trainer.val_data)}")
+    run = trainer.run_dir
+    return "\n".join(
+        [
+            *lines,
+            f"learning curve: {run / 'learning_curve.png'}",
+            f"model: {run / 'best' if lines else run / 'last'}",
+            f"next: miniclip eval {run}    or, in Python: miniclip.load({str(run)!r})",
+        ]
+    )
+
+
+def in_words(record: dict[str, Any], data: Any) -> str:
+    """Recalls in a line, with what chance gives."""
+    captions = sum(map(len, data.captions))
+    own = captions / len(data)
+    parts = [
+        f"{name} "
+        + ", ".join(f"{k} {value:.1f}" for k, value in record[way].items())
+        + f" (R@1 by chance {chance:.2f})"
+        for way, name, chance in (
+            ("text_to_image", "text to image", 100 / len(data)),
+            ("image_to_text", "image to text", 100 * own / captions),
+        )
+    ]
+    return "; ".join(parts)
+
+
+# eval, models
+
+
+def eval_command(checkpoint: str, data: str | None, split: str, device: str | None) -> None:
+    """`miniclip eval`."""
+    import torch
+
+    import miniclip
+    from miniclip.data import open_data
+    from miniclip.train.run_dir import read_run
+
+    model = miniclip.load(checkpoint, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if data is None:
+        run = (
+            checkpoint
+            if (Path(checkpoint) / "best").exists() or (Path(checkpoint) / "last").exists()
+            else str(Path(checkpoint).parent)
+        )
+        data = data_of(run, read_run(run))
+    pairs = open_data(data, split)
+    print(f"{checkpoint} on {data}, {split}: {len(pairs):,} pictures, {sum(map(len, pairs.captions)):,} captions")
+    print(in_words(miniclip.evaluation.retrieval(model, pairs), pairs))
+
+
+def models_command(name: str | None) -> None:
+    """`miniclip models`."""
+    if name is None:
+        width = max(map(len, PRESETS))
+        for key, (description, _) in PRESETS.items():
+            print(f"{key:<{width}}  {description}")
+        return
+    config = preset(name)
+    print(f"{name}: {PRESETS[name][0]}")
+    for line in describe_model(config):
+        print("  " + line)
+
+
+def describe_model(config: CLIPConfig) -> list[str]:
+    """The parts of a model and their parameters."""
+    import torch
+
+    from miniclip.models.clip import CLIP
+
+    with torch.device("meta"):  # shapes without memory
+        model = CLIP(config)
+    image, text = config.image, config.text
+    return [
+        f"image tower  {count(model.image):>12,} parameters: {_tower(image)}, {image.image_size} px, {image.patches} "
+        f"patches of {image.patch_size} px and a class token, {image.activation}",
+        f"text tower   {count(model.text):>12,} parameters: {_tower(text)}, context {text.context_length}, vocabulary {text.vocab_size:,}, "
+        f"{'causal' if text.causal else 'bidirectional'}, pooled at its {text.pooling} token, {text.activation}",
+        f"in all       {count(model):>12,} parameters; embeddings of {config.embed_dim}",
+    ]
+
+
+def _tower(config: Any) -> str:
+    return f"{config.layers} layers, width {config.width}, {config.heads} heads"
+
+
+def count(module: Any) -> int:
+    """Parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,164 @@
+"""Batches for training: every picture once an epoch, one random caption each, in an order made of seed and epoch alone.
+
+Captions are tokenized once, at the start. Pictures come out as uint8 of the model's size: where all of them fit into
+memory they are decoded once, else worker processes decode them as they are needed.
+Letters: N pictures of the set, B batch, S picture side, T tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from miniclip.data.pairs import PairData
+from miniclip.errors import DataError
+from miniclip.randomness import draw, generator
+from miniclip.tokenizer import Tokenizer
+from miniclip.transforms import Preprocess
+
+KEEP_BYTES = 2 << 30  # decoded pictures up to this size are kept in memory
+
+
+class Batch(NamedTuple):
+    """Matching pictures and captions."""
+
+    pixels: Tensor  # (B, 3, S, S) uint8
+    tokens: Tensor  # (B, T) int64, T the longest caption's length
+    indices: Tensor  # (B,) int64, which pictures of the set
+
+
+class PairLoader:
+    """Batches of a data set.
+
+    The last, smaller batch of an epoch is left out, since the loss depends on the batch's size; each epoch leaves out
+    other pictures. A set smaller than a batch is one batch.
+
+    Args:
+        data: pictures with captions.
+        tokenizer: for the captions.
+        preprocess: to the model's size.
+        context_length: captions are cut there (the tokenizer warns).
+        batch_size: B.
+        seed: of order and captions.
+        workers: processes that decode pictures; None: none where the decoded pictures are kept in memory, else one a
+            core but one, eight at most.
+
+    Raises:
+        ValueError: there are no pictures.
+        DataError: a picture cannot be read (at once where pictures are kept in memory, else when it is its turn).
+    """
+
+    def __init__(
+        self,
+        data: PairData,
+        tokenizer: Tokenizer,
+        preprocess: Preprocess,
+        *,
+        context_length: int,
+        batch_size: int,
+        seed: int = 0,
+        workers: int | None = None,
+    ) -> None:
+        if not len(data):
+            raise ValueError("the training data are empty: there is nothing to train on")
+        self.size = len(data)
+        self.batch_size = min(batch_size, self.size)
+        self.seed = seed
+        self._captions = CaptionTable(data.captions, tokenizer, context_length)
+        self._pictures = open_pictures(data, preprocess, workers)
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return self.size // self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from batch `start` on (to go on in the middle of one)."""
+        order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
+        rows = order[: self.steps * self.batch_size].view(self.steps, self.batch_size)[start:]
+        for indices, pixels in zip(rows, self._pictures.batches(rows), strict=True):
+            yield Batch(pixels, self._captions.choose(indices, self.seed, epoch), indices)
+
+
+class CaptionTable:
+    """All captions of a set as token ids, in one table."""
+
+    def __init__(self, captions: Sequence[Sequence[str]], tokenizer: Tokenizer, context_length: int) -> None:
+        self.counts = [len(c) for c in captions]
+        self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # where a picture's captions begin
+        flat = [caption for group in captions for caption in group]
+        self.tokens = tokenizer(flat, context_length=context_length).int()  # (all captions, T): half of int64's memory
+        self.lengths = (self.tokens == tokenizer.end_id).int().argmax(dim=1) + 1
+
+    def choose(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
+        """One caption for each picture, by the seed, the epoch and the picture's index alone: (B, T) int64."""
+        picks = [draw(seed, "caption", epoch, i) % self.counts[i] for i in indices.tolist()]
+        rows = self.first[indices] + torch.tensor(picks)
+        return self.tokens[rows, : int(self.lengths[rows].max())].long()
+
+
+class KeptPictures:
+    """All pictures of a set, decoded once and kept: (N, 3, S, S) uint8."""
+
+    def __init__(self, data: PairData, preprocess: Preprocess) -> None:
+        self.pixels = torch.empty(len(data), 3, preprocess.size, preprocess.size, dtype=torch.uint8)
+
+        def decode(index: int) -> None:
+            self.pixels[index] = preprocess.pixels(data[index][0])
+
+        # Threads, since decoding and resizing leave the interpreter's lock; list() raises what a thread raised.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(decode, range(len(data))))
+
+    def batches(self, rows: Tensor) -> Iterator[Tensor]:
+        """(B, 3, S, S) for each row of indices (steps, B)."""
+        return (self.pixels[indices] for indices in rows)
+
+
+class StreamedPictures(Dataset[Tensor | DataError]):
+    """Pictures decoded by worker processes as they are needed, a batch at a time."""
+
+    def __init__(self, data: PairData, preprocess: Preprocess, workers: int | None) -> None:
+        self.data, self.preprocess = data, preprocess
+        self.workers = min(8, max(1, (os.cpu_count() or 1) - 1)) if workers is None else workers
+
+    def batches(self, rows: Tensor) -> Iterator[Tensor]:
+        """(B, 3, S, S) for each row of indices (steps, B).
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        loader = DataLoader(
+            self,
+            batch_sampler=rows.tolist(),
+            num_workers=self.workers,
+            collate_fn=list,
+            pin_memory=torch.cuda.is_available(),
+        )
+        for pictures in loader:
+            for picture in pictures:
+                if isinstance(picture, DataError):
+                    raise picture
+            yield torch.stack(pictures)
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        """(3, S, S) uint8; an error is handed over as a value, or a worker would wrap its one line in a traceback."""
+        try:
+            return self.preprocess.pixels(self.data[index][0])
+        except DataError as error:
+            return error
+
+
+def open_pictures(
+    data: PairData, preprocess: Preprocess, workers: int | None = None
+) -> KeptPictures | StreamedPictures:
+    """Keep the decoded pictures in memory where they take at most `KEEP_BYTES` and no workers are asked for."""
+    if workers is None and len(data) * 3 * preprocess.size**2 <= KEEP_BYTES:
+        return KeptPictures(data, preprocess)
+    return StreamedPictures(data, preprocess, workers)

@@ -1,0 +1,195 @@
+"""CLIP: an image tower and a text tower into one space (Radford et al. 2021), and what a user does with them.
+
+`forward` is what training differentiates; `encode_image`, `encode_text` and `classify` take what people have (paths,
+pictures, strings) and work in batches without gradient. Letters: B batch, N items, E embedding, S side, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from miniclip.config import CLIPConfig
+from miniclip.losses.reference import unit
+from miniclip.models.initialise import initialise
+from miniclip.models.text import TextTransformer, trim
+from miniclip.models.vision import VisionTransformer
+from miniclip.pictures import as_picture
+from miniclip.tokenizer import Tokenizer
+from miniclip.transforms import Preprocess
+
+TEMPLATES = ("a photo of a {}.",)
+
+
+class CLIPOutput(NamedTuple):
+    """What a loss takes: unit vectors (B, E) of both sides, the scale (the factor itself) and the bias, if any."""
+
+    image_embeddings: Tensor
+    text_embeddings: Tensor
+    logit_scale: Tensor
+    logit_bias: Tensor | None
+
+
+class CLIP(nn.Module):
+    """The model, with the preprocessing and the tokenizer that its weights were trained with.
+
+    Args:
+        config: the architecture; kept as `model.config`.
+        tokenizer: kept as `model.tokenizer`; None: `encode_text` takes token ids alone.
+
+    Attributes:
+        image: the image tower, normalised pixels to (B, E).
+        text: the text tower, token ids to (B, E).
+        log_scale: the logarithm of the factor on the cosine similarities; a scalar parameter.
+        bias: SigLIP's bias on the similarities, a scalar parameter; None in CLIP.
+        preprocess: a picture to the pixels that `image` takes.
+    """
+
+    def __init__(self, config: CLIPConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.preprocess = Preprocess(config)
+        self.image = VisionTransformer(config.image, config.embed_dim)
+        self.text = TextTransformer(config.text, config.embed_dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale)))
+        bias = config.logit_bias
+        self.bias: nn.Parameter | None = None
+        self.register_parameter("bias", None if bias is None else nn.Parameter(torch.tensor(float(bias))))
+
+    def initialise(self) -> CLIP:
+        """Fresh weights from torch's global generator, by the table in `models/initialise.py`."""
+        initialise(self.image)
+        initialise(self.text)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.log_scale.device
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> CLIPOutput:
+        """Embed matching pictures and captions.
+
+        Args:
+            pixels: (B, 3, S, S), normalised.
+            tokens: (B, T) integer.
+
+        Returns:
+            Unit vectors of both sides, the scale and the bias.
+        """
+        return CLIPOutput(unit(self.image(pixels)), unit(self.text(tokens)), self.log_scale.exp(), self.bias)
+
+    @torch.no_grad()
+    def encode_image(
+        self, images: Any, *, batch_size: int = 64, normalize: bool = True, progress: bool = False
+    ) -> Tensor:
+        """Embed pictures.
+
+        Args:
+            images: a path, a PIL image, an array (H, W, 3) of uint8, or a list of them; or a float tensor
+                (N, 3, S, S) of normalised pixels, as `model.preprocess` makes them.
+            batch_size: pictures opened and embedded at a time.
+            normalize: divide each embedding by its length.
+            progress: show a bar.
+
+        Returns:
+            (N, E) float, a row a picture, in the order given; one picture gives (1, E). No gradient: train with
+            `model(pixels, tokens)` or `model.image(pixels)`.
+
+        Raises:
+            FileNotFoundError: a path does not exist.
+            DataError: a file cannot be read as a picture.
+            TypeError: something else was passed.
+        """
+        ready = isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point()
+        several = ready or (isinstance(images, Sequence) and not isinstance(images, str))
+        items: Any = images if several else [images]
+
+        def embed(batch: Any) -> Tensor:
+            pixels = batch if ready else torch.stack([self.preprocess(as_picture(item)) for item in batch])
+            return self.image(pixels.to(self.device, self.image.projection.weight.dtype))  # type: ignore[no-any-return]
+
+        return self._encode(items, embed, batch_size, normalize, progress, "pictures")
+
+    @torch.no_grad()
+    def encode_text(
+        self,
+        texts: str | Sequence[str] | Tensor,
+        *,
+        batch_size: int = 256,
+        normalize: bool = True,
+        progress: bool = False,
+    ) -> Tensor:
+        """Embed texts.
+
+        Args:
+            texts: a string, a list of strings, or token ids (N, T). Strings longer than the context are cut, with a
+                warning.
+            batch_size: texts embedded at a time.
+            normalize: divide each embedding by its length.
+            progress: show a bar.
+
+        Returns:
+            (N, E) float, a row a text, in the order given; one string gives (1, E). No gradient.
+
+        Raises:
+            ValueError: strings were passed to a model without a tokenizer.
+            TypeError: something else was passed.
+        """
+        tokens = texts if isinstance(texts, Tensor) else self._tokenize(texts)
+
+        def embed(batch: Tensor) -> Tensor:
+            return self.text(trim(batch, self.config.text.end_id).to(self.device))  # type: ignore[no-any-return]
+
+        return self._encode(tokens, embed, batch_size, normalize, progress, "texts")
+
+    def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
+        """Which of some labels each picture shows, without training (zero-shot).
+
+        Args:
+            images: as in `encode_image`.
+            labels: C names, such as ["cat", "dog"].
+            templates: sentences with `{}` in the label's place, whose embeddings are averaged; None stands for
+                "a photo of a {}."
+
+        Returns:
+            (N, C) probabilities; a row sums to 1.
+        """
+        if isinstance(labels, str) or not labels:
+            raise ValueError(f"labels: expected a list of at least one name, found {labels!r}")
+        sentences = [[t.format(label) for t in templates or TEMPLATES] for label in labels]
+        classes = torch.stack([unit(self.encode_text(s).mean(dim=0)) for s in sentences])  # (C, E)
+        return (self.log_scale.detach().exp() * self.encode_image(images) @ classes.T).softmax(dim=-1)
+
+    def _tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        if self.tokenizer is None:
+            raise ValueError(
+                "this model has no tokenizer: pass token ids (N, T), or give it one, as in "
+                "miniclip.load(…, tokenizer='tokenizer.json')"
+            )
+        return self.tokenizer(texts, context_length=self.config.text.context_length)
+
+    def _encode(
+        self, items: Any, embed: Callable[[Any], Tensor], batch_size: int, normalize: bool, progress: bool, unit_: str
+    ) -> Tensor:
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: expected at least 1")
+        rows = [embed(batch) for batch in _batches(items, batch_size, progress, unit_)]
+        if not rows:
+            return torch.empty(0, self.config.embed_dim, device=self.device)
+        embeddings = torch.cat(rows).float()
+        return unit(embeddings) if normalize else embeddings
+
+
+def _batches(items: Any, size: int, progress: bool, unit_: str) -> Iterator[Any]:
+    starts: Any = range(0, len(items), size)
+    if progress:
+        from tqdm import tqdm
+
+        starts = tqdm(starts, unit=f" x {size} {unit_}")
+    return (items[start : start + size] for start in starts)

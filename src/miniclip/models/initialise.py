@@ -1,0 +1,45 @@
+"""Initialisation, in one place: the first row whose pattern a parameter's name matches says how it starts.
+
+OpenAI's `CLIP.initialize_parameters` for the text tower, taken for both (https://github.com/openai/CLIP, model.py):
+residual projections shrink with the depth as in GPT-2, so that the stream's variance does not grow with the layers.
+D is the tower's width and L its layers.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from miniclip.models.text import TextTransformer
+from miniclip.models.vision import VisionTransformer
+
+# pattern                                standard deviation (0: zeros, None: ones)           source
+TABLE = (
+    (r"tokens\.weight", lambda D, L: 0.02),  # GPT-2
+    (r"text\.positions", lambda D, L: 0.01),  # CLIP
+    (r"class_token|image\.positions", lambda D, L: D**-0.5),  # CLIP
+    (r"patches\.weight", lambda D, L: D**-0.5),  # a unit-variance patch keeps about the class token's size
+    (r"norm\w*\.weight", lambda D, L: None),  # Ba et al. 2016
+    (r"bias", lambda D, L: 0.0),
+    (r"attention\.qkv\.weight", lambda D, L: D**-0.5),  # CLIP
+    (r"attention\.out\.weight", lambda D, L: D**-0.5 * (2 * L) ** -0.5),  # CLIP, after GPT-2
+    (r"mlp\.up\.weight", lambda D, L: (2 * D) ** -0.5),  # CLIP
+    (r"mlp\.down\.weight", lambda D, L: D**-0.5 * (2 * L) ** -0.5),  # CLIP, after GPT-2
+    (r"projection\.weight", lambda D, L: D**-0.5),  # CLIP
+)
+
+
+@torch.no_grad()
+def initialise(tower: VisionTransformer | TextTransformer) -> None:
+    """Set a tower's parameters by the table, from torch's global generator."""
+    name = "image" if isinstance(tower, VisionTransformer) else "text"
+    for key, parameter in tower.named_parameters():
+        rule = next(rule for pattern, rule in TABLE if re.search(pattern, f"{name}.{key}"))
+        std = rule(tower.config.width, tower.config.layers)
+        if std is None:
+            parameter.fill_(1.0)
+        elif std == 0.0:
+            parameter.zero_()
+        else:
+            parameter.normal_(std=std)

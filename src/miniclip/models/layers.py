@@ -1,0 +1,98 @@
+"""The transformer that both towers are made of: attention, MLP, block, stack.
+
+Pre-norm blocks (Vaswani et al. 2017; the norm's place as in GPT-2), x = x + attention(norm(x)); x = x + mlp(norm(x)).
+Letters: B batch, T tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from miniclip.config import Activation
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with (it is not `gelu`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, elementwise."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "quickgelu": QuickGELU}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, softmax(q k^T / sqrt(D / H)) v, through `scaled_dot_product_attention`.
+
+    Args:
+        width: D, a multiple of heads.
+        heads: H.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, T, D).
+            mask: bool, broadcast to (B, H, T, T): True where a query (row) may look at a key (column). Not with causal.
+            causal: a token sees itself and the earlier ones.
+
+        Returns:
+            (B, T, D).
+        """
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Two linear layers, four times the width between them."""
+
+    def __init__(self, width: int, activation: Activation) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 4 * width)
+        self.activation = ACTIVATIONS[activation]()
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on a normalised input and added to the stream."""
+
+    def __init__(self, width: int, heads: int, activation: Activation) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, activation)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """(B, T, D) to (B, T, D); mask and causal as in `Attention`."""
+        x = x + self.attention(self.norm1(x), mask, causal)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.ModuleList):
+    """A stack of blocks, one after the other."""
+
+    def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
+        super().__init__(Block(width, heads, activation) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """(B, T, D) to (B, T, D); mask and causal as in `Attention`."""
+        for block in self:
+            x = block(x, mask, causal)
+        return x

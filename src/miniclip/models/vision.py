@@ -1,0 +1,50 @@
+"""The image tower: a vision transformer (Dosovitskiy et al. 2021) with the norm before the blocks that CLIP adds.
+
+Letters: B batch, S picture side, P patches, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from miniclip.config import ImageConfig
+from miniclip.models.layers import Transformer
+
+
+class VisionTransformer(nn.Module):
+    """Pictures to embeddings: patches, a class token, positions, blocks; the class token's output is projected."""
+
+    def __init__(self, config: ImageConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.width, config.patch_size
+        self.patches = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.class_token = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(torch.zeros(1 + config.patches, width))
+        self.norm_before = nn.LayerNorm(width)
+        self.blocks = Transformer(width, config.layers, config.heads, config.activation)
+        self.norm_after = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, embed_dim, bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed normalised pictures.
+
+        Args:
+            pixels: (B, 3, S, S), normalised as `CLIPConfig.mean` and `std` say.
+
+        Returns:
+            (B, E), not normalised.
+
+        Raises:
+            ValueError: the pictures have another size than the tower's.
+        """
+        if pixels.shape[1:] != (3, self.config.image_size, self.config.image_size):
+            raise ValueError(
+                f"pixels have the shape {tuple(pixels.shape)}; this model takes (B, 3, {self.config.image_size}, "
+                f"{self.config.image_size}): use model.preprocess, or encode_image"
+            )
+        x = self.patches(pixels).flatten(2).transpose(1, 2)  # (B, P, D)
+        x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + P, D)
+        x = self.blocks(self.norm_before(x + self.positions))
+        return self.projection(self.norm_after(x[:, 0]))  # type: ignore[no-any-return]

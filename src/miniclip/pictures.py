@@ -1,0 +1,117 @@
+"""Picture files to pictures: RGB, wholly decoded, upright, at most 8 bits a channel, transparency over white."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from miniclip.errors import DataError
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def as_picture(item: Any) -> Image.Image:
+    """Whatever stands for a picture: a path, a PIL image, or an array (H, W, 3) of uint8.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        DataError: the file cannot be read as a picture.
+        TypeError: something else was passed.
+    """
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, str | Path):
+        if not Path(item).exists():
+            raise FileNotFoundError(f"{item}: there is no such picture file")
+        return open_picture(item)
+    if getattr(item, "ndim", None) == 3 and item.shape[2] == 3 and str(item.dtype) == "uint8":
+        return Image.fromarray(item)
+    shape = f" {tuple(item.shape)} of {item.dtype}" if hasattr(item, "shape") else ""
+    raise TypeError(
+        f"found a {type(item).__name__}{shape}; expected a path, a PIL image, an array (H, W, 3) of uint8, a list of "
+        "them, or a float tensor (N, 3, S, S) of normalised pixels"
+    )
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """Open a picture file as an RGB image, wholly decoded, upright by its EXIF orientation, transparency over white.
+
+    Pictures of 16 bits a channel are brought to 8. A file of several frames gives its first.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _upright(_to_rgb(image), _orientation(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders fail with more kinds than its documentation names
+        advice = "put a whole picture in its place, or take it out of the captions"
+        raise DataError(f"{path}: cannot be read as a picture: {_reason(path, error)}; {advice}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; an RGB picture is returned as it is, without a copy."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _to_8_bits(image).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        layer = image.convert("LA") if image.mode == "La" else image
+        layer = layer.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale a grey picture of 16-bit integers, or of floats in 0..1 or 0..255, to 8 bits; Pillow would clip it."""
+    values = image.convert("F")
+    values.info.pop("transparency", None)  # a grey level of 16 bits, which means another one in 8
+    full = 65535.0
+    if image.mode == "F":
+        full = 1.0 if float(values.getextrema()[1]) <= 1.0 else 255.0  # type: ignore[arg-type]  # one band: (low, high)
+    factor = 255.0 / full
+    return values.point(lambda value: value * factor + 0.5).convert("L")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or where it cannot be read."""
+    if "exif" not in image.info:  # most pictures, and asking Pillow for an Exif object is not free
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF around sound pixels is common, and no viewer refuses such a picture
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    # not ImageOps.exif_transpose: it copies upright pictures too, and writes the EXIF anew, which fails on odd tags
+    if orientation not in _UPRIGHT:
+        return image
+    turned = image.transpose(_UPRIGHT[orientation])
+    for key in ("exif", "xmp"):  # or whoever looks there would turn it once more
+        turned.info.pop(key, None)
+    return turned
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    """What is wrong with a picture file, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, UnidentifiedImageError):
+        with Path(path).open("rb") as file:
+            start = file.read(12)
+        return f"no picture format that Pillow knows begins with {start!r}" if start else "the file is empty"
+    return " ".join(str(error).split()) or type(error).__name__

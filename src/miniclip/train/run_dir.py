@@ -1,0 +1,102 @@
+"""The run directory: a free one, never over another run, with the file that says what the run was started with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from miniclip.checkpoints.files import read_json, write_json
+from miniclip.data.pairs import PairData
+from miniclip.errors import CheckpointError
+from miniclip.train import history, state
+
+CONFIG = "config.json"
+LAST, BEST, CURVE = "last", "best", "learning_curve.png"
+FORMAT = "miniclip run 1"
+
+
+def next_run_dir(name: str | Path) -> Path:
+    """`name`, or the first of `name-2`, `name-3`, … that does not exist yet."""
+    return next(path for path in _names(Path(name)) if not path.exists())
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    for number in count(2):
+        yield path.with_name(f"{path.name}-{number}")
+
+
+def refuse_a_run(path: Path) -> None:
+    """Check that a new run may be written here.
+
+    Raises:
+        FileExistsError: the directory holds a run, or the path is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file; a run needs a directory of its own: name another one")
+    for name in (history.FILE, state.FILE, LAST, BEST, CONFIG):
+        if (path / name).exists():
+            raise FileExistsError(
+                f"{path} already holds a run ({name}): take it up with `miniclip train --resume {path}` or "
+                "Trainer.resume, or name another run directory"
+            )
+
+
+def write_run(path: Path, settings: dict[str, Any]) -> None:
+    """Write what a run was started with."""
+    write_json(path / CONFIG, {"format": FORMAT, **settings})
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
+    """Read what a run was started with: `train`, `model`, `data`, `about`.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        CheckpointError: the file is no run's configuration.
+    """
+    path = Path(path) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent}: no run there ({CONFIG} not found); expected a directory that `miniclip train` made"
+        )
+    settings = read_json(path)
+    if settings.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: found format {settings.get('format')!r}, expected {FORMAT!r}: not a run's directory"
+        )
+    return settings
+
+
+def fingerprint(data: PairData | None) -> dict[str, Any] | None:
+    """What tells whether data are the same: the counts, and a digest of the captions in their order."""
+    if data is None:
+        return None
+    digest = hashlib.sha256()
+    captions = 0
+    for group in data.captions:
+        captions += len(group)
+        digest.update("\n".join(group).encode("utf-8", "surrogatepass") + b"\0")
+    return {"pictures": len(data), "captions": captions, "sha256": digest.hexdigest()[:16]}
+
+
+def require_same_data(path: Path, started_with: Any, found: dict[str, Any]) -> None:
+    """Check that a run goes on with the data that it was started with.
+
+    Raises:
+        ValueError: it would not; it says what differs.
+    """
+    for part, value in found.items():
+        if started_with.get(part) != value:
+            raise ValueError(
+                f"{path}: the run was started with {part} data {_describe(started_with.get(part))}, these are "
+                f"{_describe(value)}: pass the same data, or start a new run"
+            )
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "(none)"
+    return f"({value['pictures']} pictures, {value['captions']} captions, digest {value['sha256']})"

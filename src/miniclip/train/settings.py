@@ -1,0 +1,111 @@
+"""The settings of a training run: typed and documented here, once, for library, command line and docs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_type_hints
+
+from miniclip.config import did_you_mean
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Loss = Literal["contrastive", "sigmoid"]
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with its documentation."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    epochs: int = setting(30, "passes over the training pictures")
+    max_steps: int | None = setting(None, "stop after so many steps, whatever the epochs say")
+    batch_size: int = setting(128, "pairs a step; each is told apart from all others of its batch")
+    lr: float = setting(1e-3, "greatest learning rate of AdamW")
+    weight_decay: float = setting(0.1, "of AdamW, on the weights of linear layers and patches alone")
+    beta2: float = setting(0.98, "of AdamW, the memory of the squared gradient")
+    warmup: float = setting(0.1, "share of the steps in which the learning rate rises from 0; then a cosine to 0")
+    clip_norm: float = setting(1.0, "greatest norm of the gradient; a longer one is shortened to it")
+    max_logit_scale: float = setting(100.0, "greatest factor on the cosine similarities")
+    loss: Loss = setting("contrastive", "contrastive (CLIP) or sigmoid (SigLIP)")
+    precision: Precision = setting(
+        "auto", "float32, bfloat16 (autocast), or auto: bfloat16 where this machine multiplies faster in it"
+    )
+    crop: float = setting(0.9, "random crops keep at least this share of a picture's area, in (0, 1]; 1: no cropping")
+    rotate: float = setting(0.0, "random rotation, degrees either way")
+    flip: bool = setting(False, "mirror half of the pictures (captions that say left or right forbid it)")
+    color: float = setting(0.0, "random change of brightness, contrast and saturation, in [0, 1]")
+    seed: int = setting(0, "of everything random: weights, order, captions, augmentation")
+    eval_every: int = setting(1, "epochs between evaluations")
+    save_every: int | None = setting(None, "steps between checkpoints, besides the one after each epoch")
+    log_every: int = setting(10, "steps between looks at the loss (every step is logged; a look waits for the device)")
+    workers: int | None = setting(
+        None, "processes that decode pictures; unset: none if all fit into 2 GiB once decoded, else one a core but one"
+    )
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), hints[field.name])
+        for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every"):
+            self._require(name, lambda v: v >= 1, "at least 1")
+        for name in ("lr", "clip_norm"):
+            self._require(name, lambda v: v > 0, "above 0")
+        for name in ("weight_decay", "workers", "seed"):
+            self._require(name, lambda v: v >= 0, "at least 0")
+        for name in ("warmup", "beta2"):
+            self._require(name, lambda v: 0 <= v < 1, "at least 0 and below 1")
+        self._require("max_logit_scale", lambda v: v >= 1, "at least 1")
+        self._require("crop", lambda v: 0 < v <= 1, "above 0, at most 1")
+        self._require("rotate", lambda v: 0 <= v <= 180, "degrees in 0..180")
+        self._require("color", lambda v: 0 <= v <= 1, "in 0..1")
+
+    def _require(self, name: str, holds: Any, expected: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise ValueError(f"{name} is {value}; expected {expected} ({self.help(name)})")
+
+    @classmethod
+    def help(cls, name: str) -> str:
+        """What a setting means, in a line."""
+        return str(next(f for f in dataclasses.fields(cls) if f.name == name).metadata["help"])
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build the settings from names and values.
+
+        Raises:
+            ValueError: a name is unknown (the nearest is named), or a value out of its range.
+            TypeError: a value has the wrong type.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise ValueError(f"unknown setting {name!r}{did_you_mean(name, names)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """A wrong type fails here and not hours later; an int is welcome where a float is expected, a bool is neither."""
+    choices = get_args(hint)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+        return
+    allowed = choices or (hint,)
+    if float in allowed:
+        allowed = (*allowed, int)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        expected = " or ".join("unset" if t is type(None) else t.__name__ for t in choices or (hint,))
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {expected}")

@@ -1,0 +1,304 @@
+"""The trainer: a model, data and settings in; a run directory with the curve, the best and the last model out.
+
+A run directory holds `config.json` (every setting), `metrics.jsonl`, `learning_curve.png`, the checkpoints `last/` and
+`best/`, and `state.safetensors`, from which `Trainer.resume` goes on to the same bit. Letters: B batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from miniclip.checkpoints.files import load_weights, save_checkpoint
+from miniclip.config import CLIPConfig
+from miniclip.data.loader import Batch, PairLoader
+from miniclip.data.pairs import PairData
+from miniclip.models.clip import CLIP
+from miniclip.randomness import generator
+from miniclip.tokenizer import Tokenizer
+from miniclip.train import state
+from miniclip.train.callbacks import Callback, default_callbacks
+from miniclip.train.history import FILE as METRICS
+from miniclip.train.history import History, Record
+from miniclip.train.interrupt import StopRequest
+from miniclip.train.optimizer import build_optimizer
+from miniclip.train.precision import resolve
+from miniclip.train.run_dir import (
+    BEST,
+    LAST,
+    fingerprint,
+    next_run_dir,
+    read_run,
+    refuse_a_run,
+    require_same_data,
+    write_run,
+)
+from miniclip.train.schedule import learning_rate
+from miniclip.train.settings import TrainConfig
+from miniclip.train.steps import StepResult, loss_function, plain_step
+from miniclip.train.validation import validate
+from miniclip.transforms import Augment
+
+
+class Trainer:
+    """Trains a CLIP.
+
+    Args:
+        model: with a tokenizer; trained in place.
+        train_data: pictures with captions.
+        val_data: held-out ones, for the evaluations; None: no evaluation, and no `best/`.
+        config: the settings.
+        run_dir: where everything is written; it must not hold a run. None: the next free one of `runs/clip`,
+            `runs/clip-2`, …
+        callbacks: in place of the usual ones (the log, the curve, the progress bar).
+        device: None: the GPU where there is one.
+        about: anything else to keep in the run's `config.json`, such as where the data came from; JSON values.
+        saved: a state to go on from; `Trainer.resume` passes it.
+
+    Attributes:
+        step: steps done.
+        epoch: epochs done, their evaluation included.
+        best: the best mean R@1 of both directions so far, in percent; -1 before the first evaluation.
+        history: all records so far.
+
+    Raises:
+        ValueError: the model has no tokenizer, or one that does not fit it; the data are empty; settings do not fit.
+        FileExistsError: the run directory holds a run.
+        DataError: a picture cannot be read.
+    """
+
+    def __init__(
+        self,
+        model: CLIP,
+        train_data: PairData,
+        val_data: PairData | None = None,
+        *,
+        config: TrainConfig | None = None,
+        run_dir: str | Path | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        device: str | torch.device | None = None,
+        about: Mapping[str, Any] | None = None,
+        saved: state.State | None = None,
+    ) -> None:
+        self.run_dir = next_run_dir("runs/clip") if run_dir is None else Path(run_dir)
+        if saved is None:
+            refuse_a_run(self.run_dir)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        config = config or TrainConfig()
+        self.config = dataclasses.replace(config, precision=resolve(config.precision, device))
+        self.model = model.to(device)
+        self.val_data = val_data
+        self.about = dict(about or {})
+        self.data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
+        self.loader = PairLoader(
+            train_data,
+            fitting_tokenizer(model),
+            model.preprocess,
+            context_length=model.config.text.context_length,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            workers=self.config.workers,
+        )
+        steps = self.config.epochs * self.loader.steps
+        self.total_steps = min(steps, self.config.max_steps or steps)
+        self.epochs = math.ceil(self.total_steps / self.loader.steps)
+        self.loss = loss_function(self.config, model)
+        self.augment = Augment(self.config.crop, self.config.rotate, self.config.flip, self.config.color)
+        self.optimizer = build_optimizer(model, self.config)
+        self.callbacks = default_callbacks() if callbacks is None else list(callbacks)
+        self.history = History()
+        self.step, self.epoch, self.best = 0, 0, -1.0
+        self._unread: list[tuple[Record, StepResult]] = []  # steps whose figures are still on the device
+        self._read_at = time.perf_counter()
+        if saved is not None:
+            self._restore(saved)
+
+    @classmethod
+    def resume(
+        cls,
+        run_dir: str | Path,
+        train_data: PairData,
+        val_data: PairData | None = None,
+        *,
+        callbacks: Sequence[Callback] | None = None,
+        device: str | torch.device | None = None,
+    ) -> Trainer:
+        """Take up a run where its last state stands; `fit` then does what is left of it.
+
+        Args:
+            run_dir: the run.
+            train_data: the data that it was started with.
+            val_data: likewise.
+            callbacks: as in the constructor.
+            device: as in the constructor.
+
+        Raises:
+            FileNotFoundError: there is no run.
+            CheckpointError: a file of it is damaged.
+            ValueError: the data are not those that the run was started with.
+        """
+        run_dir = Path(run_dir)
+        settings = read_run(run_dir)
+        found = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
+        require_same_data(run_dir, settings["data"], found)
+        saved = state.read_state(run_dir / state.FILE)
+        with torch.device("meta"):
+            model = CLIP(CLIPConfig.from_dict(settings["model"]), Tokenizer.load(run_dir / LAST))
+        load_weights(model, saved.weights, str(run_dir / state.FILE))
+        config = TrainConfig.from_dict(settings["train"])
+        rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": settings["about"], "saved": saved}
+        return cls(model, train_data, val_data, config=config, run_dir=run_dir, **rest)
+
+    def fit(self) -> History:
+        """Train to the end.
+
+        Returns:
+            What was logged.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, or SIGTERM: after the step in hand and with the state saved.
+            FloatingPointError: the loss is not finite; the last state that was saved stays.
+        """
+        with StopRequest() as stop:
+            self._start()
+            try:
+                while self.epoch < self.epochs:
+                    for batch in self.batches():
+                        self.train_step(batch)
+                        if self._due(self.config.log_every):
+                            self.read_figures()
+                        if stop.requested or self._due(self.config.save_every):
+                            self.save()
+                        stop.raise_if_requested()
+                    self.finish_epoch()
+            finally:
+                self._call("on_end")
+        return self.history
+
+    def batches(self) -> Iterator[Batch]:
+        """What is left of the epoch, and of the steps in all."""
+        done = self.step - self.epoch * self.loader.steps
+        return islice(self.loader.epoch(self.epoch, start=done), self.total_steps - self.step)
+
+    def train_step(self, batch: Batch) -> None:
+        """One step on one batch."""
+        warmup = round(self.config.warmup * self.total_steps)
+        rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        device = self.model.device
+        pixels = self.augment(
+            batch.pixels.to(device, non_blocking=True), generator(self.config.seed, "augment", self.step)
+        )
+        tokens = batch.tokens.to(device, non_blocking=True)
+        result = plain_step(
+            self.model, self.optimizer, self.model.preprocess.normalise(pixels), tokens, self.loss, self.config
+        )
+        self.step += 1
+        record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": math.log(len(tokens))}
+        self._unread.append((record, result))
+
+    def read_figures(self) -> None:
+        """Fetch the figures of the steps since the last look, hand them to the callbacks, and see that they are finite.
+
+        Raises:
+            FloatingPointError: a loss is not.
+        """
+        if not self._unread:
+            return
+        figures = torch.stack([torch.stack(result) for _, result in self._unread]).tolist()
+        now = time.perf_counter()
+        speed = len(figures) * self.loader.batch_size / (now - self._read_at)
+        unread, self._unread, self._read_at = self._unread, [], now
+        for (record, _), (loss, norm, scale) in zip(unread, figures, strict=True):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {record['step']}: the learning rate ({record['lr']:.1e}) may be too "
+                    f"high, or bfloat16 too coarse; {self.run_dir} keeps the state of before: start anew with a "
+                    "smaller lr, a longer warmup, or precision float32"
+                )
+            record |= {"loss": loss, "grad_norm": norm, "logit_scale": scale, "pairs_per_second": round(speed, 1)}
+            self.history.add(record)
+            self._call("on_step", record)
+
+    def finish_epoch(self) -> None:
+        """Evaluate where it is time to, and save."""
+        self.read_figures()
+        if self.val_data is not None and (
+            (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.epochs
+        ):
+            self.evaluate(self.val_data)
+        self.epoch += 1
+        self.save()
+        self._read_at = time.perf_counter()
+
+    def evaluate(self, data: PairData) -> None:
+        """Measure the model, log it, and keep it as `best/` where its mean R@1 is the best so far."""
+        figures = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
+        record = {"step": self.step, "epoch": self.epoch + 1, **figures}
+        self.history.add(record)
+        recall = (record["text_to_image"]["R@1"] + record["image_to_text"]["R@1"]) / 2
+        if recall > self.best:
+            self.best = recall
+            save_checkpoint(self.model, self.run_dir / BEST)
+        self._call("on_evaluate", record)
+
+    def save(self) -> None:
+        """Write the state to resume from, and `last/`; each file atomically."""
+        self.read_figures()  # a state with a loss that is not finite is never written
+        self._call("on_save")
+        position = {"step": self.step, "epoch": self.epoch, "best": self.best}
+        state.save_state(self.run_dir / state.FILE, self.model, self.optimizer, position)
+        save_checkpoint(self.model, self.run_dir / LAST)
+
+    def _start(self) -> None:
+        """Write what a new run starts from, so that a kill at any moment later leaves something to resume."""
+        if self.step == 0 and not (self.run_dir / state.FILE).exists():
+            settings = {"train": self.config.to_dict(), "model": self.model.config.to_dict()}
+            versions = {"miniclip": version("miniclip"), "torch": torch.__version__, "device": str(self.model.device)}
+            write_run(self.run_dir, {**settings, "data": self.data, "about": self.about, "versions": versions})
+        self._read_at = time.perf_counter()
+        self._call("on_start")
+        if self.step == 0:
+            self.save()
+
+    def _restore(self, saved: state.State) -> None:
+        state.restore_optimizer(self.optimizer, self.model, saved.optimizer)
+        self.step, self.epoch, self.best = (saved.position[key] for key in ("step", "epoch", "best"))
+        if (self.run_dir / METRICS).exists():
+            self.history = History.read(self.run_dir).until(self.step, self.epoch)
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.step % every == 0
+
+    def _call(self, event: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *arguments)
+
+
+def fitting_tokenizer(model: CLIP) -> Tokenizer:
+    """The model's tokenizer.
+
+    Raises:
+        ValueError: it has none, or one whose ids are not the model's.
+    """
+    tokenizer, text = model.tokenizer, model.config.text
+    if tokenizer is None:
+        raise ValueError(
+            "the model has no tokenizer: make one with Tokenizer.train(captions, vocab_size) and pass it, as in "
+            "miniclip.load(name, pretrained=False, tokenizer=tokenizer)"
+        )
+    if tokenizer.vocab_size > text.vocab_size or tokenizer.end_id != text.end_id:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and ends captions with {tokenizer.end_id}; the model's "
+            f"text tower expects at most {text.vocab_size} and {text.end_id}: they do not belong together"
+        )
+    return tokenizer

@@ -1,0 +1,55 @@
+"""Validation: the loss as training has it, and retrieval recall, from one pass over the pictures and captions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miniclip.data.pairs import PairData
+from miniclip.evaluation.retrieval import Embedded, Pictures, embed, recalls
+from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.randomness import draw, generator
+from miniclip.train.steps import LossFunction
+
+ROUNDS = 5  # so many times over the pictures, each time with other captions: the mean is steadier
+
+
+def validate(model: CLIP, data: PairData, loss: LossFunction, batch_size: int, seed: int) -> dict[str, Any]:
+    """Measure a model on held-out data.
+
+    Args:
+        model: embeds in float32 whatever training computes in.
+        data: pictures with captions.
+        loss: as in training.
+        batch_size: as in training, since the loss depends on it; a smaller set is one batch.
+        seed: of the batches and captions: the same at every evaluation.
+
+    Returns:
+        `val_loss`, `val_log_n` (what a model that knows nothing has), and the recalls of `evaluation.retrieval`.
+    """
+    embedded = embed(model, data.captions, Pictures(data))
+    size = min(batch_size, len(data))
+    losses = [_loss(model, rows, loss) for rows in _batches(embedded, size, seed)]
+    log_n = float(torch.tensor(float(size)).log())
+    return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embedded)}
+
+
+def _batches(embedded: Embedded, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Matching rows (size, E) of both sides: every round all pictures in another order, as many as fill batches."""
+    counts = torch.bincount(embedded.owner.cpu(), minlength=len(embedded.images)).tolist()
+    first = torch.tensor([0, *counts]).cumsum(0).tolist()
+    batches = []
+    for turn in range(ROUNDS):
+        order = torch.randperm(len(counts), generator=generator(seed, "validation", turn))
+        texts = torch.tensor([first[i] + draw(seed, "validation", turn, i) % counts[i] for i in order.tolist()])
+        for start in range(0, len(order) - size + 1, size):
+            rows, captions = order[start : start + size], texts[start : start + size]
+            batches.append((embedded.images[rows], embedded.texts[captions]))
+    return batches
+
+
+@torch.no_grad()
+def _loss(model: CLIP, rows: tuple[Tensor, Tensor], loss: LossFunction) -> Tensor:
+    return loss(CLIPOutput(*rows, model.log_scale.exp(), model.bias))

@@ -1,0 +1,111 @@
+"""Pictures to pixels: resize, crop, normalise; and the augmentation of training, on whole batches, on any device.
+
+Letters: B batch, S the model's picture side.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from miniclip.config import CLIPConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Preprocess:
+    """A picture to what the image tower takes: short side to S, centre S x S, normalised. As OpenAI's CLIP does it."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        self.size = config.image.image_size
+        self.interpolation = config.interpolation
+        # on the CPU even where a model is being built on the meta device
+        self.mean = torch.tensor(config.mean, device="cpu").view(3, 1, 1)
+        self.std = torch.tensor(config.std, device="cpu").view(3, 1, 1)
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """A picture of any size and mode to normalised pixels, float32 (3, S, S)."""
+        return self.normalise(self.pixels(picture))
+
+    def pixels(self, picture: Image.Image) -> Tensor:
+        """A picture of any size and mode to uint8 (3, S, S): what a loader keeps, a quarter of the floats' memory."""
+        from torchvision.transforms.v2 import functional as tv  # a second to import: only where it is used
+
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        if picture.size != (self.size, self.size):
+            mode = tv.InterpolationMode(self.interpolation)
+            picture = tv.center_crop(tv.resize(picture, [self.size], mode), [self.size, self.size])
+        return tv.pil_to_tensor(picture)  # type: ignore[no-any-return]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(…, 3, S, S) uint8, or float in 0..1, to normalised float32."""
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float() / 255
+        return (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+
+    def __repr__(self) -> str:
+        mean, std = (tuple(round(float(v), 4) for v in t.flatten()) for t in (self.mean, self.std))
+        return f"Preprocess(size={self.size}, interpolation={self.interpolation!r}, mean={mean}, std={std})"
+
+
+class Augment:
+    """Random zoom and shift, rotation, mirroring and colour, for each picture of a batch by itself.
+
+    On tensors and not picture by picture in the loader, so that it runs where the model does and decoded pictures can
+    be kept. (torchvision's transforms draw one set of parameters for a whole batch.)
+
+    Args:
+        crop: the least share of the picture's area that a random crop keeps, in (0, 1]; 1 crops nothing.
+        rotate: greatest angle, in degrees, either way.
+        flip: mirror half of the pictures. Off by default: captions speak of left and right.
+        color: greatest relative change of brightness, contrast and saturation, in [0, 1].
+    """
+
+    def __init__(self, crop: float = 1.0, rotate: float = 0.0, flip: bool = False, color: float = 0.0) -> None:
+        if not 0 < crop <= 1 or not 0 <= color <= 1 or not 0 <= rotate <= 180:
+            raise ValueError(
+                f"augmentation crop={crop}, rotate={rotate}, color={color}: expected crop in (0, 1], rotate in "
+                "0..180 degrees, color in [0, 1]"
+            )
+        self.crop, self.rotate, self.flip, self.color = crop, rotate, flip, color
+
+    def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Augment a batch.
+
+        Args:
+            pixels: (B, 3, S, S) uint8.
+            generator: on the CPU; the same state gives the same pictures on any device.
+
+        Returns:
+            (B, 3, S, S) float32 in 0..1.
+        """
+        x = pixels.float() / 255
+        if self.crop < 1 or self.rotate or self.flip:
+            grid = F.affine_grid(self._affine(len(x), generator).to(x.device), list(x.shape), align_corners=False)
+            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return self._recolor(x, generator) if self.color else x
+
+    def _affine(self, batch: int, generator: torch.Generator) -> Tensor:
+        """(B, 2, 3): where in the picture, whose sides are -1..1, each output pixel looks."""
+        u = torch.rand(batch, 5, generator=generator)
+        zoom = (self.crop + (1 - self.crop) * u[:, 0]).sqrt()  # area to side
+        shift = (1 - zoom)[:, None] * (2 * u[:, 1:3] - 1)
+        angle = math.radians(self.rotate) * (2 * u[:, 3] - 1)
+        mirror = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if self.flip else torch.ones(batch)
+        cos, sin = zoom * angle.cos(), zoom * angle.sin()
+        rows = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], dim=1)
+        return rows.view(batch, 2, 3)
+
+    def _recolor(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        factor = 1 + self.color * (2 * torch.rand(3, len(x), 1, 1, 1, generator=generator) - 1)
+        brightness, contrast, saturation = factor.to(x.device).unbind()
+        x = x * brightness
+        mean = x.mean(dim=(1, 2, 3), keepdim=True)
+        x = mean + (x - mean) * contrast
+        grey = x.mean(dim=1, keepdim=True)
+        return (grey + (x - grey) * saturation).clamp(0, 1)
