@@ -36,7 +36,7 @@ MODELS_EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for an error, 130 for Ctrl-C."""
-    options = vars(build_parser().parse_args(arguments))
+    options = parse(arguments)
     command = options.pop("command")
     try:
         command(**options)
@@ -47,6 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"miniclip: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
+    """The command and its options; a flag that does not exist ends the program, and the nearest is named."""
+    known, unknown = build_parser().parse_known_args(arguments)
+    options = vars(known)
+    parser = options.pop("parser")
+    if unknown:
+        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        parser.error(f"unknown argument {unknown[0]!r}{did_you_mean(unknown[0].split('=')[0], flags)}")
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,14 +98,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and how to get help; exit with 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 def _command(commands: Any, name: str, run: Any, text: str, epilog: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, parser=parser)
     return parser
 
 
@@ -293,7 +304,8 @@ def describe_model(config: CLIPConfig) -> list[str]:
     return [
         f"image tower  {count(model.image):>12,} parameters: {_tower(image)}, {image.image_size} px, {image.patches} "
         f"patches of {image.patch_size} px and a class token, {image.activation}",
-        f"text tower   {count(model.text):>12,} parameters: {_tower(text)}, context {text.context_length}, vocabulary {text.vocab_size:,}, "
+        f"text tower   {count(model.text):>12,} parameters: {_tower(text)}, context {text.context_length}, "
+        f"vocabulary {text.vocab_size:,}, "
         f"{'causal' if text.causal else 'bidirectional'}, pooled at its {text.pooling} token, {text.activation}",
         f"in all       {count(model):>12,} parameters; embeddings of {config.embed_dim}",
     ]

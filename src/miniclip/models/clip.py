@@ -49,6 +49,8 @@ class CLIP(nn.Module):
         preprocess: a picture to the pixels that `image` takes.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, config: CLIPConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
@@ -58,7 +60,6 @@ class CLIP(nn.Module):
         self.text = TextTransformer(config.text, config.embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale)))
         bias = config.logit_bias
-        self.bias: nn.Parameter | None = None
         self.register_parameter("bias", None if bias is None else nn.Parameter(torch.tensor(float(bias))))
 
     def initialise(self) -> CLIP:

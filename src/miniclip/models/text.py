@@ -1,8 +1,8 @@
 """The text tower: one transformer, OpenAI's or BERT's by its configuration.
 
-OpenAI's CLIP is causal and pooled at the end token; BERT (Devlin et al. 2019) is bidirectional, its padding masked, and
-pooled at its first token. Either way what stands after a caption's end token never reaches its embedding, so a batch may be cut at its longest
-caption (`trim`) without changing a result. Letters: B batch, T tokens, D width, E embedding.
+OpenAI's CLIP is causal and pooled at the end token; BERT (Devlin et al. 2019) is bidirectional, padding masked, pooled
+at its first token. Either way what stands after a caption's end token never reaches its embedding: a batch may
+be cut at its longest caption (`trim`) without changing a result. Letters: B batch, T tokens, D width, E embedding.
 """
 
 from __future__ import annotations
