@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from miniclip.data import Captions, Flickr30k, PairData, Shapes, open_data, open_picture
-from miniclip.data.pairs import _drawn_splits
+from miniclip.data import Captions, Flickr30k, PairData, Shapes, open_data
+from miniclip.data.flickr30k import _drawn_splits
 from miniclip.errors import DataError
+from miniclip.pictures import open_picture
 
 HEADER = "image_name| comment_number| comment\n"
 BROKEN = "2199200615.jpg| 4   A dog runs across the grass .\n"

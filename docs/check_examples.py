@@ -1,0 +1,46 @@
+"""Runs each Python block of the pages, and compares what it prints: `python docs/check_examples.py [PAGE …]`.
+
+The blocks of a page share their names, as in one session, in an empty folder that holds a run of two steps in
+`runs/shapes`. A block that is followed by one of `text` must print just that; of the others the output is not read.
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from miniclip import cli
+
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
+
+
+def check(page: Path) -> int:
+    """Run a page's blocks; returns how many there were."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    for number, (code, expected) in enumerate(blocks, 1):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile(code, f"{page.name}, block {number}", "exec"), names)
+        if expected and output.getvalue().rstrip() != expected.rstrip():
+            sys.exit(f"{page.name}, block {number} printed\n{output.getvalue()}\nand the page says\n{expected}")
+    return len(blocks)
+
+
+def main() -> None:
+    here = Path(__file__).resolve().parent
+    pages = [Path(name).resolve() for name in sys.argv[1:]] or sorted(here.glob("*.md"))
+    for page in pages:
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            if "runs/shapes" in page.read_text(encoding="utf-8"):
+                with contextlib.redirect_stdout(io.StringIO()):
+                    cli.main(["train", "--max-steps", "2", "--run-dir", "runs/shapes"])
+            print(f"{page.name}: {check(page)} blocks", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    main()

@@ -1,0 +1,49 @@
+"""torch.hub's entry points: `torch.hub.load(path_or_repo, "bert_vit_b_16", pretrained=False, source="local")`.
+
+Each takes what `miniclip.load` takes, and returns a `miniclip.CLIP`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent / "src"))  # torch.hub clones the repository, and installs nothing
+
+import miniclip  # noqa: E402
+
+dependencies = ["torch", "torchvision", "PIL", "safetensors", "regex"]
+
+
+def bert_vit_b_16(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
+    """The reference system: a ViT-B/16 and a BERT-style text transformer."""
+    return miniclip.load("bert_vit_b_16", pretrained=pretrained, **options)
+
+
+def bert_vit_tiny(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
+    """For 64 px pictures and a minute of training on two cores."""
+    return miniclip.load("bert_vit_tiny", pretrained=pretrained, **options)
+
+
+def bert_vit_small(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
+    """For 64 px pictures and minutes of training on two cores."""
+    return miniclip.load("bert_vit_small", pretrained=pretrained, **options)
+
+
+def vit_b_32(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
+    """OpenAI's CLIP ViT-B/32."""
+    return miniclip.load("vit_b_32", pretrained=pretrained, **options)
+
+
+def vit_b_16(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
+    """OpenAI's CLIP ViT-B/16."""
+    return miniclip.load("vit_b_16", pretrained=pretrained, **options)
+
+
+def vit_l_14(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
+    """OpenAI's CLIP ViT-L/14."""
+    return miniclip.load("vit_l_14", pretrained=pretrained, **options)
+
+
+def vit_l_14_336(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
+    """OpenAI's CLIP ViT-L/14 at 336 px."""
+    return miniclip.load("vit_l_14_336", pretrained=pretrained, **options)

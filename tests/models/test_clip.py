@@ -1,0 +1,339 @@
+"""The whole model: its size, what it takes and gives back, and that OpenAI's architecture is one of its settings."""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
+from miniclip.errors import DataError
+from miniclip.losses import contrastive_loss, sigmoid_loss
+from miniclip.models.clip import CLIP, CLIPOutput
+
+OPENAI = {"vit_b_32": 151_277_313, "vit_b_16": 149_620_737, "vit_l_14": 427_616_513, "vit_l_14_336": 427_944_193}
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def blocks(width: int, layers: int) -> int:
+    """Attention 4 D^2 + 4 D, MLP 8 D^2 + 5 D, two norms 4 D."""
+    return layers * (12 * width**2 + 13 * width)
+
+
+def image_tower(c: ImageConfig, embed_dim: int) -> int:
+    patches = (c.image_size // c.patch_size) ** 2
+    embedding = 3 * c.patch_size**2 * c.width + c.width + (1 + patches) * c.width
+    return embedding + 2 * c.width + blocks(c.width, c.layers) + 2 * c.width + c.width * embed_dim
+
+
+def text_tower(c: TextConfig, embed_dim: int) -> int:
+    embedding = (c.vocab_size + c.context_length) * c.width
+    return embedding + blocks(c.width, c.layers) + 2 * c.width + c.width * embed_dim
+
+
+def on_meta(config: CLIPConfig) -> CLIP:
+    with torch.device("meta"):
+        return CLIP(config)
+
+
+@pytest.fixture
+def model(toy_config, toy_tokenizer) -> CLIP:
+    config = dataclasses.replace(
+        toy_config, text=dataclasses.replace(toy_config.text, end_id=toy_tokenizer.end_id), logit_scale=10.0
+    )
+    return CLIP(config, toy_tokenizer).initialise().eval()
+
+
+@pytest.fixture
+def arrays() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (20 + i, 30 - i, 3), dtype=np.uint8) for i in range(5)]
+
+
+def test_the_reference_system_has_the_parameters_of_its_paper():
+    config = PRESETS["bert_vit_b_16"][1]
+    assert dataclasses.astuple(config.image)[:5] == (224, 16, 768, 12, 12)
+    assert config.image.patches == 196
+    assert (config.text.layers, config.text.heads, config.text.width) == (12, 8, 512)
+    assert (config.text.context_length, config.text.vocab_size, config.embed_dim) == (77, 49408, 512)
+    assert (config.text.causal, config.text.pooling) == (False, "first")
+    model = on_meta(config)
+    assert count(model.image) == image_tower(config.image, 512) == pytest.approx(86e6, rel=0.01)
+    assert count(model.text) == text_tower(config.text, 512) == pytest.approx(63e6, rel=0.01)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_of_every_preset(name):
+    description, config = PRESETS[name]
+    model = on_meta(config)
+    assert count(model.image) == image_tower(config.image, config.embed_dim)
+    assert count(model.text) == text_tower(config.text, config.embed_dim)
+    assert count(model) == count(model.image) + count(model.text) + 1  # and the scale
+    assert round(count(model) / 1e6) == int(re.search(r"(\d+)M$", description)[1])
+
+
+@pytest.mark.parametrize("name", OPENAI)
+def test_openais_models_have_their_published_size(name):
+    assert count(on_meta(PRESETS[name][1])) == OPENAI[name]
+
+
+def test_forward(model):
+    pixels, tokens = torch.randn(3, 3, 16, 16), model.tokenizer(["a dog", "a red circle", "a blue square"])
+    output = model(pixels, tokens)
+    assert isinstance(output, CLIPOutput)
+    for embeddings, tower in (
+        (output.image_embeddings, model.image(pixels)),
+        (output.text_embeddings, model.text(tokens)),
+    ):
+        assert embeddings.shape == (3, 8)
+        torch.testing.assert_close(embeddings, tower / tower.norm(dim=1, keepdim=True), rtol=1e-5, atol=1e-6)
+    assert output.logit_scale.item() == pytest.approx(10.0, rel=1e-6)
+    assert output.logit_bias is None
+    with torch.no_grad():
+        model.log_scale.fill_(math.log(3.0))
+    assert model(pixels, tokens).logit_scale.item() == pytest.approx(3.0, rel=1e-6)
+
+
+def test_the_scale_starts_where_clips_does(toy_config):
+    assert CLIP(toy_config).log_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-6)
+
+
+def test_a_bias_where_the_configuration_has_one(toy_config):
+    model = CLIP(dataclasses.replace(toy_config, logit_bias=-10.0)).initialise()
+    assert model(torch.zeros(1, 3, 16, 16), torch.tensor([[0]])).logit_bias.item() == -10.0
+    assert "bias" in dict(model.named_parameters())
+    assert "bias" not in CLIP(toy_config).state_dict()
+
+
+@pytest.mark.parametrize("bias", [None, -10.0])
+def test_backward_reaches_every_parameter(toy_config, toy_tokenizer, bias):
+    model = CLIP(dataclasses.replace(toy_config, logit_bias=bias), toy_tokenizer).initialise()
+    image, text, scale, bias = model(
+        torch.randn(4, 3, 16, 16), toy_tokenizer(["a dog", "a circle", "red", "a red dog"])
+    )
+    loss = contrastive_loss(image, text, scale) if bias is None else sigmoid_loss(image, text, scale, bias)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert float(parameter.grad.abs().max()) > 0, name
+
+
+def test_encode_image_takes_whatever_people_have(model, arrays, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(len(arrays))]
+    pictures = [Image.fromarray(array) for array in arrays]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    pixels = torch.stack([model.preprocess(picture) for picture in pictures])
+    rows = model.encode_image(pixels)
+    assert rows.shape == (5, 8)
+    assert rows.dtype == torch.float32
+    assert not rows.requires_grad
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(5))
+    assert float((rows[0] - rows[1]).abs().max()) > 1e-4
+    mixed = [paths[0], str(paths[1]), pictures[2], arrays[3], paths[4]]
+    for images in (paths, [str(path) for path in paths], pictures, arrays, tuple(pictures), mixed):
+        torch.testing.assert_close(model.encode_image(images), rows, rtol=0, atol=1e-6)
+    for single in (paths[1], str(paths[1]), pictures[1], arrays[1], pixels[1:2]):
+        torch.testing.assert_close(model.encode_image(single), rows[1:2], rtol=0, atol=1e-6)
+    for batch_size in (1, 2, 4, 5):  # uneven batches too, in the order given
+        for images in (paths, pixels):
+            torch.testing.assert_close(model.encode_image(images, batch_size=batch_size), rows, rtol=0, atol=1e-6)
+
+
+def test_encode_text_takes_whatever_people_have(model):
+    texts = ["a dog", "a red circle above a blue square", "", "a blue square", "circle"]
+    tokens = model.tokenizer(texts, context_length=12, pad=True)
+    rows = model.encode_text(texts)
+    assert rows.shape == (5, 8)
+    assert not rows.requires_grad
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(5))
+    assert float((rows[0] - rows[1]).abs().max()) > 1e-4
+    for batch_size in (1, 2, 5):
+        for form in (texts, tuple(texts), tokens):
+            torch.testing.assert_close(model.encode_text(form, batch_size=batch_size), rows, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.encode_text("a dog"), rows[:1], rtol=0, atol=1e-6)
+
+
+def test_not_normalised_on_request(model, arrays):
+    pixels = torch.stack([model.preprocess(Image.fromarray(array)) for array in arrays])
+    tokens = model.tokenizer(["a dog", "a red circle"])
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(pixels, normalize=False), model.image(pixels), rtol=0, atol=1e-6)
+        torch.testing.assert_close(model.encode_text(tokens, normalize=False), model.text(tokens), rtol=0, atol=1e-6)
+
+
+def test_nothing_to_encode(model):
+    assert model.encode_image([]).shape == (0, 8)
+    assert model.encode_image(torch.empty(0, 3, 16, 16)).shape == (0, 8)
+    assert model.encode_text([]).shape == (0, 8)
+    assert model.encode_text(torch.empty(0, 5, dtype=torch.int64)).shape == (0, 8)
+
+
+def test_a_bar_on_request(model, capsys):
+    model.encode_text(["a", "b"], batch_size=1, progress=True)
+    assert "texts" in capsys.readouterr().err
+    model.encode_text(["a", "b"], batch_size=1)
+    assert capsys.readouterr().err == ""
+
+
+def test_long_texts_are_cut_with_a_warning(model):
+    model.tokenizer._warned = False
+    with pytest.warns(UserWarning, match="cut to context_length=12"):
+        assert model.encode_text("circle square triangle dog " * 20).shape == (1, 8)
+
+
+def test_half_precision_gives_float32(model, arrays):
+    half = CLIP(model.config, model.tokenizer).initialise().to(torch.bfloat16)
+    half.load_state_dict(model.state_dict())
+    for rows, whole in (
+        (half.encode_image(arrays), model.encode_image(arrays)),
+        (half.encode_text(["a dog", "a circle"]), model.encode_text(["a dog", "a circle"])),
+    ):
+        assert rows.dtype == torch.float32
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
+        assert float((rows * whole).sum(dim=1).min()) > 0.99
+
+
+def test_without_a_tokenizer(model):
+    bare = CLIP(model.config)
+    bare.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="no tokenizer"):
+        bare.encode_text("a dog")
+    tokens = model.tokenizer("a dog")
+    assert torch.equal(bare.encode_text(tokens), model.encode_text(tokens))
+
+
+@pytest.mark.parametrize("images", [3, None, [None], torch.zeros(16, 16, 3), np.zeros((16, 16), np.uint8), {"a": 1}])
+def test_what_is_no_picture(model, images):
+    with pytest.raises(TypeError, match="expected a path, a PIL image"):
+        model.encode_image(images)
+
+
+@pytest.mark.parametrize("texts", [3, [3], ["a", None], None])
+def test_what_is_no_text(model, texts):
+    with pytest.raises(TypeError):
+        model.encode_text(texts)
+
+
+@pytest.mark.parametrize("tokens", [torch.tensor([1, 2, 3]), torch.zeros(1, 4)])
+def test_tensors_that_are_no_tokens(model, tokens):
+    with pytest.raises((TypeError, ValueError)):
+        model.encode_text(tokens)
+
+
+def test_pictures_that_cannot_be_read(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+        model.encode_image(tmp_path / "absent.png")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        model.encode_image([str(broken)])
+
+
+def test_pixels_of_another_size(model):
+    with pytest.raises(ValueError, match="pixels have the shape"):
+        model.encode_image(torch.zeros(1, 3, 20, 20))
+
+
+def test_batch_size_below_one(model):
+    with pytest.raises(ValueError, match="batch_size 0"):
+        model.encode_text("a", batch_size=0)
+
+
+def test_classify(model, arrays):
+    labels = ["dog", "red circle", "blue square"]
+    probabilities = model.classify(arrays, labels)
+    assert probabilities.shape == (5, 3)
+    assert not probabilities.requires_grad
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(5))
+    classes = model.encode_text([f"a photo of a {label}." for label in labels])
+    expected = (10.0 * model.encode_image(arrays) @ classes.T).softmax(dim=1)
+    torch.testing.assert_close(probabilities, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.classify(arrays[0], labels), probabilities[:1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.classify(arrays, labels[::-1]).flip(1), probabilities, rtol=1e-5, atol=1e-6)
+
+
+def test_classify_averages_its_templates(model, arrays):
+    labels, templates = ["dog", "circle"], ["a {}", "the red {}", "{}"]
+    classes = torch.stack([model.encode_text([t.format(label) for t in templates]).mean(0) for label in labels])
+    classes = classes / classes.norm(dim=1, keepdim=True)
+    expected = (10.0 * model.encode_image(arrays) @ classes.T).softmax(dim=1)
+    torch.testing.assert_close(model.classify(arrays, labels, templates), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[], "cat", ()])
+def test_classify_without_labels(model, arrays, labels):
+    with pytest.raises(ValueError, match="labels"):
+        model.classify(arrays[0], labels)
+
+
+# ours: open_clip's and OpenAI's. `.` stands where a block's number is.
+OPENAI_KEYS = {
+    "image.patches.weight": "visual.conv1.weight",
+    "image.class_token": "visual.class_embedding",
+    "image.positions": "visual.positional_embedding",
+    "image.norm_before.": "visual.ln_pre.",
+    "image.blocks.": "visual.transformer.resblocks.",
+    "image.norm_after.": "visual.ln_post.",
+    "image.projection.weight": "visual.proj",
+    "text.tokens.weight": "token_embedding.weight",
+    "text.positions": "positional_embedding",
+    "text.blocks.": "transformer.resblocks.",
+    "text.norm_after.": "ln_final.",
+    "text.projection.weight": "text_projection",
+    "log_scale": "logit_scale",
+}
+BLOCK_KEYS = {
+    ".norm1.": ".ln_1.", ".norm2.": ".ln_2.", ".attention.qkv.": ".attn.in_proj_", ".attention.out.": ".attn.out_proj.",
+    ".mlp.up.": ".mlp.c_fc.", ".mlp.down.": ".mlp.c_proj.",
+}  # fmt: skip
+
+
+@pytest.mark.peer
+def test_equals_open_clip():
+    open_clip = pytest.importorskip("open_clip")
+    theirs = open_clip.CLIP(
+        24,
+        {"image_size": 32, "layers": 2, "width": 48, "head_width": 16, "patch_size": 8},
+        {"context_length": 10, "vocab_size": 40, "width": 32, "heads": 4, "layers": 3},
+        quick_gelu=True,
+    ).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            noise = torch.randn_like(parameter)
+            parameter.add_(0.2 * noise if parameter.dim() else 0)  # biases, gains and positions that tell
+    text = TextConfig(10, 40, 32, 3, 4, activation="quickgelu", causal=True, pooling="end")
+    ours = CLIP(CLIPConfig(ImageConfig(32, 8, 48, 2, 3, activation="quickgelu"), text, 24)).eval()
+    source, state = theirs.state_dict(), {}
+    for key in ours.state_dict():
+        prefix = next(name for name in OPENAI_KEYS if key.startswith(name))
+        name = key.replace(prefix, OPENAI_KEYS[prefix])
+        for part, theirs_part in BLOCK_KEYS.items():
+            name = name.replace(part, theirs_part)
+        value = source.pop(name)
+        state[key] = value.T if key.endswith("projection.weight") else value
+    assert not source
+    ours.load_state_dict(state)
+
+    pixels, tokens = torch.randn(5, 3, 32, 32), torch.randint(1, 38, (5, 10))
+    tokens[:, 0] = 38
+    for row, length in enumerate((2, 4, 7, 9, 10)):
+        tokens[row, length - 1 :] = 0
+        tokens[row, length - 1] = 39
+    with torch.no_grad():
+        image, caption, scale = theirs(pixels, tokens)
+        output = ours(pixels, tokens)
+        torch.testing.assert_close(output.image_embeddings, image, rtol=0, atol=2e-5)
+        torch.testing.assert_close(output.text_embeddings, caption, rtol=0, atol=2e-5)
+        torch.testing.assert_close(output.logit_scale, scale)
+        raw = theirs.encode_image(pixels)
+        torch.testing.assert_close(ours.encode_image(pixels, normalize=False), raw, rtol=1e-4, atol=2e-5)
+    assert float((image[0] - image[1]).abs().max()) > 1e-2
+    assert float((caption[0] - caption[1]).abs().max()) > 1e-2

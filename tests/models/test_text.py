@@ -1,0 +1,169 @@
+"""The text tower: what stands after a caption's end never matters, so a batch may be cut at its longest caption."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import miniclip.models.text as module
+from miniclip.config import TextConfig
+from miniclip.models.initialise import initialise
+from miniclip.models.text import TextTransformer, lengths, trim
+
+START, END, VOCAB, CONTEXT = 18, 19, 20, 12
+TOWERS = {
+    "causal": TextConfig(CONTEXT, VOCAB, 16, 2, 2, activation="quickgelu", causal=True, pooling="end"),
+    "bert": TextConfig(CONTEXT, VOCAB, 16, 2, 2),
+    "bidirectional-end": TextConfig(CONTEXT, VOCAB, 16, 2, 2, pooling="end"),
+}
+towers = st.sampled_from(list(TOWERS))
+seeds = st.integers(0, 2**32 - 1)
+captions = st.lists(st.lists(st.integers(0, START - 1), max_size=CONTEXT - 2), min_size=1, max_size=4)
+
+
+def tower(kind: str) -> TextTransformer:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = TextTransformer(TOWERS[kind], 8).eval()
+        initialise(model)
+        for parameter in (model.tokens.weight, model.positions):  # or all captions look alike to it
+            torch.nn.init.normal_(parameter)
+    return model.requires_grad_(False)
+
+
+MODELS = {kind: tower(kind) for kind in TOWERS}
+
+
+def batch(words: list[list[int]], width: int = CONTEXT, padding: int = 0) -> Tensor:
+    """Start, words, end, padding."""
+    rows = torch.full((len(words), width), padding)
+    for row, ids in zip(rows, words, strict=True):
+        row[: len(ids) + 2] = torch.tensor([START, *ids, END])
+    return rows
+
+
+def uncut(model: TextTransformer, tokens: Tensor) -> Tensor:
+    """The tower's result with all the padding computed; on the CPU it cuts by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "trim", lambda tokens, end_id: tokens)
+        return model(tokens)
+
+
+def test_lengths_by_hand():
+    tokens = torch.tensor(
+        [[18, 3, 19, 0, 0], [18, 19, 0, 19, 0], [18, 1, 2, 3, 4], [19, 0, 0, 0, 0], [18, 0, 0, 0, 19]]
+    )
+    assert lengths(tokens, 19).tolist() == [3, 2, 5, 1, 5]
+    assert lengths(tokens, 19).dtype == torch.int64
+
+
+def test_trim_by_hand():
+    tokens = torch.tensor([[18, 3, 19, 0, 0], [18, 19, 0, 19, 0]])
+    assert trim(tokens, 19).tolist() == [[18, 3, 19], [18, 19, 0]]
+    assert trim(tokens[1:], 19).tolist() == [[18, 19]]
+    assert trim(torch.tensor([[18, 19], [18, 3]]), 19).tolist() == [[18, 19], [18, 3]]  # a row without an end
+    assert trim(torch.empty(0, 5, dtype=torch.int64), 19).shape == (0, 5)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=5))
+def test_lengths_and_trim_are_plain_python(rows):
+    expected = [row.index(3) + 1 if 3 in row else 6 for row in rows]
+    assert lengths(torch.tensor(rows), 3).tolist() == expected
+    assert trim(torch.tensor(rows), 3).tolist() == [row[: max(expected)] for row in rows]
+
+
+@given(towers, captions)
+def test_cutting_at_the_longest_caption_is_exact(kind, words):
+    model, tokens = MODELS[kind], batch(words)
+    full = uncut(model, tokens)
+    assert full.shape == (len(words), 8)
+    torch.testing.assert_close(uncut(model, trim(tokens, END)), full, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model(tokens), full, rtol=0, atol=1e-6)
+
+
+def test_the_cut_saves_the_work():
+    for kind, model in MODELS.items():
+        seen = []
+        hook = model.blocks[0].register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape[1]))
+        model(batch([[1, 2], [3]]))
+        hook.remove()
+        assert seen == [4], kind
+
+
+@given(towers, captions, seeds)
+def test_content_after_the_end_never_matters(kind, words, seed):
+    model, tokens = MODELS[kind], batch(words)
+    noise = torch.randint(0, VOCAB, tokens.shape, generator=torch.Generator().manual_seed(seed))
+    after = torch.arange(CONTEXT) >= lengths(tokens, END)[:, None]
+    torch.testing.assert_close(uncut(model, torch.where(after, noise, tokens)), uncut(model, tokens), rtol=0, atol=1e-6)
+
+
+@given(towers, captions)
+def test_a_caption_alone_equals_it_in_a_batch(kind, words):
+    model = MODELS[kind]
+    together = uncut(model, batch(words))
+    for ids, row in zip(words, together, strict=True):
+        torch.testing.assert_close(uncut(model, batch([ids], len(ids) + 2))[0], row, rtol=0, atol=1e-6)
+
+
+@given(towers, captions.filter(lambda words: len(words[0]) > 0), st.data())
+def test_every_word_matters(kind, words, data):
+    model, tokens = MODELS[kind], batch(words)
+    place = data.draw(st.integers(1, len(words[0])))
+    other = tokens.clone()
+    other[0, place] = (tokens[0, place] + 1) % START
+    change = (model(other) - model(tokens)).abs().amax(dim=1)
+    assert float(change[0]) > 1e-4
+    assert float(change[1:].sum()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_the_order_of_words_matters(kind):
+    one, other = MODELS[kind](batch([[1, 2, 3], [3, 2, 1]]))
+    assert float((one - other).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["causal", "bidirectional-end"])
+def test_pooled_at_the_first_end_token(kind):
+    model = MODELS[kind]
+    tokens = torch.tensor([[START, 5, END, 7, 8, END]])
+    outputs = []
+    hook = model.blocks.register_forward_hook(lambda module, args, output: outputs.append(output))
+    y = uncut(model, tokens)
+    hook.remove()
+    torch.testing.assert_close(y, model.projection(model.norm_after(outputs[0][:, 2])), rtol=0, atol=1e-6)
+    torch.testing.assert_close(y, uncut(model, tokens[:, :3]), rtol=0, atol=1e-6)
+
+
+def test_bert_is_pooled_at_its_first_token():
+    model, outputs = MODELS["bert"], []
+    hook = model.blocks.register_forward_hook(lambda module, args, output: outputs.append(output))
+    y = model(batch([[4, 5]]))
+    hook.remove()
+    torch.testing.assert_close(y, model.projection(model.norm_after(outputs[0][:, 0])), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_row_without_an_end_is_read_to_its_last_token(kind):
+    model = MODELS[kind]
+    row = torch.tensor([[START, 1, 2, 3, 4]])
+    both = model(torch.cat([row, torch.tensor([[START, 1, END, 0, 0]])]))
+    torch.testing.assert_close(both[:1], model(row), rtol=0, atol=1e-6)
+    other = row.clone()
+    other[0, 4] = 9
+    assert float((model(other) - model(row)).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_too_long(kind):
+    model = MODELS[kind]
+    model(torch.full((1, CONTEXT), 3))
+    with pytest.raises(ValueError, match=rf"{CONTEXT + 1} tokens.*context is {CONTEXT}"):
+        model(torch.full((1, CONTEXT + 1), 3))
+
+
+def test_int32_tokens():
+    tokens = batch([[1, 2]])
+    for model in MODELS.values():
+        assert torch.equal(model(tokens.int()), model(tokens))

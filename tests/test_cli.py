@@ -1,0 +1,237 @@
+"""The command as a person types it: what it prints, what it leaves, and one line for each thing that can go wrong."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import miniclip
+from miniclip import cli
+from miniclip.data import Shapes
+
+SMALL = ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder in Flickr30k's layout: 40 drawn pictures, split by the seed into 32, 4 and 4."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "images").mkdir()
+    data = Shapes("train", 40)
+    rows = ["image_name| comment_number| comment"]
+    for i, captions in enumerate(data.captions):
+        data[i][0].save(root / "images" / f"{i}.jpg", quality=95)
+        rows += [f"{i}.jpg| {k}| {caption}" for k, caption in enumerate(captions)]
+    (root / "results.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    """A finished run on the photos."""
+    path = tmp_path_factory.mktemp("runs") / "mine"
+    assert cli.main(["train", "--data", str(photos), "--run-dir", str(path), *SMALL]) == 0
+    return path
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command that fails; its one line on standard error."""
+
+    def check(*arguments: object) -> str:
+        try:
+            code = cli.main([str(a) for a in arguments])
+        except SystemExit as exit_:  # argparse
+            code = exit_.code
+        captured = capsys.readouterr()
+        assert code == 2
+        lines = captured.err.strip().splitlines()
+        assert len(lines) == 1, captured.err
+        assert lines[0].startswith("miniclip")
+        return lines[0]
+
+    return check
+
+
+class TestTrain:
+    def test_it_says_where_everything_is_and_what_to_try_next(self, photos, tmp_path, capsys):
+        assert cli.main(["train", "--data", str(photos), "--run-dir", str(tmp_path / "run"), *SMALL]) == 0
+        out = capsys.readouterr().out
+        assert "32 training pictures" in out
+        assert out.count("R@1 text to image") == 2  # a line an epoch
+        assert "R@1 by chance 25.00" in out
+        assert f"learning curve: {tmp_path / 'run' / 'learning_curve.png'}" in out
+        assert f"miniclip eval {tmp_path / 'run'}" in out
+        assert (tmp_path / "run" / "learning_curve.png").stat().st_size > 1000
+
+    def test_without_arguments_it_is_the_drawn_set_and_the_tiny_preset(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["train", "--max-steps", "1"]) == 0
+        assert "bert_vit_tiny" in capsys.readouterr().out
+        settings = json.loads((tmp_path / "runs" / "shapes" / "config.json").read_text())
+        assert settings["about"] == {"data": "shapes", "preset": "bert_vit_tiny"}
+        assert isinstance(miniclip.load(tmp_path / "runs" / "shapes"), miniclip.CLIP)
+
+    def test_a_toml_file_and_flags_that_win_over_it(self, photos, tmp_path):
+        file = tmp_path / "recipe.toml"
+        file.write_text(f'data = "{photos}"\nepochs = 5\nbatch-size = 8\nlr = 1\nflip = true\n')
+        flags = ["--epochs", "1", "--run-dir", str(tmp_path / "run"), "--lr", "0.001"]
+        assert cli.main(["train", "--config", str(file), *flags]) == 0
+        settings = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
+        assert (settings["epochs"], settings["batch_size"], settings["lr"], settings["flip"]) == (1, 8, 0.001, True)
+
+    def test_from_a_checkpoint(self, run, photos, tmp_path):
+        arguments = ["--model", str(run), "--max-steps", "1", "--lr", "1e-9", "--run-dir", str(tmp_path / "run")]
+        assert cli.main(["train", "--data", str(photos), *SMALL, *arguments]) == 0
+        before, after = miniclip.load(run), miniclip.load(tmp_path / "run" / "last")
+        assert before.tokenizer.vocab == after.tokenizer.vocab
+        difference = (before.image.projection.weight - after.image.projection.weight).abs().max()
+        assert difference < 1e-6
+
+    def test_the_sigmoid_loss(self, photos, tmp_path):
+        run = tmp_path / "run"
+        assert cli.main(["train", "--data", str(photos), "--loss", "sigmoid", "--run-dir", str(run), *SMALL]) == 0
+        assert miniclip.load(run).config.logit_bias == -10.0
+
+    def test_resuming_a_finished_run(self, run, capsys):
+        before = (run / "metrics.jsonl").read_bytes()
+        assert cli.main(["train", "--resume", str(run)]) == 0
+        assert (run / "metrics.jsonl").read_bytes() == before
+
+    def test_ctrl_c_and_going_on(self, photos, run, tmp_path):
+        """A real process, a real signal after its first epoch; the rest is the run that was never stopped."""
+        stopped = tmp_path / "run"
+        command = [sys.executable, "-m", "miniclip", "train", "--data", photos, "--run-dir", stopped, *SMALL]
+        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch   1/2" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate()
+        if process.returncode == 0:  # the signal came after the last step
+            pytest.skip("the run ended before the signal reached it")
+        assert process.returncode == cli.INTERRUPTED, err
+        assert f"miniclip train --resume {stopped}" in out
+        assert "Traceback" not in err
+        assert cli.main(["train", "--resume", str(stopped), "--device", "cpu"]) == 0
+        for checkpoint in ("last", "best"):
+            weights = [(path / checkpoint / "model.safetensors").read_bytes() for path in (run, stopped)]
+            assert weights[0] == weights[1]
+
+
+class TestEval:
+    def test_it_repeats_the_figure_of_the_run_exactly(self, run, capsys):
+        assert cli.main(["eval", str(run), "--device", "cpu"]) == 0
+        printed = capsys.readouterr().out
+        history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        evaluations = [record for record in history if "val_loss" in record]
+        best = max(evaluations, key=lambda r: r["text_to_image"]["R@1"] + r["image_to_text"]["R@1"])
+        for way, words in (("text_to_image", "text to image"), ("image_to_text", "image to text")):
+            assert f"{words} R@1 {best[way]['R@1']:.1f}, R@5 {best[way]['R@5']:.1f}" in printed
+
+    def test_another_checkpoint_data_and_split(self, run, capsys):
+        assert cli.main(["eval", str(run / "last"), "--split", "test"]) == 0
+        assert "test: 4 pictures, 20 captions" in capsys.readouterr().out
+        assert cli.main(["eval", str(run), "--data", "shapes"]) == 0
+        assert "shapes, val: 500 pictures, 2,500 captions" in capsys.readouterr().out
+
+
+class TestModels:
+    def test_all(self, capsys):
+        assert cli.main(["models"]) == 0
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in miniclip.list_models())
+
+    def test_the_reference_system(self, capsys):
+        assert cli.main(["models", "bert_vit_b_16"]) == 0
+        printed = capsys.readouterr().out
+        image, text, both = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) parameters", printed))
+        assert image == pytest.approx(86e6, rel=0.01)
+        assert text == pytest.approx(63e6, rel=0.01)
+        assert both == image + text + 1  # the scale
+        assert "196 patches" in printed
+        assert "bidirectional" in printed
+
+
+class TestErrors:
+    def test_a_wrong_path(self, fails):
+        assert "/no/such/folder: nothing there" in fails("train", "--data", "/no/such/folder")
+
+    def test_an_empty_folder(self, fails, tmp_path):
+        assert "results.csv" in fails("train", "--data", tmp_path)
+
+    def test_a_truncated_jpeg(self, fails, photos, tmp_path):
+        copy = copy_of(photos, tmp_path / "photos")
+        for picture in (copy / "images").iterdir():
+            if picture.name != "0.jpg":
+                continue
+            picture.write_bytes(picture.read_bytes()[:300])
+        message = fails("train", "--data", copy, "--run-dir", tmp_path / "run", *SMALL)
+        assert "0.jpg: cannot be read as a picture" in message
+        assert not (tmp_path / "run").exists()
+
+    def test_a_csv_with_a_missing_column(self, fails, photos, tmp_path):
+        copy = copy_of(photos, tmp_path / "photos")
+        text = (copy / "results.csv").read_text().replace("comment_number", "number")
+        (copy / "results.csv").write_text(text)
+        message = fails("train", "--data", copy)
+        assert "results.csv, line 1: no column comment_number" in message
+
+    def test_a_checkpoint_of_another_shape(self, fails, run, tmp_path):
+        copy = copy_of(run / "last", tmp_path / "last")
+        config = json.loads((copy / "config.json").read_text())
+        config["embed_dim"] = 48
+        (copy / "config.json").write_text(json.dumps(config))
+        message = fails("eval", copy, "--data", "shapes")
+        assert "image.projection.weight has the shape (128, 128), expected (48, 128)" in message
+
+    def test_a_run_directory_that_holds_a_run(self, fails, run, photos):
+        message = fails("train", "--data", photos, "--run-dir", run, *SMALL)
+        assert f"{run} already holds a run" in message
+        assert f"--resume {run}" in message
+
+    def test_a_run_that_is_not_there(self, fails, tmp_path):
+        assert "no run there" in fails("train", "--resume", tmp_path / "run")
+        assert "no such path" in fails("eval", tmp_path / "run")
+
+    def test_names_that_are_not_known(self, fails, tmp_path):
+        assert "did you mean 'bert_vit_b_16'" in fails("train", "--preset", "bert_vit_b16")
+        assert "did you mean '--epochs'" in fails("train", "--epoch", "3")
+        assert "did you mean '--batch-size'" in fails("train", "--batchsize", "3")
+        assert "did you mean 'vit_b_32'" in fails("models", "vit_b_33")
+        (tmp_path / "recipe.toml").write_text("epoch = 3\n")
+        assert "recipe.toml: unknown setting 'epoch'; did you mean 'epochs'" in fails(
+            "train", "--config", tmp_path / "recipe.toml"
+        )
+
+    def test_values_that_do_not_fit(self, fails, run, tmp_path):
+        assert "lr is -1.0; expected above 0" in fails("train", "--lr", "-1")
+        assert "invalid int value: 'many'" in fails("train", "--epochs", "many")
+        assert "give one of them" in fails("train", "--preset", "bert_vit_tiny", "--model", run)
+        assert "--resume takes everything from the run" in fails("train", "--resume", run, "--epochs", "3")
+        assert "there is no such file" in fails("train", "--config", tmp_path / "none.toml")
+        (tmp_path / "bad.toml").write_text("epochs = = 3")
+        assert "not TOML" in fails("train", "--config", tmp_path / "bad.toml")
+        assert "no split 'tset'" in fails("eval", run, "--split", "tset")
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["models"]])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*command, "--help"])
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"miniclip {' '.join(command)}".strip() in printed
+    if command:
+        assert "example" in printed
+
+
+def copy_of(source: Path, target: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(source, target))

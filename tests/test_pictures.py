@@ -1,0 +1,92 @@
+"""What stands for a picture: paths, PIL images, arrays; and everything else, refused by name."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from miniclip.errors import DataError
+from miniclip.pictures import as_picture, open_picture
+
+RNG = np.random.default_rng(0)
+ARRAY = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def test_a_pil_image_is_itself():
+    for mode in ("RGB", "L", "RGBA"):
+        image = Image.new(mode, (3, 2))
+        assert as_picture(image) is image
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_a_path_is_opened(tmp_path, kind):
+    path = tmp_path / "picture.png"
+    Image.fromarray(ARRAY).save(path)
+    picture = as_picture(kind(path))
+    assert picture.mode == "RGB"
+    assert np.array_equal(np.array(picture), ARRAY)
+
+
+def test_an_array_is_a_picture():
+    picture = as_picture(ARRAY)
+    assert (picture.mode, picture.size) == ("RGB", (7, 5))
+    assert np.array_equal(np.array(picture), ARRAY)
+    assert np.array_equal(np.array(as_picture(ARRAY[:, ::-1])), ARRAY[:, ::-1])
+
+
+def test_a_missing_path(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+        as_picture(str(tmp_path / "absent.png"))
+
+
+def test_files_that_are_no_pictures(tmp_path):
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole)
+    contents = {"cut.jpg": whole.read_bytes()[:1000], "empty.png": b"", "text.png": b"hello, world, no picture"}
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=name) as caught:
+            as_picture(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        as_picture(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("item", "named"),
+    [
+        (ARRAY[:, :, 0], r"ndarray \(5, 7\) of uint8"),
+        (ARRAY[:, :, :2], r"ndarray \(5, 7, 2\) of uint8"),
+        (ARRAY.transpose(2, 0, 1), r"ndarray \(3, 5, 7\)"),
+        (ARRAY[None], r"ndarray \(1, 5, 7, 3\)"),
+        (ARRAY / 255, r"ndarray \(5, 7, 3\) of float64"),
+        (torch.zeros(5, 7, 3), r"Tensor \(5, 7, 3\) of torch\.float32"),
+        (None, "NoneType"),
+        (b"abc", "bytes"),
+        (7, "int"),
+        ([ARRAY], "list"),
+    ],
+)
+def test_anything_else_is_named(item, named):
+    with pytest.raises(TypeError, match=f"found an? {named}.*expected a path, a PIL image"):
+        as_picture(item)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(tmp_path, orientation):
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    Image.fromarray(ARRAY).save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = np.array(ImageOps.exif_transpose(image))
+    assert np.array_equal(np.array(as_picture(path)), expected)
+
+
+def test_transparency_stands_over_white(tmp_path):
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    image.save(tmp_path / "clear.png")
+    assert list(open_picture(tmp_path / "clear.png").get_flattened_data()) == [(255, 0, 0), (255, 255, 255)]

@@ -1,0 +1,186 @@
+"""Pictures to pixels as torchvision and open_clip do it; augmentation in range, and drawn from its seed alone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.transforms import Augment, Preprocess
+
+S = 24
+CONFIG = CLIPConfig(ImageConfig(S, 8, 6, 1, 1), TextConfig(5, 10, 6, 1, 1), 4)
+SIZES = [(1, 1), (500, 3), (3, 500), (24, 24), (24, 25), (25, 24), (23, 23), (61, 47), (48, 48), (2, 1)]
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    rng = np.random.default_rng(width * 1000 + height)
+    smooth = np.add.outer(np.arange(height) * 3, np.arange(width) * 2)[:, :, None]
+    noise = rng.integers(0, 60, (height, width, 4))
+    values = ((smooth + np.array([0, 60, 120, 180]) + noise) % 256).astype(np.uint8)
+    if mode == "L":
+        return Image.fromarray(values[:, :, 0])
+    if mode == "RGBA":
+        return Image.fromarray(values, "RGBA")
+    rgb = Image.fromarray(np.ascontiguousarray(values[:, :, :3]))
+    return rgb.quantize(16) if mode == "P" else rgb
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+@pytest.mark.parametrize("size", SIZES)
+def test_preprocess_equals_torchvision(size, mode, interpolation):
+    from torchvision import transforms as tv
+
+    config = dataclasses.replace(CONFIG, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation=interpolation)
+    expected = tv.Compose(
+        [
+            tv.Resize(S, tv.InterpolationMode(interpolation)),
+            tv.CenterCrop(S),
+            tv.ToTensor(),
+            tv.Normalize(config.mean, config.std),
+        ]
+    )
+    made = picture(*size, mode)
+    assert made.mode == mode
+    pixels = Preprocess(config)(made)
+    assert pixels.shape == (3, S, S)
+    assert pixels.dtype == torch.float32
+    torch.testing.assert_close(pixels, expected(made.convert("RGB")), rtol=0, atol=1e-6)
+
+
+def test_pixels_are_bytes_and_normalise_takes_both_kinds():
+    preprocess, made = Preprocess(CONFIG), picture(61, 47)
+    pixels = preprocess.pixels(made)
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (3, S, S)
+    expected = (pixels.double() / 255 - torch.tensor(CONFIG.mean)[:, None, None]) / torch.tensor(CONFIG.std)[
+        :, None, None
+    ]
+    torch.testing.assert_close(preprocess.normalise(pixels).double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(preprocess.normalise(pixels.float() / 255), preprocess.normalise(pixels))
+    assert torch.equal(preprocess.normalise(pixels[None].expand(2, -1, -1, -1))[1], preprocess(made))
+
+
+def test_a_picture_of_the_right_size_is_left_as_it_is():
+    made = picture(S, S)
+    assert torch.equal(Preprocess(CONFIG).pixels(made), torch.from_numpy(np.array(made)).permute(2, 0, 1))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", SIZES)
+def test_within_a_grey_level_of_open_clip(size, mode):
+    open_clip = pytest.importorskip("open_clip")
+    peer = open_clip.image_transform(S, is_train=False, mean=CONFIG.mean, std=CONFIG.std)
+    made = picture(*size, mode)
+    levels = (Preprocess(CONFIG)(made) - peer(made)).abs() * torch.tensor(CONFIG.std)[:, None, None] * 255
+    assert float(levels.max()) < 1.01
+
+
+def batch(count: int = 6, side: int = 16, seed: int = 0) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+ALL = {"crop": 0.4, "rotate": 20, "flip": True, "color": 0.5}
+
+
+@pytest.mark.parametrize("options", [{}, {"crop": 1.0, "rotate": 0.0, "flip": False, "color": 0.0}])
+def test_nothing_asked_for_nothing_done(options):
+    pixels, generator = batch(), seeded(0)
+    before = generator.get_state()
+    assert torch.equal(Augment(**options)(pixels, generator), pixels.float() / 255)
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("options", [{name: value} for name, value in ALL.items()] + [ALL])
+def test_the_same_state_gives_the_same_pictures(options):
+    augment, pixels = Augment(**options), batch()
+    kept = pixels.clone()
+    one = augment(pixels, seeded(3))
+    torch.manual_seed(99)  # the global generator has no part in it
+    assert torch.equal(augment(pixels, seeded(3)), one)
+    assert not torch.equal(augment(pixels, seeded(4)), one)
+    assert not torch.equal(one, pixels.float() / 255)
+    assert torch.equal(pixels, kept)
+
+
+@pytest.mark.parametrize("options", [{"crop": 0.4}, {"rotate": 20}, {"color": 0.5}])
+def test_each_picture_is_drawn_for_itself(options):
+    same = batch(1).expand(6, -1, -1, -1)
+    rows = Augment(**options)(same, seeded(0))
+    assert len({tuple(row.flatten().tolist()) for row in rows}) == 6
+
+
+@given(st.floats(0.05, 1), st.floats(0, 180), st.booleans(), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_in_range_and_in_shape(crop, rotate, flip, color, seed):
+    x = Augment(crop, rotate, flip, color)(batch(3, 8, seed), seeded(seed))
+    assert x.shape == (3, 3, 8, 8)
+    assert x.dtype == torch.float32
+    assert float(x.min()) >= -1e-6
+    assert float(x.max()) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("side", [16, 15])
+def test_flip_mirrors_about_half_and_those_exactly(side):
+    pixels = batch(400, side)
+    plain = pixels.float() / 255
+    flipped = Augment(flip=True)(pixels, seeded(0))
+    as_it_was = (flipped - plain).abs().amax(dim=(1, 2, 3)) < 1e-5
+    mirrored = (flipped - plain.flip(-1)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    assert bool((as_it_was ^ mirrored).all())
+    assert 160 <= int(mirrored.sum()) <= 240  # 400 throws of a coin: four standard deviations
+
+
+def test_crop_keeps_at_least_its_share_of_the_area():
+    """On a picture whose colour is its place, what is seen at the corners tells where the crop was."""
+    side = 64
+    ramp = (torch.arange(side) * 255 / (side - 1)).round().to(torch.uint8)
+    places = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), torch.zeros(side, side)]).byte()
+    x = Augment(crop=0.5)(places.expand(200, -1, -1, -1), seeded(0))
+    widths, heights = x[:, 0, 32, -1] - x[:, 0, 32, 0], x[:, 1, -1, 32] - x[:, 1, 0, 32]
+    areas = widths * heights
+    torch.testing.assert_close(widths, heights, rtol=0, atol=0.02)  # squares stay squares
+    assert 0.47 < float(areas.min()) < 0.55
+    assert 0.9 < float(areas.max()) < 1.02
+    lefts = x[:, 0, 32, 0]
+    assert float(lefts.min()) < 0.03
+    assert float(lefts.max()) > 0.15  # it moves about
+
+
+def test_rotation_turns_no_further_than_asked():
+    side = 65
+    dot = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    dot[..., 30:35, 50:55] = 255  # 20 pixels right of the centre
+    x = Augment(rotate=30)(dot.expand(200, -1, -1, -1), seeded(0))[:, 0]
+    row, column = torch.arange(side) - 32.0, torch.arange(side) - 32.0
+    weight = x.sum(dim=(1, 2))
+    angle = torch.atan2((x.sum(2) * row).sum(1) / weight, (x.sum(1) * column).sum(1) / weight).rad2deg()
+    assert 25 < float(angle.max()) < 31
+    assert -31 < float(angle.min()) < -25
+
+
+def test_colours_change_no_further_than_asked():
+    grey = torch.full((200, 3, 4, 4), 100, dtype=torch.uint8)
+    x = Augment(color=0.3)(grey, seeded(0)) * 255
+    assert 69.9 < float(x.min()) < 75
+    assert 125 < float(x.max()) < 130.1
+    assert float((x.amax(dim=(1, 2, 3)) - x.amin(dim=(1, 2, 3))).max()) < 1e-3  # grey stays grey
+
+
+@pytest.mark.parametrize(
+    "options", [{"crop": 0.0}, {"crop": 1.1}, {"rotate": -1}, {"rotate": 181}, {"color": -0.1}, {"color": 1.1}]
+)
+def test_options_out_of_their_range(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Augment(**options)

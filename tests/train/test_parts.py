@@ -1,0 +1,184 @@
+"""The small parts of training: settings, schedule, history, curve, validation, precision, run directories."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from miniclip.data import Shapes
+from miniclip.errors import CheckpointError, DataError
+from miniclip.train.history import History, line
+from miniclip.train.plots import learning_curve, smooth
+from miniclip.train.precision import resolve
+from miniclip.train.run_dir import fingerprint, next_run_dir, read_run
+from miniclip.train.schedule import learning_rate
+from miniclip.train.settings import TrainConfig
+from miniclip.train.steps import loss_function
+from miniclip.train.validation import validate
+
+
+class TestSettings:
+    def test_every_setting_is_documented(self):
+        for name in TrainConfig().to_dict():
+            assert len(TrainConfig.help(name)) > 10, name
+
+    def test_round_trip(self):
+        config = TrainConfig(epochs=7, flip=True, max_steps=9, loss="sigmoid")
+        assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+    def test_an_unknown_name_is_answered_with_the_nearest(self):
+        with pytest.raises(ValueError, match="unknown setting 'batchsize'; did you mean 'batch_size'"):
+            TrainConfig.from_dict({"batchsize": 3})
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"epochs": 0},
+            {"batch_size": -1},
+            {"lr": 0.0},
+            {"warmup": 1.0},
+            {"crop": 0.0},
+            {"color": 1.5},
+            {"rotate": 270.0},
+            {"max_steps": 0},
+            {"precision": "float16"},
+            {"loss": "triplet"},
+            {"lr": math.nan},
+        ],
+    )
+    def test_values_out_of_their_range(self, wrong):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=name):
+            TrainConfig(**wrong)
+
+    @pytest.mark.parametrize("wrong", [{"epochs": 1.5}, {"lr": "1e-3"}, {"flip": 1}, {"epochs": True}, {"seed": None}])
+    def test_values_of_another_type(self, wrong):
+        (name,) = wrong
+        with pytest.raises(TypeError, match=name):
+            TrainConfig(**wrong)
+
+    def test_an_int_is_a_float(self):
+        assert TrainConfig(lr=1).lr == 1
+
+
+class TestSchedule:
+    def test_the_example_of_its_docstring(self):
+        rates = [learning_rate(step, peak=1.0, warmup=2, total=6) for step in range(6)]
+        assert rates == pytest.approx([0.5, 1, 1, 0.8536, 0.5, 0.1464], abs=1e-4)
+
+    @given(st.integers(1, 500), st.floats(0, 0.99))
+    def test_never_above_the_peak_never_zero_while_it_trains(self, total, share):
+        warmup = round(share * total)
+        rates = [learning_rate(step, peak=2.0, warmup=warmup, total=total) for step in range(total)]
+        assert all(0 < rate <= 2.0 for rate in rates)
+        assert rates[:warmup] == sorted(rates[:warmup])
+        assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+
+
+class TestHistory:
+    STEP = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1}
+    EVALUATION = {"step": 1, "epoch": 1, "val_loss": 2.0, "text_to_image": {"R@1": 3.0}}
+
+    def test_reads_what_was_written_and_leaves_out_half_a_line(self, tmp_path):
+        (tmp_path / "metrics.jsonl").write_text(line(self.STEP) + line(self.EVALUATION) + '{"step": 2')
+        assert History.read(tmp_path) == History([self.STEP], [self.EVALUATION])
+
+    def test_a_damaged_line_is_named(self, tmp_path):
+        (tmp_path / "metrics.jsonl").write_text(line(self.STEP) + "rubbish\n" + line(self.STEP))
+        with pytest.raises(DataError, match=r"metrics\.jsonl, line 2"):
+            History.read(tmp_path)
+
+    def test_until(self):
+        history = History([{"step": n} for n in (1, 2, 3)], [{"step": 2, "epoch": 1, "val_loss": 0.0}])
+        assert history.until(2, 0) == History([{"step": 1}, {"step": 2}], [])
+        assert history.until(3, 1) == history
+
+
+class TestCurve:
+    def test_it_is_a_picture_for_any_history(self, tmp_path):
+        step = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1}
+        recall = {"R@1": 3.0, "R@5": 4.0, "R@10": 5.0}
+        evaluation = {"step": 1, "epoch": 1, "val_loss": 2.0, "text_to_image": recall, "image_to_text": recall}
+        sizes = set()
+        for history in (History(), History([step]), History([step], [evaluation]), History([], [evaluation])):
+            learning_curve(history, tmp_path / "curve.png", "a run")
+            with Image.open(tmp_path / "curve.png") as picture:
+                sizes.add(picture.size)
+                assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
+        assert sizes == {(960, 780)}
+
+    def test_it_draws_both_losses_over_the_steps(self, tmp_path, monkeypatch):
+        from matplotlib.axes import Axes
+
+        drawn = []
+        plot = Axes.plot
+        monkeypatch.setattr(
+            Axes, "plot", lambda self, *a, **k: drawn.append((a, k.get("label"))) or plot(self, *a, **k)
+        )
+        recall = {"R@1": 3.0, "R@5": 4.0}
+        steps = [{"step": n, "epoch": 1, "loss": 3.0 - n, "log_n": 2.1} for n in (1, 2)]
+        evaluation = {"step": 2, "val_loss": 1.5, "text_to_image": recall, "image_to_text": recall}
+        learning_curve(History(steps, [evaluation]), tmp_path / "curve.png")
+        lines = {label: (list(a[0]), list(a[1])) for a, label in drawn if label}
+        assert lines["training loss"] == ([1, 2], smooth([2.0, 1.0], 1))
+        assert lines["validation loss"] == ([2], [1.5])
+
+    def test_smooth(self):
+        assert smooth([1, 3], span=2) == pytest.approx([1, 7 / 3])
+        assert smooth([1, 3], span=0.1) == [1, 3]
+
+
+class TestValidation:
+    def test_the_same_twice_and_near_log_n_for_a_fresh_model(self, model, val_data):
+        loss = loss_function(TrainConfig(), model)
+        first, second = (validate(model, val_data, loss, 8, seed=3) for _ in range(2))
+        assert first == second
+        assert first["val_log_n"] == pytest.approx(math.log(8))
+        assert validate(model, val_data, loss, 500, seed=3)["val_log_n"] == pytest.approx(math.log(20))
+
+    def test_a_model_that_maps_everything_to_one_point(self, model, val_data):
+        model.encode_image = lambda items: torch.ones(len(items), 16) / 4
+        model.encode_text = lambda items: torch.ones(len(items), 16) / 4
+        figures = validate(model, val_data, loss_function(TrainConfig(), model), 8, seed=0)
+        assert figures["val_loss"] == pytest.approx(math.log(8))
+        assert figures["text_to_image"]["R@1"] == 0
+
+
+class TestPrecision:
+    def test_what_is_named_stays(self):
+        assert resolve("bfloat16", torch.device("cpu")) == "bfloat16"
+        assert resolve("float32", torch.device("cpu")) == "float32"
+
+    @pytest.mark.parametrize(("seconds", "expected"), [((2.0, 1.0), "bfloat16"), ((1.1, 1.0), "float32")])
+    def test_auto_takes_what_the_trial_says(self, monkeypatch, seconds, expected):
+        times = dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))
+        monkeypatch.setattr("miniclip.train.precision._seconds", times.__getitem__)
+        assert resolve("auto", torch.device("cpu")) == expected
+
+    def test_the_trial_runs(self):
+        assert resolve("auto", torch.device("cpu")) in ("float32", "bfloat16")
+
+
+class TestRunDir:
+    def test_the_next_free_one(self, tmp_path):
+        assert next_run_dir(tmp_path / "run") == tmp_path / "run"
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run-2").mkdir()
+        assert next_run_dir(tmp_path / "run") == tmp_path / "run-3"
+
+    def test_fingerprint_tells_captions_and_their_order(self):
+        data = Shapes("val", 3, image_size=16)
+        same, other = Shapes("val", 3, image_size=32), Shapes("val", 3, image_size=16)
+        other.captions[1].reverse()
+        assert fingerprint(data) == fingerprint(same)
+        assert fingerprint(data) != fingerprint(other)
+        assert fingerprint(None) is None
+
+    def test_another_config_is_no_run(self, tmp_path):
+        (tmp_path / "config.json").write_text('{"format": "miniclip"}')
+        with pytest.raises(CheckpointError, match="not a run's directory"):
+            read_run(tmp_path)

@@ -1,0 +1,282 @@
+"""The trainer: what a run leaves behind, that it learns, that it goes on to the same bit, that it writes over nothing."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+import miniclip
+from miniclip.data import Shapes
+from miniclip.errors import CheckpointError, DataError
+from miniclip.models.clip import CLIP
+from miniclip.train import Callback, History, TrainConfig, Trainer
+from miniclip.train.state import read_state
+
+TIMES = {"pairs_per_second"}
+
+
+class StopAt(Callback):
+    """Sends the process the signal after a step, as a person or a scheduler does."""
+
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        self.step, self.number = step, number
+
+    def on_step(self, trainer, record):
+        if record["step"] == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+class Fail(Callback):
+    def on_step(self, trainer, record):
+        raise RuntimeError("a callback of the user's failed")
+
+
+def records(run):
+    history = History.read(run)
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in history.steps + history.evaluations]
+
+
+def weights(path):
+    return read_state(path / "state.safetensors").weights
+
+
+def assert_same_run(a, b):
+    assert records(a) == records(b)
+    one, other = read_state(a / "state.safetensors"), read_state(b / "state.safetensors")
+    assert one.position == other.position
+    for mine, theirs in ((one.weights, other.weights), (one.optimizer, other.optimizer)):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            assert torch.equal(value, theirs[key]), key
+
+
+def test_a_run_leaves_what_the_design_says(start):
+    trainer = start()
+    history = trainer.fit()
+    run = trainer.run_dir
+    assert sorted(path.name for path in run.iterdir()) == [
+        "best",
+        "config.json",
+        "last",
+        "learning_curve.png",
+        "metrics.jsonl",
+        "state.safetensors",
+    ]
+    for checkpoint in ("best", "last"):
+        files = sorted(path.name for path in (run / checkpoint).iterdir())
+        assert files == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert [record["step"] for record in history.steps] == list(range(1, 11))
+    assert [record["epoch"] for record in history.evaluations] == [1, 2]
+    assert History.read(run) == history
+    assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    settings = json.loads((run / "config.json").read_text())
+    assert settings["train"]["batch_size"] == 8
+    assert settings["data"]["train"]["pictures"] == 40
+
+
+def test_the_saved_models_are_the_trained_ones(start, val_data):
+    trainer = start()
+    history = trainer.fit()
+    loaded = miniclip.load(trainer.run_dir / "last")
+    for key, value in trainer.model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[key]), key
+    best = max(history.evaluations, key=lambda r: r["text_to_image"]["R@1"] + r["image_to_text"]["R@1"])
+    figures = miniclip.evaluation.retrieval(miniclip.load(trainer.run_dir), val_data)
+    assert figures == {way: best[way] for way in ("image_to_text", "text_to_image")}
+
+
+def test_it_learns_its_training_pictures(start, train_data):
+    trainer = start(epochs=50, lr=3e-3, eval_every=50, crop=1.0)
+    history = trainer.fit()
+    assert history.steps[0]["loss"] > math.log(8)
+    assert sum(record["loss"] for record in history.steps[-5:]) / 5 < 0.5 * math.log(8)
+    chance = 100 / len(train_data)
+    assert miniclip.evaluation.retrieval(trainer.model, train_data)["text_to_image"]["R@1"] > 8 * chance
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(start):
+    for run in ("a", "b"):
+        start(run, color=0.3, rotate=10.0).fit()
+    other = start("c", color=0.3, rotate=10.0, seed=1)
+    other.fit()
+    assert_same_run(other.run_dir.parent / "a", other.run_dir.parent / "b")
+    assert records(other.run_dir) != records(other.run_dir.parent / "a")
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 6, 10])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed_is_the_run_that_was_never_stopped(start, train_data, val_data, step, number):
+    whole = start("whole", color=0.3, rotate=10.0, log_every=1)
+    whole.fit()
+    stopped = start("stopped", [*default(), StopAt(step, number)], color=0.3, rotate=10.0, log_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    assert stopped.step == step
+    assert read_state(stopped.run_dir / "state.safetensors").position["step"] == step
+    resumed = Trainer.resume(stopped.run_dir, train_data, val_data, device="cpu")
+    assert resumed.fit().evaluations == whole.history.evaluations
+    assert_same_run(stopped.run_dir, whole.run_dir)
+
+
+def default():
+    from miniclip.train.callbacks import default_callbacks
+
+    return default_callbacks()
+
+
+def test_what_came_after_the_state_is_dropped_from_the_log(start, train_data, val_data):
+    whole = start("whole", log_every=1)
+    whole.fit()
+    killed = start("killed", log_every=1, save_every=3)
+    saves = []
+    killed.callbacks.append(type("Spy", (Callback,), {"on_save": lambda self, trainer: saves.append(trainer.step)})())
+    killed.callbacks.append(StopAt(3))
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit()
+    assert saves == [0, 3]
+    with (killed.run_dir / "metrics.jsonl").open("a") as file:  # as a kill leaves it: later steps, and half a line
+        file.write('{"step": 4, "epoch": 1, "loss": 99.0}\n{"step": 5, "epo')
+    Trainer.resume(killed.run_dir, train_data, val_data, device="cpu").fit()
+    assert_same_run(killed.run_dir, whole.run_dir)
+
+
+def test_a_finished_run_resumes_to_nothing(start, train_data, val_data):
+    trainer = start()
+    trainer.fit()
+    before = records(trainer.run_dir)
+    Trainer.resume(trainer.run_dir, train_data, val_data, device="cpu").fit()
+    assert records(trainer.run_dir) == before
+
+
+def test_the_handlers_of_signals_come_back(start):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    start(max_steps=1).fit()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_max_steps_ends_in_the_middle_of_an_epoch(start):
+    trainer = start(epochs=3, max_steps=7)
+    history = trainer.fit()
+    assert len(history.steps) == 7
+    assert [record["step"] for record in history.evaluations] == [5, 7]
+    assert history.steps[-1]["lr"] < history.steps[4]["lr"]  # the schedule knows of the shorter run
+
+
+def test_eval_every_and_the_last_epoch(start):
+    history = start(epochs=3, eval_every=2).fit()
+    assert [record["epoch"] for record in history.evaluations] == [2, 3]
+
+
+def test_without_validation_data_there_is_no_best(model, train_data, tmp_path):
+    config = TrainConfig(epochs=1, batch_size=8)
+    trainer = Trainer(model, train_data, config=config, run_dir=tmp_path / "run")
+    assert trainer.fit().evaluations == []
+    assert not (tmp_path / "run" / "best").exists()
+    assert isinstance(miniclip.load(tmp_path / "run"), CLIP)
+
+
+def test_a_directory_that_holds_a_run_is_refused_and_untouched(start):
+    trainer = start()
+    trainer.fit()
+    before = {path: path.read_bytes() for path in trainer.run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match="already holds a run.*--resume") as error:
+        start()
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in trainer.run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_in_the_place_of_the_run_is_refused(start, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file"):
+        start()
+
+
+def test_resume_refuses_other_data(start, train_data, val_data):
+    trainer = start(max_steps=1)
+    trainer.fit()
+    with pytest.raises(ValueError, match=r"started with train data \(40 pictures.*these are \(30 pictures"):
+        Trainer.resume(trainer.run_dir, Shapes("train", 30, image_size=16), val_data)
+    with pytest.raises(ValueError, match="val data"):
+        Trainer.resume(trainer.run_dir, train_data, None)
+
+
+def test_resume_of_nothing_and_of_something_damaged(start, train_data, val_data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run there"):
+        Trainer.resume(tmp_path / "nothing", train_data, val_data)
+    trainer = start(max_steps=1)
+    trainer.fit()
+    state = trainer.run_dir / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        Trainer.resume(trainer.run_dir, train_data, val_data)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_state_stays(start):
+    trainer = start(log_every=1)
+    trainer.callbacks.append(
+        type("Poison", (Callback,), {"on_step": lambda self, t, r: t.model.image.class_token.data.fill_(math.nan)})()
+    )
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 2"):
+        trainer.fit()
+    saved = read_state(trainer.run_dir / "state.safetensors")
+    assert saved.position["step"] == 0
+    assert all(value.isfinite().all() for value in saved.weights.values())
+
+
+def test_a_callback_that_fails_is_seen_and_the_log_is_closed(start):
+    trainer = start(callbacks=[*default(), Fail()])
+    with pytest.raises(RuntimeError, match="of the user's"):
+        trainer.fit()
+    assert trainer.callbacks[0]._file.closed
+
+
+def test_a_failed_write_leaves_the_last_good_state(start, monkeypatch):
+    trainer = start(callbacks=[])
+    trainer.save()
+    before = weights(trainer.run_dir)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save()
+    after = weights(trainer.run_dir)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not [path for path in trainer.run_dir.iterdir() if path.name.startswith(".")]
+
+
+def test_models_and_tokenizers_that_do_not_fit(start, model, tokenizer):
+    model.tokenizer = None
+    with pytest.raises(ValueError, match="no tokenizer"):
+        start(model=model)
+    model.tokenizer = miniclip.Tokenizer.train(["a b c"], 520)
+    with pytest.raises(ValueError, match="do not belong together"):
+        start(model=model)
+
+
+def test_no_data_and_unreadable_data(model, train_data, tmp_path):
+    with pytest.raises(ValueError, match="empty"):
+        Trainer(model, miniclip.data.Captions([], []), run_dir=tmp_path / "a")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    data = miniclip.data.Captions([tmp_path / "broken.jpg"], [["a broken picture"]])
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        Trainer(model, data, run_dir=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_without_a_run_dir_the_next_free_one_is_taken(model, train_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "clip").mkdir(parents=True)
+    trainer = Trainer(model, train_data)
+    assert str(trainer.run_dir) == os.path.join("runs", "clip-2")
+    assert not trainer.run_dir.exists()  # nothing is written before fit
+
+
+def test_the_loop_fits_on_a_screen():
+    import inspect
+
+    assert len(inspect.getsource(Trainer.fit).splitlines()) <= 40
