@@ -122,8 +122,7 @@ def test_an_unreadable_picture_is_one_line(tmp_path, data, tokenizer, workers):
     path.write_bytes(path.read_bytes()[:400])
     pairs = Captions([tmp_path / f"{name}.jpg" for name in "abc"], [["a shape"]] * 3)
     with pytest.raises(DataError) as error:
-        list(make(pairs, tokenizer, batch_size=2, workers=workers).epoch(0))
-        list(make(pairs, tokenizer, batch_size=2, workers=workers).epoch(1))
+        list(make(pairs, tokenizer, batch_size=3, workers=workers).epoch(0))
     assert "b.jpg" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -230,6 +230,8 @@ def test_autocast_changes_nothing():
         assert (x @ y.T).dtype == torch.bfloat16
         cast = both(x, y, 50.0, -5.0)
     assert torch.equal(cast, plain)
+    exact = both(x.detach().double(), y.detach().double(), 50.0, -5.0)
+    torch.testing.assert_close(plain.double(), exact, rtol=1e-5, atol=1e-5)  # nor is it bf16 without a word
     for grad, cast_grad in zip(grads, torch.autograd.grad(cast.sum(), (x, y)), strict=True):
         assert torch.equal(grad, cast_grad)
 

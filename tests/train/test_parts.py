@@ -79,16 +79,17 @@ class TestSchedule:
         assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
 
 
-class TestHistory:
-    STEP = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1}
-    EVALUATION = {"step": 1, "epoch": 1, "val_loss": 2.0, "text_to_image": {"R@1": 3.0}}
+STEP = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1}
+EVALUATION = {"step": 1, "epoch": 1, "val_loss": 2.0, "text_to_image": {"R@1": 3.0}}
 
+
+class TestHistory:
     def test_reads_what_was_written_and_leaves_out_half_a_line(self, tmp_path):
-        (tmp_path / "metrics.jsonl").write_text(line(self.STEP) + line(self.EVALUATION) + '{"step": 2')
-        assert History.read(tmp_path) == History([self.STEP], [self.EVALUATION])
+        (tmp_path / "metrics.jsonl").write_text(line(STEP) + line(EVALUATION) + '{"step": 2')
+        assert History.read(tmp_path) == History([STEP], [EVALUATION])
 
     def test_a_damaged_line_is_named(self, tmp_path):
-        (tmp_path / "metrics.jsonl").write_text(line(self.STEP) + "rubbish\n" + line(self.STEP))
+        (tmp_path / "metrics.jsonl").write_text(line(STEP) + "rubbish\n" + line(STEP))
         with pytest.raises(DataError, match=r"metrics\.jsonl, line 2"):
             History.read(tmp_path)
 

@@ -23,7 +23,7 @@ def batch(tokenizer):
 
 
 def step(model, batch, config=CONFIG):
-    return plain_step(model, build_optimizer(model, config), *batch, loss_function(config, model), config)
+    return plain_step(model, build_optimizer(model, config), *batch, None, loss_function(config, model), config)
 
 
 def test_a_step_is_what_its_words_say(model, batch):

@@ -1,9 +1,10 @@
-"""The trainer: what a run leaves behind, that it learns, that it goes on to the same bit, that it writes over nothing."""
+"""The trainer: what a run leaves, that it learns, that it goes on to the same bit, that it writes over nothing."""
 
 import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,9 +110,10 @@ def test_the_same_seed_gives_the_same_run_and_another_another(start):
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 10])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_resumed_is_the_run_that_was_never_stopped(start, train_data, val_data, step, number):
-    whole = start("whole", color=0.3, rotate=10.0, log_every=1)
+    settings = {"color": 0.3, "rotate": 10.0, "patch_dropout": 0.5, "log_every": 1}
+    whole = start("whole", **settings)
     whole.fit()
-    stopped = start("stopped", [*default(), StopAt(step, number)], color=0.3, rotate=10.0, log_every=1)
+    stopped = start("stopped", [*default(), StopAt(step, number)], **settings)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
     assert stopped.step == step
@@ -182,7 +184,7 @@ def test_a_directory_that_holds_a_run_is_refused_and_untouched(start):
     trainer = start()
     trainer.fit()
     before = {path: path.read_bytes() for path in trainer.run_dir.rglob("*") if path.is_file()}
-    with pytest.raises(FileExistsError, match="already holds a run.*--resume") as error:
+    with pytest.raises(FileExistsError, match=r"already holds a run.*--resume") as error:
         start()
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in trainer.run_dir.rglob("*") if path.is_file()} == before
@@ -272,7 +274,7 @@ def test_without_a_run_dir_the_next_free_one_is_taken(model, train_data, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "clip").mkdir(parents=True)
     trainer = Trainer(model, train_data)
-    assert str(trainer.run_dir) == os.path.join("runs", "clip-2")
+    assert trainer.run_dir == Path("runs", "clip-2")
     assert not trainer.run_dir.exists()  # nothing is written before fit
 
 

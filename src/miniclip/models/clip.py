@@ -73,17 +73,18 @@ class CLIP(nn.Module):
         """Where the weights are."""
         return self.log_scale.device
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> CLIPOutput:
+    def forward(self, pixels: Tensor, tokens: Tensor, kept: Tensor | None = None) -> CLIPOutput:
         """Embed matching pictures and captions.
 
         Args:
             pixels: (B, 3, S, S), normalised.
             tokens: (B, T) integer.
+            kept: the patches to look at, as in `VisionTransformer.forward`; None: all.
 
         Returns:
             Unit vectors of both sides, the scale and the bias.
         """
-        return CLIPOutput(unit(self.image(pixels)), unit(self.text(tokens)), self.log_scale.exp(), self.bias)
+        return CLIPOutput(unit(self.image(pixels, kept)), unit(self.text(tokens)), self.log_scale.exp(), self.bias)
 
     @torch.no_grad()
     def encode_image(

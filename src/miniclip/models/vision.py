@@ -27,11 +27,13 @@ class VisionTransformer(nn.Module):
         self.norm_after = nn.LayerNorm(width)
         self.projection = nn.Linear(width, embed_dim, bias=False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
         """Embed normalised pictures.
 
         Args:
             pixels: (B, 3, S, S), normalised as `CLIPConfig.mean` and `std` say.
+            kept: (B, K) indices in 0..P-1 of the patches to look at, row by row, in training (`draw_patches`); None:
+                all of them.
 
         Returns:
             (B, E), not normalised.
@@ -44,7 +46,25 @@ class VisionTransformer(nn.Module):
                 f"pixels have the shape {tuple(pixels.shape)}; this model takes (B, 3, {self.config.image_size}, "
                 f"{self.config.image_size}): use model.preprocess, or encode_image"
             )
-        x = self.patches(pixels).flatten(2).transpose(1, 2)  # (B, P, D)
-        x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + P, D)
-        x = self.blocks(self.norm_before(x + self.positions))
+        x = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions[1:]  # (B, P, D)
+        if kept is not None:
+            x = x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))  # (B, K, D)
+        first = (self.class_token + self.positions[0]).to(x.dtype).expand(len(x), 1, -1)
+        x = self.blocks(self.norm_before(torch.cat([first, x], dim=1)))  # (B, 1 + P, D)
         return self.projection(self.norm_after(x[:, 0]))  # type: ignore[no-any-return]
+
+
+def draw_patches(batch: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor:
+    """Which patches to keep, another set for each picture (patch dropout: Li et al. 2023, FLIP).
+
+    Args:
+        batch: B.
+        patches: P.
+        dropout: the share to leave out, in [0, 1).
+        generator: on the CPU.
+
+    Returns:
+        (B, K) indices in 0..P-1, without repeats in a row; K is at least 1.
+    """
+    keep = max(1, round(patches * (1 - dropout)))
+    return torch.rand(batch, patches, generator=generator).argsort(dim=1)[:, :keep]

@@ -42,6 +42,9 @@ class TrainConfig:
     rotate: float = setting(0.0, "random rotation, degrees either way")
     flip: bool = setting(False, "mirror half of the pictures (captions that say left or right forbid it)")
     color: float = setting(0.0, "random change of brightness, contrast and saturation, in [0, 1]")
+    patch_dropout: float = setting(
+        0.0, "share of a picture's patches that a training step leaves out, in [0, 1): cheaper steps, and augmentation"
+    )
     seed: int = setting(0, "of everything random: weights, order, captions, augmentation")
     eval_every: int = setting(1, "epochs between evaluations")
     save_every: int | None = setting(None, "steps between checkpoints, besides the one after each epoch")
@@ -60,7 +63,7 @@ class TrainConfig:
             self._require(name, lambda v: v > 0, "above 0")
         for name in ("weight_decay", "workers", "seed"):
             self._require(name, lambda v: v >= 0, "at least 0")
-        for name in ("warmup", "beta2"):
+        for name in ("warmup", "beta2", "patch_dropout"):
             self._require(name, lambda v: 0 <= v < 1, "at least 0 and below 1")
         self._require("max_logit_scale", lambda v: v >= 1, "at least 1")
         self._require("crop", lambda v: 0 < v <= 1, "above 0, at most 1")

@@ -50,6 +50,7 @@ def plain_step(
     optimizer: torch.optim.Optimizer,
     pixels: Tensor,
     tokens: Tensor,
+    kept: Tensor | None,
     loss_of: LossFunction,
     config: TrainConfig,
 ) -> StepResult:
@@ -60,11 +61,12 @@ def plain_step(
         optimizer: with this step's learning rate set.
         pixels: (B, 3, S, S), normalised, on the model's device.
         tokens: (B, T), on the model's device.
+        kept: the patches to look at (`models.vision.draw_patches`); None: all.
         loss_of: the loss of the model's output.
         config: precision, clipping, greatest scale.
     """
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        out = model(pixels, tokens)
+        out = model(pixels, tokens, kept)
     loss = loss_of(out)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -22,6 +22,7 @@ from miniclip.config import CLIPConfig
 from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.pairs import PairData
 from miniclip.models.clip import CLIP
+from miniclip.models.vision import draw_patches
 from miniclip.randomness import generator
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import state
@@ -194,14 +195,14 @@ class Trainer:
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        device = self.model.device
-        pixels = self.augment(
-            batch.pixels.to(device, non_blocking=True), generator(self.config.seed, "augment", self.step)
-        )
-        tokens = batch.tokens.to(device, non_blocking=True)
-        result = plain_step(
-            self.model, self.optimizer, self.model.preprocess.normalise(pixels), tokens, self.loss, self.config
-        )
+        device, seed = self.model.device, self.config.seed
+        pixels = self.augment(batch.pixels.to(device, non_blocking=True), generator(seed, "augment", self.step))
+        pixels, tokens = self.model.preprocess.normalise(pixels), batch.tokens.to(device, non_blocking=True)
+        kept = None
+        if self.config.patch_dropout:
+            shape = len(pixels), self.model.config.image.patches
+            kept = draw_patches(*shape, self.config.patch_dropout, generator(seed, "patches", self.step)).to(device)
+        result = plain_step(self.model, self.optimizer, pixels, tokens, kept, self.loss, self.config)
         self.step += 1
         record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": math.log(len(tokens))}
         self._unread.append((record, result))
