@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))  # torch.hub clones the repository, and installs nothing
 
-import miniclip  # noqa: E402
+import miniclip
 
 dependencies = ["torch", "torchvision", "PIL", "safetensors", "regex"]
 

@@ -33,7 +33,7 @@ def main() -> int:
     over = statistics.median(b - a for a, b in pairs)
     ratio = statistics.median(b / a for a, b in pairs)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {version('torch')}")
-    print(f"import torch {torch:.2f} s, import miniclip {miniclip:.2f} s: {over:+.2f} s, {ratio:.2f} times ({runs} pairs)")
+    print(f"import torch {torch:.2f} s, miniclip {miniclip:.2f} s: {over:+.2f} s, {ratio:.2f} times ({runs} pairs)")
     return 0 if over <= LIMIT else 1
 
 
