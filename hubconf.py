@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))  # torch.hub clones the r
 
 import miniclip
 
-dependencies = ["torch", "torchvision", "PIL", "safetensors", "regex"]
+dependencies = ["torch", "torchvision", "PIL", "safetensors", "regex", "ftfy", "tqdm"]
 
 
 def bert_vit_b_16(pretrained: bool = False, **options: Any) -> miniclip.CLIP:

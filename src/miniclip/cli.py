@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from miniclip.config import PRESETS, CLIPConfig, did_you_mean, preset
+from miniclip.checks import did_you_mean
+from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.errors import CheckpointError, DataError
 from miniclip.train.settings import TrainConfig
 
@@ -231,7 +232,8 @@ def summary(trainer: Any) -> str:
     lines = []
     if trainer.history.evaluations:
         best = max(trainer.history.evaluations, key=lambda r: r["text_to_image"]["R@1"] + r["image_to_text"]["R@1"])
-        for name, record in (("last", trainer.history.evaluations[-1]), ("best", best)):
+        last = trainer.history.evaluations[-1]
+        for name, record in (("last", last), ("best", best)) if best is not last else (("last, and best", last),):
             lines.append(f"{name} (epoch {record['epoch']}): {in_words(record, trainer.val_data)}")
     run = trainer.run_dir
     return "\n".join(

@@ -9,9 +9,10 @@ Dosovitskiy et al. 2021 (ViT); Devlin et al. 2019 (BERT); Zhai et al. 2023 (SigL
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
+
+from miniclip.checks import check_types, did_you_mean
 
 Activation = Literal["gelu", "quickgelu"]
 Pooling = Literal["end", "first"]
@@ -32,6 +33,7 @@ class ImageConfig:
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_tower("image", self.width, self.layers, self.heads)
         if self.patch_size < 1 or self.image_size % self.patch_size:
             raise ValueError(
@@ -60,7 +62,12 @@ class TextConfig:
     end_id: int = -1  # the end token's id; -1 stands for the last one of the vocabulary
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_tower("text", self.width, self.layers, self.heads)
+        if self.context_length < 3:
+            raise ValueError(
+                f"text.context_length is {self.context_length}; expected room for start, a word and end: 3"
+            )
         if self.causal and self.pooling == "first":
             raise ValueError(
                 "text.causal with text.pooling 'first': the first token of a causal transformer sees nothing but "
@@ -85,6 +92,14 @@ class CLIPConfig:
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("embed_dim", "logit_scale"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; pixels are divided by it, so expected three positive numbers")
+
     def replace_text(self, **changes: Any) -> CLIPConfig:
         """The same configuration with these fields of the text tower changed."""
         return dataclasses.replace(self, text=dataclasses.replace(self.text, **changes))
@@ -108,7 +123,7 @@ class CLIPConfig:
                 )
             values[name] = _build(part, values[name], f"{name}.")
         for name in ("mean", "std"):
-            if name in values:
+            if isinstance(values.get(name), list):  # as JSON has it
                 values[name] = tuple(values[name])
         return _build(cls, values, "")
 
@@ -135,14 +150,6 @@ def _check_tower(name: str, width: int, layers: int, heads: int) -> None:
         )
 
 
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """The end of an error message that names the nearest choice, then all of them: `; did you mean 'a'? (a, b)`."""
-    choices = list(choices)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{hint} known: {', '.join(choices)}"
-
-
 def _openai(image: tuple[int, int, int, int, int], text: tuple[int, int, int], embed_dim: int) -> CLIPConfig:
     """OpenAI's CLIP: image (size, patch, width, layers, heads), text (width, layers, heads)."""
     return CLIPConfig(
@@ -162,7 +169,7 @@ def _bert(
 # name: (what it is, its configuration)                image: size patch width layers heads  text: width layers heads  E
 PRESETS: dict[str, tuple[str, CLIPConfig]] = {
     "bert_vit_b_16": (
-        "the reference system: ViT-B/16 and a BERT-style text transformer, 149M",
+        "the reference system: ViT-B/16 and a BERT-style text transformer, 150M",
         _bert((224, 16, 768, 12, 12), (512, 12, 8), 512),
     ),
     "bert_vit_tiny": (

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from miniclip.checkpoints.files import CONFIG, WEIGHTS, load_checkpoint, save_checkpoint
-from miniclip.config import PRESETS, CLIPConfig, did_you_mean, preset
+from miniclip.checks import did_you_mean
+from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer import Tokenizer
 

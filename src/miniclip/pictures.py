@@ -55,7 +55,7 @@ def open_picture(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return _upright(_to_rgb(image), _orientation(image))
+            return _upright(to_rgb(image), _orientation(image))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders fail with more kinds than its documentation names
@@ -63,7 +63,7 @@ def open_picture(path: str | Path) -> Image.Image:
         raise DataError(f"{path}: cannot be read as a picture: {_reason(path, error)}; {advice}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB; an RGB picture is returned as it is, without a copy."""
     if image.mode.startswith("I") or image.mode == "F":
         return _to_8_bits(image).convert("RGB")

@@ -12,7 +12,7 @@ def draw(*key: int | str) -> int:
 
     For example `draw(seed, "caption", epoch, picture) % 5` chooses one of five captions.
     """
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

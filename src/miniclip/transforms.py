@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miniclip.config import CLIPConfig
+from miniclip.pictures import to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,7 +37,7 @@ class Preprocess:
         """A picture of any size and mode to uint8 (3, S, S): what a loader keeps, a quarter of the floats' memory."""
         from torchvision.transforms.v2 import functional as tv  # a second to import: only where it is used
 
-        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        picture = to_rgb(picture)
         if picture.size != (self.size, self.size):
             mode = tv.InterpolationMode(self.interpolation)
             picture = tv.center_crop(tv.resize(picture, [self.size], mode), [self.size, self.size])

@@ -60,8 +60,8 @@ def test_spreads():
             pattern, std = next((pattern, std) for pattern, std in SPREAD.items() if re.fullmatch(pattern, key))
             seen.add(pattern)
             tolerance = 0.05 if parameter.numel() > 2000 else 0.25  # 128 numbers tell their spread to 6% alone
-            assert float(parameter.std()) == pytest.approx(std, rel=tolerance), key
-            assert abs(float(parameter.mean())) < 5 * std * parameter.numel() ** -0.5, key
+            assert parameter.std().item() == pytest.approx(std, rel=tolerance), key
+            assert abs(parameter.mean().item()) < 5 * std * parameter.numel() ** -0.5, key
     assert seen == set(SPREAD)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         OSError: as the disk raises it; the target is as it was, and the temporary file is gone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are their owner's alone
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -117,6 +114,8 @@ def save_checkpoint(model: CLIP, path: str | Path) -> None:
     write_json(path / CONFIG, {"format": "miniclip", **model.config.to_dict(), "precision": precision})
     if model.tokenizer is not None:
         model.tokenizer.save(path / TOKENIZER)
+    else:  # one that an earlier model left there would be taken for this one's
+        (path / TOKENIZER).unlink(missing_ok=True)
     write_tensors(path / WEIGHTS, model.state_dict(), {"format": "pt"})
 
 
@@ -130,6 +129,7 @@ def load_checkpoint(path: str | Path, tokenizer: Tokenizer | None = None) -> CLI
     Raises:
         FileNotFoundError: the directory or a file of it is missing.
         CheckpointError: a file is damaged, or the weights do not fit the configuration.
+        ValueError: the tokenizer does not fit the model.
     """
     path = Path(path)
     for name in (CONFIG, WEIGHTS):
@@ -181,9 +181,3 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
         shown = "; ".join(sorted(problems)[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
         raise CheckpointError(f"{source}: the weights do not fit the configuration beside them: {shown}")
     module.load_state_dict(dict(tensors), assign=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

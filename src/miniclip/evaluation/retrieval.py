@@ -95,13 +95,13 @@ def recalls(embedded: Embedded, ks: Sequence[int] = KS) -> Recalls:
 def text_to_image_ranks(embedded: Embedded) -> Tensor:
     """For each caption, how many other pictures are at least as near as its own: (M,), 0 is best.
 
-    A tie counts against the model, or one that maps everything to a single point would score 100.
+    A tie counts against the model, or one that maps everything to a single point would score 100; so does NaN.
     """
     ranks = []
     for start in range(0, len(embedded.texts), ROWS):
         similarity = embedded.texts[start : start + ROWS] @ embedded.images.T  # (rows, N)
         own = similarity.gather(1, embedded.owner[start : start + ROWS, None])
-        ranks.append((similarity >= own).sum(dim=1) - 1)
+        ranks.append((~(similarity < own)).sum(dim=1) - 1)
     return torch.cat(ranks)
 
 
@@ -113,5 +113,5 @@ def image_to_text_ranks(embedded: Embedded) -> Tensor:
         row = torch.arange(start, start + len(similarity), device=similarity.device)
         mine = embedded.owner == row[:, None]
         nearest = similarity.masked_fill(~mine, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append(((similarity >= nearest) & ~mine).sum(dim=1))
+        ranks.append((~(similarity < nearest) & ~mine).sum(dim=1))
     return torch.cat(ranks)

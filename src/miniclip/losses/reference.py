@@ -83,8 +83,9 @@ def unit(x: Tensor) -> Tensor:
     needs no gradient: the direction does not depend on it.
     """
     x = x if x.dtype == torch.float64 else x.float()
-    greatest = x.detach().abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    return F.normalize(x / greatest, dim=-1)
+    greatest = x.detach().abs().amax(dim=-1, keepdim=True)
+    x = x / torch.where(greatest > 0, greatest, 1.0)
+    return F.normalize(x, dim=-1, eps=0.5)  # the length is at least 1, or 0: there the gradient stays moderate
 
 
 def _cosines(image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:

@@ -47,12 +47,17 @@ class CLIP(nn.Module):
         log_scale: the logarithm of the factor on the cosine similarities; a scalar parameter.
         bias: SigLIP's bias on the similarities, a scalar parameter; None in CLIP.
         preprocess: a picture to the pixels that `image` takes.
+
+    Raises:
+        ValueError: the tokenizer's ids are not the text tower's.
     """
 
     bias: nn.Parameter | None
 
     def __init__(self, config: CLIPConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
+        if tokenizer is not None:
+            require_fit(tokenizer, config)
         self.config = config
         self.tokenizer = tokenizer
         self.preprocess = Preprocess(config)
@@ -144,6 +149,10 @@ class CLIP(nn.Module):
             TypeError: something else was passed.
         """
         tokens = texts if isinstance(texts, Tensor) else self._tokenize(texts)
+        if tokens.dim() != 2 or tokens.is_floating_point():
+            raise TypeError(
+                f"texts: found a tensor {tuple(tokens.shape)} of {tokens.dtype}; expected strings, or token ids (N, T)"
+            )
 
         def embed(batch: Tensor) -> Tensor:
             return self.text(trim(batch, self.config.text.end_id).to(self.device))  # type: ignore[no-any-return]
@@ -186,6 +195,20 @@ class CLIP(nn.Module):
             return torch.empty(0, self.config.embed_dim, device=self.device)
         embeddings = torch.cat(rows).float()
         return unit(embeddings) if normalize else embeddings
+
+
+def require_fit(tokenizer: Tokenizer, config: CLIPConfig) -> None:
+    """Check that a tokenizer's ids are those of a model: with another end token it would pool at the wrong place.
+
+    Raises:
+        ValueError: they are not.
+    """
+    text = config.text
+    if tokenizer.vocab_size > text.vocab_size or tokenizer.end_id != text.end_id:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and ends captions with {tokenizer.end_id}; the model's "
+            f"text tower expects at most {text.vocab_size} and {text.end_id}: they do not belong together"
+        )
 
 
 def _batches(items: Any, size: int, progress: bool, unit_: str) -> Iterator[Any]:

@@ -60,9 +60,9 @@ def _draw_losses(axes: Any, history: History) -> None:
         log_n = history.steps[-1]["log_n"]
         label = f"log N = {log_n:.2f}, knowing nothing (N = {round(math.exp(log_n))})"
         axes.axhline(log_n, color="grey", linestyle="--", linewidth=1, label=label)
-    axes.set_ylabel("contrastive loss")
+    axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
-    _finish(axes, "upper right")
+    _finish(axes, "best")
 
 
 def _draw_recall(axes: Any, history: History) -> None:
@@ -76,7 +76,7 @@ def _draw_recall(axes: Any, history: History) -> None:
     axes.set_ylabel("validation recall (%)")
     axes.set_xlabel("step")
     axes.set_ylim(0, 100)
-    _finish(axes, "lower right")
+    _finish(axes, "best")
 
 
 def _finish(axes: Any, where: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
-from miniclip.config import did_you_mean
+from miniclip.checks import check_types, did_you_mean
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Loss = Literal["contrastive", "sigmoid"]
@@ -23,6 +23,7 @@ class TrainConfig:
 
     Raises:
         ValueError: a setting is out of its range.
+        TypeError: a setting has another type.
     """
 
     epochs: int = setting(30, "passes over the training pictures")
@@ -54,9 +55,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), hints[field.name])
+        check_types(self)
         for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every"):
             self._require(name, lambda v: v >= 1, "at least 1")
         for name in ("lr", "clip_norm"):
@@ -97,18 +96,3 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values; `from_dict` reads them back."""
         return dataclasses.asdict(self)
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """A wrong type fails here and not hours later; an int is welcome where a float is expected, a bool is neither."""
-    choices = get_args(hint)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
-        return
-    allowed = choices or (hint,)
-    if float in allowed:
-        allowed = (*allowed, int)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        expected = " or ".join("unset" if t is type(None) else t.__name__ for t in choices or (hint,))
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {expected}")

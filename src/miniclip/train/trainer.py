@@ -21,7 +21,7 @@ from miniclip.checkpoints.files import load_weights, save_checkpoint
 from miniclip.config import CLIPConfig
 from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.pairs import PairData
-from miniclip.models.clip import CLIP
+from miniclip.models.clip import CLIP, require_fit
 from miniclip.models.vision import draw_patches
 from miniclip.randomness import generator
 from miniclip.tokenizer import Tokenizer
@@ -291,15 +291,10 @@ def fitting_tokenizer(model: CLIP) -> Tokenizer:
     Raises:
         ValueError: it has none, or one whose ids are not the model's.
     """
-    tokenizer, text = model.tokenizer, model.config.text
-    if tokenizer is None:
+    if model.tokenizer is None:
         raise ValueError(
             "the model has no tokenizer: make one with Tokenizer.train(captions, vocab_size) and pass it, as in "
             "miniclip.load(name, pretrained=False, tokenizer=tokenizer)"
         )
-    if tokenizer.vocab_size > text.vocab_size or tokenizer.end_id != text.end_id:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and ends captions with {tokenizer.end_id}; the model's "
-            f"text tower expects at most {text.vocab_size} and {text.end_id}: they do not belong together"
-        )
-    return tokenizer
+    require_fit(model.tokenizer, model.config)
+    return model.tokenizer
