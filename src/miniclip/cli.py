@@ -16,6 +16,7 @@ from miniclip.errors import CheckpointError, DataError
 from miniclip.train.settings import TrainConfig
 
 DATA, PRESET = "shapes", "bert_vit_tiny"
+SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "crop": 1.0}  # the defaults on the drawn set: there a crop could lie
 USER_ERRORS = (ValueError, TypeError, OSError, CheckpointError, DataError, FloatingPointError)
 INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
 
@@ -80,7 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
     settings = train.add_argument_group("settings")
     hints = get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
-        default = "" if field.default is None else f" (default {str(field.default).lower()})"
+        default = "" if field.default is None else f" (default {str(field.default).lower()}"
+        if field.name in SHAPES_SETTINGS:
+            default += f", on {DATA} {SHAPES_SETTINGS[field.name]}"
+        default += ")" if default else ""
         _add_flag(settings, field.name, hints[field.name], TrainConfig.help(field.name) + default)
 
     evaluate = _command(commands, "eval", eval_command, "measure a model's retrieval recall", EVAL_EPILOG)
@@ -157,10 +161,7 @@ def train_command(resume: str | None, config: str | None, **flags: Any) -> None:
 
 def started(settings: dict[str, Any]) -> Any:
     """A trainer for a new run."""
-    import torch
-
     import miniclip
-    from miniclip.hub import fresh
     from miniclip.train.run_dir import next_run_dir, refuse_a_run
 
     data, preset_name, checkpoint, run_dir, device = (
@@ -168,23 +169,31 @@ def started(settings: dict[str, Any]) -> Any:
     )
     if preset_name and checkpoint:
         raise ValueError("preset and model: give one of them, fresh weights or a checkpoint to start from")
-    config = TrainConfig.from_dict(settings)
-    data = data or DATA
-    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / Path(data).resolve().name)
+    data = DATA if data in (None, DATA) else str(Path(data).resolve())  # a run is resumed from any folder
+    config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DATA else settings)
+    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / Path(data).name)
     refuse_a_run(run_dir)  # before minutes of reading
     train_data, val_data = open_both(data)
-    if checkpoint:
-        model = miniclip.load(checkpoint)
-    else:
-        architecture = preset(preset_name or PRESET)
-        if config.loss == "sigmoid":  # SigLIP's own start: almost every pair is a wrong one
-            architecture = dataclasses.replace(architecture, logit_scale=10.0, logit_bias=-10.0)
-        captions = [caption for group in train_data.captions for caption in group]
-        tokenizer = miniclip.Tokenizer.train(captions, architecture.text.vocab_size)
-        torch.manual_seed(config.seed)
-        model = fresh(architecture, tokenizer)
-    about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name or PRESET})}
+    preset_name = preset_name or PRESET
+    model = miniclip.load(checkpoint) if checkpoint else fresh_model(preset_name, train_data.captions, config)
+    about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
     return miniclip.Trainer(model, train_data, val_data, config=config, run_dir=run_dir, device=device, about=about)
+
+
+def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: TrainConfig) -> Any:
+    """A preset with fresh weights by the seed, and a tokenizer learned from the captions."""
+    import torch
+
+    import miniclip
+    from miniclip.hub import fresh
+
+    architecture = preset(preset_name)
+    if config.loss == "sigmoid":  # SigLIP's own start: almost every pair is a wrong one
+        architecture = dataclasses.replace(architecture, logit_scale=10.0, logit_bias=-10.0)
+    flat = [caption for group in captions for caption in group]
+    tokenizer = miniclip.Tokenizer.train(flat, architecture.text.vocab_size)
+    torch.manual_seed(config.seed)
+    return fresh(architecture, tokenizer)
 
 
 def resumed(run: str, device: str | None) -> Any:

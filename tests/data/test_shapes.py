@@ -268,7 +268,7 @@ def colours_in(picture: Image.Image) -> Counter[str]:
 
 class TestArguments:
     def test_defaults(self):
-        assert [len(Shapes(split)) for split in SPLITS] == [2000, 500, 500]
+        assert [len(Shapes(split)) for split in SPLITS] == [6000, 500, 500]
         assert repr(Shapes("val")) == "Shapes('val', 500, image_size=64, seed=0)"
 
     @pytest.mark.parametrize("size", [1, 2, 17])

@@ -37,7 +37,7 @@ SIZES = {"small": 0.1, "large": 0.19}  # the radius
 # Each colour and each shape once: a diagonal of the 8 x 8 table, so that training sees all of both.
 HELD_OUT = frozenset(zip(COLOURS, SHAPES, strict=True))
 
-DEFAULT_SIZES = {"train": 2000, "val": 500, "test": 500}
+DEFAULT_SIZES = {"train": 6000, "val": 500, "test": 500}
 
 _WORDS = {"small": ("small", "little"), "large": ("large", "big")}
 _RELATIONS = {  # the first object to the second, and the second to the first
@@ -118,7 +118,7 @@ class Shapes:
 
     Args:
         split: "train", "val" or "test".
-        size: the number of pictures; by default 2,000 in train and 500 in the others.
+        size: the number of pictures; by default 6,000 in train and 500 in the others.
         image_size: the side of a picture in pixels, 16 or more.
         seed: of everything drawn.
 

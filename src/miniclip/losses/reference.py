@@ -37,10 +37,11 @@ def contrastive_loss(
     Raises:
         ValueError: the shapes do not fit.
     """
+    check_pairs(image_embeddings, text_embeddings, ids)
     with torch.autocast(image_embeddings.device.type, enabled=False):  # a bf16 similarity would lose the small margins
         logits = logit_scale * _cosines(image_embeddings, text_embeddings)  # (N, N)
         if ids is not None:
-            logits = logits.masked_fill(_repeats(ids, len(logits)), -torch.inf)
+            logits = logits.masked_fill(_repeats(ids), -torch.inf)
         target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -67,12 +68,13 @@ def sigmoid_loss(
     Raises:
         ValueError: the shapes do not fit.
     """
+    check_pairs(image_embeddings, text_embeddings, ids)
     with torch.autocast(image_embeddings.device.type, enabled=False):
         logits = logit_scale * _cosines(image_embeddings, text_embeddings) + logit_bias  # (N, N)
         right = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         loss = -F.logsigmoid(torch.where(right, logits, -logits))
         if ids is not None:
-            loss = loss.masked_fill(_repeats(ids, len(logits)), 0.0)
+            loss = loss.masked_fill(_repeats(ids), 0.0)
         return loss.sum() / len(logits)
 
 
@@ -88,17 +90,27 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x, dim=-1, eps=0.5)  # the length is at least 1, or 0: there the gradient stays moderate
 
 
-def _cosines(image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
+def check_pairs(image_embeddings: Tensor, text_embeddings: Tensor, ids: Tensor | None) -> None:
+    """Check the shapes that a loss is given.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     if image_embeddings.dim() != 2 or image_embeddings.shape != text_embeddings.shape or not len(image_embeddings):
         raise ValueError(
             f"image embeddings {tuple(image_embeddings.shape)} and text embeddings {tuple(text_embeddings.shape)}: "
             "expected two of the same shape (N, E), N at least 1"
         )
+    if ids is not None and ids.shape != image_embeddings.shape[:1]:
+        raise ValueError(
+            f"ids have the shape {tuple(ids.shape)}; expected one for each of the {len(image_embeddings)} rows"
+        )
+
+
+def _cosines(image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     return unit(image_embeddings) @ unit(text_embeddings).T
 
 
-def _repeats(ids: Tensor, rows: int) -> Tensor:
+def _repeats(ids: Tensor) -> Tensor:
     """(N, N), True where two different rows share an id."""
-    if ids.shape != (rows,):
-        raise ValueError(f"ids have the shape {tuple(ids.shape)}; expected one for each of the {rows} rows")
     return (ids[:, None] == ids).fill_diagonal_(False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.losses.reference import contrastive_loss, sigmoid_loss
+from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.train.settings import TrainConfig
 
