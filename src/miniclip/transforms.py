@@ -76,7 +76,7 @@ class Augment:
         self.crop, self.rotate, self.flip, self.color = crop, rotate, flip, color
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment a batch.
+        """Augment a batch: `draw`, then `apply`.
 
         Args:
             pixels: (B, 3, S, S) uint8.
@@ -85,28 +85,37 @@ class Augment:
         Returns:
             (B, 3, S, S) float32 in 0..1.
         """
-        x = pixels.float() / 255
-        if self.crop < 1 or self.rotate or self.flip:
-            grid = F.affine_grid(self._affine(len(x), generator).to(x.device), list(x.shape), align_corners=False)
-            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        return self._recolor(x, generator) if self.color else x
+        return self.apply(pixels, self.draw(len(pixels), generator))
 
-    def _affine(self, batch: int, generator: torch.Generator) -> Tensor:
-        """(B, 2, 3): where in the picture, whose sides are -1..1, each output pixel looks."""
-        u = torch.rand(batch, 5, generator=generator)
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        """What happens to each picture of a batch, (B, 9): an affine map (six numbers) and three factors of colour."""
+        affine = self._affine(torch.rand(batch, 5, generator=generator))
+        color = 1 + self.color * (2 * torch.rand(3, batch, generator=generator).T - 1)
+        return torch.cat([affine, color], dim=1)
+
+    def apply(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        """Augment pictures (B, 3, S, S) uint8 as drawn (B, 9); a part of a batch takes its part of the rows."""
+        x, drawn = pixels.float() / 255, drawn.to(pixels.device)
+        if self.crop < 1 or self.rotate or self.flip:
+            grid = F.affine_grid(drawn[:, :6].view(-1, 2, 3), list(x.shape), align_corners=False)
+            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return _recolor(x, drawn[:, 6:]) if self.color else x
+
+    def _affine(self, u: Tensor) -> Tensor:
+        """Where in the picture, whose sides are -1..1, each output pixel looks: numbers in 0..1 (B, 5) to (B, 6)."""
         zoom = (self.crop + (1 - self.crop) * u[:, 0]).sqrt()  # area to side
         shift = (1 - zoom)[:, None] * (2 * u[:, 1:3] - 1)
         angle = math.radians(self.rotate) * (2 * u[:, 3] - 1)
-        mirror = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if self.flip else torch.ones(batch)
+        mirror = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if self.flip else torch.ones(len(u))
         cos, sin = zoom * angle.cos(), zoom * angle.sin()
-        rows = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], dim=1)
-        return rows.view(batch, 2, 3)
+        return torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], dim=1)
 
-    def _recolor(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        factor = 1 + self.color * (2 * torch.rand(3, len(x), 1, 1, 1, generator=generator) - 1)
-        brightness, contrast, saturation = factor.to(x.device).unbind()
-        x = x * brightness
-        mean = x.mean(dim=(1, 2, 3), keepdim=True)
-        x = mean + (x - mean) * contrast
-        grey = x.mean(dim=1, keepdim=True)
-        return (grey + (x - grey) * saturation).clamp(0, 1)
+
+def _recolor(x: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, contrast about the picture's mean, and saturation about its greys, each times its factor (B, 3)."""
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(dim=1)
+    x = x * brightness
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = mean + (x - mean) * contrast
+    grey = x.mean(dim=1, keepdim=True)
+    return (grey + (x - grey) * saturation).clamp(0, 1)

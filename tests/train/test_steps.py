@@ -9,7 +9,7 @@ import torch
 from miniclip.losses import contrastive_loss
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.settings import TrainConfig
-from miniclip.train.steps import loss_function, plain_step
+from miniclip.train.steps import cached_step, loss_function, plain_step
 
 from .conftest import make_model
 
@@ -23,7 +23,9 @@ def batch(tokenizer):
 
 
 def step(model, batch, config=CONFIG):
-    return plain_step(model, build_optimizer(model, config), *batch, None, loss_function(config, model), config)
+    kind = plain_step if config.micro_batch_size is None else cached_step
+    optimizer, loss_of = build_optimizer(model, config), loss_function(config, model)
+    return kind(model, optimizer, lambda rows: (batch[0][rows], batch[1][rows], None), len(batch[0]), loss_of, config)
 
 
 def test_a_step_is_what_its_words_say(model, batch):
@@ -80,3 +82,46 @@ def test_decay_is_for_weights_that_multiply_activations_alone(model):
     assert not [name for name in groups[0.3] if "norm" in name or "tokens" in name or "positions" in name]
     assert {"image.patches.weight", "text.projection.weight", "image.blocks.0.mlp.up.weight"} <= groups[0.3]
     assert {"log_scale", "text.tokens.weight", "image.class_token", "image.blocks.0.norm1.weight"} <= groups[0.0]
+
+
+class Dropout(torch.nn.Module):
+    """A block with dropout behind it, to see that both passes over a part drop the same."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, *arguments):
+        return torch.nn.functional.dropout(self.block(*arguments), 0.5)
+
+
+@pytest.mark.parametrize("micro", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("loss", ["contrastive", "sigmoid"])
+def test_a_cached_step_is_the_plain_one(tokenizer, batch, micro, loss):
+    model = make_model(tokenizer, logit_scale=10.0, logit_bias=-10.0).double()
+    other, batch = copy.deepcopy(model), (batch[0].double(), batch[1])
+    settings = {"precision": "float32", "loss": loss, "clip_norm": 0.5, "lr": 1e-2}
+    plain = step(model, batch, TrainConfig(**settings))
+    cached = step(other, batch, TrainConfig(**settings, micro_batch_size=micro))
+    for a, b in zip(plain, cached, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-9)
+    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_cached_step_replays_the_random_state(tokenizer, batch):
+    """Dropout draws for a part what it drew for it before: the step is that of the same masks in one graph."""
+    model = make_model(tokenizer)
+    model.image.blocks[0] = Dropout(model.image.blocks[0])
+    other = copy.deepcopy(model)
+    config = TrainConfig(precision="float32", micro_batch_size=2, clip_norm=1e9)
+    torch.manual_seed(5)
+    cached = step(model, batch, config)
+    torch.manual_seed(5)
+    halves = [other(batch[0][rows], batch[1][rows]) for rows in (slice(0, 2), slice(2, 4))]
+    images, texts = (torch.cat(side) for side in ([h[0] for h in halves], [h[1] for h in halves]))
+    loss = contrastive_loss(images, texts, other.log_scale.exp())
+    loss.backward()
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in other.parameters() if p.grad is not None))
+    assert cached.loss.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert cached.grad_norm.item() == pytest.approx(norm, rel=1e-5)

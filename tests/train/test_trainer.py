@@ -123,6 +123,16 @@ def test_stopped_and_resumed_is_the_run_that_was_never_stopped(start, train_data
     assert_same_run(stopped.run_dir, whole.run_dir)
 
 
+def test_micro_batches_change_nothing(start):
+    settings = {"color": 0.3, "rotate": 10.0, "patch_dropout": 0.5}
+    plain, cached = start("plain", **settings), start("cached", **settings, micro_batch_size=3)
+    plain.fit()
+    cached.fit()
+    for a, b in zip(plain.history.steps, cached.history.steps, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+
+
 def default():
     from miniclip.train.callbacks import default_callbacks
 
@@ -177,6 +187,7 @@ def test_without_validation_data_there_is_no_best(model, train_data, tmp_path):
     trainer = Trainer(model, train_data, config=config, run_dir=tmp_path / "run")
     assert trainer.fit().evaluations == []
     assert not (tmp_path / "run" / "best").exists()
+    assert (tmp_path / "run" / "learning_curve.png").exists()
     assert isinstance(miniclip.load(tmp_path / "run"), CLIP)
 
 

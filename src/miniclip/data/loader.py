@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -138,14 +138,13 @@ class StreamedPictures(Dataset[Tensor | DataError]):
             self,
             batch_sampler=rows.tolist(),
             num_workers=self.workers,
-            collate_fn=list,
+            collate_fn=_stack,
             pin_memory=torch.cuda.is_available(),
         )
-        for pictures in loader:
-            for picture in pictures:
-                if isinstance(picture, DataError):
-                    raise picture
-            yield torch.stack(pictures)
+        for pixels in loader:
+            if isinstance(pixels, DataError):
+                raise pixels
+            yield pixels
 
     def __getitem__(self, index: int) -> Tensor | DataError:
         """(3, S, S) uint8; an error is handed over as a value, or a worker would wrap its one line in a traceback."""
@@ -153,6 +152,14 @@ class StreamedPictures(Dataset[Tensor | DataError]):
             return self.preprocess.pixels(self.data[index][0])
         except DataError as error:
             return error
+
+
+def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:
+    """One tensor of a batch, or the first error in it."""
+    for picture in pictures:
+        if isinstance(picture, DataError):
+            return picture
+    return torch.stack(cast(list[Tensor], pictures))
 
 
 def open_pictures(

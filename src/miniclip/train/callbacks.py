@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from miniclip.checkpoints.files import write_atomically
 from miniclip.train import history
 from miniclip.train.plots import learning_curve
+from miniclip.train.run_dir import CURVE
 
 if TYPE_CHECKING:
     from miniclip.train.history import Record
@@ -64,11 +65,12 @@ class MetricsFile(Callback):
 
 
 class LearningCurve(Callback):
-    """`learning_curve.png`, drawn anew after each evaluation, so that a long run can be watched."""
+    """`learning_curve.png`, drawn anew after each epoch, and whenever a state is saved: a long run can be watched."""
 
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
-        """Draw."""
-        learning_curve(trainer.history, trainer.run_dir / "learning_curve.png", title=trainer.run_dir.name)
+    def on_save(self, trainer: Trainer) -> None:
+        """Draw what there is."""
+        if trainer.history.steps:
+            learning_curve(trainer.history, trainer.run_dir / CURVE, title=trainer.run_dir.name)
 
 
 class Progress(Callback):

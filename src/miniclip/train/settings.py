@@ -29,6 +29,9 @@ class TrainConfig:
     epochs: int = setting(30, "passes over the training pictures")
     max_steps: int | None = setting(None, "stop after so many steps, whatever the epochs say")
     batch_size: int = setting(128, "pairs a step; each is told apart from all others of its batch")
+    micro_batch_size: int | None = setting(
+        None, "pairs in memory at a time: any batch size fits, for about a third more time; the step stays the same"
+    )
     lr: float = setting(1e-3, "greatest learning rate of AdamW")
     weight_decay: float = setting(0.1, "of AdamW, on the weights of linear layers and patches alone")
     beta2: float = setting(0.98, "of AdamW, the memory of the squared gradient")
@@ -56,7 +59,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every"):
+        for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every", "micro_batch_size"):
             self._require(name, lambda v: v >= 1, "at least 1")
         for name in ("lr", "clip_norm"):
             self._require(name, lambda v: v > 0, "above 0")

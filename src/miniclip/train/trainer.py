@@ -44,7 +44,7 @@ from miniclip.train.run_dir import (
 )
 from miniclip.train.schedule import learning_rate
 from miniclip.train.settings import TrainConfig
-from miniclip.train.steps import StepResult, loss_function, plain_step
+from miniclip.train.steps import Inputs, StepResult, cached_step, loss_function, plain_step
 from miniclip.train.validation import validate
 from miniclip.transforms import Augment
 
@@ -195,17 +195,28 @@ class Trainer:
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        device, seed = self.model.device, self.config.seed
-        pixels = self.augment(batch.pixels.to(device, non_blocking=True), generator(seed, "augment", self.step))
-        pixels, tokens = self.model.preprocess.normalise(pixels), batch.tokens.to(device, non_blocking=True)
+        step = plain_step if self.config.micro_batch_size is None else cached_step
+        size = len(batch.indices)
+        result = step(self.model, self.optimizer, self._inputs(batch), size, self.loss, self.config)
+        self.step += 1
+        record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": math.log(size)}
+        self._unread.append((record, result))
+
+    def _inputs(self, batch: Batch) -> Inputs:
+        """What the model takes for any rows of a batch; what is random is drawn for all of it, by seed and step."""
+        device, seed, size = self.model.device, self.config.seed, len(batch.indices)
+        augmentation = self.augment.draw(size, generator(seed, "augment", self.step))
         kept = None
         if self.config.patch_dropout:
-            shape = len(pixels), self.model.config.image.patches
-            kept = draw_patches(*shape, self.config.patch_dropout, generator(seed, "patches", self.step)).to(device)
-        result = plain_step(self.model, self.optimizer, pixels, tokens, kept, self.loss, self.config)
-        self.step += 1
-        record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": math.log(len(tokens))}
-        self._unread.append((record, result))
+            patches, random = self.model.config.image.patches, generator(seed, "patches", self.step)
+            kept = draw_patches(size, patches, self.config.patch_dropout, random)
+
+        def inputs(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            pixels = self.augment.apply(batch.pixels[rows].to(device, non_blocking=True), augmentation[rows])
+            tokens = batch.tokens[rows].to(device, non_blocking=True)
+            return self.model.preprocess.normalise(pixels), tokens, None if kept is None else kept[rows].to(device)
+
+        return inputs
 
     def read_figures(self) -> None:
         """Fetch the figures of the steps since the last look, hand them to the callbacks, and see that they are finite.
