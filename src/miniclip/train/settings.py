@@ -30,7 +30,7 @@ class TrainConfig:
     max_steps: int | None = setting(None, "stop after so many steps, whatever the epochs say")
     batch_size: int = setting(128, "pairs a step; each is told apart from all others of its batch")
     micro_batch_size: int | None = setting(
-        None, "pairs in memory at a time, so that any batch size fits: the same step, at the price of a second forward pass"
+        None, "pairs in memory at a time, for batches larger than it: the same step, for a second forward pass"
     )
     lr: float = setting(1e-3, "greatest learning rate of AdamW")
     weight_decay: float = setting(0.1, "of AdamW, on the weights of linear layers and patches alone")
