@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -32,25 +33,21 @@ def learning_curve(history: History, path: str | Path, title: str = "") -> None:
     write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format="png"))
 
 
-def smooth(values: list[float], span: float) -> list[float]:
-    """An exponential mean over about `span` values, without the pull of its start to 0.
+def smooth(values: list[float], span: int) -> list[float]:
+    """The mean of each value and its neighbours, `span // 2` on either side, or as many as there are.
 
-    `smooth([1, 3], span=2)` is `[1, 7/3]`: the weights of the second are 1/2 and 1, their sum 3/2.
+    Centred, so that it does not lag behind: `smooth([1, 3, 5], span=3)` is `[2, 3, 4]`.
     """
-    decay = 1 - 1 / max(1.0, span)
-    total = weight = 0.0
-    smoothed = []
-    for value in values:
-        total, weight = decay * total + value, decay * weight + 1
-        smoothed.append(total / weight)
-    return smoothed
+    sums = [0.0, *itertools.accumulate(values)]
+    edges = [(max(0, i - span // 2), min(len(values), i + span // 2 + 1)) for i in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in edges]
 
 
 def _draw_losses(axes: Any, history: History) -> None:
     steps = [record["step"] for record in history.steps]
     values = [record["loss"] for record in history.steps]
     axes.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=0.8)
-    axes.plot(steps, smooth(values, len(values) / 50), color=TRAIN, linewidth=1.8, label="training loss")
+    axes.plot(steps, smooth(values, len(values) // 50), color=TRAIN, linewidth=1.8, label="training loss")
     if history.evaluations:
         at = [record["step"] for record in history.evaluations]
         axes.plot(
