@@ -37,7 +37,6 @@ def rows_of_a_block(x: Tensor) -> int:
     return max(LEAST_ROWS, BLOCK_BYTES.get(x.device.type, BLOCK_BYTES["cpu"]) // row_bytes)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop would be unrolled into the graph
 def contrastive_loss(
     image_embeddings: Tensor,
     text_embeddings: Tensor,
@@ -63,7 +62,6 @@ def contrastive_loss(
     return _Contrastive.apply(*_prepare(image_embeddings, text_embeddings, ids, chunk_size, logit_scale))  # type: ignore[no-any-return]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def sigmoid_loss(
     image_embeddings: Tensor,
     text_embeddings: Tensor,

@@ -58,8 +58,8 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """`scaled_dot_product_attention` of (B, H, T, D / H) each; on a CPU, bfloat16 is trained through float32.
 
-    torch's bfloat16 gradient of it takes three to five times as long there as the float32 one, which is the more exact
-    one too (`python -m benchmarks.attention`).
+    torch's bfloat16 gradient of it is slower there than the float32 one, which is the more exact one too: by what
+    factor, `python -m benchmarks.attention` says.
     """
     if q.dtype != torch.bfloat16 or q.device.type != "cpu" or not q.requires_grad:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
