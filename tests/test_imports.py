@@ -15,7 +15,19 @@ ROOT = Path(miniclip.__file__).parent
 
 # A module imports from its own layer and from those before it; `miniclip` itself is the package's __init__.
 LAYERS = [
-    {"errors", "checks", "config", "randomness", "pictures", "transforms", "tokenizer", "distributed"},
+    {
+        "errors",
+        "checks",
+        "atomic",
+        "bpe",
+        "tokenizer_files",
+        "config",
+        "randomness",
+        "pictures",
+        "transforms",
+        "tokenizer",
+        "distributed",
+    },
     {"models", "losses", "checkpoints", "data", "evaluation", "search"},
     {"train", "hub"},
     {"miniclip"},

@@ -21,9 +21,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from miniclip import bpe
 from miniclip import tokenizer as module
+from miniclip.bpe import END, START
 from miniclip.errors import CheckpointError
-from miniclip.tokenizer import END, START, Tokenizer
+from miniclip.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FUZZ = settings(deadline=None, derandomize=True, max_examples=300)
@@ -113,14 +115,14 @@ def test_merges_by_hand():
 
 def textbook_merges(captions: list[str], limit: int) -> list[tuple[str, str]]:
     """Sennrich's loop: count everything anew for every merge."""
-    symbols = module._byte_symbols()
+    symbols = bpe.byte_symbols()
     words: Counter[tuple[str, ...]] = Counter()
     for caption in captions:
         for word in module._SPLIT.findall(module._clean(caption)):
             spelled = [symbols[byte] for byte in word.encode()]
             words[(*spelled[:-1], spelled[-1] + "</w>")] += 1
     merges: list[tuple[str, str]] = []
-    made = set(module._vocabulary([]))
+    made = set(bpe.vocabulary([]))
     while len(merges) < limit:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in words.items():
@@ -132,7 +134,7 @@ def textbook_merges(captions: list[str], limit: int) -> list[tuple[str, str]]:
         _, best = min(usable)
         merges.append(best)
         made.add("".join(best))
-        words = Counter({tuple(module._replace(list(word), best, "".join(best))): n for word, n in words.items()})
+        words = Counter({tuple(bpe._replace(list(word), best, "".join(best))): n for word, n in words.items()})
     return merges
 
 
@@ -195,12 +197,12 @@ def test_training_on_many_captions_takes_seconds():
 
 def textbook_encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Every merge in turn, over the whole word."""
-    symbols, ids = module._byte_symbols(), []
+    symbols, ids = bpe.byte_symbols(), []
     for word in tokenizer._words(text):
         spelled = [symbols[byte] for byte in word.encode()]
         spelled[-1] += "</w>"
         for pair in tokenizer.merges:
-            spelled = module._replace(spelled, pair, "".join(pair))
+            spelled = bpe._replace(spelled, pair, "".join(pair))
         ids += [tokenizer.vocab[symbol] for symbol in spelled]
     return ids
 
@@ -374,7 +376,7 @@ def test_saved_and_loaded_again(trained: Tokenizer, openai: Tokenizer, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.json", "1.json", "new"]
 
 
-@pytest.mark.parametrize("broken", ["dump", "fsync", "replace"])
+@pytest.mark.parametrize("broken", ["write_text", "fsync", "replace"])
 def test_a_failing_write_leaves_the_old_file(trained, tmp_path, monkeypatch, broken: str):
     file = tmp_path / "tokenizer.json"
     trained.save(tmp_path)
@@ -383,7 +385,7 @@ def test_a_failing_write_leaves_the_old_file(trained, tmp_path, monkeypatch, bro
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr({"dump": module.json, "fsync": module.os, "replace": Path}[broken], broken, fail)
+    monkeypatch.setattr(os if broken == "fsync" else Path, broken, fail)
     with pytest.raises(OSError, match="disk full"):
         Tokenizer.train([], 514).save(tmp_path)
     assert file.read_bytes() == before

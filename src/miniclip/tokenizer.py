@@ -22,18 +22,14 @@ Sources: Sennrich et al. 2016, https://arxiv.org/abs/1508.07909 (BPE on words); 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020, and clip/simple_tokenizer.py beside it (``</w>``, cleaning).
 """
 
-import gzip
 import heapq
 import html
-import itertools
 import json
 import operator
 import os
 import unicodedata
-import uuid
 import warnings
-import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,44 +37,25 @@ from typing import Any
 import regex
 import torch
 
+from miniclip import tokenizer_files
+from miniclip.atomic import write_atomically
+from miniclip.bpe import (
+    MIN_VOCAB_SIZE,
+    PATTERN,
+    WORD_END,
+    Pair,
+    byte_symbols,
+    check_parts,
+    learn,
+    token_bytes,
+    vocabulary,
+)
 from miniclip.errors import CheckpointError
 
-Pair = tuple[str, str]
-
-START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
-MIN_VOCAB_SIZE = 2 * 256 + 2
-OPENAI_MERGES = 49152 - 256 - 2  # of the lines in OpenAI's file; the rest were never used
-
-# Contractions, runs of letters, single digits, runs of anything else but whitespace.
-PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _SPLIT = regex.compile(PATTERN)
 _SPLIT_OPENAI = regex.compile(PATTERN, regex.IGNORECASE)  # tells, in lowercase text, for U+017F (as in 'ſ) and U+0345
 
 _CACHED_WORDS, _CACHED_LENGTH = 1 << 20, 128  # words remembered at most, and the longest one worth remembering
-_COUNTED_LENGTH = 256  # longer "words" are addresses or encoded data: they teach nothing, and cost training its speed
-
-# tokenizer.json is written, and known again, by these rows. _MENDING is what the library can do of OpenAI's cleaning.
-_MENDING = [
-    {"type": "Replace", "pattern": pattern, "content": content}
-    for pattern, content in [
-        *[({"String": "&amp;"}, "&")] * 2,  # twice, as OpenAI unescaped
-        ({"String": "&lt;"}, "<"),
-        ({"String": "&gt;"}, ">"),
-        ({"String": "&nbsp;"}, " "),
-        ({"Regex": "&quot;|[\u201c-\u201f]"}, '"'),
-        ({"Regex": "&apos;|&#0*39;|[\u02bc\u2018-\u201b]"}, "'"),
-    ]
-]
-_SPACES = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
-_CLEANING = [{"type": "Lowercase"}, {"type": "NFC"}, _SPACES]
-# transformers' files clean in this order, and name the special tokens first; they are read as if they were our own.
-# The order tells for some capitals with a loose accent, such as T + U+0308: a letter here, a letter and a mark there.
-_CLEANING_TRANSFORMERS = [{"type": "NFC"}, _SPACES, {"type": "Lowercase"}]
-_PATTERN_TRANSFORMERS = r"<\|startoftext\|>|<\|endoftext\|>|" + PATTERN
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-
-_DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError, RecursionError)
-_ODD_JSON = (AttributeError, KeyError, TypeError)  # other keys or types than a tokenizer.json has
 
 
 class Tokenizer:
@@ -102,7 +79,7 @@ class Tokenizer:
     pad_id = 0
 
     def __init__(self, vocab: dict[str, int], merges: Sequence[Pair], *, openai_cleaning: bool = False) -> None:
-        _check(vocab, merges)
+        check_parts(vocab, merges)
         self.vocab = dict(vocab)
         self.merges = list(merges)
         self.openai_cleaning = openai_cleaning
@@ -111,11 +88,11 @@ class Tokenizer:
         self.truncated = 0
         self._warned = False
         self._cache: dict[str, tuple[int, ...]] = {}
-        symbols = _byte_symbols()
+        symbols = byte_symbols()
         self._inner = [vocab[symbols[byte]] for byte in range(256)]
         self._last = [vocab[symbols[byte] + WORD_END] for byte in range(256)]
         self._merge = {(vocab[a], vocab[b]): (rank, vocab[a + b]) for rank, (a, b) in enumerate(merges)}
-        self._bytes = _token_bytes(vocab)
+        self._bytes = token_bytes(vocab)
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -137,8 +114,8 @@ class Tokenizer:
         words: Counter[str] = Counter()
         for index, caption in enumerate(captions):
             words.update(_SPLIT.findall(_clean(_checked(caption, index))))
-        merges = _learn(words, vocab_size - MIN_VOCAB_SIZE)
-        return cls(_vocabulary(merges), merges)
+        merges = learn(words, vocab_size - MIN_VOCAB_SIZE)
+        return cls(vocabulary(merges), merges)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
@@ -152,20 +129,10 @@ class Tokenizer:
         file = file / "tokenizer.json" if file.is_dir() else file
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; expected a tokenizer.json or OpenAI's file of merges")
+        vocab, merges, openai_cleaning = tokenizer_files.read(file)
         try:
-            data = file.read_bytes()
-            text = (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8")
-            if "#version" in text.partition("\n")[0]:  # the content tells, not the name
-                merges, openai_cleaning = _parse_merges(text), True
-                vocab = _vocabulary(merges)
-            else:
-                vocab, merges, openai_cleaning = _parse_json(text)
             return cls(vocab, merges, openai_cleaning=openai_cleaning)
-        except (*_DAMAGE, *_ODD_JSON) as error:
-            raise CheckpointError(
-                f"{file}: damaged, or neither a tokenizer.json nor OpenAI's file of merges ({error!r})"
-            ) from error
-        except ValueError as error:
+        except ValueError as error:  # tokens that are no byte symbols
             raise CheckpointError(f"{file}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -177,16 +144,9 @@ class Tokenizer:
         file = Path(path)
         if file.is_dir() or not (file.is_file() or file.suffix == ".json"):
             file = file / "tokenizer.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("x", encoding="utf-8", newline="\n") as stream:
-                json.dump(self._to_json(), stream, ensure_ascii=False, indent=2)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        value = tokenizer_files.to_json(self.vocab, self.merges, self.openai_cleaning)
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without start and end, never cut."""
@@ -310,42 +270,6 @@ class Tokenizer:
                     heapq.heappush(heap, key)
         return [token for token in ids if token >= 0]
 
-    def _to_json(self) -> dict[str, Any]:
-        specials = {START: self.start_id, END: self.end_id}
-        start, end = ({"SpecialToken": {"id": token, "type_id": 0}} for token in specials)
-        first, second = ([start, {"Sequence": {"id": text, "type_id": 0}}, end] for text in "AB")
-        splitting = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Removed", "invert": True}
-        cleaning = [*(_MENDING if self.openai_cleaning else []), *_CLEANING]
-        erase = [{"type": "Replace", "pattern": {"String": token}, "content": ""} for token in specials]
-        space = {"type": "Replace", "pattern": {"String": WORD_END}, "content": _byte_symbols()[ord(" ")]}
-        strip = {"type": "Replace", "pattern": {"Regex": r" \z"}, "content": ""}  # type Strip panics on empty text
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [],  # the library would find the special tokens in the middle of captions if they were here
-            "normalizer": {"type": "Sequence", "normalizers": cleaning},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [splitting, _BYTE_LEVEL]},
-            "post_processor": {
-                "type": "TemplateProcessing",
-                "single": first,
-                "pair": first + second,
-                "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in specials.items()},
-            },
-            "decoder": {"type": "Sequence", "decoders": [*erase, space, _BYTE_LEVEL, strip]},
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": WORD_END,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "vocab": self.vocab,
-                "merges": [" ".join(pair) for pair in self.merges],
-            },
-        }
-
 
 # Cleaning
 
@@ -373,161 +297,3 @@ def _checked(text: object, index: int) -> str:
     if not isinstance(text, str):
         raise TypeError(f"caption {index} is of type {type(text).__name__}; expected str")
     return text
-
-
-# The vocabulary
-
-
-def _byte_symbols() -> dict[int, str]:
-    """A printable character for every byte, in the order of OpenAI's ids.
-
-    Bytes that are printable in Latin-1 stand for themselves and come first; the others take characters from U+0100 on.
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-
-
-def _vocabulary(merges: Sequence[Pair]) -> dict[str, int]:
-    symbols = list(_byte_symbols().values())
-    tokens = [*symbols, *(s + WORD_END for s in symbols), *(a + b for a, b in merges), START, END]
-    return {token: index for index, token in enumerate(tokens)}
-
-
-def _token_bytes(vocab: dict[str, int]) -> list[bytes]:
-    """What every id decodes to: its bytes, with a space where a word ends."""
-    byte_of = {symbol: byte for byte, symbol in _byte_symbols().items()}
-    table = [b""] * len(vocab)
-    for token, index in vocab.items():
-        if token not in (START, END):
-            inner = token.removesuffix(WORD_END)
-            if not byte_of.keys() >= set(inner):
-                raise ValueError(f"the token {token!r} is not written in byte symbols")
-            table[index] = bytes(byte_of[symbol] for symbol in inner) + b" " * (inner != token)
-    return table
-
-
-def _check(vocab: dict[str, int], merges: Sequence[Pair]) -> None:
-    """Raise ValueError unless the parts make a tokenizer of CLIP's kind."""
-    if sorted(vocab.values()) != list(range(len(vocab))):
-        raise ValueError(f"the ids of the vocabulary are not 0 to {len(vocab) - 1}, each once")
-    missing = [token for token in _vocabulary([]) if token not in vocab]
-    if missing:
-        raise ValueError(f"the vocabulary lacks {len(missing)} of the tokens of byte-level BPE, such as {missing[0]!r}")
-    if (vocab[START], vocab[END]) != (len(vocab) - 2, len(vocab) - 1):
-        raise ValueError(f"{START} and {END} have the ids {vocab[START]} and {vocab[END]}, expected the last two")
-    for rank, (a, b) in enumerate(merges):
-        if not vocab.keys() >= {a, b, a + b}:
-            raise ValueError(f"merge {rank}, {a!r} with {b!r}, joins or makes a token that the vocabulary lacks")
-
-
-# Training
-
-
-def _learn(words: Counter[str], limit: int) -> list[Pair]:
-    """The merges, at most limit of them: again and again the most frequent pair, among equals the first by spelling."""
-    symbols = _byte_symbols()
-    tokens = {symbol + mark for symbol in symbols.values() for mark in ("", WORD_END)}
-    counts = [count for word, count in words.items() if len(word) <= _COUNTED_LENGTH]
-    spelled = [[symbols[b] for b in word.encode()] for word in words if len(word) <= _COUNTED_LENGTH]
-    pairs: Counter[Pair] = Counter()
-    where: defaultdict[Pair, set[int]] = defaultdict(set)  # the words that have, or had, the pair
-    for index, word in enumerate(spelled):
-        word[-1] += WORD_END
-        for pair in itertools.pairwise(word):
-            pairs[pair] += counts[index]
-            where[pair].add(index)
-
-    heap = [(-count, pair) for pair, count in pairs.items()]
-    heapq.heapify(heap)
-    merges: list[Pair] = []
-    while heap and len(merges) < limit:
-        negative, pair = heapq.heappop(heap)
-        if pairs[pair] != -negative:  # other merges have used some up since it was pushed
-            heapq.heappush(heap, (-pairs[pair], pair))
-            continue
-        if pairs[pair] < 2:
-            break
-        token = "".join(pair)
-        if token in tokens:
-            continue  # "ab" + "c" made it before "a" + "bc" could: a token has one merge
-        tokens.add(token)
-        merges.append(pair)
-        fresh: set[Pair] = set()
-        for index in where.pop(pair):
-            old, new = spelled[index], _replace(spelled[index], pair, token)
-            spelled[index] = new
-            for gone in itertools.pairwise(old):
-                pairs[gone] -= counts[index]
-            for come in itertools.pairwise(new):
-                pairs[come] += counts[index]
-                if token in come:
-                    fresh.add(come)
-                    where[come].add(index)
-        for come in fresh:
-            heapq.heappush(heap, (-pairs[come], come))
-    return merges
-
-
-def _replace(word: list[str], pair: Pair, token: str) -> list[str]:
-    """The word with token for every occurrence of the pair, from the left: a b a b with ab gives ab ab."""
-    new: list[str] = []
-    i = 0
-    while i < len(word):
-        found = word[i] == pair[0] and i + 1 < len(word) and word[i + 1] == pair[1]
-        new.append(token if found else word[i])
-        i += 2 if found else 1
-    return new
-
-
-# Reading
-
-
-def _parse_merges(text: str) -> list[Pair]:
-    """OpenAI's bpe_simple_vocab_16e6.txt, or the merges.txt made from it: a line of version, then a pair a line."""
-    merges = [_pair(line) for line in text.splitlines()[1 : OPENAI_MERGES + 1]]
-    if not any(second.endswith(WORD_END) for _, second in merges):
-        raise ValueError(f"no merge ends a word with {WORD_END}; expected CLIP's merges (these could be GPT-2's)")
-    return merges
-
-
-def _pair(merge: str | list[str]) -> Pair:
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    if len(parts) != 2:
-        raise ValueError(f"the merge {merge!r} is damaged; expected two tokens")
-    return parts[0], parts[1]
-
-
-def _parse_json(text: str) -> tuple[dict[str, int], list[Pair], bool]:
-    """The vocabulary, the merges and openai_cleaning of a tokenizer.json; ValueError if it is of another kind."""
-    data = json.loads(text)
-    model, pre_tokenizer = data["model"], _steps(data["pre_tokenizer"], "pretokenizers")
-    cleaning = _steps(data["normalizer"], "normalizers")
-    plain = [step for step in cleaning if step not in _MENDING]
-    known = plain in (_CLEANING, _CLEANING_TRANSFORMERS)
-    if not (known and _is_clip_model(model) and _is_clip_splitting(pre_tokenizer)):
-        normalizer, splitter = (" + ".join(step["type"] for step in x) or "none" for x in (cleaning, pre_tokenizer))
-        raise ValueError(
-            f"another kind of tokenizer: model {model.get('type')} with end_of_word_suffix "
-            f"{model.get('end_of_word_suffix')!r}, normalizer {normalizer}, pre_tokenizer {splitter}; expected "
-            f"byte-level BPE as CLIP's, with {WORD_END!r}. Tokenize with transformers.AutoTokenizer and pass the ids"
-        )
-    return model["vocab"], [_pair(merge) for merge in model["merges"]], cleaning[:1] == _MENDING[:1]
-
-
-def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre_tokenizer: of a sequence, of a single one, of none."""
-    return list(part.get(name, [part])) if part else []
-
-
-def _is_clip_model(model: dict[str, Any]) -> bool:
-    unwanted = ("dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges")
-    kind = (model.get("type", "BPE"), model.get("end_of_word_suffix"))  # old files do not say their type
-    return kind == ("BPE", WORD_END) and not any(model.get(key) for key in unwanted)
-
-
-def _is_clip_splitting(steps: list[dict[str, Any]]) -> bool:
-    if [step["type"] for step in steps] != ["Split", "ByteLevel"]:
-        return False
-    pattern = steps[0]["pattern"].get("Regex")
-    return pattern in (PATTERN, _PATTERN_TRANSFORMERS) and not steps[1].get("add_prefix_space")

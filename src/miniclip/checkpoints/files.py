@@ -1,15 +1,12 @@
-"""Files: written to a temporary name beside the target, flushed, then renamed, so that a reader never sees half a one.
+"""Checkpoints on disk: read safely, and written atomically, so that a reader never sees half a file.
 
 A checkpoint is a directory with `model.safetensors`, `config.json` and `tokenizer.json`; nothing in it can run code.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from miniclip.atomic import write_atomically
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file in the target's directory, then rename it over the target.
-
-    Raises:
-        OSError: as the disk raises it; the target is as it was, and the temporary file is gone.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from miniclip.checkpoints.files import write_atomically
+from miniclip.atomic import write_atomically
 from miniclip.train import history
 from miniclip.train.plots import learning_curve
 from miniclip.train.run_dir import CURVE

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from miniclip.checkpoints.files import write_atomically
+from miniclip.atomic import write_atomically
 from miniclip.train.history import History
 
 TRAIN, VALIDATION, TO_IMAGE, TO_TEXT = "#4c78a8", "#e45756", "#54a24b", "#b279a2"
