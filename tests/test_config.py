@@ -20,16 +20,25 @@ def test_round_trip_of_every_preset(name):
 
 def test_round_trip_of_what_differs_from_the_defaults():
     config = CLIPConfig(
-        ImageConfig(8, 4, 6, 1, 2, activation="quickgelu"),
-        TextConfig(5, 10, 6, 1, 3, activation="quickgelu", causal=True, pooling="end", end_id=2),
+        ImageConfig(
+            8, 4, 6, 1, 2, activation="quickgelu", mlp_ratio=3.5, norm_eps=1e-6, patch_bias=True, class_token=False,
+            norm_before=False, pooling="attention", projection="bias",
+        ),
+        TextConfig(
+            5, 10, 6, 1, 3, activation="gelu_tanh", mlp_ratio=3.0, norm_eps=1e-6, causal=True, pooling="end", end_id=2,
+            projection="bias",
+        ),
         4, logit_scale=10.0, logit_bias=-10.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bilinear",
+        resize="squash", crop="floored",
     )  # fmt: skip
     assert CLIPConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     fields = dataclasses.asdict(config)
     for section, values in (("image", fields["image"]), ("text", fields["text"])):
         defaults = dataclasses.asdict(getattr(TINY, section))
         changed = {f.name for f in dataclasses.fields(getattr(TINY, section)) if f.default is not dataclasses.MISSING}
-        assert all(values[name] != defaults[name] for name in changed)
+        assert all(values[name] != defaults[name] for name in changed - {"padding"})  # causal text has no other
+    attended = TINY.replace_text(padding="attended", pooling="last")
+    assert CLIPConfig.from_dict(json.loads(json.dumps(attended.to_dict()))) == attended
 
 
 def test_what_a_file_leaves_out_has_its_default():
@@ -54,6 +63,22 @@ def test_replace_text():
     assert (changed.text.vocab_size, changed.text.end_id, changed.text.width) == (20, 19, 6)
     assert changed.image == TINY.image
     assert TINY.text.vocab_size == 10
+
+
+def test_replace_image():
+    changed = TINY.replace_image(image_size=16, width=8)
+    assert (changed.image.image_size, changed.image.grid, changed.image.patches) == (16, 4, 16)
+    assert changed.image.mlp_width == 32  # follows the width
+    assert changed.text == TINY.text
+
+
+def test_what_is_left_over_beyond_whole_patches_makes_no_patch():
+    assert ImageConfig(384, 14, 6, 1, 2).patches == 27 * 27
+
+
+def test_the_mlps_width_is_rounded():
+    assert ImageConfig(384, 14, 1152, 27, 16, mlp_ratio=4304 / 1152).mlp_width == 4304
+    assert TINY.text.mlp_width == 24
 
 
 def test_frozen():
@@ -96,8 +121,15 @@ def test_a_missing_section(section, value):
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        ("image", {"image_size": 10}, "image_size 10 is not a multiple of patch_size 4"),
+        ("image", {"image_size": 3}, "patch_size 4 with image_size 3"),
         ("image", {"patch_size": 0}, "patch_size 0"),
+        ("image", {"mlp_ratio": 0.0}, "mlp_ratio 0.0"),
+        ("image", {"norm_eps": 0.0}, "norm_eps 0.0"),
+        ("image", {"class_token": False}, "pooling 'class' without a class token"),
+        ("image", {"projection": "none"}, "projection 'none' with width 6 and embed_dim 4"),
+        ("text", {"projection": "none"}, "text.projection 'none' with width 6"),
+        ("text", {"pooling": "last"}, "pooling 'last' .* needs text.padding 'attended'"),
+        ("text", {"causal": True, "pooling": "end", "padding": "attended"}, "padding 'attended' with text.causal"),
         ("image", {"heads": 4}, "image tower: width 6, layers 1, heads 4"),
         ("image", {"layers": 0}, "image tower"),
         ("text", {"heads": 4}, "text tower: width 6, layers 1, heads 4"),
@@ -120,7 +152,8 @@ def test_values_out_of_their_range(section, changes, message):
     [
         ("image", {"activation": "relu"}),
         ("text", {"activation": "relu"}),
-        ("text", {"pooling": "last"}),
+        ("text", {"pooling": "middle"}),
+        (None, {"resize": "longest"}),
         ("text", {"context_length": 0}),
         (None, {"interpolation": "cubic"}),
         (None, {"embed_dim": 0}),

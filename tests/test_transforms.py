@@ -191,3 +191,22 @@ def test_a_part_of_a_batch_is_augmented_as_in_the_whole():
     drawn = augment.draw(len(pixels), seeded(3))
     parts = [augment.apply(pixels[rows], drawn[rows]) for rows in (slice(0, 3), slice(3, len(pixels)))]
     torch.testing.assert_close(torch.cat(parts), augment(pixels, seeded(3)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_squash_resizes_both_sides(size):
+    made = picture(*size)
+    pixels = Preprocess(dataclasses.replace(CONFIG, resize="squash")).pixels(made)
+    expected = np.asarray(made.resize((S, S), Image.Resampling.BICUBIC))
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("over", "rounded", "floored"), [(0, 0, 0), (1, 0, 0), (2, 1, 1), (3, 2, 1), (5, 2, 2), (7, 4, 3)]
+)
+def test_the_crops_corner(over, rounded, floored):
+    """Half pixels: to even, as Python and torchvision round, or down, as transformers does."""
+    made = picture(S + over, S)
+    for crop, left in (("rounded", rounded), ("floored", floored)):
+        pixels = Preprocess(dataclasses.replace(CONFIG, crop=crop)).pixels(made)
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.asarray(made)[:, left : left + S])

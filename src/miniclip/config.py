@@ -3,7 +3,8 @@
 A field exists because a preset or a checkpoint needs it. `to_dict` and `from_dict` make a checkpoint's `config.json`.
 
 Sources: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (CLIP), table 19;
-Dosovitskiy et al. 2021 (ViT); Devlin et al. 2019 (BERT); Zhai et al. 2023 (SigLIP: the bias).
+Dosovitskiy et al. 2021 (ViT); Devlin et al. 2019 (BERT); Zhai et al. 2023 (SigLIP: the bias, attention pooling, text
+that attends to its padding); Li et al. 2023 (CLIPA: averaged patches).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any, Literal, TypeVar
 
 from miniclip.checks import check_types, did_you_mean
 
-Activation = Literal["gelu", "quickgelu"]
-Pooling = Literal["end", "first"]
+Activation = Literal["gelu", "gelu_tanh", "quickgelu"]
+Projection = Literal["linear", "bias", "none"]  # to the shared space: a matrix, a matrix and a bias, nothing at all
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,33 +24,54 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
-    """A vision transformer: square pictures, square patches, a class token that is the pooled output."""
+    """A vision transformer on square pictures and patches: OpenAI's by its defaults; SigLIP's, CLIPA's by the rest."""
 
-    image_size: int  # pixels on a side
+    image_size: int  # pixels on a side; what is left over beyond whole patches is not looked at
     patch_size: int  # pixels on a side
     width: int
     layers: int
     heads: int
     activation: Activation = "gelu"
+    mlp_ratio: float = 4.0  # the width between the MLP's two layers, in widths of the tower
+    norm_eps: float = 1e-5  # what layer norms add to the variance
+    patch_bias: bool = False
+    class_token: bool = True
+    norm_before: bool = True  # a norm between the positions and the blocks
+    pooling: Literal["class", "mean", "attention"] = "class"  # the class token, the patches' mean, or a query's answer
+    projection: Projection = "linear"
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_tower("image", self.width, self.layers, self.heads)
-        if self.patch_size < 1 or self.image_size % self.patch_size:
+        _check_tower("image", self)
+        if not 1 <= self.patch_size <= self.image_size:
             raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}: pictures are cut "
-                "into whole patches; change one of the two"
+                f"patch_size {self.patch_size} with image_size {self.image_size}: expected at least one whole patch"
             )
+        if self.pooling == "class" and not self.class_token:
+            raise ValueError("image.pooling 'class' without a class token: use pooling 'mean' or 'attention'")
+
+    @property
+    def mlp_width(self) -> int:
+        """Between the MLP's two layers."""
+        return round(self.width * self.mlp_ratio)
+
+    @property
+    def grid(self) -> int:
+        """Patches on a side."""
+        return self.image_size // self.patch_size
 
     @property
     def patches(self) -> int:
         """Patches of a picture (the class token not counted)."""
-        return (self.image_size // self.patch_size) ** 2
+        return self.grid**2
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """A text transformer: causal and pooled at the end token as OpenAI's, or bidirectional and pooled first as BERT."""
+    """A text transformer: causal and pooled at its end token (OpenAI), or bidirectional and pooled at its first (BERT).
+
+    SigLIP and CLIPA are bidirectional, attend to the padding as to words, and pool the last position of the context.
+    """
 
     context_length: int  # tokens, start and end included
     vocab_size: int
@@ -57,13 +79,17 @@ class TextConfig:
     layers: int
     heads: int
     activation: Activation = "gelu"
+    mlp_ratio: float = 4.0  # as in the image tower
+    norm_eps: float = 1e-5
     causal: bool = False
-    pooling: Pooling = "first"
+    padding: Literal["masked", "attended"] = "masked"  # attended: rows are always as long as the context
+    pooling: Literal["end", "first", "last"] = "first"
     end_id: int = -1  # the end token's id; -1 stands for the last one of the vocabulary
+    projection: Projection = "linear"
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_tower("text", self.width, self.layers, self.heads)
+        _check_tower("text", self)
         if self.context_length < 3:
             raise ValueError(
                 f"text.context_length is {self.context_length}; expected room for start, a word and end: 3"
@@ -73,10 +99,19 @@ class TextConfig:
                 "text.causal with text.pooling 'first': the first token of a causal transformer sees nothing but "
                 "itself; use pooling 'end', or causal=False"
             )
+        if self.causal and self.padding == "attended":
+            raise ValueError("text.padding 'attended' with text.causal: causal text never sees what follows its end")
+        if self.pooling == "last" and self.padding == "masked":
+            raise ValueError("text.pooling 'last' is the context's last position; it needs text.padding 'attended'")
         if self.end_id == -1:
             object.__setattr__(self, "end_id", self.vocab_size - 1)
         if not 0 <= self.end_id < self.vocab_size:
             raise ValueError(f"text.end_id {self.end_id} is outside of the vocabulary of {self.vocab_size} tokens")
+
+    @property
+    def mlp_width(self) -> int:
+        """Between the MLP's two layers."""
+        return round(self.width * self.mlp_ratio)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +126,8 @@ class CLIPConfig:
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Literal["shortest", "squash"] = "shortest"  # the short side, then a centre crop; or both sides at once
+    crop: Literal["rounded", "floored"] = "rounded"  # half pixels at the crop's corner: torchvision's, transformers'
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -99,6 +136,16 @@ class CLIPConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; pixels are divided by it, so expected three positive numbers")
+        for name, tower in (("image", self.image), ("text", self.text)):
+            if tower.projection == "none" and tower.width != self.embed_dim:
+                raise ValueError(
+                    f"{name}.projection 'none' with width {tower.width} and embed_dim {self.embed_dim}: without a "
+                    "projection the two must be equal"
+                )
+
+    def replace_image(self, **changes: Any) -> CLIPConfig:
+        """The same configuration with these fields of the image tower changed."""
+        return dataclasses.replace(self, image=dataclasses.replace(self.image, **changes))
 
     def replace_text(self, **changes: Any) -> CLIPConfig:
         """The same configuration with these fields of the text tower changed."""
@@ -142,12 +189,15 @@ def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
     return cls(**values)
 
 
-def _check_tower(name: str, width: int, layers: int, heads: int) -> None:
+def _check_tower(name: str, tower: ImageConfig | TextConfig) -> None:
+    width, layers, heads = tower.width, tower.layers, tower.heads
     if layers < 1 or heads < 1 or width < 1 or width % heads:
         raise ValueError(
             f"{name} tower: width {width}, layers {layers}, heads {heads}: all must be positive and the width a "
             "multiple of the heads"
         )
+    if tower.mlp_width < 1 or tower.norm_eps <= 0:
+        raise ValueError(f"{name} tower: mlp_ratio {tower.mlp_ratio}, norm_eps {tower.norm_eps}: expected more than 0")
 
 
 def _openai(image: tuple[int, int, int, int, int], text: tuple[int, int, int], embed_dim: int) -> CLIPConfig:

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 
 class Preprocess:
-    """A picture to what the image tower takes: short side to S, centre S x S, normalised. As OpenAI's CLIP does it."""
+    """A picture to what the image tower takes, normalised, by the model's configuration.
+
+    OpenAI's CLIP brings the short side to S and cuts the centre S x S; SigLIP and CLIPA squash both sides to S.
+    """
 
     def __init__(self, config: CLIPConfig) -> None:
         self.size = config.image.image_size
         self.interpolation = config.interpolation
+        self.resize, self.crop = config.resize, config.crop
         # on the CPU even where a model is being built on the meta device
         self.mean = torch.tensor(config.mean, device="cpu").view(3, 1, 1)
         self.std = torch.tensor(config.std, device="cpu").view(3, 1, 1)
@@ -39,9 +43,16 @@ class Preprocess:
 
         picture = to_rgb(picture)
         if picture.size != (self.size, self.size):
-            mode = tv.InterpolationMode(self.interpolation)
-            picture = tv.center_crop(tv.resize(picture, [self.size], mode), [self.size, self.size])
+            sides = [self.size] if self.resize == "shortest" else [self.size, self.size]
+            picture = tv.resize(picture, sides, tv.InterpolationMode(self.interpolation))
+            left, top = (self._corner(side) for side in picture.size)
+            picture = picture.crop((left, top, left + self.size, top + self.size))
         return tv.pil_to_tensor(picture)  # type: ignore[no-any-return]
+
+    def _corner(self, side: int) -> int:
+        """Where the centre begins: half a pixel is rounded to even as torchvision does, or floored as transformers."""
+        half = (side - self.size) / 2
+        return round(half) if self.crop == "rounded" else math.floor(half)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(…, 3, S, S) uint8, or float in 0..1, to normalised float32."""
@@ -51,7 +62,10 @@ class Preprocess:
 
     def __repr__(self) -> str:
         mean, std = (tuple(round(float(v), 4) for v in t.flatten()) for t in (self.mean, self.std))
-        return f"Preprocess(size={self.size}, interpolation={self.interpolation!r}, mean={mean}, std={std})"
+        return (
+            f"Preprocess(size={self.size}, resize={self.resize!r}, crop={self.crop!r}, "
+            f"interpolation={self.interpolation!r}, mean={mean}, std={std})"
+        )
 
 
 class Augment:

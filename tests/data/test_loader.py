@@ -130,3 +130,12 @@ def test_an_unreadable_picture_is_one_line(tmp_path, data, tokenizer, workers):
 def test_no_pictures(tokenizer):
     with pytest.raises(ValueError, match="empty"):
         make(Captions([], []), tokenizer)
+
+
+def test_rows_as_long_as_the_context_for_a_tower_that_attends_to_padding(data, tokenizer):
+    short, full = make(data, tokenizer), make(data, tokenizer, pad=True)
+    for one, other in zip(short.epoch(0), full.epoch(0), strict=True):
+        assert other.tokens.shape == (4, 77)
+        assert one.tokens.shape[1] < 77
+        assert torch.equal(other.tokens[:, : one.tokens.shape[1]], one.tokens)
+        assert not other.tokens[:, one.tokens.shape[1] :].any()

@@ -13,6 +13,7 @@ from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import DataError
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.tokenizer import Tokenizer
 
 OPENAI = {"vit_b_32": 151_277_313, "vit_b_16": 149_620_737, "vit_l_14": 427_616_513, "vit_l_14_336": 427_944_193}
 
@@ -337,3 +338,53 @@ def test_equals_open_clip():
         torch.testing.assert_close(ours.encode_image(pixels, normalize=False), raw, rtol=1e-4, atol=2e-5)
     assert float((image[0] - image[1]).abs().max()) > 1e-2
     assert float((caption[0] - caption[1]).abs().max()) > 1e-2
+
+
+def test_a_tokenizer_that_is_fetched_when_it_is_asked_for(toy_config, toy_tokenizer):
+    calls = []
+
+    def source():
+        calls.append(1)
+        return toy_tokenizer
+
+    model = CLIP(toy_config).initialise()
+    model.tokenizer_source = source
+    model.encode_image(torch.zeros(1, 3, 16, 16))
+    model.encode_text(torch.tensor([[1, 2, toy_tokenizer.end_id]]))
+    assert not calls
+    expected = CLIP(toy_config, toy_tokenizer)
+    expected.load_state_dict(model.state_dict())
+    assert torch.equal(model.encode_text("a dog"), expected.encode_text("a dog"))
+    assert model.tokenizer is toy_tokenizer
+    assert len(calls) == 1
+
+
+def test_a_tokenizer_that_cannot_be_fetched_is_tried_again(toy_config, toy_tokenizer):
+    answers = [ConnectionError("no network"), toy_tokenizer]
+
+    def source():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    model = CLIP(toy_config).initialise()
+    model.tokenizer_source = source
+    with pytest.raises(ConnectionError, match="no network"):
+        model.encode_text("a dog")
+    assert model.encode_text("a dog").shape == (1, 8)
+
+
+def test_a_tokenizer_given_later_has_to_fit(toy_config, toy_tokenizer):
+    model = CLIP(toy_config)
+    with pytest.raises(ValueError, match="do not belong together"):
+        model.tokenizer = Tokenizer.train(["quite other words"] * 2, 550)
+    assert model.tokenizer is None
+
+
+def test_text_that_attends_to_its_padding_is_padded(toy_config, toy_tokenizer):
+    config = toy_config.replace_text(padding="attended", pooling="last")
+    model = CLIP(config, toy_tokenizer).initialise().eval()
+    ids = toy_tokenizer(["a dog", "a red circle"], context_length=12, pad=True)
+    assert torch.equal(model.encode_text(["a dog", "a red circle"]), model.encode_text(ids))
+    assert model.encode_text([]).shape == (0, 8)

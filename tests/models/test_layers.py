@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from miniclip.models.layers import ACTIVATIONS, MLP, Attention, Block, QuickGELU, Transformer
+from miniclip.config import ImageConfig
+from miniclip.models.layers import ACTIVATIONS, MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
 
 seeds = st.integers(0, 2**32 - 1)
 heads = st.sampled_from([1, 2, 3])
@@ -16,6 +17,10 @@ head_widths = st.sampled_from([1, 4, 8])
 batches = st.integers(1, 3)
 tokens = st.integers(1, 8)
 masks = st.sampled_from(["none", "random", "causal"])
+
+
+def tower(width: int, heads: int, activation: str = "gelu") -> ImageConfig:
+    return ImageConfig(8, 4, width, layers=2, heads=heads, activation=activation)
 
 
 def noisy(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -73,8 +78,8 @@ def test_attention_equals_the_formula(B, T, H, d, kind, seed):
 def stack(D: int, H: int, kind: str, seed: int) -> nn.Module:
     modules = {
         "attention": lambda: Attention(D, H),
-        "block": lambda: Block(D, H, "gelu"),
-        "transformer": lambda: Transformer(D, 2, H, "quickgelu"),
+        "block": lambda: Block(tower(D, H)),
+        "transformer": lambda: Transformer(tower(D, H, "quickgelu")),
     }
     return noisy(modules[kind](), seed)
 
@@ -156,10 +161,36 @@ def test_gelu_is_the_exact_one():
     torch.testing.assert_close(ACTIVATIONS["gelu"]()(x), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_gelu_tanh_is_the_approximation():
+    x = torch.linspace(-4, 4, 17, dtype=torch.float64)
+    expected = [v / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in x.tolist()]
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(ACTIVATIONS["gelu_tanh"]()(x), expected, rtol=1e-12, atol=1e-12)
+    assert float((expected - ACTIVATIONS["gelu"]()(x)).abs().max()) > 1e-4
+
+
+@torch.no_grad()
+@given(batches, tokens, heads, head_widths, seeds)
+def test_the_attention_pool_is_the_query_attending_and_an_mlp(B, T, H, d, seed):
+    """The query's answer is what attention gives for it at the front of the tokens, if none may look at it."""
+    pool, x = noisy(AttentionPool(tower(H * d, H)), seed), example(B, T, H * d, seed)
+    seen = torch.ones(1, 1, T + 1, T + 1, dtype=torch.bool)
+    seen[..., 0] = False
+    with_query = torch.cat([pool.query.expand(B, 1, -1), x], dim=1)
+    answer = plain_attention(pool.attention, with_query, seen.expand(B, -1, -1, -1))[:, 0]
+    torch.testing.assert_close(pool(x), answer + pool.mlp(pool.norm(answer)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_reaches_the_pools_parameters():
+    pool = noisy(AttentionPool(tower(12, 3))).train()
+    (pool(example(2, 5, 12, 0)) * example(1, 2, 12, 1)[0]).sum().backward()
+    assert all(float(p.grad.abs().max()) > 1e-6 for p in pool.parameters())
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("activation", ["gelu", "quickgelu"])
 def test_mlp_and_block_are_their_formulas(activation):
-    block, x = noisy(Block(8, 2, activation)), example(2, 3, 8, 0)
+    block, x = noisy(Block(tower(8, 2, activation))), example(2, 3, 8, 0)
     act = QuickGELU() if activation == "quickgelu" else nn.functional.gelu
 
     def mlp(z: Tensor) -> Tensor:
@@ -188,7 +219,7 @@ def test_a_transformer_is_its_blocks_in_order():
 def test_a_block_equals_open_clips(causal):
     peer = pytest.importorskip("open_clip.transformer")
     theirs = noisy(peer.ResidualAttentionBlock(16, 4, act_layer=peer.QuickGELU))
-    ours = Block(16, 4, "quickgelu").eval()
+    ours = Block(tower(16, 4, "quickgelu")).eval()
     names = {
         "norm1": "ln_1", "norm2": "ln_2", "attention.qkv.": "attn.in_proj_", "attention.out": "attn.out_proj",
         "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj",

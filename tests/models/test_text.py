@@ -167,3 +167,40 @@ def test_int32_tokens():
     tokens = batch([[1, 2]])
     for model in MODELS.values():
         assert torch.equal(model(tokens.int()), model(tokens))
+
+
+ATTENDED = {
+    "siglip": TextConfig(CONTEXT, VOCAB, 16, 2, 2, padding="attended", pooling="last", projection="bias"),
+    "first": TextConfig(CONTEXT, VOCAB, 16, 2, 2, padding="attended", pooling="first"),
+    "end": TextConfig(CONTEXT, VOCAB, 16, 2, 2, padding="attended", pooling="end", projection="none"),
+}
+
+
+def attending(kind: str) -> TextTransformer:
+    model = TextTransformer(ATTENDED[kind], 16).eval()
+    initialise(model)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ATTENDED)
+def test_attended_padding_written_out(kind):
+    """Every position goes through the blocks, none is masked, and one of them is the caption's."""
+    model, tokens = attending(kind), batch([[1, 2, 3], [4]])
+    x = model.tokens.weight[tokens] + model.positions
+    for block in model.blocks:
+        x = block(x)
+    at = {"siglip": [CONTEXT - 1] * 2, "first": [0, 0], "end": [4, 2]}[kind]
+    pooled = model.norm_after(x[torch.arange(2), torch.tensor(at)])
+    expected = pooled if kind == "end" else pooled @ model.projection.weight.T
+    expected = expected + model.projection.bias if kind == "siglip" else expected
+    torch.testing.assert_close(model(tokens), expected, rtol=1e-5, atol=1e-5)
+    assert float((model(batch([[1, 2, 3], [4]], padding=5)) - model(tokens)).abs().max()) > 1e-3  # padding is seen
+
+
+def test_attended_padding_takes_whole_rows_alone():
+    with pytest.raises(ValueError, match=r"7 tokens in a row; .* its whole context, 12: tokenize with pad=True"):
+        attending("siglip")(batch([[1, 2]], width=7))
+    with pytest.raises(ValueError, match="13 tokens in a row"):
+        attending("siglip")(batch([[1, 2]], width=13))

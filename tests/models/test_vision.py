@@ -88,3 +88,48 @@ def test_pictures_of_another_size(shape):
         tower()(torch.zeros(shape))
     assert str(shape) in str(caught.value)
     assert "(B, 3, 12, 12)" in str(caught.value)
+
+
+def siglip(**changes) -> VisionTransformer:
+    config = {
+        "patch_bias": True, "class_token": False, "norm_before": False, "pooling": "attention", "projection": "none",
+    } | changes  # fmt: skip
+    model = VisionTransformer(ImageConfig(SIZE, PATCH, 16, 2, 2, **config), 16).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean"])
+@pytest.mark.parametrize("class_token", [False, True])
+def test_other_poolings_written_out(pooling, class_token):
+    model, x = siglip(pooling=pooling, class_token=class_token), pictures(2)
+    y = torch.nn.functional.unfold(x, PATCH, stride=PATCH).transpose(1, 2) @ model.patches.weight.flatten(1).T
+    y = y + model.patches.bias
+    if class_token:
+        y = torch.cat([model.class_token.expand(2, 1, -1), y], dim=1)
+    y = y + model.positions
+    for block in model.blocks:
+        y = block(y)
+    if pooling == "attention":
+        expected = model.pool(model.norm_after(y))
+    else:  # of the patches: the class token is there to be looked at, not to be pooled
+        expected = model.norm_after(y[:, int(class_token) :].mean(dim=1))
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pixels_beyond_whole_patches_are_not_looked_at():
+    model = tower(14, 4)
+    x = pictures(1, 14)
+    other = x.clone()
+    other[:, :, 12:] = other[:, :, :, 12:] = 7.0
+    assert model.config.patches == 9
+    assert torch.equal(model(x), model(other))
+
+
+def test_patches_may_be_left_out_without_a_class_token():
+    model, x = siglip(), pictures(2)
+    kept = torch.tensor([[0, 4, 8], [1, 2, 3]])
+    assert model(x, kept).shape == (2, 16)
+    everything = torch.arange(9).expand(2, 9)
+    torch.testing.assert_close(model(x, everything), model(x), rtol=1e-6, atol=1e-6)

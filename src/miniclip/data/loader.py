@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from miniclip.data.pairs import PairData
 from miniclip.errors import DataError
 from miniclip.randomness import draw, generator
-from miniclip.tokenizer import Tokenizer
 from miniclip.transforms import Preprocess
+
+if TYPE_CHECKING:
+    from miniclip.tokenizer import TextTokenizer
 
 KEEP_BYTES = 2 << 30  # decoded pictures up to this size are kept in memory
 
@@ -48,6 +50,7 @@ class PairLoader:
         seed: of order and captions.
         workers: processes that decode pictures; None: none where the decoded pictures are kept in memory, else one a
             core but one, eight at most.
+        pad: rows of tokens as long as the context, for a text tower that attends to its padding.
 
     Raises:
         ValueError: there are no pictures.
@@ -57,20 +60,21 @@ class PairLoader:
     def __init__(
         self,
         data: PairData,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         preprocess: Preprocess,
         *,
         context_length: int,
         batch_size: int,
         seed: int = 0,
         workers: int | None = None,
+        pad: bool = False,
     ) -> None:
         if not len(data):
             raise ValueError("the training data are empty: there is nothing to train on")
         self.size = len(data)
         self.batch_size = min(batch_size, self.size)
         self.seed = seed
-        self._captions = CaptionTable(data.captions, tokenizer, context_length)
+        self._captions = CaptionTable(data.captions, tokenizer, context_length, pad)
         self._pictures = open_pictures(data, preprocess, workers)
 
     @property
@@ -89,12 +93,16 @@ class PairLoader:
 class CaptionTable:
     """All captions of a set as token ids, in one table."""
 
-    def __init__(self, captions: Sequence[Sequence[str]], tokenizer: Tokenizer, context_length: int) -> None:
+    def __init__(
+        self, captions: Sequence[Sequence[str]], tokenizer: TextTokenizer, context_length: int, pad: bool
+    ) -> None:
         self.counts = [len(c) for c in captions]
         self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # where a picture's captions begin
         flat = [caption for group in captions for caption in group]
-        self.tokens = tokenizer(flat, context_length=context_length).int()  # (all captions, T): half of int64's memory
-        self.lengths = (self.tokens == tokenizer.end_id).int().argmax(dim=1) + 1
+        tokens = tokenizer(flat, context_length=context_length, pad=pad)
+        self.tokens = tokens.int()  # (all captions, T): half of int64's memory
+        ends = torch.eq(self.tokens, -1 if tokenizer.end_id is None else tokenizer.end_id).int().argmax(dim=1) + 1
+        self.lengths = torch.full_like(ends, tokens.shape[1]) if pad else ends
 
     def choose(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """One caption for each picture, by the seed, the epoch and the picture's index alone: (B, T) int64."""

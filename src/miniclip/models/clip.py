@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,10 @@ from miniclip.models.initialise import initialise
 from miniclip.models.text import TextTransformer, trim
 from miniclip.models.vision import VisionTransformer
 from miniclip.pictures import as_picture
-from miniclip.tokenizer import Tokenizer
 from miniclip.transforms import Preprocess
+
+if TYPE_CHECKING:
+    from miniclip.tokenizer import TextTokenizer
 
 TEMPLATES = ("a photo of a {}.",)
 
@@ -42,6 +44,9 @@ class CLIP(nn.Module):
         tokenizer: kept as `model.tokenizer`; None: `encode_text` takes token ids alone.
 
     Attributes:
+        tokenizer: texts to token ids, or None. Where a checkpoint came without one, `tokenizer_source` makes it the
+            first time that it is asked for.
+        tokenizer_source: a function that fetches the tokenizer, or None.
         image: the image tower, normalised pixels to (B, E).
         text: the text tower, token ids to (B, E).
         log_scale: the logarithm of the factor on the cosine similarities; a scalar parameter.
@@ -54,12 +59,13 @@ class CLIP(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, config: CLIPConfig, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> None:
         super().__init__()
         if tokenizer is not None:
             require_fit(tokenizer, config)
         self.config = config
-        self.tokenizer = tokenizer
+        self.tokenizer_source: Callable[[], TextTokenizer] | None = None
+        self._tokenizer = tokenizer
         self.preprocess = Preprocess(config)
         self.image = VisionTransformer(config.image, config.embed_dim)
         self.text = TextTransformer(config.text, config.embed_dim)
@@ -72,6 +78,19 @@ class CLIP(nn.Module):
         initialise(self.image)
         initialise(self.text)
         return self
+
+    @property
+    def tokenizer(self) -> TextTokenizer | None:
+        """Texts to token ids; fetched the first time, where the checkpoint came without one."""
+        if self._tokenizer is None and self.tokenizer_source is not None:
+            self.tokenizer = self.tokenizer_source()
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: TextTokenizer | None) -> None:
+        if tokenizer is not None:
+            require_fit(tokenizer, self.config)
+        self._tokenizer = tokenizer
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +138,7 @@ class CLIP(nn.Module):
 
         def embed(batch: Any) -> Tensor:
             pixels = batch if ready else torch.stack([self.preprocess(as_picture(item)) for item in batch])
-            return self.image(pixels.to(self.device, self.image.projection.weight.dtype))  # type: ignore[no-any-return]
+            return self.image(pixels.to(self.device, self.image.patches.weight.dtype))  # type: ignore[no-any-return]
 
         return self._encode(items, embed, batch_size, normalize, progress, "pictures")
 
@@ -155,7 +174,9 @@ class CLIP(nn.Module):
             )
 
         def embed(batch: Tensor) -> Tensor:
-            return self.text(trim(batch, self.config.text.end_id).to(self.device))  # type: ignore[no-any-return]
+            masked = self.config.text.padding == "masked"
+            short = trim(batch, self.config.text.end_id) if masked else batch  # cut before it goes to the device
+            return self.text(short.to(self.device))  # type: ignore[no-any-return]
 
         return self._encode(tokens, embed, batch_size, normalize, progress, "texts")
 
@@ -183,7 +204,8 @@ class CLIP(nn.Module):
                 "this model has no tokenizer: pass token ids (N, T), or give it one, as in "
                 "miniclip.load(…, tokenizer='tokenizer.json')"
             )
-        return self.tokenizer(texts, context_length=self.config.text.context_length)
+        text = self.config.text
+        return self.tokenizer(texts, context_length=text.context_length, pad=text.padding == "attended")
 
     def _encode(
         self, items: Any, embed: Callable[[Any], Tensor], batch_size: int, normalize: bool, progress: bool, unit_: str
@@ -197,14 +219,15 @@ class CLIP(nn.Module):
         return unit(embeddings) if normalize else embeddings
 
 
-def require_fit(tokenizer: Tokenizer, config: CLIPConfig) -> None:
+def require_fit(tokenizer: TextTokenizer, config: CLIPConfig) -> None:
     """Check that a tokenizer's ids are those of a model: with another end token it would pool at the wrong place.
 
     Raises:
         ValueError: they are not.
     """
     text = config.text
-    if tokenizer.vocab_size > text.vocab_size or tokenizer.end_id != text.end_id:
+    ends = text.padding == "masked" or text.pooling == "end"  # else the tower does not look for the end token
+    if tokenizer.vocab_size > text.vocab_size or (ends and tokenizer.end_id != text.end_id):
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and ends captions with {tokenizer.end_id}; the model's "
             f"text tower expects at most {text.vocab_size} and {text.end_id}: they do not belong together"

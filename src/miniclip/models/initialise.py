@@ -18,7 +18,7 @@ from miniclip.models.vision import VisionTransformer
 TABLE = (
     (r"tokens\.weight", lambda D, L: 0.02),  # GPT-2
     (r"text\.positions", lambda D, L: 0.01),  # CLIP
-    (r"class_token|image\.positions", lambda D, L: D**-0.5),  # CLIP
+    (r"class_token|image\.positions|pool\.query", lambda D, L: D**-0.5),  # CLIP
     (r"patches\.weight", lambda D, L: D**-0.5),  # a unit-variance patch keeps about the class token's size
     (r"norm\w*\.weight", lambda D, L: None),  # Ba et al. 2016
     (r"bias", lambda D, L: 0.0),

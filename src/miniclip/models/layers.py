@@ -6,11 +6,14 @@ Letters: B batch, T tokens, D width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniclip.config import Activation
+from miniclip.config import Activation, ImageConfig, Projection, TextConfig
 
 
 class QuickGELU(nn.Module):
@@ -21,7 +24,11 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "quickgelu": QuickGELU}
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "quickgelu": QuickGELU,
+}
 
 
 class Attention(nn.Module):
@@ -54,6 +61,15 @@ class Attention(nn.Module):
         y = attend(q, k, v, mask, causal)
         return self.out(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
 
+    def answer(self, query: Tensor, x: Tensor) -> Tensor:
+        """What one query (D,) finds in x (B, T, D): (B, D)."""
+        B, T, D = x.shape
+        q = F.linear(query, self.qkv.weight[:D], self.qkv.bias[:D]).view(1, self.heads, 1, -1)
+        kv = F.linear(x, self.qkv.weight[D:], self.qkv.bias[D:])
+        k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        y = attend(q.expand(B, -1, -1, -1), k, v, None, causal=False)  # (B, H, 1, D/H)
+        return self.out(y.reshape(B, D))  # type: ignore[no-any-return]
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """`scaled_dot_product_attention` of (B, H, T, D / H) each; on a CPU, bfloat16 is trained through float32.
@@ -69,13 +85,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 class MLP(nn.Module):
-    """Two linear layers, four times the width between them."""
+    """Two linear layers with an activation between them."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
         super().__init__()
-        self.up = nn.Linear(width, 4 * width)
+        self.up = nn.Linear(width, hidden)
         self.activation = ACTIVATIONS[activation]()
-        self.down = nn.Linear(4 * width, width)
+        self.down = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -85,12 +101,12 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each on a normalised input and added to the stream."""
 
-    def __init__(self, width: int, heads: int, activation: Activation) -> None:
+    def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = MLP(width, activation)
+        self.norm1 = nn.LayerNorm(config.width, config.norm_eps)
+        self.attention = Attention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, config.norm_eps)
+        self.mlp = MLP(config.width, config.mlp_width, config.activation)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """(B, T, D) to (B, T, D); mask and causal as in `Attention`."""
@@ -99,13 +115,38 @@ class Block(nn.Module):
 
 
 class Transformer(nn.ModuleList):
-    """A stack of blocks, one after the other."""
+    """A tower's stack of blocks, one after the other."""
 
-    def __init__(self, width: int, layers: int, heads: int, activation: Activation) -> None:
-        super().__init__(Block(width, heads, activation) for _ in range(layers))
+    def __init__(self, config: ImageConfig | TextConfig) -> None:
+        super().__init__(Block(config) for _ in range(config.layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """(B, T, D) to (B, T, D); mask and causal as in `Attention`."""
         for block in self:
             x = block(x, mask, causal)
         return x
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to all tokens, and an MLP follows (Lee et al. 2019; in SigLIP, Zhai et al. 2023).
+
+    Args:
+        config: the tower whose tokens are pooled; heads, MLP and norm are as in its blocks.
+    """
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(config.width))
+        self.attention = Attention(config.width, config.heads)
+        self.norm = nn.LayerNorm(config.width, config.norm_eps)
+        self.mlp = MLP(config.width, config.mlp_width, config.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, D)."""
+        x = self.attention.answer(self.query.to(x.dtype), x)
+        return x + self.mlp(self.norm(x))  # type: ignore[no-any-return]
+
+
+def projection(width: int, embed_dim: int, kind: Projection) -> nn.Module:
+    """The step from a tower's width D to the shared space: (B, D) to (B, E)."""
+    return nn.Identity() if kind == "none" else nn.Linear(width, embed_dim, bias=kind == "bias")

@@ -1,8 +1,9 @@
-"""The text tower: one transformer, OpenAI's or BERT's by its configuration.
+"""The text tower: one transformer, OpenAI's, BERT's or SigLIP's by its configuration.
 
 OpenAI's CLIP is causal and pooled at the end token; BERT (Devlin et al. 2019) is bidirectional, padding masked, pooled
 at its first token. Either way what stands after a caption's end token never reaches its embedding: a batch may
-be cut at its longest caption (`trim`) without changing a result. Letters: B batch, T tokens, D width, E embedding.
+be cut at its longest caption (`trim`) without changing a result. SigLIP (Zhai et al. 2023) is bidirectional and attends
+to padding: its rows have the context's whole length, always. Letters: B batch, T tokens, D width, E embedding.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.config import TextConfig
-from miniclip.models.layers import Transformer
+from miniclip.models.layers import Transformer, projection
 
 
 def lengths(tokens: Tensor, end_id: int) -> Tensor:
@@ -42,40 +43,57 @@ class TextTransformer(nn.Module):
     def __init__(self, config: TextConfig, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.vocab_size, config.width)
+        # nn.Embedding draws weights, which `initialise` or a file replaces; on the meta device it imports sympy for it
+        table = torch.zeros(config.vocab_size, config.width)
+        self.tokens: nn.Embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.positions = nn.Parameter(torch.zeros(config.context_length, config.width))
-        self.blocks = Transformer(config.width, config.layers, config.heads, config.activation)
-        self.norm_after = nn.LayerNorm(config.width)
-        self.projection = nn.Linear(config.width, embed_dim, bias=False)
+        self.blocks = Transformer(config)
+        self.norm_after = nn.LayerNorm(config.width, config.norm_eps)
+        self.projection = projection(config.width, embed_dim, config.projection)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed captions.
 
         Args:
-            tokens: (B, T) integer, T at most the context length; start, words, end, then any padding.
+            tokens: (B, T) integer, T at most the context length; start, words, end, then any padding. A tower that
+                attends to its padding takes rows of the context length alone, padded by its tokenizer.
 
         Returns:
             (B, E), not normalised.
 
         Raises:
-            ValueError: T is greater than the context length.
+            ValueError: T is greater than the context length, or less and padding is attended to.
         """
-        if tokens.shape[1] > self.config.context_length:
-            raise ValueError(
-                f"{tokens.shape[1]} tokens in a row; this model's context is {self.config.context_length}: let the "
-                "tokenizer cut (context_length=…), which keeps the end token"
-            )
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+        self._check_length(tokens.shape[1])
+        if self.config.padding == "masked" and tokens.device.type == "cpu" and not torch.compiler.is_compiling():
             tokens = trim(tokens, self.config.end_id)  # elsewhere it would wait for the device: the loader has cut
         length = lengths(tokens, self.config.end_id)  # (B,)
         x = self.tokens(tokens) + self.positions[: tokens.shape[1]]  # (B, T, D)
         x = self.blocks(x, self._mask(length, tokens.shape[1]), self.config.causal)
-        last = torch.zeros_like(length) if self.config.pooling == "first" else length - 1
-        pooled = x[torch.arange(len(x), device=x.device), last]  # (B, D)
+        pooled = x[torch.arange(len(x), device=x.device), self._pooled(length, tokens.shape[1])]  # (B, D)
         return self.projection(self.norm_after(pooled))  # type: ignore[no-any-return]
 
+    def _check_length(self, found: int) -> None:
+        expected = self.config.context_length
+        if found > expected:
+            raise ValueError(
+                f"{found} tokens in a row; this model's context is {expected}: let the tokenizer cut "
+                "(context_length=…), which keeps the end token"
+            )
+        if found < expected and self.config.padding == "attended":
+            raise ValueError(
+                f"{found} tokens in a row; this model attends to padding too, and takes rows of its whole context, "
+                f"{expected}: tokenize with pad=True"
+            )
+
     def _mask(self, length: Tensor, tokens: int) -> Tensor | None:
-        """(B, 1, 1, T), True where a key is no padding; None for causal text, which never sees what comes after."""
-        if self.config.causal:
+        """(B, 1, 1, T), True where a key is no padding; None where nothing is masked, or causality does it."""
+        if self.config.causal or self.config.padding == "attended":
             return None
         return (torch.arange(tokens, device=length.device) < length[:, None])[:, None, None, :]
+
+    def _pooled(self, length: Tensor, tokens: int) -> Tensor:
+        """(B,), the position whose output stands for the caption."""
+        if self.config.pooling == "first":
+            return torch.zeros_like(length)
+        return length - 1 if self.config.pooling == "end" else torch.full_like(length, tokens - 1)

@@ -1,4 +1,6 @@
-"""The image tower: a vision transformer (Dosovitskiy et al. 2021) with the norm before the blocks that CLIP adds.
+"""The image tower: a vision transformer (Dosovitskiy et al. 2021), by default with CLIP's norm before the blocks.
+
+It is pooled at its class token (CLIP), by the mean of its patches (CLIPA) or by a learned query (SigLIP).
 
 Letters: B batch, S picture side, P patches, D width, E embedding.
 """
@@ -9,23 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.config import ImageConfig
-from miniclip.models.layers import Transformer
+from miniclip.models.layers import AttentionPool, Transformer, projection
 
 
 class VisionTransformer(nn.Module):
-    """Pictures to embeddings: patches, a class token, positions, blocks; the class token's output is projected."""
+    """Pictures to embeddings: patches, positions, blocks, pooling, projection."""
+
+    class_token: nn.Parameter | None
 
     def __init__(self, config: ImageConfig, embed_dim: int) -> None:
         super().__init__()
         self.config = config
         width, patch = config.width, config.patch_size
-        self.patches = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
-        self.class_token = nn.Parameter(torch.zeros(width))
-        self.positions = nn.Parameter(torch.zeros(1 + config.patches, width))
-        self.norm_before = nn.LayerNorm(width)
-        self.blocks = Transformer(width, config.layers, config.heads, config.activation)
-        self.norm_after = nn.LayerNorm(width)
-        self.projection = nn.Linear(width, embed_dim, bias=False)
+        self.patches = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=config.patch_bias)
+        self.register_parameter("class_token", nn.Parameter(torch.zeros(width)) if config.class_token else None)
+        self.positions = nn.Parameter(torch.zeros(config.class_token + config.patches, width))
+        self.norm_before = nn.LayerNorm(width, config.norm_eps) if config.norm_before else nn.Identity()
+        self.blocks = Transformer(config)
+        self.norm_after = nn.LayerNorm(width, config.norm_eps)
+        self.pool = AttentionPool(config) if config.pooling == "attention" else None
+        self.projection = projection(width, embed_dim, config.projection)
 
     def forward(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
         """Embed normalised pictures.
@@ -46,12 +51,22 @@ class VisionTransformer(nn.Module):
                 f"pixels have the shape {tuple(pixels.shape)}; this model takes (B, 3, {self.config.image_size}, "
                 f"{self.config.image_size}): use model.preprocess, or encode_image"
             )
-        x = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions[1:]  # (B, P, D)
+        x = self.patches(pixels).flatten(2).transpose(1, 2)  # (B, P, D)
+        x = x + self.positions[-x.shape[1] :]
         if kept is not None:
             x = x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))  # (B, K, D)
-        first = (self.class_token + self.positions[0]).to(x.dtype).expand(len(x), 1, -1)
-        x = self.blocks(self.norm_before(torch.cat([first, x], dim=1)))  # (B, 1 + P, D)
-        return self.projection(self.norm_after(x[:, 0]))  # type: ignore[no-any-return]
+        if self.class_token is not None:
+            first = (self.class_token + self.positions[0]).to(x.dtype).expand(len(x), 1, -1)
+            x = torch.cat([first, x], dim=1)  # (B, 1 + P, D)
+        return self.projection(self._pooled(self.blocks(self.norm_before(x))))  # type: ignore[no-any-return]
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, D), normalised."""
+        if self.pool is not None:
+            return self.pool(self.norm_after(x))  # type: ignore[no-any-return]
+        if self.config.pooling == "mean":
+            return self.norm_after(x[:, int(self.config.class_token) :].mean(dim=1))  # type: ignore[no-any-return]
+        return self.norm_after(x[:, 0])  # type: ignore[no-any-return]
 
 
 def draw_patches(batch: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor:
