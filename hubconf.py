@@ -1,6 +1,6 @@
 """torch.hub's entry points: `torch.hub.load(path_or_repo, "bert_vit_b_16", pretrained=False, source="local")`.
 
-Each takes what `miniclip.load` takes, and returns a `miniclip.CLIP`.
+Each takes what `miniclip.load` takes, and returns a `miniclip.CLIP`; `clip` opens any other checkpoint by its name.
 """
 
 import sys
@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))  # torch.hub clones the r
 
 import miniclip
 
-dependencies = ["torch", "torchvision", "PIL", "safetensors", "regex", "ftfy", "tqdm"]
+dependencies = ["torch", "torchvision", "PIL", "huggingface_hub", "regex", "ftfy", "tqdm"]
 
 
 def bert_vit_b_16(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
@@ -47,3 +47,8 @@ def vit_l_14(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
 def vit_l_14_336(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
     """OpenAI's CLIP ViT-L/14 at 336 px."""
     return miniclip.load("vit_l_14_336", pretrained=pretrained, **options)
+
+
+def clip(name: str, pretrained: bool = True, **options: Any) -> miniclip.CLIP:
+    """Any model: a name of `miniclip.list_models`, a repository on the Hub (`org/name`), or a path."""
+    return miniclip.load(name, pretrained=pretrained, **options)

@@ -417,6 +417,58 @@ def test_merges_as_strings_or_lists(trained: Tokenizer, tmp_path: Path, form: st
     assert Tokenizer.load(tmp_path).merges == trained.merges
 
 
+def write_pair(directory: Path, vocab: dict[str, int], merges: list[tuple[str, str]]) -> None:
+    """vocab.json and merges.txt, as transformers wrote them."""
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (directory / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (directory / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+
+
+def test_a_pair_of_files_has_the_ids_of_its_vocabulary(trained: Tokenizer, tmp_path: Path):
+    inner = random.Random(0).sample(range(trained.start_id), trained.start_id)  # any order but for the last two
+    vocab = {token: inner[i] if i < trained.start_id else i for token, i in trained.vocab.items()}
+    write_pair(tmp_path, vocab, trained.merges)
+    for path in (tmp_path, tmp_path / "vocab.json", tmp_path / "merges.txt"):
+        loaded = Tokenizer.load(path)
+        assert (loaded.vocab, loaded.merges, loaded.openai_cleaning) == (vocab, trained.merges, False)
+        for text in SAMPLE:
+            assert loaded.encode(text) == [inner[i] for i in trained.encode(text)]
+    trained.save(tmp_path)
+    assert Tokenizer.load(tmp_path).vocab == trained.vocab  # tokenizer.json comes first
+
+
+def test_a_pair_as_long_as_its_vocabulary(openai: Tokenizer, merges_file: Path, tmp_path: Path):
+    lines = gzip.decompress(merges_file.read_bytes()).decode("utf-8").splitlines()[1:]
+    write_pair(tmp_path, openai.vocab, [tuple(line.split(" ")) for line in lines[:60_000]])  # never used beyond 48,894
+    assert Tokenizer.load(tmp_path).merges == openai.merges
+    # A larger vocabulary has more of them.
+    inner = list(openai.vocab)[:256]
+    more = [(a, b) for a in inner for b in inner if a + b not in openai.vocab][:3]
+    tokens = [*list(openai.vocab)[:-2], *(a + b for a, b in more), START, END]
+    write_pair(tmp_path, {token: i for i, token in enumerate(tokens)}, [*openai.merges, *more])
+    assert Tokenizer.load(tmp_path).merges == [*openai.merges, *more]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda vocab, merges: (vocab, merges[:-1]), "disagree: 1 tokens are of the vocabulary alone, such as"),
+        (lambda vocab, merges: ({t: i for t, i in vocab.items() if i != 600}, merges), "disagree: 1 .* merges alone"),
+        (lambda vocab, merges: ({**vocab, "!": 17}, merges), "ids of the vocabulary"),
+        (lambda vocab, merges: ({}, merges), "damaged"),
+        (lambda vocab, merges: ({"a": 0}, merges), "of the merges alone"),
+        (lambda vocab, merges: ({**vocab, "a": "x"}, merges), "damaged"),
+        (lambda vocab, merges: (vocab, [("i", "n")]), "GPT-2"),
+    ],
+)
+def test_pairs_that_are_refused(trained: Tokenizer, tmp_path: Path, edit, message: str):
+    write_pair(tmp_path, *edit(trained.vocab, trained.merges))
+    with pytest.raises(CheckpointError, match=message) as error:
+        Tokenizer.load(tmp_path)
+    assert str(tmp_path / "vocab.json") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def change(*keys: str | int, to: object):
     def apply(data: dict) -> object:
         part = data

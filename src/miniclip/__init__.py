@@ -1,6 +1,6 @@
 """miniclip: CLIP from first principles in PyTorch.
 
-model = miniclip.load("runs/mine")
+model = miniclip.load("vit_b_16")
 model.encode_image("cat.jpg") @ model.encode_text(["a cat", "a dog"]).T
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from miniclip import data, evaluation
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError, DataError
-from miniclip.hub import list_models, load, save
+from miniclip.hub import export, list_models, load, push_to_hub, save
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.tokenizer import Tokenizer
@@ -47,8 +47,10 @@ __all__ = [
     "encode_image",
     "encode_text",
     "evaluation",
+    "export",
     "list_models",
     "load",
+    "push_to_hub",
     "save",
     "sigmoid_loss",
 ]

@@ -1,4 +1,4 @@
-"""The command `miniclip`: train, evaluate, list the presets. An error of the user's is one line, and exit code 2."""
+"""The command `miniclip`: train, evaluate, convert, list the models. A user's error is one line, and exit code 2."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
+from miniclip.checkpoints.export import LAYOUTS
 from miniclip.checks import did_you_mean
 from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.errors import CheckpointError, DataError
 from miniclip.train.settings import TrainConfig
 
 DATA, PRESET = "shapes", "bert_vit_tiny"
+DTYPES = ("float32", "bfloat16", "float16")
 SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "crop": 1.0}  # the defaults on the drawn set: there a crop could lie
 USER_ERRORS = (ValueError, TypeError, OSError, CheckpointError, DataError, FloatingPointError)
 INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
@@ -30,8 +32,13 @@ EVAL_EPILOG = """examples:
   miniclip eval runs/shapes                          the best model of a run, on the data it was validated with
   miniclip eval runs/shapes/last --data photos --split test
 """
+CONVERT_EPILOG = """examples:
+  miniclip convert ViT-B-32.pt models/b32                          OpenAI's archive to a miniclip checkpoint
+  miniclip convert org/repo models/theirs --layout transformers    from the Hub, for another library
+  miniclip convert runs/mine models/mine --dtype bfloat16
+"""
 MODELS_EPILOG = """examples:
-  miniclip models                                    all presets
+  miniclip models                                    all presets and well-known checkpoints
   miniclip models bert_vit_b_16                      one of them: its parts and their parameters
 """
 
@@ -93,8 +100,22 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="val", help="train, val, test or all (default val)")
     evaluate.add_argument("--device", help="cpu, cuda, mps (default: the GPU where there is one)")
 
-    models = _command(commands, "models", models_command, "list the presets, or show one", MODELS_EPILOG)
-    models.add_argument("name", nargs="?", help="a preset")
+    convert = _command(commands, "convert", convert_command, "write a checkpoint in another layout", CONVERT_EPILOG)
+    convert.add_argument("source", help="a checkpoint of any layout, a run, a name or a repository on the Hub")
+    convert.add_argument("target", help="the directory to write")
+    convert.add_argument("--layout", choices=("miniclip", *LAYOUTS), default="miniclip", help="(default miniclip)")
+    convert.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as they are opened)")
+    convert.add_argument(
+        "--image-size", type=int, metavar="N", help="another size; the position embeddings are resized"
+    )
+    convert.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, in place of the checkpoint's")
+    convert.add_argument(
+        "--architecture", metavar="NAME", help="a preset or a configuration file, for weights without settings"
+    )
+    convert.add_argument("--revision", help="of a repository: a branch, a tag or a commit")
+
+    models = _command(commands, "models", models_command, "list the models, or show one", MODELS_EPILOG)
+    models.add_argument("name", nargs="?", help="a preset, or a well-known checkpoint")
     return parser
 
 
@@ -271,7 +292,7 @@ def in_words(record: dict[str, Any], data: Any) -> str:
     return "; ".join(parts)
 
 
-# eval, models
+# eval, convert, models
 
 
 def eval_command(checkpoint: str, data: str | None, split: str, device: str | None) -> None:
@@ -295,16 +316,37 @@ def eval_command(checkpoint: str, data: str | None, split: str, device: str | No
     print(in_words(miniclip.evaluation.retrieval(model, pairs), pairs))
 
 
+def convert_command(source: str, target: str, layout: str, dtype: str | None, **options: Any) -> None:
+    """`miniclip convert`."""
+    import torch
+
+    import miniclip
+
+    architecture = options.pop("architecture")
+    precision = getattr(torch, dtype) if dtype else None
+    model = miniclip.load(source, dtype=precision, config=architecture, **options)
+    if layout == "miniclip":
+        miniclip.save(model, target)
+    else:
+        miniclip.export(model, target, layout=layout)
+    dtype = str(model.log_scale.dtype).removeprefix("torch.")
+    print(f"{target}: {count(model):,} parameters in {dtype}, in the layout of {layout}")
+
+
 def models_command(name: str | None) -> None:
     """`miniclip models`."""
+    import miniclip
+
+    models = miniclip.list_models()
     if name is None:
-        width = max(map(len, PRESETS))
-        for key, (description, _) in PRESETS.items():
+        width = max(map(len, models))
+        for key, description in models.items():
             print(f"{key:<{width}}  {description}")
         return
-    config = preset(name)
-    print(f"{name}: {PRESETS[name][0]}")
-    for line in describe_model(config):
+    if name not in models:
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, models)}")
+    print(f"{name}: {models[name]}")
+    for line in describe_model(preset(name)) if name in PRESETS else ["its parts are in its settings, on the Hub"]:
         print("  " + line)
 
 
@@ -317,9 +359,10 @@ def describe_model(config: CLIPConfig) -> list[str]:
     with torch.device("meta"):  # shapes without memory
         model = CLIP(config)
     image, text = config.image, config.text
+    token = " and a class token" if image.class_token else ""
     return [
         f"image tower  {count(model.image):>12,} parameters: {_tower(image)}, {image.image_size} px, {image.patches} "
-        f"patches of {image.patch_size} px and a class token, {image.activation}",
+        f"patches of {image.patch_size} px{token}, pooled by {image.pooling}, {image.activation}",
         f"text tower   {count(model.text):>12,} parameters: {_tower(text)}, context {text.context_length}, "
         f"vocabulary {text.vocab_size:,}, "
         f"{'causal' if text.causal else 'bidirectional'}, pooled at its {text.pooling} token, {text.activation}",

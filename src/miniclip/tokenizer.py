@@ -24,7 +24,6 @@ Radford et al. 2021, https://arxiv.org/abs/2103.00020, and clip/simple_tokenizer
 
 import heapq
 import html
-import json
 import operator
 import os
 import unicodedata
@@ -32,13 +31,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import regex
 import torch
 
 from miniclip import tokenizer_files
-from miniclip.atomic import write_atomically
 from miniclip.bpe import (
     MIN_VOCAB_SIZE,
     PATTERN,
@@ -58,7 +56,98 @@ _SPLIT_OPENAI = regex.compile(PATTERN, regex.IGNORECASE)  # tells, in lowercase 
 _CACHED_WORDS, _CACHED_LENGTH = 1 << 20, 128  # words remembered at most, and the longest one worth remembering
 
 
-class Tokenizer:
+class TextTokenizer(Protocol):
+    """What a model, and a loader of captions, need of a tokenizer.
+
+    `Tokenizer` and `miniclip.tokenizer_library.LibraryTokenizer` have it; any other object that has it will do.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """The highest id, plus 1."""
+
+    @property
+    def end_id(self) -> int | None:
+        """The id that ends a caption; None if none does."""
+
+    def __call__(self, texts: str | Sequence[str], context_length: int = 77, pad: bool = False) -> torch.Tensor:
+        """Captions to one batch of ids, (N, T) int64; with pad, T is context_length."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tokenizer's one file, or that file into a directory."""
+
+
+class RowTokenizer:
+    """Captions to rows of ids: what the tokenizers share. Each has its own `encode`, and what frames its rows.
+
+    Attributes:
+        before, after: the ids that begin and end every row.
+        pad_id, pad_left: what makes rows equally long, and whether it stands before them.
+        truncated: how many captions `__call__` has cut so far, in this process.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    pad_id: int
+    pad_left = False
+
+    def __init__(self) -> None:
+        self.truncated = 0
+        self._warned = False
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text alone, never cut."""
+        raise NotImplementedError
+
+    def __call__(self, texts: str | Sequence[str], context_length: int = 77, pad: bool = False) -> torch.Tensor:
+        """Tokenize captions into one batch.
+
+        A caption that does not fit is cut, and keeps the ids that end a row. `truncated` counts such captions, and the
+        first one warns.
+
+        Args:
+            texts: a caption, or a sequence of N of them.
+            context_length: tokens of a row at most, those that begin and end it included.
+            pad: make rows as long as context_length, instead of as long as the longest of them.
+
+        Returns:
+            (N, T) int64: every row `before`, the caption's ids, `after`, then `pad_id` (or first, with `pad_left`).
+            With no captions at all, T is the length of an empty caption's row (context_length with pad).
+
+        Raises:
+            ValueError: context_length leaves no room for a token of the caption.
+            TypeError: a caption is not a string.
+        """
+        frame = len(self.before) + len(self.after)
+        if context_length <= frame:
+            least = f"{frame + 1} is the least (a token, and {frame} around it)"
+            raise ValueError(f"context_length={context_length} is too small: {least}")
+        captions = [texts] if isinstance(texts, str) or not hasattr(texts, "__iter__") else texts
+        found = [self.encode(_checked(text, index)) for index, text in enumerate(captions)]
+        long = [frame + len(ids) for ids in found if frame + len(ids) > context_length]
+        if long:
+            self._report(long, context_length)
+        rows = [[*self.before, *ids[: context_length - frame], *self.after] for ids in found]
+        width = context_length if pad else max(map(len, rows), default=frame)
+        flat: list[int] = []
+        for row in rows:
+            padding = [self.pad_id] * (width - len(row))
+            flat += padding + row if self.pad_left else row + padding
+        return torch.tensor(flat, dtype=torch.int64).view(len(rows), width)  # (N, T)
+
+    def _report(self, lengths: list[int], limit: int) -> None:
+        self.truncated += len(lengths)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"a caption of {lengths[0]} tokens, start and end included, was cut to context_length={limit}: shorten "
+                "the captions, or raise context_length if the model allows. Said once; .truncated counts all of them.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+class Tokenizer(RowTokenizer):
     """Text to ids and back. Get one by `Tokenizer.train` or `Tokenizer.load`.
 
     Args:
@@ -69,8 +158,9 @@ class Tokenizer:
     Attributes:
         vocab_size: number of ids.
         start_id, end_id: the ids that begin and end every row; the last two.
-        pad_id: what follows the end in a row: 0, which is also the token of "!" inside a word.
-        truncated: how many captions `__call__` has cut so far, in this process.
+        pad_id: what follows the end in a row: 0, which is also the token of "!" inside a word. (transformers pads with
+            the end token. No tower of CLIP's kind looks beyond the first one.)
+        truncated: how many captions a call has cut so far, in this process.
 
     Raises:
         ValueError: the vocabulary and the merges do not make a tokenizer of this kind.
@@ -79,14 +169,14 @@ class Tokenizer:
     pad_id = 0
 
     def __init__(self, vocab: dict[str, int], merges: Sequence[Pair], *, openai_cleaning: bool = False) -> None:
+        super().__init__()
         check_parts(vocab, merges)
         self.vocab = dict(vocab)
         self.merges = list(merges)
         self.openai_cleaning = openai_cleaning
         self.vocab_size = len(vocab)
         self.start_id, self.end_id = len(vocab) - 2, len(vocab) - 1
-        self.truncated = 0
-        self._warned = False
+        self.before, self.after = (self.start_id,), (self.end_id,)
         self._cache: dict[str, tuple[int, ...]] = {}
         symbols = byte_symbols()
         self._inner = [vocab[symbols[byte]] for byte in range(256)]
@@ -119,16 +209,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Read a tokenizer.json of CLIP's kind (or the directory with it), or OpenAI's file of merges, gzipped or not.
+        """Read a tokenizer of CLIP's kind.
+
+        Args:
+            path: a tokenizer.json; or OpenAI's file of merges, gzipped or not; or a vocab.json with merges.txt beside
+                it, as transformers wrote them; or the directory with one of these.
 
         Raises:
-            FileNotFoundError: there is nothing at the path.
+            FileNotFoundError: there is no such file.
             CheckpointError: the file is damaged, or holds another kind of tokenizer.
         """
         file = Path(path)
-        file = file / "tokenizer.json" if file.is_dir() else file
+        if file.is_dir():
+            file = tokenizer_files.find_tokenizer(file) or file / "tokenizer.json"
         if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file; expected a tokenizer.json or OpenAI's file of merges")
+            raise FileNotFoundError(
+                f"{file}: no such file; expected a tokenizer.json, vocab.json with merges.txt, or OpenAI's merges"
+            )
         vocab, merges, openai_cleaning = tokenizer_files.read(file)
         try:
             return cls(vocab, merges, openai_cleaning=openai_cleaning)
@@ -141,12 +238,7 @@ class Tokenizer:
         Args:
             path: the file, if the name ends in .json or a file is there; else a directory, made where it is missing.
         """
-        file = Path(path)
-        if file.is_dir() or not (file.is_file() or file.suffix == ".json"):
-            file = file / "tokenizer.json"
-        value = tokenizer_files.to_json(self.vocab, self.merges, self.openai_cleaning)
-        text = json.dumps(value, ensure_ascii=False, indent=2)
-        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
+        tokenizer_files.write(path, tokenizer_files.to_json(self.vocab, self.merges, self.openai_cleaning))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without start and end, never cut."""
@@ -178,39 +270,6 @@ class Tokenizer:
         """
         return " ".join(self._words(text))
 
-    def __call__(self, texts: str | Sequence[str], context_length: int = 77, pad: bool = False) -> torch.Tensor:
-        """Tokenize captions into one batch.
-
-        A caption that does not fit is cut, and keeps the end token as its last. `truncated` counts such captions, and
-        the first one warns.
-
-        Args:
-            texts: a caption, or a sequence of N of them.
-            context_length: tokens of a row at most, start and end included.
-            pad: make rows as long as context_length, instead of as long as the longest of them.
-
-        Returns:
-            (N, T) int64: start, ids, end, then zeros. With no captions at all, T is 2 (context_length with pad).
-
-        Raises:
-            ValueError: context_length is below 3.
-            TypeError: a caption is not a string.
-        """
-        if context_length < 3:
-            raise ValueError(f"context_length={context_length} is too small: 3 is the least (start, one token, end)")
-        captions = [texts] if isinstance(texts, str) or not hasattr(texts, "__iter__") else texts
-        rows = [[self.start_id, *self.encode(_checked(text, i)), self.end_id] for i, text in enumerate(captions)]
-        long = [len(row) for row in rows if len(row) > context_length]
-        if long:
-            self._report(long, context_length)
-            rows = [row if len(row) <= context_length else [*row[: context_length - 1], self.end_id] for row in rows]
-        width = context_length if pad else max(map(len, rows), default=2)
-        flat: list[int] = []
-        for row in rows:
-            flat += row
-            flat += [self.pad_id] * (width - len(row))
-        return torch.tensor(flat, dtype=torch.int64).view(len(rows), width)  # (N, T)
-
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, openai_cleaning={self.openai_cleaning})"
 
@@ -221,17 +280,6 @@ class Tokenizer:
         split, clean = (_SPLIT_OPENAI, _clean_openai) if self.openai_cleaning else (_SPLIT, _clean)
         words: list[str] = split.findall(clean(_checked(text, 0)))
         return words
-
-    def _report(self, lengths: list[int], limit: int) -> None:
-        self.truncated += len(lengths)
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"a caption of {lengths[0]} tokens, start and end included, was cut to context_length={limit}: shorten "
-                "the captions, or raise context_length if the model allows. Said once; .truncated counts all of them.",
-                UserWarning,
-                stacklevel=3,
-            )
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
         data = word.encode("utf-8")
@@ -278,19 +326,30 @@ def _clean(text: str) -> str:
     """Lowercase, then NFC: in this order the result is its own normal form. Whitespace goes when the text is split."""
     if text.isascii():
         return text.lower()
-    # A surrogate pair is one character, a lone surrogate none at all: UTF-16 tells them apart.
-    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = whole(text)
     # Python alone lowers a capital sigma by its place in the word; the library, and the file, have one answer.
     return unicodedata.normalize("NFC", text.replace("Σ", "σ").lower())
 
 
 def _clean_openai(text: str) -> str:
     """OpenAI's cleaning, step by step: mend, unescape twice, collapse whitespace, lowercase."""
-    if not (text.isascii() and text.isprintable() and "&" not in text):  # else there is nothing to mend
-        import ftfy  # slow to import, and most captions do without
+    return " ".join(mend(text).split()).lower()
 
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+
+def mend(text: str) -> str:
+    """OpenAI's first steps, which open_clip takes for every tokenizer: ftfy, then HTML's entities, twice."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text  # nothing to mend
+    import ftfy  # slow to import, and most captions do without
+
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def whole(text: str) -> str:
+    """The text without lone surrogates: a pair of them is one character, one alone is none (U+FFFD)."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # UTF-16 tells them apart
 
 
 def _checked(text: object, index: int) -> str:

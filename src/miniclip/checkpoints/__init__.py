@@ -1,5 +1,6 @@
-"""Checkpoints on disk: read safely, written atomically."""
+"""Checkpoints on disk: whoever's are read, safely, and ours and theirs are written, atomically."""
 
-from miniclip.checkpoints.files import load_checkpoint, save_checkpoint
+from miniclip.checkpoints.files import save_checkpoint
+from miniclip.checkpoints.reading import Opened
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["Opened", "save_checkpoint"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from miniclip.checkpoints.files import read_tensors, write_tensors
+from miniclip.checkpoints.tensors import read_tensors, write_tensors
 from miniclip.errors import CheckpointError
 
 FILE = "state.safetensors"

@@ -13,18 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from miniclip.checkpoints.files import load_weights, save_checkpoint
+from miniclip.checkpoints.files import save_checkpoint
+from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
 from miniclip.config import CLIPConfig
 from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.pairs import PairData
-from miniclip.models.clip import CLIP, require_fit
+from miniclip.models.clip import CLIP
 from miniclip.models.vision import draw_patches
 from miniclip.randomness import generator
-from miniclip.tokenizer import Tokenizer
+from miniclip.tokenizer_loading import load_tokenizer
 from miniclip.train import state
 from miniclip.train.callbacks import Callback, default_callbacks
 from miniclip.train.history import FILE as METRICS
@@ -46,6 +47,9 @@ from miniclip.train.schedule import learning_rate
 from miniclip.train.settings import TrainConfig
 from miniclip.train.steps import Inputs, StepResult, cached_step, loss_function, plain_step
 from miniclip.train.validation import validate
+
+if TYPE_CHECKING:
+    from miniclip.tokenizer import TextTokenizer
 from miniclip.transforms import Augment
 
 
@@ -101,12 +105,13 @@ class Trainer:
         self.data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
         self.loader = PairLoader(
             train_data,
-            fitting_tokenizer(model),
+            tokenizer_of(model),
             model.preprocess,
             context_length=model.config.text.context_length,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             workers=self.config.workers,
+            pad=model.config.text.padding == "attended",
         )
         steps = self.config.epochs * self.loader.steps
         self.total_steps = min(steps, self.config.max_steps or steps)
@@ -152,8 +157,8 @@ class Trainer:
         require_same_data(run_dir, settings["data"], found)
         saved = state.read_state(run_dir / state.FILE)
         with torch.device("meta"):
-            model = CLIP(CLIPConfig.from_dict(settings["model"]), Tokenizer.load(run_dir / LAST))
-        load_weights(model, saved.weights, str(run_dir / state.FILE))
+            model = CLIP(CLIPConfig.from_dict(settings["model"]), load_tokenizer(run_dir / LAST))
+        fill(model, HeldTensors(run_dir / state.FILE, saved.weights), own_rows(model.state_dict()))
         config = TrainConfig.from_dict(settings["train"])
         rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": settings["about"], "saved": saved}
         return cls(model, train_data, val_data, config=config, run_dir=run_dir, **rest)
@@ -296,16 +301,15 @@ class Trainer:
             getattr(callback, event)(self, *arguments)
 
 
-def fitting_tokenizer(model: CLIP) -> Tokenizer:
+def tokenizer_of(model: CLIP) -> TextTokenizer:
     """The model's tokenizer.
 
     Raises:
-        ValueError: it has none, or one whose ids are not the model's.
+        ValueError: it has none.
     """
     if model.tokenizer is None:
         raise ValueError(
             "the model has no tokenizer: make one with Tokenizer.train(captions, vocab_size) and pass it, as in "
             "miniclip.load(name, pretrained=False, tokenizer=tokenizer)"
         )
-    require_fit(model.tokenizer, model.config)
     return model.tokenizer

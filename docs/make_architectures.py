@@ -1,0 +1,80 @@
+"""Write docs/architectures.md: which of open_clip's configurations miniclip loads, and why it does not load the others.
+
+python docs/make_architectures.py [--check]
+
+It asks the code that reads an open_clip_config.json, with each configuration of the open_clip that is installed. With
+--check nothing is written; the exit code says whether the page is what would be written.
+"""
+
+import sys
+from pathlib import Path
+
+import open_clip
+import torch
+
+from miniclip.checkpoints.open_clip import model_config
+from miniclip.config import CLIPConfig
+from miniclip.models.clip import CLIP
+
+PAGE = Path(__file__).parent / "architectures.md"
+HEAD = """# open_clip's architectures
+
+Of the {all} configurations of open_clip {version}, [`miniclip.load`](checkpoints.md) has the parts for these {loaded}.
+Published weights open by repository, directory or file. The table is made by `docs/make_architectures.py`, by the
+code that reads an `open_clip_config.json`; parameters are counted on the model.
+
+Not there: image towers other than plain vision transformers (ResNet, ConvNeXt, EVA, ViTamin, FastViT and so on), text
+towers from the transformers library, and CoCa, which also writes captions.
+
+## Loaded
+
+| configuration | image | width × layers | pooled by | activation | text | parameters |
+| --- | --- | --- | --- | --- | --- | --- |
+{rows}
+
+## Not loaded
+
+| configuration | why |
+| --- | --- |
+{others}
+"""
+
+
+def page() -> str:
+    """The page as it should be."""
+    loaded, others = [], []
+    for name in open_clip.list_models():
+        try:
+            loaded.append(row(name, model_config(open_clip.get_model_config(name), {})))
+        except ValueError as error:
+            others.append(f"| {name} | {str(error).replace('|', '&#124;')} |")
+    return HEAD.format(
+        all=len(loaded) + len(others),
+        version=open_clip.__version__.rpartition(".")[0],
+        loaded=len(loaded),
+        rows="\n".join(loaded),
+        others="\n".join(others),
+    )
+
+
+def row(name: str, config: CLIPConfig) -> str:
+    """A configuration that loads."""
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in CLIP(config).parameters())
+    image, text = config.image, config.text
+    cells = [
+        name,
+        f"{image.image_size} px, patch {image.patch_size}",
+        f"{image.width} × {image.layers}",
+        {"class": "class token", "mean": "mean", "attention": "attention"}[image.pooling],
+        image.activation,
+        f"{text.width} × {text.layers}, {'causal' if text.causal else 'bidirectional'}",
+        f"{parameters / 1e6:,.0f}M",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        raise SystemExit(PAGE.read_text(encoding="utf-8") != page())
+    PAGE.write_text(page(), encoding="utf-8")

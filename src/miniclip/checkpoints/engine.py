@@ -1,0 +1,143 @@
+"""Runs the rows of `tables.py`: every key of the file is used once, every parameter of ours is filled, and backwards.
+
+What does not fit is found on shapes alone, before a weight is read, and named: keys and shapes, theirs and ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from miniclip.checkpoints.operations import SAME, Operation, Shape
+from miniclip.checkpoints.tables import Row
+from miniclip.checkpoints.tensors import ALIGNMENT
+from miniclip.config import CLIPConfig
+from miniclip.errors import CheckpointError
+
+SHOWN = 4  # problems that a message names; the others are counted
+
+
+class Source(Protocol):
+    """Weights in a file, read one at a time."""
+
+    path: Path
+    shapes: dict[str, Shape]
+
+    def take(self, key: str) -> Tensor:
+        """One tensor, without a copy where the file allows it."""
+
+    def release(self, key: str) -> None:
+        """Nobody looks at this tensor's memory again: a copy of it was made."""
+
+
+class Step(NamedTuple):
+    """A row for one block, and for weight or bias."""
+
+    theirs: tuple[str, ...]
+    ours: str | None
+    operation: Operation
+
+
+def expand(rows: Iterable[Row], config: CLIPConfig) -> Iterator[Step]:
+    """The rows with numbers for `{i}`, and weight and bias for `{p}`."""
+    for row in rows:
+        theirs = (row.theirs,) if isinstance(row.theirs, str) else row.theirs
+        ours = row.ours or ""
+        layers = (config.text if ours.startswith("text.") else config.image).layers
+        for i in range(layers) if "{i}" in theirs[0] else range(1):
+            for p in ("weight", "bias") if "{p}" in theirs[0] else ("",):
+                names = tuple(key.replace("{i}", str(i)).replace("{p}", p) for key in theirs)
+                yield Step(names, ours.replace("{i}", str(i)).replace("{p}", p) or None, row.operation)
+
+
+def convert(
+    source: Source, rows: Iterable[Row], config: CLIPConfig, expected: Mapping[str, Shape], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Read another layout's weights as ours.
+
+    Args:
+        source: the file.
+        rows: the layout's table.
+        config: the model's.
+        expected: our parameters' names and shapes.
+        dtype: what they become, one by one; None: as they are.
+
+    Returns:
+        A tensor for each name in `expected`, over the file's memory where nothing had to be changed.
+
+    Raises:
+        CheckpointError: keys are missing, unknown, or do not fit; it names them.
+    """
+    steps = [step for step in expand(rows, config) if step.ours is None or step.ours in expected]
+    _check(source, steps, expected)
+    found = {}
+    for step in steps:
+        if step.ours is not None:
+            found[step.ours] = _read(source, step, expected[step.ours], dtype)
+    return found
+
+
+def invert(rows: Iterable[Row], config: CLIPConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under another layout's names.
+
+    Raises:
+        ValueError: the layout has no place for one of them.
+    """
+    left = dict(tensors)
+    result: dict[str, Tensor] = {}
+    for step in expand(rows, config):
+        if step.ours in left:
+            result |= zip(step.theirs, step.operation.backward(left.pop(step.ours)), strict=True)
+    if left:
+        raise ValueError(f"the layout has no place for {_some(sorted(left))}")
+    return result
+
+
+def _read(source: Source, step: Step, shape: Shape, dtype: torch.dtype | None) -> Tensor:
+    taken = [source.take(key) for key in step.theirs]
+    tensor = step.operation.forward(taken, shape)
+    tensor = tensor if dtype is None else tensor.to(dtype)
+    if tensor.data_ptr() % ALIGNMENT:  # kernels may sum in another order there: not quite the model that was saved
+        tensor = tensor.clone()
+    if tensor.data_ptr() != taken[0].data_ptr():
+        for key in step.theirs:
+            source.release(key)
+    return tensor
+
+
+def _check(source: Source, steps: list[Step], expected: Mapping[str, Shape]) -> None:
+    """Raise `CheckpointError` unless the file's keys and our parameters are in each other's places, once each."""
+    problems, used, filled = [], set[str](), set[str]()
+    for step in steps:
+        missing = [key for key in step.theirs if key not in source.shapes]
+        used.update(step.theirs)
+        if step.ours is None:
+            continue
+        filled.add(step.ours)
+        if missing:
+            problems += [f"{key} is missing" for key in missing]
+        elif problem := _misfit(source, step, expected[step.ours]):
+            problems.append(problem)
+    problems += [f"{key} is unknown" for key in sorted(source.shapes.keys() - used)]
+    problems += [f"{key} is missing" for key in sorted(expected.keys() - filled)]
+    if problems:
+        raise CheckpointError(f"{source.path}: the weights do not fit the configuration: {_some(problems)}")
+
+
+def _misfit(source: Source, step: Step, expected: Shape) -> str | None:
+    """What is wrong with the shapes; None if nothing."""
+    shapes = [source.shapes[key] for key in step.theirs]
+    if step.operation.shape(shapes, expected) == expected:
+        return None
+    theirs = ", ".join(f"{key} has the shape {shape}" for key, shape in zip(step.theirs, shapes, strict=True))
+    return f"{theirs}, expected {expected}" + ("" if step.operation is SAME else f" as {step.ours}")
+
+
+def _some(problems: list[str]) -> str:
+    """The first few problems, and how many more there are."""
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more

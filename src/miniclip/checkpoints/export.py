@@ -1,0 +1,109 @@
+"""Writing a model as another project keeps it: OpenAI's state dict, open_clip's directory, or transformers'.
+
+What was written is opened again and compared with the model before it is said to be done. It is made in a
+directory of its own inside the place, and moved there file by file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from miniclip.atomic import write_atomically
+from miniclip.checkpoints import open_clip, openai, transformers
+from miniclip.checkpoints.engine import invert
+from miniclip.checkpoints.files import TOKENIZER, write_json
+from miniclip.checkpoints.layout import Written
+from miniclip.checkpoints.reading import Opened
+from miniclip.checkpoints.tensors import write_tensors
+from miniclip.checks import did_you_mean
+from miniclip.errors import CheckpointError
+from miniclip.models.clip import CLIP
+
+LAYOUTS = ("openai", "open_clip", "transformers")
+CLOSE = 1e-5  # embeddings are unit vectors; reading back what was written gives the same numbers but for their order
+
+
+def export(model: CLIP, path: str | Path, *, layout: str, repo: str | None = None) -> None:
+    """Write a model in another project's layout, for its own code to open.
+
+    Args:
+        model: any precision; the file keeps it.
+        path: a directory, made where it is missing; files of the same names are replaced.
+        layout: "openai" (a state dict, `model.pt`, for `clip.load`), "open_clip" (for `local-dir:`) or "transformers"
+            (for `from_pretrained`: a CLIPModel, or a SiglipModel where pictures are pooled by attention).
+        repo: where it will be pushed, which open_clip's settings must say for it to find the tokenizer there.
+
+    Raises:
+        ValueError: the other project has no such model; the message says what differs.
+        CheckpointError: what was written does not give the model's embeddings; nothing is left at the path.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, LAYOUTS)}")
+    plan = _plan(model, layout, repo)
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path, prefix=".export-") as folder:
+        made = Path(folder)
+        _write(model, made, plan)
+        _verify(model, made)
+        for file in made.iterdir():
+            file.replace(path / file.name)
+
+
+def _plan(model: CLIP, layout: str, repo: str | None) -> Written:
+    tokenizer = model.tokenizer
+    openais = tokenizer is None or getattr(tokenizer, "openai_cleaning", False)
+    if layout == "transformers":
+        return transformers.written(model.config)
+    if layout == "open_clip":  # which has OpenAI's vocabulary built in, and takes any other from the files
+        return open_clip.written(model.config, None if openais else repo or "tokenizer.json")
+    if not openais:
+        raise ValueError("OpenAI's code has its own vocabulary built in, and this model's tokenizer has another")
+    return openai.written(model.config)
+
+
+def _write(model: CLIP, folder: Path, plan: Written) -> None:
+    tensors = invert(plan.rows, model.config, {key: value.detach() for key, value in model.state_dict().items()})
+    if plan.weights.endswith(".safetensors"):
+        write_tensors(folder / plan.weights, tensors, {"format": "pt"})
+    else:
+        tensors = {key: value.cpu().contiguous() for key, value in tensors.items()} | openai.marks(model.config)
+        write_atomically(folder / plan.weights, lambda temporary: torch.save(tensors, temporary))
+    for name, settings in plan.files.items():
+        write_json(folder / name, settings)
+    if plan.files and model.tokenizer is not None:
+        model.tokenizer.save(folder / TOKENIZER)
+        write_json(folder / "tokenizer_config.json", _tokenizer_config(model))
+
+
+def _tokenizer_config(model: CLIP) -> dict[str, Any]:
+    """What transformers, and open_clip through it, want to know of a tokenizer.json."""
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.text.context_length}
+
+
+@torch.no_grad()
+def _verify(model: CLIP, folder: Path) -> None:
+    """Raise `CheckpointError` unless what was written gives the model's embeddings, of noise and of random ids."""
+    config, dtype = model.config, model.log_scale.dtype
+    copy = Opened(folder).model(dtype).to(model.device).eval()
+    generator = torch.Generator().manual_seed(0)
+    size = config.image.image_size
+    pixels = torch.randn(2, 3, size, size, generator=generator)
+    tokens = torch.randint(0, config.text.vocab_size, (2, config.text.context_length), generator=generator)
+    tokens[:, -1] = config.text.end_id
+    close = CLOSE if dtype.itemsize >= 4 else 1e-2
+    for what, ours, theirs in (
+        ("pictures", model.encode_image(pixels), copy.encode_image(pixels)),
+        ("texts", model.encode_text(tokens), copy.encode_text(tokens)),
+        ("the scale", model.log_scale, copy.log_scale),
+    ):
+        error = float((ours - theirs).abs().max())
+        if not error <= close:
+            raise CheckpointError(
+                f"the export was checked and refused: {what} differ by {error:.1e} after reading it back (at most "
+                f"{close:.0e} was expected); please report this, with the model's config.json"
+            )
