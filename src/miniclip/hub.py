@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 RUN_CHECKPOINTS = ("best", "last")  # of a run directory, the first that is there
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 OPENAI_VOCABULARY = 49408
+READ_AT_ONCE = 8 << 20  # bytes of a tokenizer.json; larger ones take seconds, and pictures can do without
 
 
 def list_models() -> dict[str, str]:
@@ -126,8 +127,8 @@ def _config(config: str | Path | CLIPConfig | None) -> CLIPConfig | None:
     return parse_config(path, values)
 
 
-def _tokenizer(tokenizer: str | Path | TextTokenizer | None, **options: Any) -> TextTokenizer | None:
-    return load_tokenizer(tokenizer, **options) if isinstance(tokenizer, str | Path) else tokenizer
+def _tokenizer(tokenizer: str | Path | TextTokenizer | None) -> TextTokenizer | None:
+    return load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
 
 
 def _give_tokenizer(
@@ -135,13 +136,13 @@ def _give_tokenizer(
 ) -> None:
     """The tokenizer that is given, or the one beside the weights, or a way to get it when it is first needed."""
     options = dict(opened.plan.tokenizer)
+    found = find_tokenizer(opened.directory)
     if given is not None:
-        model.tokenizer = _tokenizer(given, **options)
-    elif (found := find_tokenizer(opened.directory)) is not None:
-        try:
-            model.tokenizer = load_tokenizer(found, **options)
-        except ImportError:  # the library that reads it is missing: pictures can do without, text will say so
-            model.tokenizer_source = functools.partial(load_tokenizer, found, **options)
+        model.tokenizer = _tokenizer(given)
+    elif found is not None:
+        model.tokenizer_source = functools.partial(load_tokenizer, found, **options)
+        if opened.own and found.stat().st_size <= READ_AT_ONCE:
+            _ = model.tokenizer  # a damaged one is found now
     elif repo := _tokenizer_repo(model, opened):
         model.tokenizer_source = functools.partial(_fetch_tokenizer, repo, options, opened.weights_path, cache_dir)
 
@@ -270,7 +271,8 @@ def push_to_hub(
             save_checkpoint(model, folder)
         else:
             export(model, folder, layout=layout, repo=repo)
-        card = model_card(repo, model.config.to_dict(), metrics)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        card = model_card(repo, model.config.to_dict(), metrics, parameters=parameters)
         (Path(folder) / "README.md").write_text(card, encoding="utf-8")
         return push(folder, repo, private=private, message=message, revision=revision, token=token)
 

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from miniclip.atomic import write_atomically
+from miniclip.bpe import END
 from miniclip.checkpoints import open_clip, openai, transformers
 from miniclip.checkpoints.engine import invert
-from miniclip.checkpoints.files import TOKENIZER, write_json
+from miniclip.checkpoints.files import TOKENIZER, read_json, write_json
 from miniclip.checkpoints.layout import Written
 from miniclip.checkpoints.reading import Opened
 from miniclip.checkpoints.tensors import write_tensors
 from miniclip.checks import did_you_mean
+from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
 
@@ -77,12 +79,26 @@ def _write(model: CLIP, folder: Path, plan: Written) -> None:
         write_json(folder / name, settings)
     if plan.files and model.tokenizer is not None:
         model.tokenizer.save(folder / TOKENIZER)
-        write_json(folder / "tokenizer_config.json", _tokenizer_config(model))
+        write_json(folder / "tokenizer_config.json", _tokenizer_config(folder / TOKENIZER, model.config))
 
 
-def _tokenizer_config(model: CLIP) -> dict[str, Any]:
-    """What transformers, and open_clip through it, want to know of a tokenizer.json."""
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.text.context_length}
+def _tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
+    """What transformers, and open_clip through it, want to know of a tokenizer.json beside what it says itself.
+
+    Raises:
+        ValueError: there is no token to pad with.
+    """
+    padding = read_json(file).get("padding")
+    if not padding and config.text.padding == "attended":
+        raise ValueError(
+            "this model attends to its padding, of the id 0, which is the token of '!' too: other libraries would take "
+            "each '!' of a text for padding; export it without a tokenizer, model.tokenizer = None"
+        )
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.text.context_length,
+        "pad_token": padding["pad_token"] if padding else END,  # causal text never looks at what follows its end
+    }
 
 
 @torch.no_grad()

@@ -63,12 +63,10 @@ def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Plan:
     model = Settings(config.get("model_cfg", {}), "model_cfg", {"vision_cfg": {}, "text_cfg": {}, "embed_dim": None})
     text = dict(model.take("text_cfg"))
     parsed = model_config(model.values, config.get("preprocess_cfg", {}))
-    return Plan(
-        parsed,
-        rows(parsed, shapes),
-        text.get("tokenizer_kwargs") or {},
-        text.get("hf_tokenizer_name"),
-    )
+    name = text.get("hf_tokenizer_name")
+    # the defaults of its HFTokenizer, and of the one with OpenAI's vocabulary that it has built in
+    options = {"clean": "whitespace" if name else "lower", **(text.get("tokenizer_kwargs") or {})}
+    return Plan(parsed, rows(parsed, shapes), options, name)
 
 
 def model_config(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> CLIPConfig:

@@ -47,7 +47,7 @@ def plan(shapes: Mapping[str, Shape]) -> Plan:
         causal=True,
         pooling="end",
     )
-    return Plan(CLIPConfig(image, text, embed_dim), (*ROWS, *OPENAI_MARKS))
+    return Plan(CLIPConfig(image, text, embed_dim), (*ROWS, *OPENAI_MARKS), {"clean": "lower"})
 
 
 def marks(config: CLIPConfig) -> dict[str, Tensor]:

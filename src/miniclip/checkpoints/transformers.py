@@ -197,6 +197,8 @@ def written(config: CLIPConfig) -> Written:
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
         "eos_token_id": text.end_id,
+        "bos_token_id": None,  # the tokenizer's affair; the defaults may lie outside of the vocabulary
+        "pad_token_id": None,
     }
     if siglip:
         text_config["projection_size"] = config.embed_dim
