@@ -21,8 +21,7 @@ from miniclip.model_card import model_card
 from miniclip.models.clip import CLIP
 from miniclip.pretrained import OPENAI_REPO, PRETRAINED
 from miniclip.remote import fetch, push
-from miniclip.tokenizer import Tokenizer
-from miniclip.tokenizer_loading import find_tokenizer, load_tokenizer
+from miniclip.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer

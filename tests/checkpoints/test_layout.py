@@ -23,7 +23,7 @@ def test_a_section_that_is_none(values):
         Settings(values, "part", {})
 
 
-@pytest.mark.parametrize(("value", "number"), [(3, 3), ([3, 3], 3), (0, 0)])
+@pytest.mark.parametrize(("value", "number"), [(3, 3), ([3, 3], 3), (1, 1)])
 def test_whole_numbers(value, number):
     assert Settings({"n": value}, "part", {}).number("n") == number
 

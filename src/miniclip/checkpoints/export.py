@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from miniclip.atomic import write_atomically
-from miniclip.bpe import END
 from miniclip.checkpoints import open_clip, openai, transformers
 from miniclip.checkpoints.engine import invert
 from miniclip.checkpoints.files import TOKENIZER, read_json, write_json
@@ -24,6 +23,7 @@ from miniclip.checks import did_you_mean
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
+from miniclip.tokenizer.bpe import END
 
 LAYOUTS = ("openai", "open_clip", "transformers")
 CLOSE = 1e-5  # embeddings are unit vectors; reading back what was written gives the same numbers but for their order

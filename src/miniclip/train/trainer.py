@@ -25,7 +25,7 @@ from miniclip.data.pairs import PairData
 from miniclip.models.clip import CLIP
 from miniclip.models.vision import draw_patches
 from miniclip.randomness import generator
-from miniclip.tokenizer_loading import load_tokenizer
+from miniclip.tokenizer import load_tokenizer
 from miniclip.train import state
 from miniclip.train.callbacks import Callback, default_callbacks
 from miniclip.train.history import FILE as METRICS

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from miniclip.bpe import END, START
 from miniclip.errors import CheckpointError
-from miniclip.tokenizer import TextTokenizer, Tokenizer
-from miniclip.tokenizer_library import LibraryTokenizer
-from miniclip.tokenizer_loading import find_tokenizer, load_tokenizer
+from miniclip.tokenizer import TextTokenizer, Tokenizer, find_tokenizer, load_tokenizer
+from miniclip.tokenizer.bpe import END, START
+from miniclip.tokenizer.library import LibraryTokenizer
 
 CAPTIONS = ["a photo of a red dog", "two dogs don't share a ball", "the cat sits on the mat", "a café in Zürich, at 12"]
 TEXTS = [*CAPTIONS, "", "  A  Photo\nof DOGS!", "naïve cafe\u0301 ΟΔΥΣ", "一只猫 👍🏽", "a </w> b ## c", "it's 3'45"]

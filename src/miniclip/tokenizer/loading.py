@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import Unpack
 
-from miniclip import tokenizer_files
-from miniclip.bpe import END
 from miniclip.errors import CheckpointError
-from miniclip.tokenizer import Tokenizer
-from miniclip.tokenizer_files import find_tokenizer
-from miniclip.tokenizer_library import LibraryTokenizer, Options, check_options
+from miniclip.tokenizer import files
+from miniclip.tokenizer.bpe import END
+from miniclip.tokenizer.clip import Tokenizer
+from miniclip.tokenizer.files import find_tokenizer
+from miniclip.tokenizer.library import LibraryTokenizer, Options, check_options
 
 __all__ = ["find_tokenizer", "load_tokenizer"]
 
@@ -39,8 +39,8 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Unpack[Options]) -> 
     file = _file(Path(path))
     ours = options.get("clean") in (None, "whitespace", "lower") and not options.get("strip_sep_token")
     ours = ours and options.get("eos_token") in (None, END)
-    data = tokenizer_files.read_json(file)
-    if isinstance(data, dict) and "model" in data and not (ours and tokenizer_files.is_clip(data)):
+    data = files.read_json(file)
+    if isinstance(data, dict) and "model" in data and not (ours and files.is_clip(data)):
         return LibraryTokenizer.from_parsed(file, data, **options)
     if not ours:
         raise ValueError(f"{file}: {options} does not fit a tokenizer of CLIP's kind; expected a tokenizer.json for it")

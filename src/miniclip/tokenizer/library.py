@@ -34,9 +34,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from miniclip import tokenizer_files
 from miniclip.errors import CheckpointError
-from miniclip.tokenizer import RowTokenizer, mend, whole
+from miniclip.tokenizer import files
+from miniclip.tokenizer.clip import RowTokenizer, mend, whole
 
 if TYPE_CHECKING:
     import tokenizers
@@ -142,7 +142,7 @@ class LibraryTokenizer(RowTokenizer):
         file = file / "tokenizer.json" if file.is_dir() else file
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; expected a tokenizer.json")
-        return cls.from_parsed(file, tokenizer_files.read_json(file), **options)
+        return cls.from_parsed(file, files.read_json(file), **options)
 
     @classmethod
     def from_parsed(cls, file: Path, data: Any, **options: Unpack[Options]) -> "LibraryTokenizer":
@@ -153,7 +153,7 @@ class LibraryTokenizer(RowTokenizer):
             if not isinstance(data, dict) or "model" not in data:
                 raise CheckpointError("no tokenizer.json")
             return cls(data, config, **options)
-        except tokenizer_files.ODD_JSON as error:
+        except files.ODD_JSON as error:
             raise CheckpointError(f"{file}: damaged, or no tokenizer.json ({error!r})") from error
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from error
@@ -178,7 +178,7 @@ class LibraryTokenizer(RowTokenizer):
         }
         if self._sep_id is not None or self.end_id != self._usual_end():
             data["post_processor"] = self._template()
-        tokenizer_files.write(path, data)
+        files.write(path, data)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without those that begin and end a row, never cut."""
@@ -323,7 +323,7 @@ def _replace(pattern: str, content: str) -> Json:
     return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 
 
-_MEND: list[Json] = [*tokenizer_files.MENDING, {"type": "NFC"}]
+_MEND: list[Json] = [*files.MENDING, {"type": "NFC"}]
 # Python's whitespace has four controls more. The type Strip would do for the ends, but panics on empty text.
 _SPACES = [_replace(r"[\s\x1c-\x1f]+", " "), _replace(r"\A | \z", "")]
 # Python lowers a sigma that ends a word to ς, the library every one to σ.
@@ -412,7 +412,7 @@ def _read_config(directory: Path) -> Json:
     found: list[Json] = []
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         file = directory / name
-        value = tokenizer_files.read_json(file) if file.is_file() else {}
+        value = files.read_json(file) if file.is_file() else {}
         if not isinstance(value, dict):
             raise CheckpointError(f"{file}: damaged; expected an object")
         found.append(value)

@@ -18,9 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miniclip import tokenizer_library as module
 from miniclip.errors import CheckpointError
-from miniclip.tokenizer_library import LibraryTokenizer
+from miniclip.tokenizer import library as module
+from miniclip.tokenizer.library import LibraryTokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.atomic import write_atomically
-from miniclip.bpe import (
+from miniclip.errors import CheckpointError
+from miniclip.tokenizer.bpe import (
     END,
     MIN_VOCAB_SIZE,
     PATTERN,
@@ -24,7 +25,6 @@ from miniclip.bpe import (
     check_parts,
     vocabulary,
 )
-from miniclip.errors import CheckpointError
 
 OPENAI_MERGES = 49152 - 256 - 2  # of the lines in OpenAI's file; the rest were never used
 
@@ -229,7 +229,7 @@ def _parse_json(data: dict[str, Any]) -> tuple[dict[str, int], list[Pair], bool]
         raise ValueError(
             f"another kind of tokenizer: model {model.get('type')} with end_of_word_suffix "
             f"{model.get('end_of_word_suffix')!r}, normalizer {normalizer}, pre_tokenizer {splitter}; expected "
-            f"byte-level BPE as CLIP's, with {WORD_END!r}. miniclip.tokenizer_loading.load_tokenizer reads others too"
+            f"byte-level BPE as CLIP's, with {WORD_END!r}. miniclip.tokenizer.load_tokenizer reads others too"
         )
     return model["vocab"], [_pair(merge) for merge in model["merges"]], cleaning[:1] == MENDING[:1]
 

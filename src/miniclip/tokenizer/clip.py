@@ -36,8 +36,9 @@ from typing import Any, Protocol
 import regex
 import torch
 
-from miniclip import tokenizer_files
-from miniclip.bpe import (
+from miniclip.errors import CheckpointError
+from miniclip.tokenizer import files
+from miniclip.tokenizer.bpe import (
     MIN_VOCAB_SIZE,
     PATTERN,
     WORD_END,
@@ -48,7 +49,6 @@ from miniclip.bpe import (
     token_bytes,
     vocabulary,
 )
-from miniclip.errors import CheckpointError
 
 _SPLIT = regex.compile(PATTERN)
 _SPLIT_OPENAI = regex.compile(PATTERN, regex.IGNORECASE)  # tells, in lowercase text, for U+017F (as in 'ſ) and U+0345
@@ -59,7 +59,7 @@ _CACHED_WORDS, _CACHED_LENGTH = 1 << 20, 128  # words remembered at most, and th
 class TextTokenizer(Protocol):
     """What a model, and a loader of captions, need of a tokenizer.
 
-    `Tokenizer` and `miniclip.tokenizer_library.LibraryTokenizer` have it; any other object that has it will do.
+    `Tokenizer` and `miniclip.tokenizer.LibraryTokenizer` have it; any other object that has it will do.
     """
 
     @property
@@ -221,12 +221,12 @@ class Tokenizer(RowTokenizer):
         """
         file = Path(path)
         if file.is_dir():
-            file = tokenizer_files.find_tokenizer(file) or file / "tokenizer.json"
+            file = files.find_tokenizer(file) or file / "tokenizer.json"
         if not file.is_file():
             raise FileNotFoundError(
                 f"{file}: no such file; expected a tokenizer.json, vocab.json with merges.txt, or OpenAI's merges"
             )
-        vocab, merges, openai_cleaning = tokenizer_files.read(file)
+        vocab, merges, openai_cleaning = files.read(file)
         try:
             return cls(vocab, merges, openai_cleaning=openai_cleaning)
         except ValueError as error:  # tokens that are no byte symbols
@@ -238,7 +238,7 @@ class Tokenizer(RowTokenizer):
         Args:
             path: the file, if the name ends in .json or a file is there; else a directory, made where it is missing.
         """
-        tokenizer_files.write(path, tokenizer_files.to_json(self.vocab, self.merges, self.openai_cleaning))
+        files.write(path, files.to_json(self.vocab, self.merges, self.openai_cleaning))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without start and end, never cut."""

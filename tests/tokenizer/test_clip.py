@@ -21,11 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miniclip import bpe
-from miniclip import tokenizer as module
-from miniclip.bpe import END, START
 from miniclip.errors import CheckpointError
-from miniclip.tokenizer import Tokenizer
+from miniclip.tokenizer import Tokenizer, bpe
+from miniclip.tokenizer import clip as module
+from miniclip.tokenizer.bpe import END, START
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FUZZ = settings(deadline=None, derandomize=True, max_examples=300)

@@ -1,0 +1,310 @@
+"""Exports: what is refused, what is checked before it is said to be done, and that nothing is ever half written."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from miniclip.checkpoints import export as module
+from miniclip.checkpoints.export import LAYOUTS, export
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.errors import CheckpointError
+from miniclip.hub import load, save
+from miniclip.models.clip import CLIP
+
+FILES = {
+    "openai": {"model.pt"},
+    "open_clip": {"open_clip_model.safetensors", "open_clip_config.json"},
+    "transformers": {"model.safetensors", "config.json", "preprocessor_config.json"},
+}
+TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
+WITH_SETTINGS = ("open_clip", "transformers")
+TEXTS = ["a red circle above a blue square", "a dog", "A green  triangle!", ""]
+
+
+def build(config, tokenizer=None):
+    model = CLIP(config, tokenizer).initialise().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def config():
+    """A model that all layouts have a place for."""
+    return CLIPConfig(
+        ImageConfig(16, 4, 64, 2, 1, activation="quickgelu"),
+        TextConfig(12, 99, 64, 2, 1, activation="quickgelu", causal=True, pooling="end"),
+        8,
+    )
+
+
+@pytest.fixture
+def model(config):
+    return build(config)
+
+
+@pytest.fixture
+def speaking(config, toy_tokenizer):
+    """One with a tokenizer of its own."""
+    text = {"vocab_size": toy_tokenizer.vocab_size, "end_id": toy_tokenizer.end_id, "context_length": 20}
+    return build(config.replace_text(**text), toy_tokenizer)
+
+
+SIGLIP = CLIPConfig(
+    ImageConfig(
+        16, 4, 24, 2, 3, class_token=False, norm_before=False, patch_bias=True, pooling="attention", projection="none"
+    ),
+    TextConfig(12, 99, 16, 2, 2, padding="attended", pooling="last", projection="bias"),
+    24,
+    logit_bias=-10.0,
+    resize="squash",
+    crop="floored",
+)
+
+
+def names(path):
+    return {file.name for file in path.iterdir()}
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_written(layout, model, tmp_path):
+    export(model, tmp_path / "new" / "place", layout=layout)
+    assert names(tmp_path / "new" / "place") == FILES[layout]
+    assert {p.name for p in tmp_path.iterdir()} == {"new"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_file_keeps_the_precision(layout, dtype, model, tmp_path):
+    model = model.to(dtype)
+    export(model, str(tmp_path), layout=layout)
+    found = load(tmp_path, dtype=dtype).state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
+    assert {value.dtype for value in found.values()} == {dtype}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_model_is_left_as_it_was(layout, model, tmp_path):
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    chance = torch.get_rng_state()
+    export(model, tmp_path, layout=layout)
+    assert model.training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), chance)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_open_may_be_exported_over_itself(layout, model, tmp_path):
+    export(model, tmp_path, layout=layout)
+    opened = load(tmp_path)
+    opened.log_scale.data.add_(0.25)
+    export(opened, tmp_path, layout=layout)
+    again = load(tmp_path)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in opened.state_dict().items())
+    assert again.log_scale.item() != model.log_scale.item()
+
+
+def test_siglip_goes_to_transformers_alone(tmp_path):
+    model = build(SIGLIP)
+    export(model, tmp_path / "there", layout="transformers")
+    assert json.loads((tmp_path / "there" / "config.json").read_text())["model_type"] == "siglip"
+    for layout in ("openai", "open_clip"):
+        with pytest.raises(ValueError, match=r"another model|open_clip"):
+            export(model, tmp_path / layout, layout=layout)
+        assert not (tmp_path / layout).exists()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bert_style_goes_nowhere(layout, toy_config, tmp_path, one_line):
+    with pytest.raises(ValueError, match=r"bidirectional|text\.causal is False") as caught:
+        export(build(toy_config), tmp_path / "there", layout=layout)
+    one_line(caught)
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("openclip", r"unknown layout 'openclip'; did you mean 'open_clip'\?"),
+        ("transformer", r"unknown layout 'transformer'; did you mean 'transformers'\?"),
+        ("OpenAI", "unknown layout 'OpenAI'"),
+        ("", "unknown layout ''"),
+        ("onnx", r"unknown layout 'onnx'.*openai, open_clip, transformers"),
+    ],
+)
+def test_an_unknown_layout(layout, message, model, tmp_path, one_line):
+    with pytest.raises(ValueError, match=message) as caught:
+        export(model, tmp_path / "there", layout=layout)
+    one_line(caught)
+    assert not (tmp_path / "there").exists()
+
+
+def corrupt(monkeypatch, change):
+    """Let the engine write other tensors than it should."""
+    whole = module.invert
+
+    def invert(*arguments):
+        tensors = {key: value.clone() for key, value in whole(*arguments).items()}
+        change(tensors)
+        return tensors
+
+    monkeypatch.setattr(module, "invert", invert)
+
+
+CHANGES = {
+    "a patch's weight": ("visual.conv1.weight", 0),
+    "a projection turned": ("visual.proj", None),
+    "a text block": ("transformer.resblocks.1.mlp.c_fc.bias", 3),
+    "the scale": ("logit_scale", 0),
+    "the bias": ("logit_bias", 0),
+    "a word that no text of the check has": ("token_embedding.weight", 0),
+    "not a number": ("ln_final.weight", 5),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_it_is_read_back_before_it_is_done(case, config, tmp_path, monkeypatch, one_line):
+    key, place = CHANGES[case]
+
+    def change(tensors):
+        flat = tensors[key].view(-1)
+        if place is None:
+            tensors[key] = tensors[key].flip(0)
+        else:
+            flat[place] = float("nan") if case == "not a number" else flat[place] + 0.5
+
+    model = build(dataclasses.replace(config, logit_bias=-10.0))
+    export(model, tmp_path / "old", layout="open_clip")
+    before = contents(tmp_path / "old")
+    corrupt(monkeypatch, change)
+    for folder in ("old", "new"):
+        with pytest.raises(CheckpointError, match="the export was checked and refused") as caught:
+            export(model, tmp_path / folder, layout="open_clip")
+        one_line(caught)
+    assert contents(tmp_path / "old") == before
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_settings_are_checked_too(layout, model, tmp_path, monkeypatch, one_line):
+    """The weights alone would do: what the other project would make of them is what counts."""
+    whole = module._plan
+
+    def plan(*arguments):
+        found = whole(*arguments)
+        text = json.dumps(found.files).replace("quick_gelu", "gelu").replace('"gelu": true', '"quick_gelu": false')
+        return found._replace(files=json.loads(text))
+
+    monkeypatch.setattr(module, "_plan", plan)
+    if layout == "openai":  # which has none
+        export(model, tmp_path, layout=layout)
+        return
+    with pytest.raises(CheckpointError, match=r"pictures differ by .* after reading it back") as caught:
+        export(model, tmp_path, layout=layout)
+    one_line(caught)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failure_half_way_leaves_the_earlier_export(layout, error, model, config, tmp_path, monkeypatch):
+    export(model, tmp_path, layout=layout)
+    before = contents(tmp_path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(module, "_verify", fail)  # when all files have been written
+    with pytest.raises(type(error)):
+        export(build(config), tmp_path, layout=layout)
+    assert contents(tmp_path) == before
+
+
+def test_other_files_in_the_place_stay(model, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "config.json").write_text("{}")
+    export(model, tmp_path, layout="transformers")
+    assert names(tmp_path) == FILES["transformers"] | {"README.md"}
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("layout", WITH_SETTINGS)
+def test_the_tokenizer_goes_with_it(layout, speaking, tmp_path):
+    export(speaking, tmp_path, layout=layout)
+    assert names(tmp_path) == FILES[layout] | TOKENIZER
+    found = load(tmp_path)
+    assert found.tokenizer.vocab == speaking.tokenizer.vocab
+    torch.testing.assert_close(found.encode_text(TEXTS), speaking.encode_text(TEXTS), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", WITH_SETTINGS)
+def test_the_tokenizer_of_an_earlier_export_is_not_this_ones(layout, speaking, tmp_path):
+    export(speaking, tmp_path, layout=layout)
+    speaking.tokenizer = None
+    export(speaking, tmp_path, layout=layout)
+    assert names(tmp_path) == FILES[layout]
+    assert load(tmp_path).tokenizer is None
+
+
+def test_a_tokenizer_of_ones_own_does_not_go_to_openai(speaking, tmp_path):
+    with pytest.raises(ValueError, match="OpenAI's code has its own vocabulary built in"):
+        export(speaking, tmp_path / "there", layout="openai")
+    assert not (tmp_path / "there").exists()
+
+
+def test_open_clip_is_told_where_the_tokenizer_is(speaking, tmp_path):
+    for repo, expected in ((None, "tokenizer.json"), ("org/name", "org/name")):
+        export(speaking, tmp_path, layout="open_clip", repo=repo)
+        settings = json.loads((tmp_path / "open_clip_config.json").read_text())
+        assert settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == expected
+    speaking.tokenizer = None
+    export(speaking, tmp_path, layout="open_clip")
+    assert "hf_tokenizer_name" not in (tmp_path / "open_clip_config.json").read_text()
+
+
+@pytest.mark.peer
+@torch.no_grad()
+def test_open_clip_says_the_same_of_a_text(speaking, tmp_path):
+    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    export(speaking, tmp_path, layout="open_clip")
+    peer = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    ids = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
+    theirs = peer.encode_text(ids, normalize=True)
+    torch.testing.assert_close(theirs, speaking.encode_text(TEXTS), rtol=0, atol=2e-5)
+
+
+@pytest.mark.peer
+@torch.no_grad()
+def test_transformers_says_the_same_of_a_text(speaking, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    export(speaking, tmp_path, layout="transformers")
+    peer = transformers.CLIPModel.from_pretrained(tmp_path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    found = peer(pixel_values=torch.zeros(1, 3, 16, 16), input_ids=batch["input_ids"]).text_embeds
+    torch.testing.assert_close(found, speaking.encode_text(TEXTS), rtol=0, atol=2e-5)
+
+
+def test_from_one_layout_to_the_next_and_home(model, tmp_path):
+    """Around all layouts nothing is lost but how half a pixel is cropped, which transformers does in its own way."""
+    found = model
+    for i, layout in enumerate((*LAYOUTS, "miniclip")):
+        place = tmp_path / f"{i}"
+        if layout == "miniclip":
+            save(found, place)
+        else:
+            export(found, place, layout=layout)
+        found = load(place)
+        assert all(torch.equal(value, found.state_dict()[key]) for key, value in model.state_dict().items())
+    config = dataclasses.replace(found.config, crop=model.config.crop, logit_scale=model.config.logit_scale)
+    assert config == model.config

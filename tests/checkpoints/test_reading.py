@@ -1,0 +1,464 @@
+"""Opening checkpoints: what is in the files decides, whatever they are called, and errors name the file in one line."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from miniclip.checkpoints.export import export
+from miniclip.checkpoints.files import save_checkpoint
+from miniclip.checkpoints.reading import CANDIDATES, Opened, best_weights, find_weights, needed
+from miniclip.checkpoints.tensors import read_tensors, write_tensors
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.errors import CheckpointError
+from miniclip.hub import load
+from miniclip.models.clip import CLIP
+
+CLIP_CONFIG = CLIPConfig(
+    ImageConfig(32, 8, 64, 2, 1, activation="quickgelu"),
+    TextConfig(12, 99, 64, 2, 1, activation="quickgelu", causal=True, pooling="end"),
+    16,
+)
+ATTENTION = {"class_token": False, "norm_before": False, "patch_bias": True, "pooling": "attention"}
+SIGLIP_CONFIG = CLIPConfig(
+    ImageConfig(32, 8, 32, 2, 4, activation="gelu_tanh", projection="none", **ATTENTION),
+    TextConfig(12, 99, 24, 2, 3, padding="attended", pooling="last", projection="bias"),
+    32,
+    logit_scale=10.0,
+    logit_bias=-10.0,
+    mean=(0.5, 0.5, 0.5),
+    resize="squash",
+    crop="floored",
+)
+CONFIGS = {
+    "miniclip": CLIP_CONFIG,
+    "openai": CLIP_CONFIG,
+    "open_clip": CLIP_CONFIG,
+    "transformers": dataclasses.replace(CLIP_CONFIG, crop="floored"),
+    "siglip": SIGLIP_CONFIG,
+}
+FILES = {
+    "miniclip": "model.safetensors",
+    "openai": "model.pt",
+    "open_clip": "open_clip_model.safetensors",
+    "transformers": "model.safetensors",
+    "siglip": "model.safetensors",
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a random model in a layout; its directory, and the model."""
+
+    def write(layout, name="checkpoint", scale=None):
+        model = CLIP(CONFIGS[layout]).initialise().eval()
+        if scale is not None:
+            torch.nn.init.constant_(model.log_scale, scale)
+        if layout == "miniclip":
+            save_checkpoint(model, tmp_path / name)
+        else:
+            export(model, tmp_path / name, layout="transformers" if layout == "siglip" else layout)
+        return tmp_path / name, model
+
+    return write
+
+
+def same(one, other):
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def rounded(config):
+    """Some layouts keep the scale's logarithm."""
+    return dataclasses.replace(config, logit_scale=round(config.logit_scale, 6))
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
+def test_names_do_not_matter(layout, write, tmp_path):
+    folder, model = write(layout)
+    misleading = tmp_path / "openai" / "siglip-ViT-B-32-gelu-transformers"
+    misleading.parent.mkdir()
+    folder.rename(misleading)
+    misled = misleading / "siglip2_quickgelu_vit_l_14.bin"
+    found = load(misleading)
+    (misleading / FILES[layout]).rename(misled)
+    for again in (found, load(misled), load(str(misled))):
+        assert rounded(again.config) == rounded(model.config)
+        assert same(again, model)
+        assert not again.training
+        assert all(p.requires_grad and p.is_leaf for p in again.parameters())
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
+def test_chance_is_left_alone(layout, write):
+    folder, _ = write(layout)
+    before = torch.get_rng_state()
+    load(folder)
+    load(folder, dtype=torch.bfloat16)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
+def test_what_is_open_may_be_overwritten(layout, write):
+    folder, model = write(layout)
+    opened = load(folder)
+    _, other = write(layout)
+    assert same(opened, model)
+    assert not same(opened, other)
+    assert same(load(folder), other)
+    opened.log_scale.data.fill_(9.0)
+    assert same(load(folder), other)
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_precision(layout, dtype, write):
+    folder, model = write(layout)
+    found = load(folder, dtype=dtype)
+    assert {value.dtype for value in found.state_dict().values()} == {dtype}
+    assert same(found, model.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_precision_of_the_file(dtype, tmp_path):
+    save_checkpoint(CLIP(CLIP_CONFIG).initialise().to(dtype), tmp_path)
+    expected = torch.float32 if dtype == torch.float16 else dtype
+    assert {p.dtype for p in load(tmp_path).parameters()} == {expected}
+    assert {p.dtype for p in Opened(tmp_path).model(keep_half=True).parameters()} == {dtype}
+
+
+def test_mixed_precision_becomes_the_full_one(tmp_path):
+    model = CLIP(CLIP_CONFIG).initialise()
+    model.image.bfloat16()
+    save_checkpoint(model, tmp_path)
+    assert {p.dtype for p in load(tmp_path).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
+def test_another_size_of_pictures(layout, write):
+    folder, model = write(layout)
+    with pytest.warns(UserWarning, match="4 x 4 patches were resized to 6 x 6") as caught:
+        found = load(folder, image_size=48)
+    assert len(caught) == 1
+    assert rounded(found.config) == rounded(model.config.replace_image(image_size=48))
+    assert found.preprocess.size == 48
+    assert found.encode_image(torch.randn(1, 3, 48, 48)).shape == (1, model.config.embed_dim)
+    kept = [key for key, value in found.state_dict().items() if torch.equal(value, model.state_dict().get(key))]
+    assert set(found.state_dict()) - set(kept) == {"image.positions"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_size_with_the_same_patches_needs_no_resizing(write):
+    folder, model = write("open_clip")
+    assert same(load(folder, image_size=35), model)
+
+
+def test_a_size_that_cannot_be(write):
+    folder, _ = write("open_clip")
+    with pytest.raises(ValueError, match="patch_size 8 with image_size 7: expected at least one whole patch"):
+        load(folder, image_size=7)
+
+
+def test_safetensors_come_before_pickles_and_a_projects_own_before_a_conversion():
+    names = {name for candidate in CANDIDATES for name in candidate} | {"README.md", "training_args.bin"}
+    for expected in (
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.safetensors",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "open_clip_pytorch_model.bin",
+        "open_clip_pytorch_model.pt",
+        "pytorch_model.bin",
+        "model.pt",
+    ):
+        assert best_weights(names) == expected
+        names.remove(expected)
+    assert best_weights(names) is None
+
+
+@pytest.mark.parametrize(("weights", "config"), CANDIDATES)
+def test_weights_alone_are_no_checkpoint(weights, config):
+    assert best_weights({weights, config}) == weights
+    if weights != config:  # OpenAI's have no settings
+        assert best_weights({weights}) is None
+        assert best_weights({config}) is None
+
+
+def test_a_directory_with_several_takes_the_projects_own(write, tmp_path):
+    """As on the Hub: open_clip's files, with a conversion for transformers beside them."""
+    own, _ = write("open_clip", "own", scale=1.0)
+    conversion, _ = write("transformers", "conversion", scale=2.0)
+    pickle, _ = write("openai", "pickle", scale=3.0)
+    for folder in (own, conversion, pickle):
+        for file in folder.iterdir():
+            file.rename(tmp_path / file.name)
+    assert load(tmp_path).log_scale.item() == 1.0
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    assert load(tmp_path).log_scale.item() == 2.0
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "open_clip_config.json").unlink()
+    assert load(tmp_path).log_scale.item() == 3.0
+
+
+def test_weights_named_as_transformers_names_them_beside_open_clips_settings(write):
+    folder, model = write("open_clip")
+    (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
+    assert same(load(folder), model)
+
+
+LAION = [
+    ".gitattributes", "README.md", "config.json", "merges.txt", "model.safetensors", "open_clip_config.json",
+    "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "preprocessor_config.json", "pytorch_model.bin",
+    "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+]  # fmt: skip
+APPLE = [".gitattributes", "LICENSE", "README.md", "open_clip_config.json", "open_clip_pytorch_model.bin"]
+OPENAI = [
+    ".gitattributes", "README.md", "config.json", "flax_model.msgpack", "merges.txt", "preprocessor_config.json",
+    "pytorch_model.bin", "special_tokens_map.json", "tf_model.h5", "tokenizer.json", "tokenizer_config.json",
+    "vocab.json",
+]  # fmt: skip
+GOOGLE = [
+    ".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
+    "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer_config.json",
+]  # fmt: skip
+TIMM = [
+    ".gitattributes", "README.md", "open_clip_config.json", "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+]  # fmt: skip
+GIANT = [
+    ".gitattributes", "README.md", "config.json", "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors", "model.safetensors.index.json", "preprocessor_config.json",
+    "pytorch_model-00001-of-00002.bin", "tokenizer.json", "other-00001-of-00002.safetensors",
+    "onnx/model.onnx", "onnx/config.json",
+]  # fmt: skip
+TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+REPOSITORIES = {
+    "laion": (LAION, {"open_clip_model.safetensors", "open_clip_config.json", "config.json", "vocab.json"}),
+    "apple": (APPLE, {"open_clip_pytorch_model.bin", "open_clip_config.json"}),
+    "openai": (OPENAI, {"pytorch_model.bin", "config.json", "preprocessor_config.json", "vocab.json", "merges.txt"}),
+    "google": (GOOGLE, {"model.safetensors", "config.json", "preprocessor_config.json"}),
+    "timm": (TIMM, {"open_clip_model.safetensors", "open_clip_config.json"}),
+    "giant": (
+        GIANT,
+        {"model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+        | {"config.json", "preprocessor_config.json"},
+    ),
+}
+
+
+@pytest.mark.parametrize("repository", REPOSITORIES)
+def test_what_is_downloaded(repository):
+    names, expected = REPOSITORIES[repository]
+    if "vocab.json" in expected:
+        expected = expected | {"merges.txt", "preprocessor_config.json"}
+    files = needed(names)
+    assert set(files) == expected | (TOKENIZER & set(names))
+    assert len(files) == len(set(files))
+    assert best_weights(files) == files[0] == best_weights(names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["README.md", "config.json", "tokenizer.json"],
+        ["README.md", "model.safetensors"],
+        ["open_clip_pytorch_model.bin", "config.json"],
+        ["unet/model.safetensors", "unet/config.json"],
+    ],
+)
+def test_a_repository_without_a_checkpoint(names):
+    assert needed(names) == []
+
+
+def test_paths_without_a_checkpoint(tmp_path, one_line):
+    with pytest.raises(FileNotFoundError, match="there is no such file or directory") as caught:
+        find_weights(tmp_path / "absent")
+    one_line(caught, tmp_path / "absent")
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="no checkpoint in it; expected one of") as caught:
+        find_weights(tmp_path)
+    one_line(caught, tmp_path, *(f"{weights} with {config}" for weights, config in CANDIDATES if weights != config))
+
+
+def test_a_directory_is_no_file_of_weights(tmp_path):
+    (tmp_path / "model.safetensors").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="no checkpoint in it"):
+        find_weights(tmp_path)
+
+
+def test_bare_weights_of_open_clip(write, tmp_path, one_line):
+    folder, model = write("open_clip")
+    bare = tmp_path / "bare" / "open_clip_model.safetensors"
+    bare.parent.mkdir()
+    (folder / bare.name).rename(bare)
+    with pytest.raises(CheckpointError, match=r"without open_clip_config\.json beside them") as caught:
+        load(bare)
+    one_line(caught, bare, "another activation gives wrong numbers", "config='vit_b_32' (with QuickGELU)")
+    (tmp_path / "ours.json").write_text(json.dumps({"format": "miniclip", **model.config.to_dict()}))
+    for config in (model.config, folder / "open_clip_config.json", str(tmp_path / "ours.json")):
+        assert same(load(bare, config=config), model)
+        assert rounded(load(bare, config=config).config) == rounded(model.config)
+    with pytest.raises(CheckpointError, match=r"visual\.conv1\.weight has the shape \(64, 3, 8, 8\), expected \(768"):
+        load(bare, config="vit_b_32")
+    with pytest.raises(ValueError, match=r"unknown preset 'vit_b_33'; did you mean 'vit_b_32'\?"):
+        load(bare, config="vit_b_33")
+
+
+@pytest.mark.parametrize("layout", ["miniclip", "transformers", "siglip"])
+def test_bare_weights_of_others(layout, write, one_line):
+    folder, model = write(layout)
+    (folder / "config.json").unlink()
+    bare = folder / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"no config\.json beside it, which says what model") as caught:
+        load(bare)
+    one_line(caught, bare)
+    found = load(bare, config=model.config)
+    assert same(found, model)
+    assert found.config == model.config
+
+
+def test_another_configuration_than_the_files_own(write):
+    folder, model = write("open_clip")
+    config = model.config.replace_image(activation="gelu")
+    assert load(folder, config=config).config == config
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "content", "message"),
+    [
+        ("open_clip", "open_clip_config.json", "{", "not JSON"),
+        ("open_clip", "open_clip_config.json", "[]", "a JSON list"),
+        ("open_clip", "open_clip_config.json", "{}", "model_cfg.embed_dim"),
+        ("open_clip", "open_clip_config.json", '{"model_cfg": []}', "model_cfg is a list"),
+        ("open_clip", "open_clip_config.json", '{"model_cfg": {"embed_dim": 16, "vision_cfg": 3}}', "vision_cfg is a"),
+        ("transformers", "config.json", "", "not JSON"),
+        ("transformers", "config.json", "{}", "model_type is None"),
+        ("transformers", "config.json", '{"format": "miniclip"}', "model_type is None"),
+        ("transformers", "config.json", '{"model_type": "clip", "text_config": 3}', ""),
+        ("transformers", "preprocessor_config.json", "3", "a JSON int"),
+        ("transformers", "preprocessor_config.json", '{"size": 64}', "64"),
+        ("transformers", "preprocessor_config.json", '{"size": {}}', "a size is {}"),
+        ("miniclip", "config.json", '{"model_type": "clip"}', '"format": "miniclip"'),
+    ],
+)
+def test_settings_that_are_none(layout, name, content, message, write, one_line):
+    folder, _ = write(layout)
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    one_line(caught, folder, message)
+
+
+def test_a_configuration_that_is_given_and_none(write, tmp_path, one_line):
+    folder, _ = write("open_clip")
+    file = tmp_path / "given.json"
+    for content in ("{", '{"model_cfg": {"vision_cfg": {"ls_init_value": 1}}}', '{"model_type": "clip"}'):
+        file.write_text(content)
+        with pytest.raises(CheckpointError) as caught:
+            load(folder, config=file)
+        one_line(caught, file)
+
+
+JUNK = st.sampled_from([None, True, False, 0, -1, 7, 2.5, 1e9, "", "x", [], [1], [3, 3], ["x", 3], {}, {"x": 1}])
+
+
+def paths(value, path=()):
+    """All places in nested objects."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from paths(inner, (*path, key))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("open_clip", "open_clip_config.json"),
+        ("transformers", "config.json"),
+        ("siglip", "config.json"),
+        ("transformers", "preprocessor_config.json"),
+        ("miniclip", "config.json"),
+    ],
+)
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore:the position embeddings")
+def test_junk_in_the_settings_is_said_in_one_line(layout, name, data, made):
+    folder = made(layout)
+    good = json.loads((folder / f"good-{name}").read_text())
+    *path, last = data.draw(st.sampled_from([path for path in paths(good) if path]))
+    bad = copy.deepcopy(good)
+    inner = bad
+    for key in path:
+        inner = inner[key]
+    inner[last] = data.draw(JUNK)
+    (folder / name).write_text(json.dumps(bad))
+    try:
+        assert isinstance(load(folder), CLIP)
+    except CheckpointError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (most of them load or fail by chance)
+        assert str(folder) in str(error)  # noqa: PT017
+    finally:
+        (folder / name).write_text(json.dumps(good))
+
+
+@pytest.fixture
+def made(write):
+    """A layout's directory, made once, its settings kept beside under another name."""
+    found = {}
+
+    def made(layout):
+        if layout not in found:
+            found[layout], _ = write(layout)
+            for file in list(found[layout].glob("*.json")):
+                (found[layout] / f"good-{file.name}").write_text(file.read_text())
+        return found[layout]
+
+    return made
+
+
+def test_weights_of_another_model(write, one_line):
+    folder, _ = write("open_clip")
+    values = json.loads((folder / "open_clip_config.json").read_text())
+    values["model_cfg"]["text_cfg"]["layers"] = 3
+    (folder / "open_clip_config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    one_line(caught, folder, "transformer.resblocks.2.ln_1.weight is missing", "and 8 more")
+
+
+def test_weights_of_an_unknown_kind(write, one_line):
+    folder, _ = write("miniclip")
+    write_tensors(folder / "model.safetensors", {"encoder.weight": torch.zeros(2), "encoder.bias": torch.zeros(2)})
+    with pytest.raises(CheckpointError, match="of a kind that miniclip does not know") as caught:
+        load(folder)
+    one_line(caught, folder, "encoder.bias, encoder.weight")
+    write_tensors(folder / "model.safetensors", {"visual.layer1.0.conv1.weight": torch.zeros(2)})
+    with pytest.raises(CheckpointError, match="a ResNet's"):
+        load(folder)
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
+def test_a_file_that_was_cut_short(layout, write, one_line):
+    folder, _ = write(layout)
+    file = folder / FILES[layout]
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    one_line(caught, file)
+
+
+def test_a_nan_is_no_reason_to_refuse(write):
+    folder, model = write("open_clip")
+    tensors, _ = read_tensors(folder / "open_clip_model.safetensors")
+    tensors["logit_scale"].fill_(float("nan"))
+    write_tensors(folder / "open_clip_model.safetensors", tensors)
+    assert load(folder).log_scale.isnan()
+    assert not model.log_scale.isnan()
