@@ -35,6 +35,7 @@ def measure(reader: str, folder: str) -> dict[str, float | list[float]]:
     import torch
 
     open_model = opener(reader)
+    torch.ones(1 << 20).double().sum()  # threads are started
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before, start = memory("VmRSS"), time.perf_counter()
     model = open_model(folder)

@@ -711,3 +711,30 @@ def test_training_in_place_costs_the_weights_once(costs):
 def test_writing_costs_nothing_or_one_tensor_at_a_time(costs):
     assert costs["written"]["peak"] < 0.02
     assert costs["turned and written"]["peak"] < 0.2  # the allocator may leave holes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_a_tensor_read_to_its_place(tmp_path, dtype):
+    tensors = {
+        "a": torch.arange(6).view(2, 3).to(dtype),
+        "b": torch.tensor(1).to(dtype),
+        "c": torch.empty(0, 4).to(dtype),
+    }
+    write_tensors(tmp_path / "t.safetensors", tensors)
+    file = open_tensors(tmp_path / "t.safetensors")
+    out = torch.zeros(9, dtype=dtype)
+    for key, part in zip(tensors, torch.split(out, [6, 1, 2]), strict=True):
+        file.copy_into(key, part if key != "c" else part[:0])
+    assert torch.equal(out[:6], tensors["a"].flatten())
+    assert torch.equal(out[6], tensors["b"])
+    assert not out[7:].any()
+
+
+def test_a_file_that_became_shorter_is_said(tmp_path):
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"a": torch.arange(64.0)})
+    file = open_tensors(path)
+    with path.open("r+b") as short:
+        short.truncate(path.stat().st_size - 8)
+    with pytest.raises(CheckpointError, match=r"t\.safetensors: the file was cut short"):
+        file.copy_into("a", torch.empty(64))

@@ -5,6 +5,7 @@ What does not fit is found on shapes alone, before a weight is read, and named: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -29,6 +30,9 @@ class Source(Protocol):
 
     def take(self, key: str) -> Tensor:
         """One tensor, without a copy where the file allows it."""
+
+    def copy_into(self, key: str, out: Tensor) -> None:
+        """Read a tensor into memory that is there, of its type and number of elements."""
 
     def release(self, key: str) -> None:
         """Nobody looks at this tensor's memory again: a copy of it was made."""
@@ -99,13 +103,27 @@ def invert(rows: Iterable[Row], config: CLIPConfig, tensors: Mapping[str, Tensor
 
 def _read(source: Source, step: Step, shape: Shape, dtype: torch.dtype | None) -> Tensor:
     taken = [source.take(key) for key in step.theirs]
-    tensor = step.operation.forward(taken, shape)
-    tensor = tensor if dtype is None else tensor.to(dtype)
-    if tensor.data_ptr() % ALIGNMENT:  # kernels may sum in another order there: not quite the model that was saved
-        tensor = tensor.clone()
-    if tensor.data_ptr() != taken[0].data_ptr():
+    tensor = taken[0]
+    if step.operation.joins and len({t.dtype for t in taken}) == 1:
+        # kernels may sum in another order at another address: not quite the model that was saved
+        if len(taken) > 1 or tensor.data_ptr() % ALIGNMENT:
+            tensor = _joined(source, step, shape, tensor.dtype)
+    else:
+        tensor = step.operation.forward(taken, shape)
+        tensor = tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+    changed = tensor if dtype is None else tensor.to(dtype)
+    if changed.data_ptr() != taken[0].data_ptr():
         for key in step.theirs:
             source.release(key)
+    return changed
+
+
+def _joined(source: Source, step: Step, shape: Shape, dtype: torch.dtype) -> Tensor:
+    """The tensors of a step one after the other, each read to its place."""
+    tensor = torch.empty(shape, dtype=dtype, device="cpu")
+    parts = torch.split(tensor.view(-1), [math.prod(source.shapes[key]) for key in step.theirs])
+    for key, part in zip(step.theirs, parts, strict=True):
+        source.copy_into(key, part)
     return tensor
 
 

@@ -24,9 +24,10 @@ class Operation(NamedTuple):
     shape: Callable[[Sequence[Shape], Shape], Shape]
     forward: Callable[[Sequence[Tensor], Shape], Tensor]
     backward: Callable[[Tensor], list[Tensor]]
+    joins: bool = False  # forward only puts the tensors' elements one after the other
 
 
-SAME = Operation(lambda shapes, target: shapes[0], lambda x, target: x[0], lambda x: [x])
+SAME = Operation(lambda shapes, target: shapes[0], lambda x, target: x[0], lambda x: [x], joins=True)
 TRANSPOSED = Operation(
     lambda shapes, target: shapes[0][::-1],
     lambda x, target: x[0].T.contiguous(),
@@ -48,7 +49,7 @@ def stacked(*shares: int) -> Operation:
         part = len(x) // sum(shares)
         return [piece.contiguous() for piece in torch.split(x, [share * part for share in shares])]
 
-    return Operation(shape, lambda x, target: torch.cat(list(x)), backward)
+    return Operation(shape, lambda x, target: torch.cat(list(x)), backward, joins=True)
 
 
 def scalar(dims: int) -> Operation:

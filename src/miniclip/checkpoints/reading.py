@@ -63,6 +63,10 @@ class HeldTensors:
         """The tensor."""
         return self._tensors[key]
 
+    def copy_into(self, key: str, out: Tensor) -> None:
+        """Copy the tensor."""
+        out.copy_(self._tensors[key].reshape(out.shape))
+
     def release(self, key: str) -> None:
         """Let go of the tensor."""
         del self._tensors[key]

@@ -15,6 +15,7 @@ import math
 import mmap
 from collections import Counter
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path, PureWindowsPath
 from reprlib import repr as short
 from typing import Any, NamedTuple, TypeGuard
@@ -47,8 +48,9 @@ IMPOSTORS = {
 
 
 class Place(NamedTuple):
-    """Where a tensor is: `start` and `stop` are bytes of the mapped file."""
+    """Where a tensor is: `start` and `stop` are bytes of the file, which is open and mapped."""
 
+    file: FileIO
     mapped: mmap.mmap
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -82,11 +84,31 @@ class TensorFile:
         Raises:
             KeyError: there is no such tensor.
         """
-        mapped, dtype, shape, start, stop = self._places[key]
+        _, mapped, dtype, shape, start, stop = self._places[key]
         if start == stop:  # frombuffer takes no empty ones
             return torch.empty(shape, dtype=dtype, device="cpu")
         count = (stop - start) // dtype.itemsize
         return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start).view(shape)
+
+    def copy_into(self, key: str, out: Tensor) -> None:
+        """Read a tensor into memory that is there: past the map, whose pages need not be touched and given back then.
+
+        Args:
+            key: the tensor's.
+            out: contiguous, on the CPU, of the tensor's type and number of elements.
+
+        Raises:
+            KeyError: there is no such tensor.
+            CheckpointError: the file has become shorter since it was opened.
+        """
+        file, _, _, _, start, _ = self._places[key]
+        left = out.detach().reshape(-1).view(torch.uint8).numpy().data
+        file.seek(start)
+        while left:
+            count = file.readinto(left)
+            if not count:
+                raise CheckpointError(f"{self.path}: the file was cut short while it was read")
+            left = left[count:]
 
     def release(self, key: str) -> None:
         """Give a tensor's memory back to the system, as it should be when a copy was made.
@@ -98,7 +120,7 @@ class TensorFile:
         Raises:
             KeyError: there is no such tensor.
         """
-        mapped, _, _, start, stop = self._places[key]
+        _, mapped, _, _, start, stop = self._places[key]
         first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, stop // mmap.PAGESIZE * mmap.PAGESIZE
         if first < last and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
@@ -115,19 +137,21 @@ def open_tensors(path: Path) -> TensorFile:
     """
     if path.name.endswith(INDEX):
         return _open_index(path)
-    with path.open("rb") as file:
-        try:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            header, begin = _read_header(mapped)
-            metadata = _strings(header.pop("__metadata__", {}))
-            places = {key: _place(mapped, begin, key, value) for key, value in header.items()}
-            _check_layout(places, begin, len(mapped))
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(
-                f"{path}: not a whole safetensors file ({error}); it may have been cut short: copy or download it again"
-            ) from None
+    file = path.open("rb", buffering=0)
+    try:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        header, begin = _read_header(mapped)
+        metadata = _strings(header.pop("__metadata__", {}))
+        places = {key: _place(file, mapped, begin, key, value) for key, value in header.items()}
+        _check_layout(places, begin, len(mapped))
+    except CheckpointError as error:
+        file.close()
+        raise CheckpointError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        file.close()
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({error}); it may have been cut short: copy or download it again"
+        ) from None
     return TensorFile(path, metadata, places)
 
 
@@ -174,7 +198,7 @@ def _strings(value: Any) -> dict[str, str]:
     return value
 
 
-def _place(mapped: mmap.mmap, begin: int, key: str, entry: Any) -> Place:
+def _place(file: FileIO, mapped: mmap.mmap, begin: int, key: str, entry: Any) -> Place:
     """Where a tensor is, by its entry in the header. Raises ValueError, or CheckpointError for an unknown dtype."""
     fields = entry if isinstance(entry, dict) else {}
     name, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
@@ -188,7 +212,7 @@ def _place(mapped: mmap.mmap, begin: int, key: str, entry: Any) -> Place:
     nbytes = math.prod(shape) * itemsize
     if stop - start != nbytes:
         raise ValueError(f"{key!r} has the data_offsets {span}, expected {nbytes} bytes for {short(shape)} of {name}")
-    return Place(mapped, DTYPES[name], tuple(shape), begin + start, begin + stop)
+    return Place(file, mapped, DTYPES[name], tuple(shape), begin + start, begin + stop)
 
 
 def _sizes(value: Any) -> TypeGuard[list[int]]:
