@@ -135,6 +135,7 @@ class HubServer:
             "HF_HUB_DISABLE_XET": True,  # its protocol is not imitated: large files come and go by LFS
             "HF_HUB_DISABLE_TELEMETRY": True,
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
+            "HF_HUB_DISABLE_SYMLINKS": False,
             "HF_HUB_OFFLINE": False,
             "HF_HUB_ETAG_TIMEOUT": 10,
             "HF_HUB_DOWNLOAD_TIMEOUT": 10,

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import miniclip
 from miniclip import cli
+from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
+from miniclip.hub import fresh, save
 
 SMALL = ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--device", "cpu"]
 
@@ -220,7 +223,7 @@ class TestErrors:
         assert "no split 'tset'" in fails("eval", run, "--split", "tset")
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["models"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["convert"], ["models"]])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main([*command, "--help"])
@@ -235,3 +238,45 @@ def copy_of(source: Path, target: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(source, target))
+
+
+def test_convert(tmp_path, capsys):
+    save(fresh(PRESETS["bert_vit_tiny"][1]), tmp_path / "mine")
+    assert cli.main(["convert", str(tmp_path / "mine"), str(tmp_path / "half"), "--dtype", "bfloat16"]) == 0
+    assert "in bfloat16, in the layout of miniclip" in capsys.readouterr().out
+    half = miniclip.load(tmp_path / "half")
+    assert torch.equal(half.image.positions, miniclip.load(tmp_path / "mine").image.positions.bfloat16())
+    assert cli.main(["convert", str(tmp_path / "mine"), str(tmp_path / "theirs"), "--layout", "open_clip"]) == 2
+    assert "no bidirectional text tower with masked padding" in capsys.readouterr().err
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_convert_for_other_libraries_and_bare_weights(tmp_path, capsys):
+    image = ImageConfig(16, 8, 64, 1, 1, activation="quickgelu")
+    text = TextConfig(12, 600, 64, 1, 1, activation="quickgelu", causal=True, pooling="end")
+    model = fresh(CLIPConfig(image, text, 32))
+    save(model, tmp_path / "mine")
+    for layout, name in (("openai", "model.pt"), ("open_clip", "open_clip_model.safetensors")):
+        assert cli.main(["convert", str(tmp_path / "mine"), str(tmp_path / layout), "--layout", layout]) == 0
+        assert (tmp_path / layout / name).is_file()
+    bare = tmp_path / "bare.safetensors"
+    (tmp_path / "open_clip" / "open_clip_model.safetensors").rename(bare)
+    capsys.readouterr()
+    assert cli.main(["convert", str(bare), str(tmp_path / "again")]) == 2
+    assert "config='vit_b_32'" in capsys.readouterr().err
+    settings = str(tmp_path / "open_clip" / "open_clip_config.json")
+    assert cli.main(["convert", str(bare), str(tmp_path / "again"), "--architecture", settings]) == 0
+    again = miniclip.load(tmp_path / "again")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+def test_models_lists_presets_and_well_known_checkpoints(capsys):
+    assert cli.main(["models"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(miniclip.list_models())
+    assert cli.main(["models", "vit_h_14_dfn"]) == 0
+    assert "apple/DFN5B-CLIP-ViT-H-14" in capsys.readouterr().out
+    assert cli.main(["models", "vit_b16"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "miniclip: unknown model 'vit_b16'; did you mean 'vit_b_16'? `miniclip models` lists them\n"
+    )

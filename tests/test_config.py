@@ -180,3 +180,4 @@ def test_an_unknown_preset_names_the_nearest():
 def test_did_you_mean():
     assert did_you_mean("appel", ["pear", "apple"]) == "; did you mean 'apple'? known: pear, apple"
     assert did_you_mean("xyz", ["pear", "apple"]) == "; known: pear, apple"
+    assert did_you_mean("appel", ["apple"], listed_by="fruits()") == "; did you mean 'apple'? fruits() lists them"

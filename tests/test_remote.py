@@ -205,6 +205,21 @@ def test_another_content_is_refused_and_removed(server, announced):
     assert contents(fetch(REPO, both)) == chosen(CONFIG, WEIGHTS)
 
 
+def test_where_links_cannot_be_made(server, monkeypatch):
+    """As on many a Windows: the files themselves are in the snapshot."""
+    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *_: False)
+    server.forged[WEIGHTS] = FILES[WEIGHTS][::-1]
+    with pytest.raises(CheckpointError, match="damaged"):
+        fetch(REPO, both)
+    assert not list(cache().rglob("*.safetensors"))
+    server.forged.clear()
+    folder = fetch(REPO, both)
+    assert not (folder / WEIGHTS).is_symlink()
+    assert contents(folder) == chosen(CONFIG, WEIGHTS)
+    server.close()
+    assert fetch(REPO, both) == folder
+
+
 def test_a_hash_that_is_broken_off_keeps_nothing(server, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import sys
 import tomllib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
+from miniclip import distributed
 from miniclip.checkpoints.export import LAYOUTS
-from miniclip.checks import did_you_mean
+from miniclip.checks import did_you_mean, kinds_and_words
 from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.errors import CheckpointError, DataError
 from miniclip.train.settings import TrainConfig
@@ -27,6 +31,7 @@ TRAIN_EPILOG = """examples:
   miniclip train --data flickr30k --preset bert_vit_b_16 --epochs 55 --run-dir runs/flickr
   miniclip train --config recipe.toml                the same names, as `epochs = 55`; flags win over the file
   miniclip train --resume runs/flickr                go on where a run was stopped
+  torchrun --nproc-per-node 4 -m miniclip train …    on four GPUs, or processes
 """
 EVAL_EPILOG = """examples:
   miniclip eval runs/shapes                          the best model of a run, on the data it was validated with
@@ -50,10 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command(**options)
     except KeyboardInterrupt:
-        print("miniclip: stopped", file=sys.stderr)
+        if distributed.is_main():
+            print("miniclip: stopped", file=sys.stderr)
         return INTERRUPTED
     except USER_ERRORS as error:
-        print(f"miniclip: {' '.join(str(error).split())}", file=sys.stderr)
+        who = f"miniclip, rank {distributed.rank()}" if distributed.world_size() > 1 else "miniclip"
+        print(f"{who}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
     return 0
 
@@ -143,22 +150,53 @@ def _command(commands: Any, name: str, run: Any, text: str, epilog: str) -> argp
 def _add_flag(parser: Any, name: str, hint: Any, text: str) -> None:
     """A flag `--name-with-dashes` of a setting's type, absent unless it is given."""
     flag = "--" + name.replace("_", "-")
-    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    kinds, words = kinds_and_words(hint)
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
     options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-    if kinds == [bool]:
+    if kinds == (bool,):
         options["action"] = argparse.BooleanOptionalAction
-    elif isinstance(kinds[0], str):
-        options |= {"choices": kinds}
+    elif not kinds:
+        options |= {"choices": words}
     else:
-        options |= {"type": kinds[0], "metavar": {int: "N", float: "X", str: name.upper()}[kinds[0]]}
+        metavar = {int: "N", float: "X", str: name.upper()}[kinds[0]]
+        options |= {"type": _or_a_word(kinds[0], words), "metavar": "|".join([metavar, *words])}
     parser.add_argument(flag, **options)
+
+
+def _or_a_word(kind: Any, words: Sequence[str]) -> Any:
+    """What reads a flag's value: the kind itself, unless it is one of the words."""
+    if not words:
+        return kind
+
+    def read(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    read.__name__ = " or ".join([kind.__name__, *words])  # argparse says "invalid … value" with it
+    return read
 
 
 # train
 
 
 def train_command(resume: str | None, config: str | None, **flags: Any) -> None:
-    """`miniclip train`."""
+    """`miniclip train`; torchrun makes of it one process a rank."""
+    with distributed.ranks(flags.get("device")), printed_once():
+        run_training(resume, config, **flags)
+
+
+@contextlib.contextmanager
+def printed_once() -> Iterator[None]:
+    """Of several ranks, let rank 0 alone print and warn."""
+    if distributed.is_main():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def run_training(resume: str | None, config: str | None, **flags: Any) -> None:
+    """Start or take up a run, train to the end, and say what came out."""
     if resume is not None:
         if config is not None or flags.keys() - {"device"}:
             given = ", ".join("--" + name.replace("_", "-") for name in flags) or "--config"
@@ -169,7 +207,7 @@ def train_command(resume: str | None, config: str | None, **flags: Any) -> None:
     print(
         f"{trainer.about.get('preset', 'model')}: {count(trainer.model):,} parameters; {trainer.loader.size:,} "
         f"training pictures, batches of {trainer.loader.batch_size}, {trainer.total_steps:,} steps, "
-        f"{trainer.config.precision} on {trainer.model.device}; writing to {trainer.run_dir}",
+        f"{trainer.config.precision} on {trainer.model.device}{on_ranks()}; writing to {trainer.run_dir}",
         flush=True,
     )
     try:
@@ -178,6 +216,11 @@ def train_command(resume: str | None, config: str | None, **flags: Any) -> None:
         print(f"stopped at step {trainer.step}; go on with: miniclip train --resume {trainer.run_dir}")
         raise
     print(summary(trainer))
+
+
+def on_ranks() -> str:
+    """How many processes there are, where there are several."""
+    return f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
 
 
 def started(settings: dict[str, Any]) -> Any:
@@ -344,7 +387,7 @@ def models_command(name: str | None) -> None:
             print(f"{key:<{width}}  {description}")
         return
     if name not in models:
-        raise ValueError(f"unknown model {name!r}{did_you_mean(name, models)}")
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, models, listed_by='`miniclip models`')}")
     print(f"{name}: {models[name]}")
     for line in describe_model(preset(name)) if name in PRESETS else ["its parts are in its settings, on the Hub"]:
         print("  " + line)

@@ -200,7 +200,8 @@ def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir:
         raise ValueError(f"{name!r} is an architecture that nobody has published weights for: pass pretrained=False")
     if not REPOSITORY.fullmatch(repo):
         known = {**PRESETS, **PRETRAINED}
-        raise FileNotFoundError(f"{name}: no such path, and no model of that name{did_you_mean(str(name), known)}")
+        hint = did_you_mean(str(name), known, listed_by="miniclip.list_models()")
+        raise FileNotFoundError(f"{name}: no such path, and no model of that name{hint}")
     try:
         return fetch(repo, functools.partial(_needed, repo), revision=revision, cache_dir=cache_dir)
     except (ConnectionError, FileNotFoundError) as error:

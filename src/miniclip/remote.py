@@ -242,7 +242,7 @@ def _pick(repo: str, revision: str, choose: Choose, listing: list[str]) -> list[
     Raises:
         FileNotFoundError: nothing, or a file that is not there.
     """
-    names = list(dict.fromkeys(choose(list(listing))))
+    names = list(choose(list(listing)))
     for name in names:
         if name not in listing:
             raise FileNotFoundError(f"{repo}: no file {name!r} at revision {revision!r}{did_you_mean(name, listing)}")
@@ -265,7 +265,7 @@ def _cached(cache: _Cache, repo: str, revision: str, choose: Choose, reason: str
         present = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         problem = f"of revision {revision!r} the cache has only {', '.join(present) or 'links to nothing'}"
         try:
-            names = choose(present)
+            names = list(choose(present))
         except (OSError, ValueError, LookupError) as error:
             raise _unreachable(repo, f"{problem} ({_one_line(error)})", reason) from None
         if not names:
