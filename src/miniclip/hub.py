@@ -17,6 +17,7 @@ from miniclip.checkpoints.open_clip import model_config
 from miniclip.checkpoints.reading import Opened, best_weights, needed
 from miniclip.checks import did_you_mean
 from miniclip.config import PRESETS, CLIPConfig, preset
+from miniclip.errors import CheckpointError
 from miniclip.model_card import model_card
 from miniclip.models.clip import CLIP
 from miniclip.pretrained import OPENAI_REPO, PRETRAINED
@@ -121,9 +122,12 @@ def _config(config: str | Path | CLIPConfig | None) -> CLIPConfig | None:
     if not path.is_file():
         return preset(str(config))
     values = read_json(path)
-    if "model_cfg" in values:
+    if "model_cfg" not in values:
+        return parse_config(path, values)
+    try:
         return model_config(values["model_cfg"], values.get("preprocess_cfg", {}))
-    return parse_config(path, values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _tokenizer(tokenizer: str | Path | TextTokenizer | None) -> TextTokenizer | None:

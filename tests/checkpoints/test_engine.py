@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniclip.checkpoints import open_clip, openai, tables
@@ -92,6 +92,7 @@ def test_every_key_is_used_once_and_every_parameter_filled(layout):
 TOWERS = st.fixed_dictionaries({"layers": st.integers(1, 3), "heads": st.sampled_from([1, 2])})
 
 
+@settings(max_examples=25)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(image=TOWERS, text=TOWERS, bias=st.booleans(), norm=st.booleans(), patch=st.booleans())
 def test_sizes_and_parts_do_not_matter(layout, image, text, bias, norm, patch):
@@ -248,6 +249,15 @@ def test_tensors_begin_where_torchs_own_do(theirs):
     assert all(value.data_ptr() % 64 == 0 for value in found.values())
     assert torch.equal(found["text.norm_after.bias"], theirs["ln_final.bias"])
     assert source.released["ln_final.bias"] == 1
+
+
+def test_parts_of_several_precisions_become_the_finest():
+    theirs = invert(tables.TRANSFORMERS_CLIP, OPENAI, weights(OPENAI))
+    name = "text_model.encoder.layers.0.self_attn.{}_proj.weight"
+    parts = [theirs[name.format(part)] for part in "qkv"]
+    theirs[name.format("k")] = parts[1] = parts[1].half()
+    found = convert(HeldTensors(Path("f"), theirs), tables.TRANSFORMERS_CLIP, OPENAI, shapes(OPENAI), None)
+    assert torch.equal(found["text.blocks.0.attention.qkv.weight"], torch.cat([part.float() for part in parts]))
 
 
 def test_a_layout_without_a_place_for_a_parameter():

@@ -53,12 +53,11 @@ def speaking(config, toy_tokenizer):
     return build(config.replace_text(**text), toy_tokenizer)
 
 
+ATTENTION = {"class_token": False, "norm_before": False, "patch_bias": True, "pooling": "attention"}
 SIGLIP = CLIPConfig(
-    ImageConfig(
-        16, 4, 24, 2, 3, class_token=False, norm_before=False, patch_bias=True, pooling="attention", projection="none"
-    ),
-    TextConfig(12, 99, 16, 2, 2, padding="attended", pooling="last", projection="bias"),
-    24,
+    ImageConfig(16, 4, 64, 2, 1, projection="none", **ATTENTION),
+    TextConfig(12, 99, 64, 2, 1, padding="attended", pooling="last", projection="bias"),
+    64,
     logit_bias=-10.0,
     resize="squash",
     crop="floored",
@@ -117,16 +116,18 @@ def test_siglip_goes_to_transformers_alone(tmp_path):
     model = build(SIGLIP)
     export(model, tmp_path / "there", layout="transformers")
     assert json.loads((tmp_path / "there" / "config.json").read_text())["model_type"] == "siglip"
-    for layout in ("openai", "open_clip"):
-        with pytest.raises(ValueError, match=r"another model|open_clip"):
+    for layout, message in (("openai", "image.class_token is False, there True"), ("open_clip", "floored|none is as")):
+        with pytest.raises(ValueError, match=message):
             export(model, tmp_path / layout, layout=layout)
         assert not (tmp_path / layout).exists()
+    with pytest.raises(ValueError, match="of timm's it could name none is as this one"):
+        export(build(dataclasses.replace(SIGLIP, crop="rounded")), tmp_path / "open_clip", layout="open_clip")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_bert_style_goes_nowhere(layout, toy_config, tmp_path, one_line):
+def test_bert_style_goes_nowhere(layout, config, tmp_path, one_line):
     with pytest.raises(ValueError, match=r"bidirectional|text\.causal is False") as caught:
-        export(build(toy_config), tmp_path / "there", layout=layout)
+        export(build(config.replace_text(causal=False, pooling="first")), tmp_path / "there", layout=layout)
     one_line(caught)
     assert not (tmp_path / "there").exists()
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from miniclip.checkpoints import engine
 from miniclip.checkpoints import open_clip as layout
-from miniclip.checkpoints.engine import convert
+from miniclip.checkpoints.engine import expand
 from miniclip.checkpoints.export import export
 from miniclip.checkpoints.timm_towers import TIMM_TOWERS
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
@@ -296,6 +297,27 @@ def test_another_size_of_pictures_goes_back(case, save, inputs, compare, tmp_pat
     compare(model, pixels, ids, outputs(back, pixels, ids))
 
 
+def test_words_that_were_added_to_openais(save, inputs, compare, tmp_path):
+    """They stand behind the end token, which is then no longer the highest id of a row."""
+    folder, peer = save(own(text={"vocab_size": 49411, "layers": 1}))
+    pixels, ids = inputs(CASES["gelu"])
+    ids[ids == 98] = 49407
+    model = load(folder)
+    compare(model, pixels, ids, outputs(peer, pixels, ids))
+    export(model, tmp_path / "back", layout="open_clip")
+    back = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
+    ids[1:, 1] = 49410
+    compare(model, pixels, ids, outputs(back, pixels, ids))
+
+
+def test_pictures_that_are_not_cropped_may_be_cropped_in_any_way(tmp_path):
+    """transformers' SigLIP squashes pictures as open_clip's does; how each would crop them does not matter."""
+    text = TextConfig(12, 99, 24, 2, 3, padding="attended", pooling="last", projection="bias")
+    config = CLIPConfig(TOWERS["vit_toy_siglip"], text, 32, logit_bias=-10.0, resize="squash", crop="floored")
+    export(CLIP(config).initialise(), tmp_path, layout="open_clip")
+    assert load(tmp_path).config.resize == "squash"
+
+
 PREPROCESS = [
     {},
     {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.75], "interpolation": "bilinear", "resize_mode": "squash"},
@@ -329,12 +351,22 @@ def test_the_scale_that_training_starts_from_travels(save, tmp_path):
     assert load(tmp_path / "back").config == model.config
 
 
-def test_the_tokenizer_that_the_settings_name():
-    config = own(text={"hf_tokenizer_name": "org/name", "tokenizer_kwargs": {"clean": "canonicalize"}})
-    plan = layout.plan({"model_cfg": config}, {"visual.conv1.weight": (1,)})
-    assert (plan.tokenizer, plan.tokenizer_repo) == ({"clean": "canonicalize"}, "org/name")
-    plan = layout.plan({"model_cfg": own()}, {"visual.conv1.weight": (1,)})
-    assert (plan.tokenizer, plan.tokenizer_repo) == ({}, None)
+@pytest.mark.parametrize(
+    ("text", "options", "repo"),
+    [
+        ({}, {"clean": "lower"}, None),  # OpenAI's, which is built in
+        ({"hf_tokenizer_name": "org/name"}, {"clean": "whitespace"}, "org/name"),
+        ({"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"clean": "canonicalize"}}, {"clean": "canonicalize"}, "a/b"),
+        (
+            {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}},
+            {"clean": "whitespace", "strip_sep_token": True},
+            "a/b",
+        ),
+    ],
+)
+def test_the_tokenizer_that_the_settings_name(text, options, repo):
+    plan = layout.plan({"model_cfg": own(text=text)}, {"visual.conv1.weight": (1,)})
+    assert (plan.tokenizer, plan.tokenizer_repo) == (options, repo)
 
 
 REFUSED = [
@@ -431,23 +463,6 @@ def test_the_architectures_that_open(one_line):
         one_line(caught)
 
 
-class Shapes:
-    """A file of a model without memory."""
-
-    path = "meta"
-
-    def __init__(self, peer):
-        self.tensors = peer.state_dict()
-        self.shapes = {key: tuple(value.shape) for key, value in self.tensors.items()}
-
-    def take(self, key):
-        assert self.tensors[key].is_meta
-        return self.tensors[key]
-
-    def release(self, key):
-        pass
-
-
 def anatomy(model, heads):
     """What shapes do not show: the norms' epsilons, the heads, the activations."""
     modules = list(model.modules())
@@ -466,6 +481,10 @@ def built(config):
         return kind(**config)
 
 
+def shapes(model):
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
 @pytest.mark.slow
 def test_the_architectures_are_the_same():
     configs, names = known_architectures()
@@ -476,10 +495,10 @@ def test_the_architectures_are_the_same():
         parsed, peer = layout.model_config(config, {}), built(config)
         with torch.device("meta"):
             model = CLIP(parsed)
-        source = Shapes(peer)
-        expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-        found = convert(source, layout.rows(parsed, source.shapes), parsed, expected, None)
-        assert {key: tuple(value.shape) for key, value in found.items()} == expected, name
+        assert all(value.is_meta for value in (*peer.state_dict().values(), *model.state_dict().values()))
+        source, expected = SimpleNamespace(path=name, shapes=shapes(peer)), shapes(model)
+        steps = expand(layout.rows(parsed, source.shapes), parsed)
+        engine._check(source, [step for step in steps if step.ours is None or step.ours in expected], expected)
         assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in peer.parameters()), name
         assert anatomy(model, "heads") == anatomy(peer, "num_heads"), name
 

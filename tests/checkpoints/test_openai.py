@@ -11,7 +11,7 @@ from miniclip.errors import CheckpointError
 from miniclip.hub import load
 from miniclip.models.clip import CLIP
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")]  # the peer uses it
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
 peers = pytest.importorskip("open_clip.model")
 
@@ -109,7 +109,7 @@ def traced(peer, inputs, numbers):
     return script
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("numbers", [True, False])
 def test_torchscript_archives(case, numbers, build, inputs, compare, tmp_path):
@@ -143,6 +143,20 @@ def test_a_setting_read_as_another_is_noticed(tower, changes, build, inputs, dif
     other.load_state_dict(model.state_dict())
     peer = peers.build_model_from_openai_state_dict(dict(tensors))
     assert differences(other, pixels, ids, outputs(peer, pixels, ids))[tower] > 4e-5
+
+
+def test_words_that_were_added(inputs, build, compare, tmp_path, monkeypatch, one_line):
+    """They are read; written they cannot be, for the code would take one of them for the end, the highest id."""
+    monkeypatch.setitem(CASES, "added", ((32, 8, 64, 1), (12, 49411, 64, 1), 32))
+    tensors = build("added").state_dict()
+    torch.save(tensors, tmp_path / "weights")
+    pixels, ids = inputs("plain")
+    ids[ids == 98] = 49407
+    model = load(tmp_path / "weights")
+    compare(model, pixels, ids, outputs(peers.build_model_from_openai_state_dict(dict(tensors)), pixels, ids))
+    with pytest.raises(ValueError, match=r"text\.end_id is 49407, there 49410") as caught:
+        layout.written(model.config)
+    one_line(caught)
 
 
 def test_another_size_of_pictures(build, inputs, tmp_path):
@@ -223,6 +237,13 @@ def test_what_it_cannot_be_told(config, message, tmp_path, one_line):
         export(CLIP(config).initialise(), tmp_path / "back", layout="openai")
     one_line(caught, "OpenAI's layout has no settings, and its code builds another model")
     assert not (tmp_path / "back").exists()
+
+
+def test_its_heads_are_64_wide(one_line):
+    config = OPENAI.replace_image(width=32)
+    with pytest.raises(ValueError, match=r"64 .*image\.width is 32") as caught:
+        layout.written(config)
+    one_line(caught)
 
 
 def test_another_tokenizer_cannot_be_told(toy_tokenizer, tmp_path):

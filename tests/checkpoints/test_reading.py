@@ -2,7 +2,10 @@
 
 import copy
 import dataclasses
+import gc
 import json
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +118,23 @@ def test_what_is_open_may_be_overwritten(layout, write):
 
 
 @pytest.mark.parametrize("layout", CONFIGS)
+def test_no_file_stays_open(layout, write):
+    folder, _ = write(layout)
+    gc.collect()
+    files = Path("/proc/self/fd")
+    before = len(list(files.iterdir())) if files.is_dir() else 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        load(folder)
+        (folder / FILES[layout]).write_bytes(b"damaged")
+        with pytest.raises(CheckpointError):
+            load(folder)
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+    assert not files.is_dir() or len(list(files.iterdir())) == before
+
+
+@pytest.mark.parametrize("layout", CONFIGS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_precision(layout, dtype, write):
     folder, model = write(layout)
@@ -143,7 +163,7 @@ def test_another_size_of_pictures(layout, write):
     folder, model = write(layout)
     with pytest.warns(UserWarning, match="4 x 4 patches were resized to 6 x 6") as caught:
         found = load(folder, image_size=48)
-    assert len(caught) == 1
+    assert [warning.category for warning in caught].count(UserWarning) == 1
     assert rounded(found.config) == rounded(model.config.replace_image(image_size=48))
     assert found.preprocess.size == 48
     assert found.encode_image(torch.randn(1, 3, 48, 48)).shape == (1, model.config.embed_dim)
@@ -151,7 +171,7 @@ def test_another_size_of_pictures(layout, write):
     assert set(found.state_dict()) - set(kept) == {"image.positions"}
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_size_with_the_same_patches_needs_no_resizing(write):
     folder, model = write("open_clip")
     assert same(load(folder, image_size=35), model)

@@ -258,8 +258,8 @@ def test_a_vocabulary_with_words_of_ones_own(build, inputs, compare, tmp_path):
 
 @pytest.fixture
 def picture():
-    """A picture of noise, of odd sides."""
-    return Image.frombytes("RGB", (61, 40), bytes(torch.randint(0, 256, (61 * 40 * 3,), dtype=torch.uint8)))
+    """A picture of noise, of which a crop begins at half a pixel."""
+    return Image.fromarray(torch.randint(0, 256, (40, 59, 3), dtype=torch.uint8).numpy())
 
 
 def check_pixels(model, processor, picture):

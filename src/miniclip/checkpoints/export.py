@@ -26,6 +26,8 @@ from miniclip.models.clip import CLIP
 from miniclip.tokenizer.bpe import END
 
 LAYOUTS = ("openai", "open_clip", "transformers")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+REFUSED = "the export was checked and refused: after reading it back, {problem}; please report this, with the model's config.json"
 CLOSE = 1e-5  # embeddings are unit vectors; reading back what was written gives the same numbers but for their order
 
 
@@ -46,7 +48,7 @@ def export(model: CLIP, path: str | Path, *, layout: str, repo: str | None = Non
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, LAYOUTS)}")
     plan = _plan(model, layout, repo)
-    path = Path(path)
+    path, left = Path(path), {TOKENIZER, TOKENIZER_CONFIG}
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path, prefix=".export-") as folder:
         made = Path(folder)
@@ -54,6 +56,9 @@ def export(model: CLIP, path: str | Path, *, layout: str, repo: str | None = Non
         _verify(model, made)
         for file in made.iterdir():
             file.replace(path / file.name)
+            left.discard(file.name)
+    for name in left:  # a tokenizer that an earlier export left there would be taken for this one's
+        (path / name).unlink(missing_ok=True)
 
 
 def _plan(model: CLIP, layout: str, repo: str | None) -> Written:
@@ -79,7 +84,7 @@ def _write(model: CLIP, folder: Path, plan: Written) -> None:
         write_json(folder / name, settings)
     if plan.files and model.tokenizer is not None:
         model.tokenizer.save(folder / TOKENIZER)
-        write_json(folder / "tokenizer_config.json", _tokenizer_config(folder / TOKENIZER, model.config))
+        write_json(folder / TOKENIZER_CONFIG, _tokenizer_config(folder / TOKENIZER, model.config))
 
 
 def _tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
@@ -103,23 +108,26 @@ def _tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
 
 @torch.no_grad()
 def _verify(model: CLIP, folder: Path) -> None:
-    """Raise `CheckpointError` unless what was written gives the model's embeddings, of noise and of random ids."""
+    """Raise `CheckpointError` unless what was written gives the model back: its weights, and what they compute.
+
+    The same weights could still be another model, by the settings: so noise and random ids are embedded, too.
+    """
     config, dtype = model.config, model.log_scale.dtype
     copy = Opened(folder).model(dtype).to(model.device).eval()
+    theirs = copy.state_dict()
+    for key, value in model.state_dict().items():
+        if not torch.equal(value, theirs[key]):
+            raise CheckpointError(REFUSED.format(problem=f"{key} is not the model's"))
     generator = torch.Generator().manual_seed(0)
     size = config.image.image_size
     pixels = torch.randn(2, 3, size, size, generator=generator)
     tokens = torch.randint(0, config.text.vocab_size, (2, config.text.context_length), generator=generator)
     tokens[:, -1] = config.text.end_id
     close = CLOSE if dtype.itemsize >= 4 else 1e-2
-    for what, ours, theirs in (
-        ("pictures", model.encode_image(pixels), copy.encode_image(pixels)),
-        ("texts", model.encode_text(tokens), copy.encode_text(tokens)),
-        ("the scale", model.log_scale, copy.log_scale),
+    for what, found, expected in (
+        ("pictures", copy.encode_image(pixels), model.encode_image(pixels)),
+        ("texts", copy.encode_text(tokens), model.encode_text(tokens)),
     ):
-        error = float((ours - theirs).abs().max())
+        error = float((found - expected).abs().max())
         if not error <= close:
-            raise CheckpointError(
-                f"the export was checked and refused: {what} differ by {error:.1e} after reading it back (at most "
-                f"{close:.0e} was expected); please report this, with the model's config.json"
-            )
+            raise CheckpointError(REFUSED.format(problem=f"{what} differ by {error:.1e}, and {close:.0e} is the most"))

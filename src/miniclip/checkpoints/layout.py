@@ -50,20 +50,22 @@ class Settings:
         self._left.discard(key)
         return self.values[key]
 
-    def number(self, key: str) -> int:
+    def number(self, key: str, least: int = 0) -> int:
         """A setting that is a whole number."""
         value = self.take(key)
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]  # a square, by both of its sides
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{self.name}.{key} is {value!r}; expected a whole number (pictures are square)")  # noqa: TRY004
+        if value < least:
+            raise ValueError(f"{self.name}.{key} is {value}; expected at least {least}")
         return value
 
     def real(self, key: str) -> float:
         """A setting that is a number."""
         value = self.take(key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{self.name}.{key} is {value!r}; expected a number")  # noqa: TRY004
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{self.name}.{key} is {value!r}; expected a number")
         return float(value)
 
     def choose(self, key: str, choices: Mapping[Any, str]) -> Any:

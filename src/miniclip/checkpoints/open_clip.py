@@ -106,13 +106,13 @@ def _image(vision: Settings, quick: bool) -> ImageConfig:
     pooling = vision.choose("pool_type", {"tok": "class", "avg": "mean"})
     if not vision.take("final_ln_after_pool") and pooling == "mean":
         raise ValueError("vision_cfg.pool_type is 'avg' over normalised patches; miniclip normalises their mean")
-    width = vision.number("width")
+    width = vision.number("width", least=1)
     image = ImageConfig(
         vision.number("image_size"),
         vision.number("patch_size"),
         width,
         vision.number("layers"),
-        heads=width // vision.number("head_width"),
+        heads=width // vision.number("head_width", least=1),
         activation=_activation(vision, quick),
         mlp_ratio=int(width * vision.real("mlp_ratio")) / width,
         norm_eps=_norm_eps(vision),
@@ -146,7 +146,7 @@ def _text(text: Settings, quick: bool) -> TextConfig:
     pool = text.take("pool_type")
     vocab_size, end = text.number("vocab_size"), text.number("eos_id")
     causal = not text.take("no_causal_mask")
-    width = text.number("width")
+    width = text.number("width", least=1)
     projection = "bias" if text.take("proj_bias") else "linear"
     result = TextConfig(
         text.number("context_length"),
@@ -222,7 +222,7 @@ def written(config: CLIPConfig, tokenizer: str | None = None) -> Written:
     text = config.text
     if not text.causal and text.padding == "masked":
         raise ValueError("open_clip has no bidirectional text tower with masked padding, such as this BERT-style one")
-    if config.crop != "rounded":
+    if config.resize == "shortest" and config.crop != "rounded":
         raise ValueError("open_clip crops at rounded half pixels, this model at floored ones (config.crop)")
     timm = _timm_name(config.image)
     quick = text.activation == "quickgelu"

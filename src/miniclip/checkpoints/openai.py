@@ -16,6 +16,7 @@ from miniclip.checkpoints.tables import OPENAI_IMAGE, OPENAI_MARKS, OPENAI_TEXT,
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, ImageConfig, TextConfig
 
 HEAD = 64  # the width of a head
+OPENAI_VOCABULARY = 49408
 ROWS: tuple[Row, ...] = (*OPENAI_IMAGE, *OPENAI_TEXT, *TEXT_MATRIX, *SCALARS[:1])
 WEIGHTS = "model.pt"
 
@@ -46,6 +47,7 @@ def plan(shapes: Mapping[str, Shape]) -> Plan:
         activation="quickgelu",
         causal=True,
         pooling="end",
+        end_id=min(vocab_size, OPENAI_VOCABULARY) - 1,  # its code takes the highest id of a row
     )
     return Plan(CLIPConfig(image, text, embed_dim), (*ROWS, *OPENAI_MARKS), {"clean": "lower"})
 
@@ -63,6 +65,9 @@ def written(config: CLIPConfig) -> Written:
         ValueError: OpenAI's code cannot build it; the message says why.
     """
     image, text = config.image, config.text
+    for name, tower in (("image", image), ("text", text)):
+        if tower.width % HEAD:
+            raise ValueError(f"OpenAI's heads are {HEAD} wide, and {name}.width is {tower.width}: no multiple of it")
     expected = CLIPConfig(
         ImageConfig(
             image.grid * image.patch_size,
@@ -81,6 +86,7 @@ def written(config: CLIPConfig) -> Written:
             activation="quickgelu",
             causal=True,
             pooling="end",
+            end_id=min(text.vocab_size, OPENAI_VOCABULARY) - 1,
         ),
         config.embed_dim,
         logit_scale=config.logit_scale,

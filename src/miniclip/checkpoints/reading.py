@@ -193,6 +193,8 @@ def _plan(weights: Weights, directory: Path, config: CLIPConfig | None) -> Plan:
     if OPENAI in keys or TIMM in keys:
         return _open_clip_or_openai(weights, directory, config)
     if TRANSFORMERS in keys:
+        if config is not None:
+            return Plan(config, transformers.rows(config))
         processor = _json(directory / transformers.PREPROCESSOR) or _json(directory / transformers.PROCESSOR) or {}
         return transformers.plan(_beside(directory, CONFIG, weights), processor)
     some = ", ".join(sorted(keys)[:3])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from io import FileIO
@@ -77,6 +78,9 @@ class TensorFile:
         self.shapes = {key: place.shape for key, place in places.items()}
         self.dtypes = {key: place.dtype for key, place in places.items()}
         self._places = dict(places)
+        self._shards: tuple[TensorFile, ...] = ()  # kept, since a file is closed with the object that opened it
+        for file in {place.file for place in places.values()}:
+            weakref.finalize(self, file.close)
 
     def take(self, key: str) -> Tensor:
         """A tensor over the mapped file, without a copy; it may start at any byte.
@@ -255,7 +259,9 @@ def _open_index(path: Path) -> TensorFile:
         if key not in shards[name].shapes:
             raise CheckpointError(f"{path}: {key!r} is not in {name!r}, where it should be; download the files again")
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    return TensorFile(path, texts, {key: shards[name]._places[key] for key, name in weight_map.items()})
+    whole = TensorFile(path, texts, {key: shards[name]._places[key] for key, name in weight_map.items()})
+    whole._shards = tuple(shards.values())
+    return whole
 
 
 def _shard_names(path: Path, weight_map: Mapping[str, Any]) -> set[str]:

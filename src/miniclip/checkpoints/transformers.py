@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from miniclip.checkpoints.layout import Plan, Settings, Written, triple
-from miniclip.checkpoints.tables import TRANSFORMERS_CLIP, TRANSFORMERS_SIGLIP
+from miniclip.checkpoints.tables import TRANSFORMERS_CLIP, TRANSFORMERS_SIGLIP, Row
 from miniclip.config import Activation, CLIPConfig, ImageConfig, TextConfig
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 WEIGHTS = "model.safetensors"
+OPENAI_VOCABULARY = 49408
 TABLES = {"clip": TRANSFORMERS_CLIP, "metaclip_2": TRANSFORMERS_CLIP, "siglip": TRANSFORMERS_SIGLIP}
 ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quickgelu",
@@ -59,15 +60,17 @@ def plan(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Plan:
     return Plan(_with_preprocessing(build(config, vision, text), processor, kind), TABLES[kind])
 
 
-def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A tower's settings; files of 2021 and 2022 may have overrides in a second section."""
-    return {**(config.get(f"{name}_config") or {}), **(config.get(f"{name}_config_dict") or {})}
+def _section(config: Mapping[str, Any], name: str) -> Any:
+    """A tower's settings; the second section that files of 2021 and 2022 may have stands in place of the first."""
+    second = config.get(f"{name}_config_dict")
+    return (config.get(f"{name}_config") or {}) if second is None else second
 
 
 def _clip(config: Mapping[str, Any], vision: Settings, text: Settings) -> CLIPConfig:
     end = text.number("eos_token_id")
     if end == 2 and config["model_type"] == "clip":
-        end = text.number("vocab_size") - 1  # the library's own rule for its early files, whose 2 was a mistake
+        # the 2 of early files was a mistake, for which the library looks for the highest id: OpenAI's end token
+        end = min(text.number("vocab_size"), OPENAI_VOCABULARY) - 1
     return CLIPConfig(
         ImageConfig(**_image(vision), **_tower(vision)),
         TextConfig(**_text(text), **_tower(text), causal=True, pooling="end", end_id=end),
@@ -104,7 +107,7 @@ def _siglip(config: Mapping[str, Any], vision: Settings, text: Settings) -> CLIP
 
 
 def _tower(section: Settings) -> dict[str, Any]:
-    width = section.number("hidden_size")
+    width = section.number("hidden_size", least=1)
     return {
         "width": width,
         "layers": section.number("num_hidden_layers"),
@@ -144,11 +147,11 @@ def _with_preprocessing(config: CLIPConfig, processor: Mapping[str, Any], kind: 
     target = values.get("size", {"height": size, "width": size} if kind == "siglip" else {"shortest_edge": size})
     resize, sides = _resize(target)
     if values.get("do_center_crop", kind != "siglip"):
-        sides = _sides(values.get("crop_size", size))
+        sides |= _sides(values.get("crop_size", size))
     elif resize == "shortest":
         raise ValueError("preprocessing: pictures are neither squashed nor cropped to a square")
     if sides != {size}:
-        raise ValueError(f"preprocessing makes pictures of {sorted(sides)} pixels; the image tower takes {size}")
+        raise ValueError(f"preprocessing resizes or crops to {sorted(sides)} pixels; the image tower takes {size}")
     resample = values.get("resample", 3)
     if resample not in RESAMPLING:
         raise ValueError(f"preprocessing: resample is {resample}; expected 2 (bilinear) or 3 (bicubic)")
@@ -174,6 +177,11 @@ def _sides(target: Any) -> set[int]:
     if not isinstance(target, Mapping) or not {"height", "width"} <= target.keys():
         raise ValueError(f"preprocessing: a size is {target!r}; expected a height and a width")
     return {target["height"], target["width"]}
+
+
+def rows(config: CLIPConfig) -> tuple[Row, ...]:
+    """The rows of a model."""
+    return TRANSFORMERS_SIGLIP if config.image.pooling == "attention" else TRANSFORMERS_CLIP
 
 
 def written(config: CLIPConfig) -> Written:
@@ -209,7 +217,7 @@ def written(config: CLIPConfig) -> Written:
         top["logit_scale_init_value"] = math.log(config.logit_scale)
     settings = {**top, "vision_config": vision_config, "text_config": text_config}
     files = {CONFIG: settings, PREPROCESSOR: _processor(config, siglip)}
-    return Written(TRANSFORMERS_SIGLIP if siglip else TRANSFORMERS_CLIP, files, WEIGHTS)
+    return Written(rows(config), files, WEIGHTS)
 
 
 def _require(config: CLIPConfig, siglip: bool) -> None:
