@@ -209,7 +209,7 @@ def test_settings_are_checked_too(layout, model, tmp_path, monkeypatch, one_line
     if layout == "openai":  # which has none
         export(model, tmp_path, layout=layout)
         return
-    with pytest.raises(CheckpointError, match=r"pictures differ by .* after reading it back") as caught:
+    with pytest.raises(CheckpointError, match="pictures differ by") as caught:
         export(model, tmp_path, layout=layout)
     one_line(caught)
     assert names(tmp_path) == set()

@@ -27,7 +27,7 @@ from miniclip.tokenizer.bpe import END
 
 LAYOUTS = ("openai", "open_clip", "transformers")
 TOKENIZER_CONFIG = "tokenizer_config.json"
-REFUSED = "the export was checked and refused: after reading it back, {problem}; please report this, with the model's config.json"
+REFUSED = "the export was checked and refused: {problem} after reading it back; please report this, with config.json"
 CLOSE = 1e-5  # embeddings are unit vectors; reading back what was written gives the same numbers but for their order
 
 
@@ -130,4 +130,4 @@ def _verify(model: CLIP, folder: Path) -> None:
     ):
         error = float((found - expected).abs().max())
         if not error <= close:
-            raise CheckpointError(REFUSED.format(problem=f"{what} differ by {error:.1e}, and {close:.0e} is the most"))
+            raise CheckpointError(REFUSED.format(problem=f"{what} differ by {error:.1e} (the most is {close:.0e})"))

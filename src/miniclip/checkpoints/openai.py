@@ -86,7 +86,6 @@ def written(config: CLIPConfig) -> Written:
             activation="quickgelu",
             causal=True,
             pooling="end",
-            end_id=min(text.vocab_size, OPENAI_VOCABULARY) - 1,
         ),
         config.embed_dim,
         logit_scale=config.logit_scale,
