@@ -12,7 +12,7 @@ import io
 import os
 import re
 from collections.abc import Iterable
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 from unittest import mock
 
 import torch
@@ -20,6 +20,7 @@ from mkdocs.exceptions import PluginError
 
 import miniclip
 from miniclip import cli
+from miniclip.checks import kinds_and_words
 from miniclip.config import PRESETS
 from miniclip.models import initialise
 
@@ -67,8 +68,8 @@ def settings() -> str:
 
 def type_in_words(hint: Any) -> str:
     """`int`, `int, or unset`, or the words to choose from."""
-    kinds = get_args(hint) or (hint,)
-    names = [repr(k) if isinstance(k, str) else "unset" if k is type(None) else k.__name__ for k in kinds]
+    kinds, words = kinds_and_words(hint)
+    names = [*("unset" if kind is type(None) else kind.__name__ for kind in kinds), *map(repr, words)]
     return " or ".join(f"`{name}`" if name != "unset" else name for name in names)
 
 

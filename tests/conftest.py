@@ -1,11 +1,17 @@
 """What all tests share: hypothesis without deadlines or chance, torch's generator seeded, and a CLIP of toy size."""
 
 import importlib.util
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from torch.distributed import TCPStore
 
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.tokenizer import Tokenizer
@@ -43,3 +49,58 @@ def hub_server(monkeypatch, tmp_path_factory):
     with module.HubServer({}) as server:
         server.attach(monkeypatch, tmp_path_factory.mktemp("hub"))
         yield server
+
+
+@pytest.fixture
+def start_ranks():
+    """Start a command in so many processes with torchrun's variables; whatever happens, none outlives the test.
+
+    The store that they meet at is kept here, as torchrun keeps it: the system chooses its port, so no two tests clash.
+    """
+    started = []
+
+    def start(count, *command):
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+        common = {
+            "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).parents[1],
+            )
+            for rank in range(count)
+        ]
+        started.append((processes, store))
+        return processes
+
+    yield start
+    for processes, _ in started:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def ranks(start_ranks):
+    """Run a command in so many processes; (exit code, standard output, standard error) of each."""
+
+    def run(count, *command, seconds=120, succeed=True):
+        end = time.monotonic() + seconds
+        processes = start_ranks(count, *command)
+        results = [(*p.communicate(timeout=max(0.1, end - time.monotonic())), p.returncode) for p in processes]
+        if succeed:
+            assert all(code == 0 for *_, code in results), "\n".join(error for _, error, _ in results)
+        return [(code, out, error) for out, error, code in results]
+
+    return run

@@ -87,6 +87,17 @@ class TestTrain:
         settings = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
         assert (settings["epochs"], settings["batch_size"], settings["lr"], settings["flip"]) == (1, 8, 0.001, True)
 
+    @pytest.mark.parametrize("in_toml", [False, True])
+    def test_a_micro_batch_that_fits(self, photos, tmp_path, in_toml):
+        """All of it does; the run says so, and a resumed one does not look again."""
+        file, flags = tmp_path / "recipe.toml", ["--micro-batch-size", "auto"]
+        file.write_text('micro_batch_size = "auto"\n' if in_toml else "")
+        arguments = ["--data", str(photos), "--run-dir", str(tmp_path / "run"), "--config", str(file), *SMALL]
+        assert cli.main(["train", *arguments, "--max-steps", "1", *(() if in_toml else flags)]) == 0
+        settings = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
+        assert settings["micro_batch_size"] is None
+        assert cli.parse(["train", "--micro-batch-size", "64"])["micro_batch_size"] == 64
+
     def test_from_a_checkpoint(self, run, photos, tmp_path):
         arguments = ["--model", str(run), "--max-steps", "1", "--lr", "1e-9", "--run-dir", str(tmp_path / "run")]
         assert cli.main(["train", "--data", str(photos), *SMALL, *arguments]) == 0
@@ -215,6 +226,7 @@ class TestErrors:
     def test_values_that_do_not_fit(self, fails, run, tmp_path):
         assert "lr is -1.0; expected above 0" in fails("train", "--lr", "-1")
         assert "invalid int value: 'many'" in fails("train", "--epochs", "many")
+        assert "invalid int or auto value: 'all'" in fails("train", "--micro-batch-size", "all")
         assert "give one of them" in fails("train", "--preset", "bert_vit_tiny", "--model", run)
         assert "--resume takes everything from the run" in fails("train", "--resume", run, "--epochs", "3")
         assert "there is no such file" in fails("train", "--config", tmp_path / "none.toml")

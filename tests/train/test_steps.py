@@ -1,15 +1,22 @@
-"""A step: the same as writing it out, the scale's bounds, bf16 near float32, the sigmoid loss."""
+"""A step: the same as writing it out, the scale's bounds, bf16 near float32, the sigmoid loss; gradient caching."""
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from miniclip.losses import contrastive_loss
+from miniclip.models.clip import CLIPOutput
+from miniclip.models.vision import draw_patches
+from miniclip.train.memory import checkpoint_blocks
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.settings import TrainConfig
-from miniclip.train.steps import cached_step, loss_function, plain_step
+from miniclip.train.steps import cached_step, forward, loss_function, plain_step
+from miniclip.transforms import Augment
 
 from .conftest import make_model
 
@@ -84,44 +91,169 @@ def test_decay_is_for_weights_that_multiply_activations_alone(model):
     assert {"log_scale", "text.tokens.weight", "image.class_token", "image.blocks.0.norm1.weight"} <= groups[0.0]
 
 
+# gradient caching
+
+
 class Dropout(torch.nn.Module):
-    """A block with dropout behind it, to see that both passes over a part drop the same."""
+    """A user's block: dropout behind one of ours."""
 
     def __init__(self, block):
         super().__init__()
-        self.block = block
+        self.block, self.dropout = block, torch.nn.Dropout(0.3)
 
     def forward(self, *arguments):
-        return torch.nn.functional.dropout(self.block(*arguments), 0.5)
+        return self.dropout(self.block(*arguments))
 
 
-@pytest.mark.parametrize("micro", [1, 2, 3, 4, 9])
-@pytest.mark.parametrize("loss", ["contrastive", "sigmoid"])
-def test_a_cached_step_is_the_plain_one(tokenizer, batch, micro, loss):
-    model = make_model(tokenizer, logit_scale=10.0, logit_bias=-10.0).double()
-    other, batch = copy.deepcopy(model), (batch[0].double(), batch[1])
-    settings = {"precision": "float32", "loss": loss, "clip_norm": 0.5, "lr": 1e-2}
-    plain = step(model, batch, TrainConfig(**settings))
-    cached = step(other, batch, TrainConfig(**settings, micro_batch_size=micro))
-    for a, b in zip(plain, cached, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-9)
-    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(b, a, rtol=0, atol=1e-6, msg=name)
+class Kept:
+    """An optimizer that keeps the gradients and leaves the weights."""
+
+    def __init__(self, model):
+        self.model, self.gradients = model, {}
+
+    def step(self):
+        named = self.model.named_parameters()
+        self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+    def zero_grad(self):
+        self.model.zero_grad()
 
 
-def test_a_cached_step_replays_the_random_state(tokenizer, batch):
-    """Dropout draws for a part what it drew for it before: the step is that of the same masks in one graph."""
-    model = make_model(tokenizer)
-    model.image.blocks[0] = Dropout(model.image.blocks[0])
-    other = copy.deepcopy(model)
-    config = TrainConfig(precision="float32", micro_batch_size=2, clip_norm=1e9)
-    torch.manual_seed(5)
-    cached = step(model, batch, config)
-    torch.manual_seed(5)
-    halves = [other(batch[0][rows], batch[1][rows]) for rows in (slice(0, 2), slice(2, 4))]
-    images, texts = (torch.cat(side) for side in ([h[0] for h in halves], [h[1] for h in halves]))
-    loss = contrastive_loss(images, texts, other.log_scale.exp())
+def random_inputs(model, size, seed, patch_dropout=0.0):
+    """As the trainer makes them: uint8 pictures, augmented and with patches left out, drawn for the whole batch."""
+    random = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (size, 3, 16, 16), generator=random, dtype=torch.uint8)
+    tokens = torch.randint(599, (size, 9), generator=random)
+    ends = torch.randint(1, 9, (size, 1), generator=random)
+    tokens = torch.where(torch.arange(9) >= ends, 599, tokens)  # captions of 1 to 8 tokens and their end
+    augment = Augment(0.6, rotate=20.0, flip=True, color=0.3)
+    drawn = augment.draw(size, random)
+    kept = draw_patches(size, model.config.image.patches, patch_dropout, random) if patch_dropout else None
+    device, dtype = model.device, model.log_scale.dtype
+
+    def inputs(rows):
+        x = model.preprocess.normalise(augment.apply(pixels[rows], drawn[rows])).to(device, dtype)
+        return x, tokens[rows].to(device), None if kept is None else kept[rows].to(device)
+
+    return inputs
+
+
+def taken(kind, model, inputs, size, config):
+    """Loss and gradients of a step."""
+    kept = Kept(model)
+    result = kind(model, kept, inputs, size, loss_function(config, model), config)
+    return result.loss, kept.gradients
+
+
+def in_one_graph(model, inputs, size, config):
+    """What gradient caching must equal: the same parts one after the other, all of their activations kept."""
+    parts = [slice(i, min(i + config.micro_batch_size, size)) for i in range(0, size, config.micro_batch_size)]
+    outs = [forward(model, inputs(part), config)[:2] for part in parts]
+    images, texts = (torch.cat(side) for side in zip(*outs, strict=True))
+    loss = loss_function(config, model)(CLIPOutput(images, texts, model.log_scale.exp(), model.bias))
     loss.backward()
-    norm = math.sqrt(sum(p.grad.square().sum().item() for p in other.parameters() if p.grad is not None))
-    assert cached.loss.item() == pytest.approx(loss.item(), rel=1e-6)
-    assert cached.grad_norm.item() == pytest.approx(norm, rel=1e-5)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return loss.detach(), gradients
+
+
+def assert_same(one, other, tolerance):
+    """The losses, and each parameter's gradient, relative to the whole gradient's length."""
+    torch.testing.assert_close(other[0], one[0], rtol=tolerance, atol=0)
+    assert one[1].keys() == other[1].keys()
+    length = torch.stack([g.norm() for g in one[1].values()]).norm()
+    for name, gradient in one[1].items():
+        assert float((other[1][name] - gradient).norm() / length) <= tolerance, name
+
+
+def caching(micro, loss="contrastive", **settings):
+    return TrainConfig(**{"precision": "float32", "clip_norm": 1e9, **settings}, loss=loss, micro_batch_size=micro)
+
+
+sizes, micros, seeds = st.integers(2, 9), st.integers(1, 10), st.integers(0, 2**31)
+losses, shares = st.sampled_from(["contrastive", "sigmoid"]), st.sampled_from([0.0, 0.5])
+
+
+@pytest.fixture(scope="module")
+def biased(tokenizer):
+    return make_model(tokenizer, logit_scale=10.0, logit_bias=-10.0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
+@given(sizes, micros, losses, shares, seeds)
+@settings(max_examples=15)
+def test_a_cached_step_is_the_plain_one(biased, dtype, tolerance, size, micro, loss, share, seed):
+    model, config = copy.deepcopy(biased).to(dtype), caching(micro, loss)
+    inputs = random_inputs(model, size, seed, share)
+    plain, cached = (taken(kind, model, inputs, size, config) for kind in (plain_step, cached_step))
+    assert_same(plain, cached, tolerance)
+    assert float(cached[1]["log_scale"]) == pytest.approx(float(plain[1]["log_scale"]), rel=1e-3, abs=1e-6)
+
+
+@given(sizes, micros, losses, shares, seeds)
+@settings(max_examples=15)
+def test_both_passes_draw_the_same_dropout(biased, size, micro, loss, share, seed):
+    model = with_dropout(biased).double()
+    config, inputs = caching(micro, loss), random_inputs(model, size, seed, share)
+    results, after = [], []
+    for kind in (partial(taken, cached_step), in_one_graph):
+        torch.manual_seed(seed)
+        results.append(kind(model, inputs, size, config))
+        after.append(torch.get_rng_state())
+    assert_same(results[1], results[0], 1e-10)
+    assert torch.equal(*after), "the next step would draw again what this one drew"
+
+
+def with_dropout(model):
+    model = copy.deepcopy(model).train()
+    for tower in (model.image, model.text):
+        tower.blocks[0] = Dropout(tower.blocks[0])
+    return model
+
+
+def test_dropout_drops(biased):
+    """The two tests around this one would pass without."""
+    model = with_dropout(biased)
+    inputs = random_inputs(model, 3, 0)
+    losses = [taken(cached_step, model, inputs, 3, caching(2))[0] for _ in range(2)]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "sigmoid"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_both_passes_are_the_same_in_bfloat16(biased, loss, checkpointed):
+    model, config = with_dropout(biased), caching(3, loss, precision="bfloat16")
+    checkpoint_blocks(model, checkpointed)
+    inputs = random_inputs(model, 8, 1, 0.5)
+    torch.manual_seed(2)
+    cached = taken(cached_step, model, inputs, 8, config)
+    torch.manual_seed(2)
+    assert_same(in_one_graph(model, inputs, 8, config), cached, 1e-6)
+
+
+@pytest.mark.parametrize("frozen", [["image"], ["text"], ["image", "text"], ["image", "log_scale"]])
+def test_frozen_towers(biased, frozen):
+    """Tuning one tower to the other (Zhai et al. 2022): no gradient goes into the frozen one."""
+    model = copy.deepcopy(biased)
+    for name in frozen:
+        getattr(model, name).requires_grad_(False)
+    inputs = random_inputs(model, 5, 0)
+    plain, cached = (taken(kind, model, inputs, 5, caching(2)) for kind in (plain_step, cached_step))
+    assert_same(plain, cached, 1e-6)
+    assert not [name for name in cached[1] if name.split(".")[0] in frozen]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the GPU has a random state of its own")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_both_passes_draw_the_same_dropout_on_a_gpu(biased, precision):
+    model, config = with_dropout(biased).cuda(), caching(3, precision=precision)
+    inputs = random_inputs(model, 8, 1, 0.5)
+    torch.manual_seed(2)
+    cached = taken(cached_step, model, inputs, 8, config)
+    torch.manual_seed(2)
+    assert_same(in_one_graph(model, inputs, 8, config), cached, 1e-5)
+
+
+def test_a_step_wants_a_number(model, batch):
+    with pytest.raises(ValueError, match="settle_memory"):
+        step(model, batch, caching("auto"))

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from miniclip.atomic import write_atomically
 from miniclip.checkpoints.tensors import write_tensors
 from miniclip.config import CLIPConfig
@@ -42,12 +44,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def save_checkpoint(model: CLIP, path: str | Path) -> None:
+def save_checkpoint(model: CLIP, path: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a model with all that it needs: weights, configuration, tokenizer.
 
     Args:
         model: any precision; the file keeps it.
         path: the directory, made where it is missing; files of the same names are replaced one by one, each atomically.
+        weights: the model's state, where the model itself does not hold it whole; None: it does.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,7 @@ def save_checkpoint(model: CLIP, path: str | Path) -> None:
         model.tokenizer.save(path / TOKENIZER)
     else:  # one that an earlier model left there would be taken for this one's
         (path / TOKENIZER).unlink(missing_ok=True)
-    write_tensors(path / WEIGHTS, model.state_dict(), {"format": "pt"})
+    write_tensors(path / WEIGHTS, dict(model.state_dict() if weights is None else weights), {"format": "pt"})
 
 
 def parse_config(path: Path, values: Mapping[str, Any]) -> CLIPConfig:

@@ -1,13 +1,15 @@
 """Batches for training: every picture once an epoch, one random caption each, in an order made of seed and epoch alone.
 
 Captions are tokenized once, at the start. Pictures come out as uint8 of the model's size: where all of them fit into
-memory they are decoded once, else worker processes decode them as they are needed.
+memory they are decoded once, else worker processes decode them as they are needed. Several ranks draw the same batches,
+and each takes its own rows of them.
 Letters: N pictures of the set, B batch, S picture side, T tokens.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from miniclip import distributed
 from miniclip.data.pairs import PairData
 from miniclip.errors import DataError
 from miniclip.randomness import draw, generator
@@ -24,11 +27,11 @@ from miniclip.transforms import Preprocess
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
-KEEP_BYTES = 2 << 30  # decoded pictures up to this size are kept in memory
+KEEP_BYTES = 2 << 30  # decoded pictures up to this size are kept in a machine's memory
 
 
 class Batch(NamedTuple):
-    """Matching pictures and captions."""
+    """Matching pictures and captions; of several ranks, the rows of this one."""
 
     pixels: Tensor  # (B, 3, S, S) uint8
     tokens: Tensor  # (B, T) int64, T the longest caption's length
@@ -46,14 +49,19 @@ class PairLoader:
         tokenizer: for the captions.
         preprocess: to the model's size.
         context_length: captions are cut there (the tokenizer warns).
-        batch_size: B.
+        batch_size: B, of all ranks together.
         seed: of order and captions.
-        workers: processes that decode pictures; None: none where the decoded pictures are kept in memory, else one a
-            core but one, eight at most.
+        workers: processes that decode pictures, for each rank; None: none where the decoded pictures are kept in
+            memory (by every rank all of them), else one a core but one, eight at most, shared out to the ranks here.
         pad: rows of tokens as long as the context, for a text tower that attends to its padding.
 
+    Attributes:
+        size: N.
+        batch_size: B, which is N where the set is smaller.
+        rows: this rank's of each batch.
+
     Raises:
-        ValueError: there are no pictures.
+        ValueError: there are no pictures, or fewer rows in a batch than ranks.
         DataError: a picture cannot be read (at once where pictures are kept in memory, else when it is its turn).
     """
 
@@ -73,6 +81,12 @@ class PairLoader:
             raise ValueError("the training data are empty: there is nothing to train on")
         self.size = len(data)
         self.batch_size = min(batch_size, self.size)
+        if self.batch_size < distributed.world_size():
+            raise ValueError(
+                f"a batch of {self.batch_size} pairs for {distributed.world_size()} ranks: each needs one at least; "
+                "start fewer processes, or take a larger batch_size"
+            )
+        self.rows = distributed.part(self.batch_size)
         self.seed = seed
         self._captions = CaptionTable(data.captions, tokenizer, context_length, pad)
         self._pictures = open_pictures(data, preprocess, workers)
@@ -83,9 +97,9 @@ class PairLoader:
         return self.size // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from batch `start` on (to go on in the middle of one)."""
+        """The batches of an epoch, this rank's rows, from batch `start` on (to go on in the middle of one)."""
         order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
-        rows = order[: self.steps * self.batch_size].view(self.steps, self.batch_size)[start:]
+        rows = order[: self.steps * self.batch_size].view(self.steps, self.batch_size)[start:, self.rows]
         for indices, pixels in zip(rows, self._pictures.batches(rows), strict=True):
             yield Batch(pixels, self._captions.choose(indices, self.seed, epoch), indices)
 
@@ -121,7 +135,7 @@ class KeptPictures:
             self.pixels[index] = preprocess.pixels(data[index][0])
 
         # Threads, since decoding and resizing leave the interpreter's lock; list() raises what a thread raised.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(_cores()) as pool:
             list(pool.map(decode, range(len(data))))
 
     def batches(self, rows: Tensor) -> Iterator[Tensor]:
@@ -134,7 +148,7 @@ class StreamedPictures(Dataset[Tensor | DataError]):
 
     def __init__(self, data: PairData, preprocess: Preprocess, workers: int | None) -> None:
         self.data, self.preprocess = data, preprocess
-        self.workers = min(8, max(1, (os.cpu_count() or 1) - 1)) if workers is None else workers
+        self.workers = min(8, max(1, _cores() - 1)) if workers is None else workers
 
     def batches(self, rows: Tensor) -> Iterator[Tensor]:
         """(B, 3, S, S) for each row of indices (steps, B).
@@ -147,6 +161,7 @@ class StreamedPictures(Dataset[Tensor | DataError]):
             batch_sampler=rows.tolist(),
             num_workers=self.workers,
             collate_fn=_stack,
+            worker_init_fn=_leave_signals_to_the_trainer,
             pin_memory=torch.cuda.is_available(),
         )
         for pixels in loader:
@@ -162,6 +177,17 @@ class StreamedPictures(Dataset[Tensor | DataError]):
             return error
 
 
+def _cores() -> int:
+    """The machine's, shared out to the ranks on it."""
+    return max(1, (os.cpu_count() or 1) // distributed.ranks_here())
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """Ctrl-C and torchrun reach the workers too, which must go on until the step in hand is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:
     """One tensor of a batch, or the first error in it."""
     for picture in pictures:
@@ -173,7 +199,7 @@ def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:
 def open_pictures(
     data: PairData, preprocess: Preprocess, workers: int | None = None
 ) -> KeptPictures | StreamedPictures:
-    """Keep the decoded pictures in memory where they take at most `KEEP_BYTES` and no workers are asked for."""
-    if workers is None and len(data) * 3 * preprocess.size**2 <= KEEP_BYTES:
+    """Keep the decoded pictures where no workers are asked for and all ranks here keep `KEEP_BYTES` at most."""
+    if workers is None and len(data) * 3 * preprocess.size**2 * distributed.ranks_here() <= KEEP_BYTES:
         return KeptPictures(data, preprocess)
     return StreamedPictures(data, preprocess, workers)

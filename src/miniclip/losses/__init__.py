@@ -1,10 +1,18 @@
-"""The losses: `reference.py` is the specification, `chunked.py` equals it and is flat in memory."""
+"""The losses: `reference.py` is the specification, `chunked.py` flat in memory, `gathered.py` spread over ranks.
+
+Where a process group of R ranks is up, the batch is global: every rank passes its own rows, as many as it has, and gets
+the loss of all ranks' rows together, the same number on each. Its gradient is then R times this rank's share of the
+gradient of that loss, of embeddings, scale and bias alike: the parameters' gradients, averaged over the ranks (as
+DistributedDataParallel and FSDP do, and `distributed.average_gradients`), are those of one process with the whole
+batch. All ranks must call it, or the others wait. For a loss of a rank's own rows, call `reference` or `chunked`.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from miniclip.losses import chunked, reference
+from miniclip.distributed import world_size
+from miniclip.losses import chunked, gathered, reference
 
 CHUNKED_FROM = 2048  # pairs: from here on blocks are no slower, in a part of the memory (`python -m benchmarks.losses`)
 
@@ -24,8 +32,8 @@ def contrastive_loss(
         logit_scale: the factor on the cosine similarities (not its logarithm), at least 0.
         ids: (N,) integers; rows that share an id (two captions of one picture, say) are not negatives of each other:
             their similarities are left out of the sums. None: all rows are distinct.
-        chunk_size: rows of the similarity matrix at a time, in memory that grows with N; None: the whole matrix for
-            small batches, and as many rows as suit the device for large ones.
+        chunk_size: rows of the similarity matrix at a time (over ranks: columns), in memory that grows with N; None:
+            the whole matrix for small batches, and as many rows as suit the device for large ones.
 
     Returns:
         A scalar, at least in float32: log N where all embeddings are equal, near 0 where the pairs stand apart.
@@ -33,6 +41,8 @@ def contrastive_loss(
     Raises:
         ValueError: the shapes do not fit.
     """
+    if world_size() > 1:
+        return gathered.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids, chunk_size)
     if chunk_size is None and len(image_embeddings) < CHUNKED_FROM:
         return reference.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids)
     return chunked.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids, chunk_size)
@@ -62,6 +72,8 @@ def sigmoid_loss(
     Raises:
         ValueError: the shapes do not fit.
     """
+    if world_size() > 1:
+        return gathered.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids, chunk_size)
     if chunk_size is None and len(image_embeddings) < CHUNKED_FROM:
         return reference.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids)
     return chunked.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids, chunk_size)

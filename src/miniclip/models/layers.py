@@ -12,6 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from miniclip.config import Activation, ImageConfig, Projection, TextConfig
 
@@ -75,9 +76,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     """`scaled_dot_product_attention` of (B, H, T, D / H) each; on a CPU, bfloat16 is trained through float32.
 
     torch's bfloat16 gradient of it is slower there than the float32 one, which is the more exact one too: by what
-    factor, `python -m benchmarks.attention` says.
+    factor, `python -m benchmarks.attention` says. Training is told by autocast too, since gradient caching embeds each
+    picture twice, first without a graph, and both must give the same.
     """
-    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or not q.requires_grad:
+    training = q.requires_grad or torch.is_autocast_enabled("cpu")
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or not training:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
         y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal)
@@ -115,15 +118,23 @@ class Block(nn.Module):
 
 
 class Transformer(nn.ModuleList):
-    """A tower's stack of blocks, one after the other."""
+    """A tower's stack of blocks, one after the other.
+
+    Attributes:
+        checkpointed: in training, keep of each block its input alone, and compute the block again when its gradient is
+            taken (Chen et al. 2016, https://arxiv.org/abs/1604.06174). No number changes, so no configuration has it.
+    """
+
+    checkpointed = False
 
     def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__(Block(config) for _ in range(config.layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """(B, T, D) to (B, T, D); mask and causal as in `Attention`."""
+        recompute = self.checkpointed and torch.is_grad_enabled()
         for block in self:
-            x = block(x, mask, causal)
+            x = checkpoint(block, x, mask, causal, use_reentrant=False) if recompute else block(x, mask, causal)
         return x
 
 

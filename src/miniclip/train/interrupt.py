@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from miniclip.distributed import any_rank
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a person's Ctrl-C; a scheduler's notice
 
 
@@ -31,10 +33,9 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def raise_if_requested(self) -> None:
-        """Raise the KeyboardInterrupt that was asked for."""
-        if self.requested:
-            raise KeyboardInterrupt
+    def agreed(self) -> bool:
+        """Whether it was requested of any rank: all must ask this, and stop after the same step."""
+        return any_rank(self.requested)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from miniclip.distributed import is_sharded
 from miniclip.train.settings import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW: the weights of linear layers and patches decay; gains, biases, embeddings and the scale do not."""
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    parameters = list(model.parameters())
     groups = [
-        {"params": [p for p in model.parameters() if id(p) in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if id(p) not in decayed and not is_sharded(p)], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) not in decayed and is_sharded(p)], "weight_decay": 0.0},
     ]
-    # One kernel for all parameters where torch has it: several times the speed of the loop, on the CPU too.
+    groups = [group for group in groups if group["params"]]
+    # One kernel for the parameters of a group, which therefore are all sharded or all not, where torch has it: several
+    # times the speed of the loop, on the CPU too.
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), eps=1e-6, fused=fused)

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from miniclip import distributed
 from miniclip.checkpoints.files import read_json, write_json
 from miniclip.data.pairs import PairData
 from miniclip.errors import CheckpointError
@@ -93,6 +94,20 @@ def require_same_data(path: Path, started_with: Any, found: dict[str, Any]) -> N
             raise ValueError(
                 f"{path}: the run was started with {part} data {_describe(started_with.get(part))}, these are "
                 f"{_describe(value)}: pass the same data, or start a new run"
+            )
+
+
+def require_same_everywhere(found: dict[str, Any]) -> None:
+    """Check that every rank has the data that rank 0 has.
+
+    Raises:
+        ValueError: this one has not; it says what differs.
+    """
+    for part, expected in distributed.on_main(lambda: found).items():
+        if found[part] != expected:
+            raise ValueError(
+                f"rank {distributed.rank()} has {part} data {_describe(found[part])}, rank 0 {_describe(expected)}: "
+                "every rank needs all of the data, the same on each machine"
             )
 
 

@@ -29,8 +29,16 @@ class TrainConfig:
     epochs: int = setting(30, "passes over the training pictures")
     max_steps: int | None = setting(None, "stop after so many steps, whatever the epochs say")
     batch_size: int = setting(128, "pairs a step; each is told apart from all others of its batch")
-    micro_batch_size: int | None = setting(
-        None, "pairs in memory at a time, for batches larger than it: the same step, for a second forward pass"
+    micro_batch_size: int | Literal["auto"] | None = setting(
+        None,
+        "pairs in memory at a time, for batches larger than it: the same step, for a second forward pass; auto: as "
+        "many as fit, found at the start",
+    )
+    gradient_checkpointing: bool = setting(
+        False, "keep the input of each block alone, and compute the rest again in backward: less memory, slower"
+    )
+    fsdp: bool = setting(
+        False, "of several ranks, let each keep a part of the weights and of the optimizer's state, for large models"
     )
     lr: float = setting(1e-3, "greatest learning rate of AdamW")
     weight_decay: float = setting(0.1, "of AdamW, on the weights of linear layers and patches alone")
@@ -59,7 +67,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every", "micro_batch_size"):
+        for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every"):
             self._require(name, lambda v: v >= 1, "at least 1")
         for name in ("lr", "clip_norm"):
             self._require(name, lambda v: v > 0, "above 0")
@@ -67,6 +75,7 @@ class TrainConfig:
             self._require(name, lambda v: v >= 0, "at least 0")
         for name in ("warmup", "beta2", "patch_dropout"):
             self._require(name, lambda v: 0 <= v < 1, "at least 0 and below 1")
+        self._require("micro_batch_size", lambda v: v == "auto" or v >= 1, "at least 1, or auto")
         self._require("max_logit_scale", lambda v: v >= 1, "at least 1")
         self._require("crop", lambda v: 0 < v <= 1, "above 0, at most 1")
         self._require("rotate", lambda v: 0 <= v <= 180, "degrees in 0..180")

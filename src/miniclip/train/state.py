@@ -13,35 +13,50 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from miniclip import distributed
 from miniclip.checkpoints.tensors import read_tensors, write_tensors
 from miniclip.errors import CheckpointError
+from miniclip.train.sharded import part_of
 
 FILE = "state.safetensors"
 FORMAT = "miniclip state 1"
 
 
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
-    """Write the training state, atomically.
-
-    Args:
-        path: the file.
-        model: its weights are written as `model.NAME`.
-        optimizer: its state of each parameter is written as `optimizer.KEY.NAME`.
-        position: anything that JSON can hold: steps and epochs done, the best figure.
-    """
-    tensors: dict[str, Tensor] = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    write_tensors(path, tensors, {"format": FORMAT, "position": json.dumps(position)})
-
-
 class State(NamedTuple):
-    """What `save_state` wrote."""
+    """What a run goes on from."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]  # by KEY.NAME
-    position: dict[str, Any]
+    position: dict[str, Any]  # anything that JSON can hold: steps and epochs done, the best figure
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's weights, those that are sharded over ranks made whole: every rank must call it, rank 0 gets them."""
+    return {name: whole for name, value in model.state_dict().items() for whole in _on_main(value)}
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> State:
+    """The state as it is now; every rank must call it, rank 0 gets it."""
+    moments = {
+        f"{key}.{name}": whole
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        for whole in _on_main(value)
+    }
+    return State(weights_of(model), moments, position)
+
+
+def _on_main(value: Tensor) -> list[Tensor]:
+    """The whole tensor on rank 0, in the processor's memory if it was sharded; nothing on the others."""
+    tensor = distributed.whole(value)
+    return [tensor if tensor is value else tensor.cpu()] if distributed.is_main() else []
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write a state, atomically: the weights as `model.NAME`, the optimizer's as `optimizer.KEY.NAME`."""
+    tensors = {f"model.{name}": value for name, value in state.weights.items()}
+    tensors |= {f"optimizer.{name}": value for name, value in state.optimizer.items()}
+    write_tensors(path, tensors, {"format": FORMAT, "position": json.dumps(state.position)})
 
 
 def read_state(path: Path) -> State:
@@ -68,4 +83,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
     parameters = dict(model.named_parameters())
     for key, value in saved.items():
         kind, name = key.split(".", 1)
-        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device)
+        parameter = parameters[name]
+        single = value.shape != parameter.shape  # the number of steps
+        optimizer.state[parameter][kind] = value.to(parameter.device) if single else part_of(value, parameter)

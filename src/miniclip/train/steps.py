@@ -9,12 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from miniclip.distributed import average_gradients
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.train.settings import TrainConfig
+from miniclip.train.sharded import clip_gradients
 
 LossFunction = Callable[[CLIPOutput], Tensor]
 Inputs = Callable[[slice], tuple[Tensor, Tensor, Tensor | None]]  # rows to pixels, tokens, and the patches kept or None
+RandomState = tuple[Tensor, Tensor | None]
 
 
 class StepResult(NamedTuple):
@@ -64,7 +67,7 @@ def plain_step(
         loss_of: the loss of the model's output.
         config: precision, clipping, greatest scale.
     """
-    out = _forward(model, inputs(slice(0, batch)), config)
+    out = forward(model, inputs(slice(0, batch)), config)
     loss = loss_of(out)
     loss.backward()  # type: ignore[no-untyped-call]
     return _update(model, optimizer, loss, config)
@@ -82,7 +85,8 @@ def cached_step(
 
     The loss sees the embeddings alone. So: embed the batch part by part without a graph; differentiate the loss with
     respect to the embeddings, the scale and the bias; then embed each part again, with a graph, and push its
-    embeddings' gradient through it. The random state of each part is replayed, so that both passes are the same.
+    embeddings' gradient through it. The random state of each part is replayed, so that both passes are the same. What
+    mixes the rows of a batch (batch norm) sees those of a part.
 
     Args:
         model: as in `plain_step`, and so are the others.
@@ -92,35 +96,67 @@ def cached_step(
         loss_of: as in `plain_step`.
         config: also the size of a part, `micro_batch_size`.
     """
-    size = config.micro_batch_size or batch
-    parts = [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+    parts = _parts(batch, config)
+    if len(parts) < 2:
+        return plain_step(model, optimizer, inputs, batch, loss_of, config)
+    embeddings, states = _embed(model, inputs, parts, config)
+    loss, gradients = _loss_and_gradients(model, embeddings, loss_of)
+    del embeddings
+    for part, state in zip(parts, states, strict=True):
+        set_random_state(model.device, state)
+        _push(forward(model, inputs(part), config), [side[part] for side in gradients])
+    return _update(model, optimizer, loss, config)
+
+
+def _parts(batch: int, config: TrainConfig) -> list[slice]:
+    size = batch if config.micro_batch_size is None else config.micro_batch_size
+    if size == "auto":
+        raise ValueError("micro_batch_size is 'auto'; a step needs a number: `settle_memory` finds it")
+    return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+
+
+@torch.no_grad()
+def _embed(
+    model: CLIP, inputs: Inputs, parts: list[slice], config: TrainConfig
+) -> tuple[list[Tensor], list[RandomState]]:
+    """The embeddings of both sides, each (B, E), and the random state before each part."""
     states, embedded = [], []
-    with torch.no_grad():
-        for part in parts:
-            states.append(_random_state(model.device))
-            embedded.append(_forward(model, inputs(part), config)[:2])
-    images, texts = (torch.cat(side).requires_grad_() for side in zip(*embedded, strict=True))
+    for part in parts:
+        states.append(random_state(model.device))
+        embedded.append(forward(model, inputs(part), config)[:2])
+    return [torch.cat(side) for side in zip(*embedded, strict=True)], states
+
+
+def _loss_and_gradients(model: CLIP, embeddings: list[Tensor], loss_of: LossFunction) -> tuple[Tensor, list[Tensor]]:
+    """The loss, and its gradients by the embeddings; those by scale and bias go to the parameters, here alone."""
+    images, texts = (side.requires_grad_() for side in embeddings)
     loss = loss_of(CLIPOutput(images, texts, model.log_scale.exp(), model.bias))
     loss.backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     assert texts.grad is not None
-    for part, state in zip(parts, states, strict=True):
-        _set_random_state(model.device, state)
-        out = _forward(model, inputs(part), config)
-        torch.autograd.backward((out.image_embeddings, out.text_embeddings), (images.grad[part], texts.grad[part]))
-    return _update(model, optimizer, loss, config)
+    return loss.detach(), [images.grad, texts.grad]
 
 
-def _forward(model: CLIP, inputs: tuple[Tensor, Tensor, Tensor | None], config: TrainConfig) -> CLIPOutput:
+def _push(out: CLIPOutput, gradients: list[Tensor]) -> None:
+    """The embeddings' gradients into the towers, but for a tower that is frozen."""
+    sides = out[:2]
+    trained = [i for i, side in enumerate(sides) if side.requires_grad]
+    if trained:
+        torch.autograd.backward([sides[i] for i in trained], [gradients[i] for i in trained])
+
+
+def forward(model: CLIP, inputs: tuple[Tensor, Tensor, Tensor | None], config: TrainConfig) -> CLIPOutput:
+    """The model's output for pixels, tokens and patches kept, in the precision of the settings."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         out: CLIPOutput = model(*inputs)
     return out
 
 
 def _update(model: CLIP, optimizer: torch.optim.Optimizer, loss: Tensor, config: TrainConfig) -> StepResult:
-    """Clip the gradient, step, clamp the scale."""
+    """Average the gradient over the ranks, clip it, step, clamp the scale."""
+    average_gradients(model.parameters())  # once a step, however many backward passes the micro batches took
     scale = model.log_scale.detach().exp()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    norm = clip_gradients(model.parameters(), config.clip_norm)
     optimizer.step()
     optimizer.zero_grad()
     with torch.no_grad():  # above it training gets unstable (CLIP, section 2.5); below 1 the softmax is flat
@@ -128,11 +164,15 @@ def _update(model: CLIP, optimizer: torch.optim.Optimizer, loss: Tensor, config:
     return StepResult(loss.detach(), norm.detach(), scale)
 
 
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+def random_state(device: torch.device) -> RandomState:
+    """Of torch's global generators: the CPU's, and the device's where it is another."""
+    if device.type == "cuda":
+        return torch.get_rng_state(), torch.cuda.get_rng_state(device)
+    return torch.get_rng_state(), torch.mps.get_rng_state() if device.type == "mps" else None
 
 
-def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+def set_random_state(device: torch.device, state: RandomState) -> None:
+    """Go back to what `random_state` gave."""
     torch.set_rng_state(state[0])
     if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
+        torch.cuda.set_rng_state(state[1], device) if device.type == "cuda" else torch.mps.set_rng_state(state[1])

@@ -1,7 +1,11 @@
 """The trainer: a model, data and settings in; a run directory with the curve, the best and the last model out.
 
 A run directory holds `config.json` (every setting), `metrics.jsonl`, `learning_curve.png`, the checkpoints `last/` and
-`best/`, and `state.safetensors`, from which `Trainer.resume` goes on to the same bit. Letters: B batch.
+`best/`, and `state.safetensors`, from which `Trainer.resume` goes on to the same bit.
+
+Started by torchrun, every rank has the model and trains on its rows of each batch; rank 0 alone decides, writes, and
+has callbacks. The gradients are averaged by hand, once a step: DistributedDataParallel would do it in each of a step's
+backward passes, unless it is told which is the last. Letters: B batch, of all ranks together.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from miniclip import distributed
 from miniclip.checkpoints.files import save_checkpoint
 from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
 from miniclip.config import CLIPConfig
@@ -31,6 +36,7 @@ from miniclip.train.callbacks import Callback, default_callbacks
 from miniclip.train.history import FILE as METRICS
 from miniclip.train.history import History, Record
 from miniclip.train.interrupt import StopRequest
+from miniclip.train.memory import settle_memory
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.precision import resolve
 from miniclip.train.run_dir import (
@@ -41,10 +47,12 @@ from miniclip.train.run_dir import (
     read_run,
     refuse_a_run,
     require_same_data,
+    require_same_everywhere,
     write_run,
 )
 from miniclip.train.schedule import learning_rate
-from miniclip.train.settings import TrainConfig
+from miniclip.train.settings import Precision, TrainConfig
+from miniclip.train.sharded import require_even, shard, unsharded
 from miniclip.train.steps import Inputs, StepResult, cached_step, loss_function, plain_step
 from miniclip.train.validation import validate
 
@@ -64,11 +72,12 @@ class Trainer:
         run_dir: where everything is written; it must not hold a run. None: the next free one of `runs/clip`,
             `runs/clip-2`, …
         callbacks: in place of the usual ones (the log, the curve, the progress bar).
-        device: None: the GPU where there is one.
+        device: None: the GPU where there is one, and of several ranks each its own.
         about: anything else to keep in the run's `config.json`, such as where the data came from; JSON values.
         saved: a state to go on from; `Trainer.resume` passes it.
 
     Attributes:
+        callbacks: on rank 0; none on the others.
         step: steps done.
         epoch: epochs done, their evaluation included.
         best: the best mean R@1 of both directions so far, in percent; -1 before the first evaluation.
@@ -93,16 +102,24 @@ class Trainer:
         about: Mapping[str, Any] | None = None,
         saved: state.State | None = None,
     ) -> None:
-        self.run_dir = next_run_dir("runs/clip") if run_dir is None else Path(run_dir)
-        if saved is None:
-            refuse_a_run(self.run_dir)
+        distributed.start(device)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = config or TrainConfig()
-        self.config = dataclasses.replace(config, precision=resolve(config.precision, device))
+
+        def decide() -> tuple[Path, Precision]:
+            path = next_run_dir("runs/clip") if run_dir is None else Path(run_dir)
+            if saved is None:
+                refuse_a_run(path)
+            return path, resolve(config.precision, device)
+
+        self.data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
+        require_same_everywhere(self.data)
+        self.run_dir, precision = distributed.on_main(decide)  # ranks could answer differently
+        self.config = dataclasses.replace(config, precision=precision)
         self.model = model.to(device)
+        distributed.copy_weights(self.model)
         self.val_data = val_data
         self.about = dict(about or {})
-        self.data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
         self.loader = PairLoader(
             train_data,
             tokenizer_of(model),
@@ -113,13 +130,19 @@ class Trainer:
             workers=self.config.workers,
             pad=model.config.text.padding == "attended",
         )
+        rows = self.loader.rows
+        self.config = settle_memory(self.model, self.config, rows.stop - rows.start)
+        if self.config.fsdp:
+            require_even(self.loader.batch_size)
+            shard(self.model)
         steps = self.config.epochs * self.loader.steps
         self.total_steps = min(steps, self.config.max_steps or steps)
         self.epochs = math.ceil(self.total_steps / self.loader.steps)
         self.loss = loss_function(self.config, model)
         self.augment = Augment(self.config.crop, self.config.rotate, self.config.flip, self.config.color)
         self.optimizer = build_optimizer(model, self.config)
-        self.callbacks = default_callbacks() if callbacks is None else list(callbacks)
+        callbacks = default_callbacks() if callbacks is None else list(callbacks)
+        self.callbacks = callbacks if distributed.is_main() else []
         self.history = History()
         self.step, self.epoch, self.best = 0, 0, -1.0
         self._unread: list[tuple[Record, StepResult]] = []  # steps whose figures are still on the device
@@ -170,7 +193,7 @@ class Trainer:
             What was logged.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C, or SIGTERM: after the step in hand and with the state saved.
+            KeyboardInterrupt: Ctrl-C, or SIGTERM, of any rank: after the step in hand and with the state saved.
             FloatingPointError: the loss is not finite; the last state that was saved stays.
         """
         with StopRequest() as stop:
@@ -181,9 +204,11 @@ class Trainer:
                         self.train_step(batch)
                         if self._due(self.config.log_every):
                             self.read_figures()
-                        if stop.requested or self._due(self.config.save_every):
+                        stopping = stop.agreed()
+                        if stopping or self._due(self.config.save_every):
                             self.save()
-                        stop.raise_if_requested()
+                        if stopping:
+                            raise KeyboardInterrupt
                     self.finish_epoch()
             finally:
                 self._call("on_end")
@@ -195,7 +220,7 @@ class Trainer:
         return islice(self.loader.epoch(self.epoch, start=done), self.total_steps - self.step)
 
     def train_step(self, batch: Batch) -> None:
-        """One step on one batch."""
+        """One step on one batch, or on this rank's rows of it."""
         warmup = round(self.config.warmup * self.total_steps)
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
@@ -204,17 +229,21 @@ class Trainer:
         size = len(batch.indices)
         result = step(self.model, self.optimizer, self._inputs(batch), size, self.loss, self.config)
         self.step += 1
-        record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": math.log(size)}
+        log_n = math.log(self.loader.batch_size)
+        record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": log_n}
         self._unread.append((record, result))
 
     def _inputs(self, batch: Batch) -> Inputs:
-        """What the model takes for any rows of a batch; what is random is drawn for all of it, by seed and step."""
-        device, seed, size = self.model.device, self.config.seed, len(batch.indices)
-        augmentation = self.augment.draw(size, generator(seed, "augment", self.step))
+        """What the model takes for any rows of a batch.
+
+        What is random is drawn by seed and step for the rows of all ranks: however many, they see the same batch.
+        """
+        device, seed, size, mine = self.model.device, self.config.seed, self.loader.batch_size, self.loader.rows
+        augmentation = self.augment.draw(size, generator(seed, "augment", self.step))[mine]
         kept = None
         if self.config.patch_dropout:
             patches, random = self.model.config.image.patches, generator(seed, "patches", self.step)
-            kept = draw_patches(size, patches, self.config.patch_dropout, random)
+            kept = draw_patches(size, patches, self.config.patch_dropout, random)[mine]
 
         def inputs(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
             pixels = self.augment.apply(batch.pixels[rows].to(device, non_blocking=True), augmentation[rows])
@@ -259,26 +288,34 @@ class Trainer:
 
     def evaluate(self, data: PairData) -> None:
         """Measure the model, log it, and keep it as `best/` where its mean R@1 is the best so far."""
-        figures = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
+        with unsharded(self.model):
+            figures = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
+        figures = distributed.on_main(lambda: figures)  # what is best depends on them, and must on all ranks alike
         record = {"step": self.step, "epoch": self.epoch + 1, **figures}
         self.history.add(record)
         recall = (record["text_to_image"]["R@1"] + record["image_to_text"]["R@1"]) / 2
         if recall > self.best:
             self.best = recall
-            save_checkpoint(self.model, self.run_dir / BEST)
+            weights = state.weights_of(self.model)
+            if distributed.is_main():
+                save_checkpoint(self.model, self.run_dir / BEST, weights)
         self._call("on_evaluate", record)
 
     def save(self) -> None:
-        """Write the state to resume from, and `last/`; each file atomically."""
+        """Write the state to resume from, and `last/`; each file atomically. All ranks wait until it is written."""
         self.read_figures()  # a state with a loss that is not finite is never written
         self._call("on_save")
         position = {"step": self.step, "epoch": self.epoch, "best": self.best}
-        state.save_state(self.run_dir / state.FILE, self.model, self.optimizer, position)
-        save_checkpoint(self.model, self.run_dir / LAST)
+        now = state.state_of(self.model, self.optimizer, position)
+        if distributed.is_main():
+            state.save_state(self.run_dir / state.FILE, now)
+            save_checkpoint(self.model, self.run_dir / LAST, now.weights)
+        distributed.meet()  # or the first rank to end after a stop would have rank 0 ended while it writes
 
     def _start(self) -> None:
         """Write what a new run starts from, so that a kill at any moment later leaves something to resume."""
-        if self.step == 0 and not (self.run_dir / state.FILE).exists():
+        distributed.meet()  # every rank has its data and its model, and has read what it goes on from
+        if distributed.is_main() and self.step == 0 and not (self.run_dir / state.FILE).exists():
             settings = {"train": self.config.to_dict(), "model": self.model.config.to_dict()}
             versions = {"miniclip": version("miniclip"), "torch": torch.__version__, "device": str(self.model.device)}
             write_run(self.run_dir, {**settings, "data": self.data, "about": self.about, "versions": versions})

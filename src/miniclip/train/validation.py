@@ -1,12 +1,17 @@
-"""Validation: the loss as training has it, and retrieval recall, from one pass over the pictures and captions."""
+"""Validation: the loss as training has it, and retrieval recall, from one pass over the pictures and captions.
+
+Several ranks embed a part of the pictures each, with their captions, and give it to all.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
+from miniclip import distributed
 from miniclip.data.pairs import PairData
 from miniclip.evaluation.retrieval import Embedded, Pictures, embed, recalls
 from miniclip.models.clip import CLIP, CLIPOutput
@@ -29,15 +34,27 @@ def validate(model: CLIP, data: PairData, loss: LossFunction, batch_size: int, s
     Returns:
         `val_loss`, `val_log_n` (what a model that knows nothing has), and the recalls of `evaluation.retrieval`.
     """
-    embedded = embed(model, data.captions, Pictures(data))
+    embedded = _embed(model, data)
     size = min(batch_size, len(data))
     losses = [_loss(model, rows, loss) for rows in _batches(embedded, size, seed)]
     log_n = float(torch.tensor(float(size)).log())
     return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embedded)}
 
 
+def _embed(model: CLIP, data: PairData) -> Embedded:
+    """All pictures and captions in their order, on every rank; each of them embedded by one rank."""
+    mine = distributed.part(len(data))
+    pictures: Any = Subset(cast(Any, data), range(mine.start, mine.stop))  # opened as the model comes to them
+    images, texts, owner = embed(model, data.captions[mine], Pictures(pictures))
+    return Embedded(*map(distributed.gather, (images, texts, owner + mine.start)))
+
+
 def _batches(embedded: Embedded, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Matching rows (size, E) of both sides: every round all pictures in another order, as many as fill batches."""
+    """Matching rows (size, E) of both sides: every round all pictures in another order, as many as fill batches.
+
+    Of several ranks, each gets its part of the rows.
+    """
+    mine = distributed.part(size)
     counts = torch.bincount(embedded.owner.cpu(), minlength=len(embedded.images)).tolist()
     first = torch.tensor([0, *counts]).cumsum(0).tolist()
     batches = []
@@ -45,7 +62,7 @@ def _batches(embedded: Embedded, size: int, seed: int) -> list[tuple[Tensor, Ten
         order = torch.randperm(len(counts), generator=generator(seed, "validation", turn))
         texts = torch.tensor([first[i] + draw(seed, "validation", turn, i) % counts[i] for i in order.tolist()])
         for start in range(0, len(order) - size + 1, size):
-            rows, captions = order[start : start + size], texts[start : start + size]
+            rows, captions = order[start : start + size][mine], texts[start : start + size][mine]
             batches.append((embedded.images[rows], embedded.texts[captions]))
     return batches
 

@@ -1,0 +1,304 @@
+"""Training on several ranks: the run of one process up to the order of sums, one writer, one end.
+
+The file is also the program that each rank runs (`python -m tests.train.test_ranks WORK FOLDER`): all cases after one
+start, since a start takes seconds.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from miniclip import distributed
+from miniclip.data import Shapes
+from miniclip.data.loader import PairLoader
+from miniclip.errors import DataError
+from miniclip.models.clip import CLIP
+from miniclip.tokenizer import Tokenizer
+from miniclip.train import History, TrainConfig, Trainer
+from miniclip.train.callbacks import MetricsFile, default_callbacks
+from miniclip.train.sharded import require_even
+from miniclip.train.state import read_state
+
+from .conftest import make_model
+
+ROOT = Path(__file__).parents[2]
+RANDOM = {"color": 0.3, "rotate": 10.0, "patch_dropout": 0.5}
+CASES = {  # by ranks and name: settings
+    2: {
+        "plain": {"batch_size": 8, **RANDOM},
+        "cached": {"batch_size": 9, "micro_batch_size": 2, **RANDOM},  # 5 and 4 rows, 3 and 2 parts
+        "sigmoid": {"batch_size": 7, "loss": "sigmoid"},
+        "sigmoid-cached": {"batch_size": 7, "loss": "sigmoid", "micro_batch_size": 3, "workers": 1},
+        "fsdp": {"batch_size": 8, "fsdp": True, "epochs": 3, **RANDOM},
+        "fsdp-cached": {"batch_size": 10, "fsdp": True, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
+        "fsdp-checkpointed": {"batch_size": 8, "fsdp": True, "gradient_checkpointing": True, "micro_batch_size": 3},
+        "checkpointed": {"batch_size": 9, "gradient_checkpointing": True, "micro_batch_size": 3, **RANDOM},
+    },
+    4: {
+        "four": {"batch_size": 10, **RANDOM},  # 3, 3, 2 and 2 rows
+        "four-fsdp": {"batch_size": 12, "fsdp": True, **RANDOM},
+        "four-cached": {"batch_size": 10, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
+    },
+}
+TIMES = {"pairs_per_second"}
+
+
+def trainer_of(run_dir: Path, callbacks=None, **settings) -> Trainer:
+    """A trainer whose model is the same in every process; in float64, where nothing but the order of sums differs."""
+    train_data = Shapes("train", 30, image_size=16)
+    tokenizer = Tokenizer.train([caption for group in train_data.captions for caption in group], 600)
+    model = make_model(tokenizer, logit_scale=10.0, logit_bias=-10.0).double()
+    if distributed.rank():  # rank 0's weights must be taken
+        torch.nn.init.ones_(model.image.positions)
+    model.image.register_forward_pre_hook(in_float64)
+    config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 3, **settings})
+    callbacks = [MetricsFile()] if callbacks is None else callbacks
+    return Trainer(model, train_data, held_out(), config=config, run_dir=run_dir, callbacks=callbacks, device="cpu")
+
+
+def held_out() -> Shapes:
+    return Shapes("val", 11, image_size=16)  # uneven for 2 ranks, and for 4
+
+
+def resumed(run_dir: Path) -> Trainer:
+    trainer = Trainer.resume(run_dir, Shapes("train", 30, image_size=16), held_out(), callbacks=[MetricsFile()])
+    trainer.model.image.register_forward_pre_hook(in_float64)
+    return trainer
+
+
+def in_float64(tower: CLIP, arguments: tuple) -> tuple:
+    return arguments[0].double(), *arguments[1:]
+
+
+# what a rank does
+
+
+def train_all(folder: Path) -> None:
+    with distributed.ranks("cpu"):
+        for name, settings in CASES[distributed.world_size()].items():
+            trainer = trainer_of(folder / name, **settings)
+            history = trainer.fit()
+            (folder / f"{name}-{distributed.rank()}.held").write_text(str(share_held(trainer.model)))
+            (folder / f"{name}-{distributed.rank()}.json").write_text(json.dumps(figures(history)))
+        if distributed.world_size() == 2:
+            stop_and_go_on(folder)
+
+
+def stop_and_go_on(folder: Path) -> None:
+    """A signal to rank 1 alone, in the middle of an epoch; one run is then taken up, the other left to a test."""
+    for run, case, number, last in (
+        ("stopped", "plain", signal.SIGTERM, 2),
+        ("resumed-by-one", "plain", signal.SIGINT, 4),
+        ("resumed-by-one-fsdp", "fsdp", signal.SIGTERM, 4),
+    ):
+        trainer = trainer_of(folder / run, **CASES[2][case])
+        step = trainer.train_step
+
+        def train_step(batch, step=step, trainer=trainer, last=last, number=number):
+            step(batch)
+            if trainer.step == last and distributed.rank() == 1:
+                os.kill(os.getpid(), number)
+
+        trainer.train_step = train_step
+        try:
+            trainer.fit()
+        except KeyboardInterrupt:
+            (folder / f"{run}-{distributed.rank()}.step").write_text(str(trainer.step))
+    resumed(folder / "stopped").fit()
+
+
+def share_held(model: CLIP) -> float:
+    """How much of the weights this process has."""
+    held = sum((p.to_local() if distributed.is_sharded(p) else p).numel() for p in model.parameters())
+    return held / sum(p.numel() for p in model.parameters())
+
+
+def fail(folder: Path) -> None:
+    """Rank 1 meets a broken picture while the others compute."""
+    with distributed.ranks("cpu"):
+        trainer = trainer_of(folder / "run", default_callbacks())
+        step = trainer.train_step
+
+        def train_step(batch):
+            if trainer.step == 2 and distributed.rank() == 1:
+                raise DataError("photos/17.jpg: not a picture")
+            step(batch)
+
+        trainer.train_step = train_step
+        trainer.fit()
+
+
+def other_data(folder: Path) -> None:
+    with distributed.ranks("cpu"):
+        data = Shapes("train", 30 + distributed.rank(), image_size=16)
+        model = make_model(Tokenizer.train([caption for group in data.captions for caption in group], 600))
+        Trainer(model, data, run_dir=folder / "run", device="cpu")
+
+
+# what is looked at
+
+
+def figures(history: History) -> list[dict]:
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in history.steps + history.evaluations]
+
+
+def flat(record: dict) -> list[float]:
+    values = [flat(v) if isinstance(v, dict) else [float(v)] for v in record.values()]
+    return [number for group in values for number in group]
+
+
+def assert_same_run(a: Path, b: Path, tolerance: float = 1e-9) -> None:
+    one, other = (figures(History.read(run)) for run in (a, b))
+    assert len(one) == len(other)
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine.keys() == theirs.keys()
+        exact = "val_loss" not in mine  # evaluation is in float32
+        assert flat(mine) == pytest.approx(flat(theirs), rel=tolerance if exact else 1e-6, abs=1e-12)
+    mine, theirs = (read_state(run / "state.safetensors") for run in (a, b))
+    assert mine.position == pytest.approx(theirs.position)
+    for x, y in ((mine.weights, theirs.weights), (mine.optimizer, theirs.optimizer)):
+        assert x.keys() == y.keys()
+        for key, value in x.items():
+            error = float((value - y[key]).abs().max())
+            assert error <= tolerance * float(y[key].abs().max()) + 1e-12, (key, error)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process with a case's settings."""
+    folder, done = tmp_path_factory.mktemp("alone"), {}
+
+    def run(settings: dict) -> Path:
+        key = json.dumps(settings, sort_keys=True)
+        if key not in done:
+            done[key] = folder / str(len(done))
+            trainer_of(done[key], **settings).fit()
+        return done[key]
+
+    return run
+
+
+RESULTS: dict[int, Path] = {}
+
+
+@pytest.fixture
+def trained(ranks, tmp_path_factory):
+    """The folder in which so many ranks have run all their cases."""
+
+    def run(count: int) -> Path:
+        if count not in RESULTS:
+            folder = tmp_path_factory.mktemp(f"ranks{count}")
+            ranks(count, "-m", "tests.train.test_ranks", "train_all", folder)
+            RESULTS[count] = folder
+        return RESULTS[count]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "name"), [(count, name) for count, names in CASES.items() for name in names])
+def test_ranks_train_as_one_process_does(trained, alone, count, name):
+    folder = trained(count)
+    assert_same_run(folder / name, alone(CASES[count][name]))
+    histories = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(count)]
+    for other in histories[1:]:
+        for mine, theirs in zip(histories[0], other, strict=True):
+            assert flat(mine) == pytest.approx(flat(theirs), rel=1e-12)
+    assert not [path for path in (folder / name).iterdir() if path.name.startswith(".")]
+    held = [float((folder / f"{name}-{rank}.held").read_text()) for rank in range(count)]
+    assert max(held) < 1.2 / count if "fsdp" in name else held == [1.0] * count
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(histories[0]), "a rank besides the first has written"
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(trained, alone):
+    folder = trained(2)
+    assert [(folder / f"stopped-{rank}.step").read_text() for rank in range(2)] == ["2", "2"]
+    assert_same_run(folder / "stopped", alone(CASES[2]["plain"]))  # which the ranks have taken up
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("run", "case"), [("resumed-by-one", "plain"), ("resumed-by-one-fsdp", "fsdp")])
+def test_one_process_goes_on_where_two_have_stopped(trained, alone, run, case):
+    run = trained(2) / run
+    assert read_state(run / "state.safetensors").position["step"] == 4
+    resumed(run).fit()
+    assert_same_run(run, alone(CASES[2][case]))
+
+
+@pytest.mark.slow
+def test_one_rank_failing_ends_all_with_its_error_alone(ranks, tmp_path):
+    begin = time.monotonic()
+    (code0, _, error0), (code1, _, error1) = ranks(
+        2, "-m", "tests.train.test_ranks", "fail", tmp_path, seconds=60, succeed=False
+    )
+    assert time.monotonic() - begin < 60
+    assert (code0, code1) == (1, 1)
+    assert "DataError: photos/17.jpg: not a picture" in error1
+    assert "Traceback" not in error0, error0
+    assert read_state(tmp_path / "run" / "state.safetensors").position["step"] == 0
+
+
+@pytest.mark.slow
+def test_ranks_with_other_data_are_told(ranks, tmp_path):
+    results = ranks(2, "-m", "tests.train.test_ranks", "other_data", tmp_path, seconds=60, succeed=False)
+    assert [code for code, *_ in results] == [1, 1]
+    assert "rank 1 has train data (31 pictures" in results[1][2] + results[0][2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_does_not_go_round(monkeypatch, tmp_path):
+    monkeypatch.setattr(distributed, "world_size", lambda: 9)
+    data = Shapes("train", 8, image_size=16)
+    tokenizer = Tokenizer.train(data.captions[0], 514)
+    with pytest.raises(ValueError, match="a batch of 8 pairs for 9 ranks"):
+        PairLoader(data, tokenizer, make_model(tokenizer).preprocess, context_length=77, batch_size=100)
+    monkeypatch.setattr("miniclip.train.sharded.world_size", lambda: 3)
+    with pytest.raises(ValueError, match="a batch of 8 pairs is no multiple of 3 ranks"):
+        require_even(8)
+
+
+def torchrun(count: int, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return subprocess.run(
+        [*command, "-m", "miniclip", "train", "--device", "cpu", "--precision", "float32", *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun(tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "images").mkdir(parents=True)
+    rows = ["image_name| comment_number| comment"]
+    for i, (picture, captions) in enumerate(Shapes("train", 40)):
+        picture.save(photos / "images" / f"{i}.jpg")
+        rows += [f"{i}.jpg| {k}| {caption}" for k, caption in enumerate(captions)]
+    (photos / "results.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    small = ["--data", photos, "--max-steps", 2, "--batch-size", 8]
+    run = torchrun(2, "--run-dir", tmp_path / "run", *small)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("2 ranks; writing to") == 1
+    assert run.stdout.count("learning curve:") == 1
+    assert [r["step"] for r in History.read(tmp_path / "run").steps] == [1, 2]
+    again = torchrun(2, "--run-dir", tmp_path / "run", *small)
+    assert again.returncode != 0
+    lines = [line for line in again.stderr.splitlines() if line.startswith("miniclip, rank ")]
+    assert len(lines) == 1, again.stderr
+    assert "already holds a run" in lines[0]
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))
