@@ -317,3 +317,34 @@ def test_a_siglip_is_trained_and_resumed_like_any_other(start, tokenizer, train_
     assert_same_run(stopped.run_dir, whole.run_dir)
     loaded = miniclip.load(whole.run_dir / "last")
     assert torch.equal(loaded.encode_text("a red circle"), whole.model.eval().encode_text("a red circle"))
+
+
+class Modes(Callback):
+    """Whether the model was training at each step, and whether anything was evaluated otherwise."""
+
+    def __init__(self) -> None:
+        self.steps = []
+
+    def on_step(self, trainer, record):
+        self.steps.append(trainer.model.training)
+
+
+def test_a_users_dropout_drops_in_training_alone(start, model, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr("miniclip.train.trainer.validate", spy(evaluated))
+    modes = Modes()
+    start(callbacks=[modes], model=model.eval(), epochs=2).fit()
+    assert modes.steps
+    assert all(modes.steps)
+    assert evaluated == [False, False]
+    assert not model.training
+
+
+def spy(evaluated):
+    from miniclip.train.validation import validate
+
+    def watch(model, *arguments):
+        evaluated.append(model.training)
+        return validate(model, *arguments)
+
+    return watch

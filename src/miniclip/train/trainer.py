@@ -211,6 +211,7 @@ class Trainer:
                             raise KeyboardInterrupt
                     self.finish_epoch()
             finally:
+                self.model.eval()
                 self._call("on_end")
         return self.history
 
@@ -289,7 +290,9 @@ class Trainer:
     def evaluate(self, data: PairData) -> None:
         """Measure the model, log it, and keep it as `best/` where its mean R@1 is the best so far."""
         with unsharded(self.model):
+            self.model.eval()  # ours has nothing that differs, a user's may have dropout
             figures = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
+        self.model.train()
         figures = distributed.on_main(lambda: figures)  # what is best depends on them, and must on all ranks alike
         record = {"step": self.step, "epoch": self.epoch + 1, **figures}
         self.history.add(record)
@@ -320,6 +323,7 @@ class Trainer:
             versions = {"miniclip": version("miniclip"), "torch": torch.__version__, "device": str(self.model.device)}
             write_run(self.run_dir, {**settings, "data": self.data, "about": self.about, "versions": versions})
         self._read_at = time.perf_counter()
+        self.model.train()
         self._call("on_start")
         if self.step == 0:
             self.save()
