@@ -189,3 +189,30 @@ def test_the_table_of_well_known_checkpoints():
     assert all(repo.count("/") == 1 and what for repo, what in PRETRAINED.values())
     assert len({repo for repo, _ in PRETRAINED.values()}) == len(PRETRAINED)
     assert OPENAI_REPO in {repo for repo, _ in PRETRAINED.values()}
+
+
+def test_a_checkpoint_is_kept_and_exported_where_its_tokenizer_cannot_be_fetched(
+    hub_server, tmp_path, toy_tokenizer, monkeypatch
+):
+    monkeypatch.setattr(hub, "OPENAI_VOCABULARY", toy_tokenizer.vocab_size)
+    config = OPENAIS.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
+    export(fresh(config).eval(), tmp_path / "bare", layout="openai")
+    hub_server.close()
+    loaded = load(tmp_path / "bare")
+    with pytest.warns(UserWarning, match="written without a tokenizer: .*came without a tokenizer"):
+        save(loaded, tmp_path / "kept")
+    assert same(load(tmp_path / "kept"), loaded)
+    with pytest.warns(UserWarning, match="written without a tokenizer"):
+        export(loaded, tmp_path / "theirs", layout="open_clip")
+    export(loaded, tmp_path / "again", layout="openai")  # which needs none, and does not ask
+    assert same(load(tmp_path / "again"), loaded)
+
+
+def test_half_a_pixel_is_no_reason_to_refuse(model, tmp_path):
+    export(model, tmp_path / "open_clip", layout="open_clip")
+    with pytest.warns(UserWarning, match="transformers crops pictures at floored half pixels, this model at rounded"):
+        export(model, tmp_path / "transformers", layout="transformers")
+    theirs = load(tmp_path / "transformers")
+    with pytest.warns(UserWarning, match="open_clip crops pictures at rounded half pixels, this model at floored ones"):
+        export(theirs, tmp_path / "back", layout="open_clip")
+    assert same(load(tmp_path / "back"), model)

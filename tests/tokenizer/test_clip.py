@@ -684,3 +684,18 @@ def test_files_of_transformers(openai: Tokenizer, tmp_path: Path):
     assert not loaded.openai_cleaning
     texts = [text for text in SAMPLE if START not in text and "\u0308" not in text]  # names, loose accents: other rules
     assert [[loaded.start_id, *loaded.encode(text), loaded.end_id] for text in texts] == peer(texts)["input_ids"]
+
+
+def test_openais_merges_are_known_by_what_they_are(toy_tokenizer):
+    assert not toy_tokenizer.is_openais
+    assert not Tokenizer(toy_tokenizer.vocab, toy_tokenizer.merges, openai_cleaning=True).is_openais
+
+
+@pytest.mark.peer
+def test_openais_merges_from_open_clips_file(tmp_path):
+    theirs = pytest.importorskip("open_clip.tokenizer")
+    own = Tokenizer.load(theirs.default_bpe())
+    assert own.is_openais
+    own.save(tmp_path)
+    assert Tokenizer.load(tmp_path).is_openais
+    assert Tokenizer(own.vocab, own.merges).is_openais  # read from transformers' files, without OpenAI's cleaning

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from miniclip.atomic import write_atomically
 from miniclip.checkpoints import open_clip, openai, transformers
 from miniclip.checkpoints.engine import invert
-from miniclip.checkpoints.files import TOKENIZER, read_json, write_json
+from miniclip.checkpoints.files import TOKENIZER, read_json, tokenizer_at_hand, write_json
 from miniclip.checkpoints.layout import Written
 from miniclip.checkpoints.reading import Opened
 from miniclip.checkpoints.tensors import write_tensors
@@ -24,6 +24,9 @@ from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer.bpe import END
+
+if TYPE_CHECKING:
+    from miniclip.tokenizer import TextTokenizer
 
 LAYOUTS = ("openai", "open_clip", "transformers")
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -47,12 +50,13 @@ def export(model: CLIP, path: str | Path, *, layout: str, repo: str | None = Non
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, LAYOUTS)}")
-    plan = _plan(model, layout, repo)
+    tokenizer = tokenizer_at_hand(model) if layout != "openai" or model.tokenizer_source is None else None
+    plan = _plan(model.config, tokenizer, layout, repo)
     path, left = Path(path), {TOKENIZER, TOKENIZER_CONFIG}
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path, prefix=".export-") as folder:
         made = Path(folder)
-        _write(model, made, plan)
+        _write(model, tokenizer, made, plan)
         _verify(model, made)
         for file in made.iterdir():
             file.replace(path / file.name)
@@ -61,19 +65,18 @@ def export(model: CLIP, path: str | Path, *, layout: str, repo: str | None = Non
         (path / name).unlink(missing_ok=True)
 
 
-def _plan(model: CLIP, layout: str, repo: str | None) -> Written:
-    tokenizer = model.tokenizer
-    openais = tokenizer is None or getattr(tokenizer, "openai_cleaning", False)
+def _plan(config: CLIPConfig, tokenizer: TextTokenizer | None, layout: str, repo: str | None) -> Written:
     if layout == "transformers":
-        return transformers.written(model.config)
+        return transformers.written(config)
+    openais = tokenizer is None or getattr(tokenizer, "is_openais", False)
     if layout == "open_clip":  # which has OpenAI's vocabulary built in, and takes any other from the files
-        return open_clip.written(model.config, None if openais else repo or "tokenizer.json")
+        return open_clip.written(config, None if openais else repo or "tokenizer.json")
     if not openais:
         raise ValueError("OpenAI's code has its own vocabulary built in, and this model's tokenizer has another")
-    return openai.written(model.config)
+    return openai.written(config)
 
 
-def _write(model: CLIP, folder: Path, plan: Written) -> None:
+def _write(model: CLIP, tokenizer: TextTokenizer | None, folder: Path, plan: Written) -> None:
     tensors = invert(plan.rows, model.config, {key: value.detach() for key, value in model.state_dict().items()})
     if plan.weights.endswith(".safetensors"):
         write_tensors(folder / plan.weights, tensors, {"format": "pt"})
@@ -82,8 +85,8 @@ def _write(model: CLIP, folder: Path, plan: Written) -> None:
         write_atomically(folder / plan.weights, lambda temporary: torch.save(tensors, temporary))
     for name, settings in plan.files.items():
         write_json(folder / name, settings)
-    if plan.files and model.tokenizer is not None:
-        model.tokenizer.save(folder / TOKENIZER)
+    if plan.files and tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER)
         write_json(folder / TOKENIZER_CONFIG, _tokenizer_config(folder / TOKENIZER, model.config))
 
 

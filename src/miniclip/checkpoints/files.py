@@ -6,9 +6,10 @@ A checkpoint is a directory with `model.safetensors`, `config.json` and `tokeniz
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from miniclip.checkpoints.tensors import write_tensors
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
+
+if TYPE_CHECKING:
+    from miniclip.tokenizer import TextTokenizer
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 FORMAT = "miniclip"
@@ -56,11 +60,20 @@ def save_checkpoint(model: CLIP, path: str | Path, weights: Mapping[str, Tensor]
     path.mkdir(parents=True, exist_ok=True)
     precision = str(model.log_scale.dtype).removeprefix("torch.")
     write_json(path / CONFIG, {"format": FORMAT, **model.config.to_dict(), "precision": precision})
-    if model.tokenizer is not None:
-        model.tokenizer.save(path / TOKENIZER)
+    if (tokenizer := tokenizer_at_hand(model)) is not None:
+        tokenizer.save(path / TOKENIZER)
     else:  # one that an earlier model left there would be taken for this one's
         (path / TOKENIZER).unlink(missing_ok=True)
     write_tensors(path / WEIGHTS, dict(model.state_dict() if weights is None else weights), {"format": "pt"})
+
+
+def tokenizer_at_hand(model: CLIP) -> TextTokenizer | None:
+    """A model's tokenizer; None, with a warning, where it is still to be fetched and cannot be."""
+    try:
+        return model.tokenizer
+    except (ImportError, OSError) as error:
+        warnings.warn(f"written without a tokenizer: {error}", UserWarning, stacklevel=3)
+        return None
 
 
 def parse_config(path: Path, values: Mapping[str, Any]) -> CLIPConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -97,6 +98,17 @@ class Settings:
         if self._left:
             names = ", ".join(f"{self.name}.{key}" for key in sorted(self._left))
             raise ValueError(f"unknown settings, which could change the model's numbers: {names}")
+
+
+def warn_of_crops(config: CLIPConfig, theirs: str, project: str) -> None:
+    """Warn where another project crops half a pixel beside: no setting of its files could say it."""
+    if config.resize == "shortest" and config.crop != theirs:
+        warnings.warn(
+            f"{project} crops pictures at {theirs} half pixels, this model at {config.crop} ones (config.crop): "
+            "pictures of about one size in four it will see one pixel beside",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def triple(value: Any, name: str) -> tuple[float, float, float]:

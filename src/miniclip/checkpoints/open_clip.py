@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from miniclip.checkpoints.layout import Plan, Settings, Written, ratio, triple
+from miniclip.checkpoints.layout import Plan, Settings, Written, ratio, triple, warn_of_crops
 from miniclip.checkpoints.operations import Shape
 from miniclip.checkpoints.tables import (
     OPENAI_IMAGE,
@@ -222,8 +222,7 @@ def written(config: CLIPConfig, tokenizer: str | None = None) -> Written:
     text = config.text
     if not text.causal and text.padding == "masked":
         raise ValueError("open_clip has no bidirectional text tower with masked padding, such as this BERT-style one")
-    if config.resize == "shortest" and config.crop != "rounded":
-        raise ValueError("open_clip crops at rounded half pixels, this model at floored ones (config.crop)")
+    warn_of_crops(config, "rounded", "open_clip")
     timm = _timm_name(config.image)
     quick = text.activation == "quickgelu"
     if timm is None and quick != (config.image.activation == "quickgelu"):
@@ -282,7 +281,7 @@ def _timm_name(image: ImageConfig) -> str | None:
 
 
 def _text_cfg(text: TextConfig) -> dict[str, Any]:
-    argmax = text.end_id == min(text.vocab_size, OPENAI_VOCABULARY) - 1
+    argmax = text.end_id == text.vocab_size - 1  # else a word that was added is the highest id
     pool = {"first": "first", "last": "last", "end": "argmax" if argmax else "eos"}[text.pooling]
     return {
         "context_length": text.context_length,

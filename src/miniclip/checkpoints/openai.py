@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miniclip.checkpoints.layout import Plan, Written, layers, shape_of, side
+from miniclip.checkpoints.layout import Plan, Written, layers, shape_of, side, warn_of_crops
 from miniclip.checkpoints.operations import Shape
 from miniclip.checkpoints.tables import OPENAI_IMAGE, OPENAI_MARKS, OPENAI_TEXT, SCALARS, TEXT_MATRIX, Row
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, ImageConfig, TextConfig
@@ -91,7 +91,9 @@ def written(config: CLIPConfig) -> Written:
         logit_scale=config.logit_scale,
         mean=OPENAI_MEAN,
         std=OPENAI_STD,
+        crop=config.crop,
     )
+    warn_of_crops(config, "rounded", "OpenAI's code")
     differences = _differences(expected.to_dict(), config.to_dict())
     if differences:
         raise ValueError(f"OpenAI's layout has no settings, and its code builds another model: {differences}")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from miniclip.checkpoints.layout import Plan, Settings, Written, triple
+from miniclip.checkpoints.layout import Plan, Settings, Written, triple, warn_of_crops
 from miniclip.checkpoints.tables import TRANSFORMERS_CLIP, TRANSFORMERS_SIGLIP, Row
 from miniclip.config import Activation, CLIPConfig, ImageConfig, TextConfig
 
@@ -192,6 +192,7 @@ def written(config: CLIPConfig) -> Written:
     """
     siglip = config.image.pooling == "attention"
     _require(config, siglip)
+    warn_of_crops(config, "floored", "transformers")
     image, text = config.image, config.text
     vision_config = {
         **_written_tower(image),

@@ -22,6 +22,7 @@ Sources: Sennrich et al. 2016, https://arxiv.org/abs/1508.07909 (BPE on words); 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020, and clip/simple_tokenizer.py beside it (``</w>``, cleaning).
 """
 
+import hashlib
 import heapq
 import html
 import operator
@@ -52,6 +53,9 @@ from miniclip.tokenizer.bpe import (
 
 _SPLIT = regex.compile(PATTERN)
 _SPLIT_OPENAI = regex.compile(PATTERN, regex.IGNORECASE)  # tells, in lowercase text, for U+017F (as in 'ſ) and U+0345
+
+# of the merges in https://github.com/openai/CLIP, clip/bpe_simple_vocab_16e6.txt.gz, a line each
+OPENAI_MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
 
 _CACHED_WORDS, _CACHED_LENGTH = 1 << 20, 128  # words remembered at most, and the longest one worth remembering
 
@@ -269,6 +273,11 @@ class Tokenizer(RowTokenizer):
         A normal form is its own normal form, but for OpenAI's cleaning, where ftfy may find more to mend.
         """
         return " ".join(self._words(text))
+
+    @property
+    def is_openais(self) -> bool:
+        """Whether these are the merges of OpenAI's CLIP, whatever file they came from."""
+        return hashlib.sha256("\n".join(map(" ".join, self.merges)).encode()).hexdigest() == OPENAI_MERGES_SHA256
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, openai_cleaning={self.openai_cleaning})"
