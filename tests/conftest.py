@@ -20,6 +20,7 @@ settings.register_profile("miniclip", deadline=None, derandomize=True, max_examp
 settings.load_profile("miniclip")
 
 torch.set_num_threads(1)  # for tensors of toy size a second thread is one more to wait for
+os.environ["OMP_NUM_THREADS"] = "1"  # the same sums in the processes that tests start
 
 CAPTIONS = ["a red circle above a blue square", "a blue square", "a green triangle left of a red circle", "a dog"] * 3
 
