@@ -21,6 +21,7 @@ from mkdocs.exceptions import PluginError
 import miniclip
 from miniclip import cli
 from miniclip.checks import kinds_and_words
+from miniclip.cli.models import count
 from miniclip.config import PRESETS
 from miniclip.models import initialise
 
@@ -97,7 +98,7 @@ def preset_row(name: str) -> tuple[str, ...]:
         f"{'causal' if text.causal else 'bidirectional'}, width {text.width}, {text.layers} layers, "
         f"{text.heads} heads, {text.vocab_size:,} tokens",
         str(config.embed_dim),
-        *(f"{cli.count(part):,}" for part in (model.image, model.text, model)),
+        *(f"{count(part):,}" for part in (model.image, model.text, model)),
     )
 
 

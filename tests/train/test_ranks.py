@@ -250,7 +250,7 @@ def test_one_rank_failing_ends_all_with_its_error_alone(ranks, tmp_path):
 @pytest.mark.slow
 def test_ranks_with_other_data_are_told(ranks, tmp_path):
     results = ranks(2, "-m", "tests.train.test_ranks", "other_data", tmp_path, seconds=60, succeed=False)
-    assert [code for code, *_ in results] == [1, 1]
+    assert all(code != 0 for code, *_ in results)  # 1, or what gloo ends a rank with whose peer is gone
     assert "rank 1 has train data (31 pictures" in results[1][2] + results[0][2]
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,183 @@
+"""`miniclip train`: start a run or take one up, and say what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tomllib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from miniclip import distributed
+from miniclip.checks import did_you_mean
+from miniclip.cli.evaluate import data_of, in_words
+from miniclip.cli.models import count
+from miniclip.cli.parsing import add_command, add_flag
+from miniclip.config import preset
+from miniclip.train.settings import TrainConfig
+
+DATA, PRESET = "shapes", "bert_vit_tiny"
+SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "crop": 1.0}  # the defaults on the drawn set: there a crop could lie
+
+EPILOG = """examples:
+  miniclip train                                     the drawn set and a tiny model, about a minute on two cores
+  miniclip train --data flickr30k --preset bert_vit_b_16 --epochs 55 --run-dir runs/flickr
+  miniclip train --config recipe.toml                the same names, as `epochs = 55`; flags win over the file
+  miniclip train --resume runs/flickr                go on where a run was stopped
+  torchrun --nproc-per-node 4 -m miniclip train …    on four GPUs, or processes
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command; its flags are made from `TrainConfig`."""
+    train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
+    train.add_argument("--resume", metavar="RUN", help="go on with a run; everything else comes from it")
+    train.add_argument("--config", metavar="FILE", help="a TOML file with any of the settings below")
+    add_flag(train, "data", str | None, f"a folder in Flickr30k's layout, or shapes, the drawn set (default {DATA})")
+    add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {PRESET})")
+    add_flag(train, "model", str | None, "a checkpoint to start from, in place of a preset")
+    add_flag(train, "run_dir", str | None, "where to write (default: the next free runs/NAME)")
+    add_flag(train, "device", str | None, "cpu, cuda, mps (default: the GPU where there is one)")
+    settings = train.add_argument_group("settings")
+    hints = get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        default = "" if field.default is None else f" (default {str(field.default).lower()}"
+        if field.name in SHAPES_SETTINGS:
+            default += f", on {DATA} {SHAPES_SETTINGS[field.name]}"
+        default += ")" if default else ""
+        add_flag(settings, field.name, hints[field.name], TrainConfig.help(field.name) + default)
+
+
+def train_command(resume: str | None, config: str | None, **flags: Any) -> None:
+    """`miniclip train`; torchrun makes of it one process a rank."""
+    with distributed.ranks(flags.get("device")), printed_once():
+        run_training(resume, config, **flags)
+
+
+@contextlib.contextmanager
+def printed_once() -> Iterator[None]:
+    """Of several ranks, let rank 0 alone print and warn."""
+    if distributed.is_main():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def run_training(resume: str | None, config: str | None, **flags: Any) -> None:
+    """Start or take up a run, train to the end, and say what came out."""
+    if resume is not None:
+        if config is not None or flags.keys() - {"device"}:
+            given = ", ".join("--" + name.replace("_", "-") for name in flags) or "--config"
+            raise ValueError(f"--resume takes everything from the run, but found {given}: leave it out")
+        trainer = resumed(resume, flags.get("device"))
+    else:
+        trainer = started({**read_toml(config), **flags} if config else flags)
+    print(
+        f"{trainer.about.get('preset', 'model')}: {count(trainer.model):,} parameters; {trainer.loader.size:,} "
+        f"training pictures, batches of {trainer.loader.batch_size}, {trainer.total_steps:,} steps, "
+        f"{trainer.config.precision} on {trainer.model.device}{on_ranks()}; writing to {trainer.run_dir}",
+        flush=True,
+    )
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        print(f"stopped at step {trainer.step}; go on with: miniclip train --resume {trainer.run_dir}")
+        raise
+    print(summary(trainer))
+
+
+def on_ranks() -> str:
+    """How many processes there are, where there are several."""
+    return f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
+
+
+def started(settings: dict[str, Any]) -> Any:
+    """A trainer for a new run."""
+    import miniclip
+    from miniclip.train.run_dir import next_run_dir, refuse_a_run
+
+    data, preset_name, checkpoint, run_dir, device = (
+        settings.pop(name, None) for name in ("data", "preset", "model", "run_dir", "device")
+    )
+    if preset_name and checkpoint:
+        raise ValueError("preset and model: give one of them, fresh weights or a checkpoint to start from")
+    data = DATA if data in (None, DATA) else str(Path(data).resolve())  # a run is resumed from any folder
+    config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DATA else settings)
+    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / Path(data).name)
+    refuse_a_run(run_dir)  # before minutes of reading
+    train_data, val_data = open_both(data)
+    preset_name = preset_name or PRESET
+    model = miniclip.load(checkpoint) if checkpoint else fresh_model(preset_name, train_data.captions, config)
+    about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
+    return miniclip.Trainer(model, train_data, val_data, config=config, run_dir=run_dir, device=device, about=about)
+
+
+def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: TrainConfig) -> Any:
+    """A preset with fresh weights by the seed, and a tokenizer learned from the captions."""
+    import torch
+
+    import miniclip
+    from miniclip.hub import fresh
+
+    architecture = preset(preset_name)
+    if config.loss == "sigmoid":  # SigLIP's own start: almost every pair is a wrong one
+        architecture = dataclasses.replace(architecture, logit_scale=10.0, logit_bias=-10.0)
+    flat = [caption for group in captions for caption in group]
+    tokenizer = miniclip.Tokenizer.train(flat, architecture.text.vocab_size)
+    torch.manual_seed(config.seed)
+    return fresh(architecture, tokenizer)
+
+
+def resumed(run: str, device: str | None) -> Any:
+    """A trainer for a run that goes on."""
+    import miniclip
+    from miniclip.train.run_dir import read_run
+
+    return miniclip.Trainer.resume(run, *open_both(data_of(run, read_run(run))), device=device)
+
+
+def open_both(spec: str) -> tuple[Any, Any]:
+    """The training and the validation split."""
+    from miniclip.data import open_data
+
+    return open_data(spec, "train"), open_data(spec, "val")
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """The settings of a TOML file; dashes in names are taken for underscores."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such file; --config takes a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    known = ["data", "preset", "model", "run_dir", "device", *(f.name for f in dataclasses.fields(TrainConfig))]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{path}: unknown setting {name!r}{did_you_mean(name, known)}")
+    return values
+
+
+def summary(trainer: Any) -> str:
+    """What came out, where it is, and what to try next."""
+    lines = []
+    if trainer.history.evaluations:
+        best = max(trainer.history.evaluations, key=lambda r: r["text_to_image"]["R@1"] + r["image_to_text"]["R@1"])
+        last = trainer.history.evaluations[-1]
+        for name, record in (("last", last), ("best", best)) if best is not last else (("last, and best", last),):
+            lines.append(f"{name} (epoch {record['epoch']}): {in_words(record, trainer.val_data)}")
+    run = trainer.run_dir
+    return "\n".join(
+        [
+            *lines,
+            f"learning curve: {run / 'learning_curve.png'}",
+            f"model: {run / 'best' if lines else run / 'last'}",
+            f"next: miniclip eval {run}    or, in Python: miniclip.load({str(run)!r})",
+        ]
+    )
