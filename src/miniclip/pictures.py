@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from miniclip.errors import DataError
 
+MOST_PIXELS = (
+    178_956_970  # in one picture, as Pillow has it: half a GiB as RGB; its warning at half of that is no error
+)
+
+_NO_FILES = {  # file types, as `stat` names them
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,23 +57,60 @@ def as_picture(item: Any) -> Image.Image:
     )
 
 
-def open_picture(path: str | Path) -> Image.Image:
+def open_picture(source: str | Path | bytes, name: str | None = None) -> Image.Image:
     """Open a picture file as an RGB image, wholly decoded, upright by its EXIF orientation, transparency over white.
 
-    Pictures of 16 bits a channel are brought to 8. A file of several frames gives its first.
+    Pictures of 16 bits a channel are brought to 8. A file of several frames gives its first. A file's name says
+    nothing about its format: what is in it does.
+
+    Args:
+        source: the path of a file, or the bytes of one.
+        name: what errors call it; by default its path.
 
     Raises:
-        DataError: the file is missing, empty, truncated, or no picture.
+        DataError: the file is missing, no regular file, empty, truncated, no picture, or of more than `MOST_PIXELS`.
     """
+    start = b""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _upright(to_rgb(image), _orientation(image))
+        with io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file:
+            start = file.read(12)
+            file.seek(0)
+            # from an open file: by its path, Pillow maps some formats, and a file cut short meanwhile kills the process
+            with Image.open(file) as image:
+                _check_header(image)
+                image.load()
+                return _upright(to_rgb(image), _orientation(image))
     except MemoryError:
-        raise
+        raise  # the machine's, not the picture's: what a header may ask for is bounded
     except Exception as error:  # Pillow's decoders fail with more kinds than its documentation names
+        named = name or ("a picture" if isinstance(source, bytes) else str(source))
         advice = "put a whole picture in its place, or take it out of the captions"
-        raise DataError(f"{path}: cannot be read as a picture: {_reason(path, error)}; {advice}") from error
+        raise DataError(f"{named}: cannot be read as a picture: {_reason(error, start)}; {advice}") from error
+
+
+def _open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading; the rest that a path can be is refused, since opening a pipe waits for its writer.
+
+    Raises:
+        OSError: there is no such file, it may not be read, or it is no file.
+    """
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(f"it is {_NO_FILES.get(stat.S_IFMT(mode), 'no regular file')}")
+    return Path(path).open("rb")
+
+
+def _check_header(image: Image.Image) -> None:
+    """Refuse what the header alone tells, before memory is taken for the pixels.
+
+    Raises:
+        DataError: the picture is too large, or a program that would have to be run.
+    """
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{width:,} x {height:,} pixels are more than {MOST_PIXELS:,}")
+    if image.format == "EPS":
+        raise DataError("EPS is a program that draws, and is not run: convert it to PNG")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -106,12 +156,12 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return turned
 
 
-def _reason(path: str | Path, error: Exception) -> str:
-    """What is wrong with a picture file, in one line."""
+def _reason(error: Exception, start: bytes) -> str:
+    """What is wrong with a picture file that begins with `start`, in one line."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
-        with Path(path).open("rb") as file:
-            start = file.read(12)
         return f"no picture format that Pillow knows begins with {start!r}" if start else "the file is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()  # without the path, which the message begins with
     return " ".join(str(error).split()) or type(error).__name__
