@@ -1,40 +1,43 @@
-"""The losses flat in memory: the N x N similarities pass by in blocks of rows and are never held.
+"""The losses flat in memory: the N x N similarities pass by in tiles and are never held.
 
-The loss needs of the matrix s only the logarithm of the summed exponentials of each row and of each column,
+The contrastive loss needs of the matrix s only its diagonal and the sums of each row's and each column's exponentials,
 
-    r_i = log sum_j exp s_ij,    c_j = log sum_i exp s_ij,    loss = 1/(2N) sum_i [ r_i + c_i - 2 s_ii ],
+    R_i = sum_j exp s_ij,    C_j = sum_i exp s_ij,    loss = 1/(2N) sum_i [ log R_i + log C_i - 2 s_ii ],
 
-and a column's sum can be carried from block to block with its maximum so far (Milakov and Gimelshein 2018, "Online
-normalizer calculation for softmax"). The gradient, exp(s - r) + exp(s - c) less 2 on the diagonal, is made block by
-block again from r and c, as FlashAttention does it (Dao et al. 2022). So memory grows with N and not with its square,
-for one more product of the embeddings than the plain form needs.
+which add up tile by tile. Its gradient needs the matrix again, and the tiles are made a second time, as FlashAttention
+does (Dao et al. 2022): for four products of the embeddings where the plain form has three, memory grows with N and not
+with its square. With G_ij = exp(s_ij) (1/R_i + 1/C_j), less 2 where i = j, and s = scale * x y^T,
 
-Letters: N pairs, E embedding, C rows of a block; x (N, E) and y (N, E) unit vectors of both sides.
+    dloss/dx = scale/(2N) G y,    dloss/dy = scale/(2N) G^T x,    dloss/dscale = 1/(2N) sum_i x_i . (G y)_i.
+
+Exponentials of large numbers overflow and those of very negative ones vanish, so that a number m is taken from s first.
+Since x and y are unit vectors, |s| <= scale, and one m for the whole matrix, known beforehand, does for all sums that
+end up within the range of the type: one exponential an element. Where a sum does not (a row that is far from every
+column, at a scale of 100), each row and column carries its own greatest value along, and the sum is rescaled as that
+rises (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"): two exponentials an element.
+
+Powers of 2 are cheaper than those of e, so s is made in bits: scale / log 2 in place of the scale.
+
+Letters: N pairs, E embedding, C side of a tile; x (N, E) and y (N, E) unit vectors of both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from miniclip.losses.products import product
 from miniclip.losses.reference import check_pairs, unit
 
-BLOCK_BYTES = {
-    "cpu": 4 << 20,
-    "cuda": 64 << 20,
-}  # a block stays in a processor's cache; a GPU wants more work at a time
-LEAST_ROWS = 64  # products of fewer rows waste the processor
-
-
-def rows_of_a_block(x: Tensor) -> int:
-    """C for embeddings (N, E) where the caller has no wish."""
-    row_bytes = len(x) * max(4, x.element_size())
-    return max(LEAST_ROWS, BLOCK_BYTES.get(x.device.type, BLOCK_BYTES["cpu"]) // row_bytes)
+SIDES = {"cpu": 1024, "cuda": 4096}  # 4 MiB stay in a processor's cache; a GPU wants more work at a time
+LOG_2 = math.log(2)
 
 
 def contrastive_loss(
@@ -44,14 +47,14 @@ def contrastive_loss(
     ids: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """`reference.contrastive_loss` in blocks of rows: the same value and gradient, memory O(C N) instead of O(N^2).
+    """`reference.contrastive_loss` in tiles: the same value and gradient, memory O(N E + C^2) instead of O(N^2).
 
     Args:
         image_embeddings: (N, E), any length: they are normalised here.
         text_embeddings: (N, E).
         logit_scale: the factor on the cosine similarities, at least 0.
         ids: (N,) integers; rows that share an id are not negatives of each other.
-        chunk_size: C, rows at a time; None: as many as suit the device.
+        chunk_size: C, rows and columns at a time; None: as many as suit the device.
 
     Returns:
         A scalar, at least in float32. It can be differentiated once.
@@ -59,7 +62,7 @@ def contrastive_loss(
     Raises:
         ValueError: the shapes do not fit, or chunk_size is below 1.
     """
-    return _Contrastive.apply(*_prepare(image_embeddings, text_embeddings, ids, chunk_size, logit_scale))  # type: ignore[no-any-return]
+    return _apply(_Contrastive, image_embeddings, text_embeddings, ids, chunk_size, logit_scale)
 
 
 def sigmoid_loss(
@@ -70,121 +73,225 @@ def sigmoid_loss(
     ids: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """`reference.sigmoid_loss` in blocks of rows: the same value and gradient, memory O(C N) instead of O(N^2).
+    """`reference.sigmoid_loss` in tiles: the same value and gradient, memory O(N E + C^2) instead of O(N^2).
 
     Args:
-        image_embeddings: (N, E), any length: they are normalised here.
-        text_embeddings: (N, E).
-        logit_scale: the factor on the cosine similarities, at least 0.
+        image_embeddings: as in `contrastive_loss`.
+        text_embeddings: as in `contrastive_loss`.
+        logit_scale: as in `contrastive_loss`.
         logit_bias: added to every logit.
         ids: (N,) integers; pairs of different rows that share an id count neither as right nor as wrong.
-        chunk_size: C, rows at a time; None: as many as suit the device.
+        chunk_size: as in `contrastive_loss`.
 
     Returns:
-        A scalar, at least in float32. It can be differentiated once.
+        As `contrastive_loss`.
 
     Raises:
-        ValueError: the shapes do not fit, or chunk_size is below 1.
+        ValueError: as in `contrastive_loss`.
     """
-    x, y, ids, rows, scale = _prepare(image_embeddings, text_embeddings, ids, chunk_size, logit_scale)
-    return _Sigmoid.apply(x, y, ids, rows, scale, torch.as_tensor(logit_bias, dtype=x.dtype, device=x.device))  # type: ignore[no-any-return]
+    return _apply(_Sigmoid, image_embeddings, text_embeddings, ids, chunk_size, logit_scale, logit_bias)
 
 
-def _prepare(
-    images: Tensor, texts: Tensor, ids: Tensor | None, chunk_size: int | None, scale: Tensor | float
-) -> tuple[Tensor, Tensor, Tensor | None, int, Tensor]:
+def _apply(
+    function: type[torch.autograd.Function],
+    images: Tensor,
+    texts: Tensor,
+    ids: Tensor | None,
+    chunk_size: int | None,
+    *numbers: Tensor | float,
+) -> Tensor:
     check_pairs(images, texts, ids)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1, or None")
+    side = chunk_size or SIDES.get(images.device.type, SIDES["cpu"])
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+    scalars = [torch.as_tensor(number, dtype=dtype, device=images.device).reshape(()) for number in numbers]
+    apply = function.apply
+    if torch.compiler.is_compiling():
+        apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]  # else it unrolls the loop over tiles
     with torch.autocast(images.device.type, enabled=False):
-        x, y = unit(images), unit(texts)
-    rows = min(len(x), chunk_size or rows_of_a_block(x))
-    return x, y, ids, rows, torch.as_tensor(scale, dtype=x.dtype, device=x.device)
+        return apply(images, texts, ids, side, *scalars)  # type: ignore[no-any-return]
 
 
-def _blocks(
-    x: Tensor, y: Tensor, ids: Tensor | None, rows: int, scale: Tensor, bias: Tensor | float = 0.0
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Blocks of scale * x @ y.T + bias, in one buffer (C, N) that is used again and again.
+class _Tile(NamedTuple):
+    """A part of the matrix: where it lies, and what it is made of."""
 
-    Yields:
-        Which rows; their logits, -inf where different rows share an id; and a second buffer of that size to work in.
-    """
-    buffer, work = x.new_empty(2, rows, len(y)).unbind()
-    for start in range(0, len(x), rows):
-        where = slice(start, min(start + rows, len(x)))
-        size = where.stop - start
-        block = torch.mm(x[where], y.T, out=buffer[:size]).mul_(scale).add_(bias)
-        if ids is not None:
-            repeats = ids[where, None] == ids
-            repeats[torch.arange(size), torch.arange(start, where.stop)] = False
-            block.masked_fill_(repeats, -torch.inf)
-        yield where, block, work[:size]
+    rows: slice
+    columns: slice  # the same as rows where it lies on the diagonal
+    x_turned: Tensor  # (E, C), the unit vectors of the rows
+    y: Tensor  # (C, E), those of the columns
+    s: Tensor  # (C, C), to be worked on in place
+
+    @property
+    def own(self) -> Tensor:
+        """A view of what the tile has of the matrix's diagonal, the right pairs: C numbers or none."""
+        return self.s.diagonal(self.rows.start - self.columns.start)
+
+
+def _parts(n: int, side: int) -> list[slice]:
+    return [slice(start, min(start + side, n)) for start in range(0, n, side)]
+
+
+def _tiles(images: Tensor, texts: Tensor, ids: Tensor | None, side: int, factor: Tensor) -> Iterator[_Tile]:
+    """Tiles of factor * x @ y.T, -inf where different rows share an id."""
+    parts = _parts(len(images), side)
+    y = torch.empty_like(texts, dtype=factor.dtype)
+    for part in parts:  # not unit(texts): the copies that it makes on its way would be as large again
+        y[part] = unit(texts[part])
+    for rows in parts:
+        x = unit(images[rows])
+        x_turned, scaled = x.T.contiguous(), x * factor
+        for columns in parts:
+            tile = _Tile(rows, columns, x_turned, y[columns], product(scaled, y[columns].T))
+            if ids is not None:
+                repeats = ids[rows, None] == ids[columns]
+                repeats.diagonal(rows.start - columns.start).fill_(False)
+                tile.s.masked_fill_(repeats, -torch.inf)
+            yield tile
 
 
 class _Contrastive(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, ids: Tensor | None, rows: int, scale: Tensor) -> Tensor:
-        by_row, greatest, total = x.new_empty(len(x)), x.new_full((len(x),), -torch.inf), x.new_zeros(len(x))
-        with torch.autocast(x.device.type, enabled=False):
-            for where, s, work in _blocks(x, y, ids, rows, scale):
-                top = s.amax(dim=1, keepdim=True)
-                by_row[where] = torch.sub(s, top, out=work).exp_().sum(dim=1).log_() + top[:, 0]
-                higher = torch.maximum(greatest, s.amax(dim=0))
-                offset = higher.masked_fill(higher == -torch.inf, 0.0)  # a column masked so far: no inf - inf
-                total.mul_((greatest - offset).exp_()).add_(torch.sub(s, offset, out=work).exp_().sum(dim=0))
-                greatest = higher
-            by_column = total.log_() + greatest
-            own = (x * y).sum(dim=1) * scale
-        ctx.save_for_backward(x, y, ids, scale, by_row, by_column)
-        ctx.rows = rows
-        return (by_row + by_column - 2 * own).sum() / (2 * len(x))
+    def forward(ctx: Any, images: Tensor, texts: Tensor, ids: Tensor | None, side: int, scale: Tensor) -> Tensor:
+        matrix = images, texts, ids, side, scale / LOG_2
+        offset, sums, own = _sums_with_one_offset(*matrix) or _sums_with_their_greatest(*matrix)
+        ctx.save_for_backward(images, texts, ids, scale, offset, sums)
+        ctx.side = side
+        return (sums.log2() + (offset - own)).sum() * LOG_2 / (2 * len(images))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, ids, scale, by_row, by_column = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
-            to_x, to_y = torch.empty_like(x), torch.zeros_like(y)
-            for where, s, work in _blocks(x, y, ids, ctx.rows, scale):
-                torch.sub(s, by_column, out=work).exp_()
-                work.add_(s.sub_(by_row[where, None]).exp_())
-                to_x[where] = work @ y
-                to_y.addmm_(work.T, x[where])
-            return _gradients(x, y, to_x.sub_(2 * y), to_y.sub_(2 * x), scale, gradient / (2 * len(x)))
+        *_, scale, offset, sums = ctx.saved_tensors
+        slopes = partial(_both_softmaxes, offset=offset, shares=1 / sums)
+        return _gradients(ctx, scale / LOG_2, slopes, gradient / (2 * sums.shape[1]))
+
+
+def _sums_with_one_offset(
+    images: Tensor, texts: Tensor, ids: Tensor | None, side: int, bits: Tensor
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The sums of the matrix in bits, with one m that is known beforehand.
+
+    Returns:
+        m (); the sums of 2^(s - m) over each row and over each column (2, N); the diagonal of s (N,). Or None, where a
+        sum leaves the range of the type, and where to see that would mean to wait for a GPU.
+    """
+    if images.device.type != "cpu":
+        return None
+    room = -math.log2(torch.finfo(bits.dtype).tiny) - 40  # bits to spare: for the digits, and for a sum of many
+    offset = (bits.abs() - room).clamp(min=0)
+    sums, own = bits.new_zeros(2, len(images)), bits.new_empty(len(images))
+    for tile in _tiles(images, texts, ids, side, bits):
+        if tile.rows == tile.columns:
+            own[tile.rows] = tile.own
+        if offset:
+            tile.s.sub_(offset)
+        powers = tile.s.exp2_()
+        sums[0, tile.rows].add_(powers.sum(dim=1))
+        sums[1, tile.columns].add_(powers.sum(dim=0))
+    return (offset, sums, own) if sums.amin() > 2.0**-room else None
+
+
+def _sums_with_their_greatest(
+    images: Tensor, texts: Tensor, ids: Tensor | None, side: int, bits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for numbers of any size: m (2, N) is the greatest of each row and of each column."""
+    sums, own = bits.new_zeros(2, len(images)), bits.new_empty(len(images))
+    greatest = torch.full_like(sums, torch.finfo(sums.dtype).min)  # not -inf: a tile may be masked whole
+    for tile in _tiles(images, texts, ids, side, bits):
+        if tile.rows == tile.columns:
+            own[tile.rows] = tile.own
+        for part, dim in ((0, tile.rows), 1), ((1, tile.columns), 0):
+            higher = torch.maximum(greatest[part], tile.s.amax(dim))
+            sums[part] *= (greatest[part] - higher).exp2_()
+            sums[part] += (tile.s - higher.unsqueeze(dim)).exp2_().sum(dim)
+            greatest[part] = higher
+    return greatest, sums, own
+
+
+def _both_softmaxes(tile: _Tile, offset: Tensor, shares: Tensor) -> Tensor:
+    """A tile of G: the softmaxes of rows and columns, less 2 on the diagonal; shares (2, N) are the inverse sums."""
+    of_row, of_column = shares[0, tile.rows, None], shares[1, tile.columns]
+    if offset.dim() == 0:
+        if offset:  # on a CPU, where to look at it is free
+            tile.s.sub_(offset)
+        g = tile.s.exp2_().mul_(of_row + of_column)
+    else:
+        by_column = (tile.s - offset[1, tile.columns]).exp2_().mul_(of_column)
+        g = tile.s.sub_(offset[0, tile.rows, None]).exp2_().mul_(of_row).add_(by_column)
+    tile.own.sub_(2)
+    return g
 
 
 class _Sigmoid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, ids: Tensor | None, rows: int, scale: Tensor, bias: Tensor) -> Tensor:
-        loss = x.new_zeros(())
-        with torch.autocast(x.device.type, enabled=False):
-            for _, s, _ in _blocks(x, y, ids, rows, scale, bias):
-                loss += F.softplus(s).sum()
-            own = (x * y).sum(dim=1) * scale + bias
-            loss -= own.sum()  # log sigmoid of the right ones: softplus(-z) = softplus(z) - z
-        ctx.save_for_backward(x, y, ids, scale, bias)
-        ctx.rows = rows
-        return loss / len(x)
+    def forward(
+        ctx: Any, images: Tensor, texts: Tensor, ids: Tensor | None, side: int, scale: Tensor, bias: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(images, texts, ids, scale, bias)
+        ctx.side = side
+        loss = torch.zeros_like(scale)
+        for tile in _tiles(images, texts, ids, side, scale):
+            loss += F.softplus(_wrongness(tile, bias), threshold=50).sum()  # the usual 20 costs digits of float64
+        return loss / len(images)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, ids, scale, bias = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
-            to_x, to_y, to_bias = torch.empty_like(x), torch.zeros_like(y), -x.new_tensor(float(len(x)))
-            for where, s, _ in _blocks(x, y, ids, ctx.rows, scale, bias):
-                s.sigmoid_()
-                to_x[where] = s @ y
-                to_y.addmm_(s.T, x[where])
-                to_bias += s.sum()
-            gradient = gradient / len(x)
-            return *_gradients(x, y, to_x.sub_(y), to_y.sub_(x), scale, gradient), to_bias * gradient
+        images, *_, scale, bias = ctx.saved_tensors
+        gradient, to_bias = gradient / len(images), torch.zeros_like(bias)
+
+        def slopes(tile: _Tile) -> Tensor:
+            g = _wrongness(tile, bias).sigmoid_()
+            tile.own.neg_()
+            to_bias.add_(g.sum())
+            return g
+
+        return *_gradients(ctx, scale, slopes, gradient), to_bias * gradient
+
+
+def _wrongness(tile: _Tile, bias: Tensor) -> Tensor:
+    """The numbers z whose losses are log(1 + exp z): the logits, negated on the diagonal."""
+    z = tile.s.add_(bias)
+    tile.own.neg_()
+    return z
 
 
 def _gradients(
-    x: Tensor, y: Tensor, to_x: Tensor, to_y: Tensor, scale: Tensor, factor: Tensor
+    ctx: Any, tile_scale: Tensor, slopes: Callable[[_Tile], Tensor], factor: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, y, ids, rows and scale, from those of the cosines times y and x: the scale's is x . (G y)."""
-    to_scale = (x * to_x).sum() * factor
-    return to_x.mul_(scale * factor), to_y.mul_(scale * factor), None, None, to_scale
+    """Gradients of images, texts, ids, side and scale, where dloss/ds is factor * slopes(tile)."""
+    images, texts, ids, scale, *_ = ctx.saved_tensors
+    for_images, for_texts, *_ = ctx.needs_input_grad
+    to_x = torch.zeros_like(images, dtype=scale.dtype) if for_images or not for_texts else None
+    to_y_turned = scale.new_zeros(texts.shape[::-1]) if for_texts else None  # (E, N): products are slow at G^T
+    with torch.autocast(images.device.type, enabled=False):
+        for tile in _tiles(images, texts, ids, ctx.side, tile_scale):
+            g = slopes(tile)
+            if to_x is not None:
+                to_x[tile.rows].add_(product(g, tile.y))
+            if to_y_turned is not None:
+                to_y_turned[:, tile.columns].add_(product(tile.x_turned, g))
+        to_y = None if to_y_turned is None else to_y_turned.T.contiguous()
+        del to_y_turned
+        sides = [(given, to) for given, to in ((images, to_x), (texts, to_y)) if to is not None]
+        along = [_through_unit(given, to, ctx.side, scale * factor) for given, to in sides]
+    to_images = to_x.to(images.dtype) if for_images and to_x is not None else None
+    to_texts = to_y.to(texts.dtype) if to_y is not None else None
+    return to_images, to_texts, None, None, along[0] * factor  # sum_i x_i . (G y)_i is also sum_j y_j . (G^T x)_j
+
+
+def _through_unit(given: Tensor, gradient: Tensor, side: int, factor: Tensor) -> Tensor:
+    """Turn unit vectors' gradient (N, E) into the given embeddings', in place: what would stretch a vector is lost.
+
+    Returns:
+        The sum of what is lost, x . gradient over all unit vectors x.
+    """
+    along = torch.zeros_like(factor)
+    for part in _parts(len(given), side):
+        x, to_x = unit(given[part]), gradient[part]
+        stretch = (x * to_x).sum(dim=1, keepdim=True)
+        length = (x * given[part]).sum(dim=1, keepdim=True)
+        to_x.addcmul_(x, stretch, value=-1).mul_(factor / torch.where(length > 0, length, 0.5))  # 0.5: see `unit`
+        along += stretch.sum()
+    return along
