@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from miniclip.config import preset
 from miniclip.errors import DataError
 from miniclip.pictures import as_picture, open_picture
+from miniclip.transforms import Preprocess
 
 RNG = np.random.default_rng(0)
 ARRAY = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -90,3 +92,39 @@ def test_transparency_stands_over_white(tmp_path):
     image.putpixel((1, 0), (0, 0, 0, 0))
     image.save(tmp_path / "clear.png")
     assert list(open_picture(tmp_path / "clear.png").get_flattened_data()) == [(255, 0, 0), (255, 255, 255)]
+
+
+def drawing(size):
+    """Lines, discs and letters on stripes: all that a reduced decoding finds hard."""
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    for x in range(0, size[0], 7):
+        draw.line([x, 0, size[0] - x, size[1]], fill=tuple(RNG.integers(0, 256, 3).tolist()), width=2)
+    for _ in range(30):
+        x, y, r = RNG.integers(0, min(size), 3).tolist()
+        draw.ellipse([x, y, x + r / 2, y + r / 2], fill=tuple(RNG.integers(0, 256, 3).tolist()))
+    draw.text((10, 10), "a word", fill="black", font_size=size[1] / 6)
+    return image
+
+
+@pytest.mark.parametrize(("side", "reduced"), [(76, (200, 150)), (75, (100, 75)), (300, (400, 300)), (301, (800, 600))])
+def test_a_jpeg_is_decoded_no_smaller_than_is_asked_for(tmp_path, side, reduced):
+    drawing((800, 600)).save(tmp_path / "large.jpg")
+    assert open_picture(tmp_path / "large.jpg", at_least=side).size == reduced
+    assert reduced == open_picture((tmp_path / "large.jpg").read_bytes(), at_least=side).size
+
+
+def test_other_formats_come_at_their_size(tmp_path):
+    drawing((800, 600)).save(tmp_path / "large.png")
+    assert open_picture(tmp_path / "large.png", at_least=50).size == (800, 600)
+
+
+@pytest.mark.parametrize("size", [(1200, 900), (515, 1030)])
+def test_reduced_decoding_changes_pixels_by_little(tmp_path, size):
+    preprocess = Preprocess(preset("bert_vit_small"))
+    drawing(size).save(tmp_path / "large.jpg", quality=90)
+    whole, reduced = (open_picture(tmp_path / "large.jpg", at_least=a) for a in (None, 2 * preprocess.size))
+    assert reduced.size[0] < whole.size[0] / 3
+    difference = (preprocess.pixels(whole).int() - preprocess.pixels(reduced).int()).abs()
+    assert difference.float().mean() < 2
+    assert difference.max() < 48

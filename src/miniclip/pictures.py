@@ -57,7 +57,7 @@ def as_picture(item: Any) -> Image.Image:
     )
 
 
-def open_picture(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+def open_picture(source: str | Path | bytes, name: str | None = None, at_least: int | None = None) -> Image.Image:
     """Open a picture file as an RGB image, wholly decoded, upright by its EXIF orientation, transparency over white.
 
     Pictures of 16 bits a channel are brought to 8. A file of several frames gives its first. A file's name says
@@ -66,6 +66,8 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> Image.I
     Args:
         source: the path of a file, or the bytes of one.
         name: what errors call it; by default its path.
+        at_least: a JPEG may come out at 1/2, 1/4 or 1/8 of its size, as long as both sides have so many pixels: its
+            decoder then skips most of the work (docs/packing.md says what it does to the pixels). None: as it is.
 
     Raises:
         DataError: the file is missing, no regular file, empty, truncated, no picture, or of more than `MOST_PIXELS`.
@@ -78,6 +80,8 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> Image.I
             # from an open file: by its path, Pillow maps some formats, and a file cut short meanwhile kills the process
             with Image.open(file) as image:
                 _check_header(image)
+                if at_least is not None:
+                    image.draft(None, (at_least, at_least))  # of formats other than JPEG it does nothing
                 image.load()
                 return _upright(to_rgb(image), _orientation(image))
     except MemoryError:

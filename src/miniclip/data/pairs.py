@@ -64,8 +64,31 @@ class Captions:
         index = checked_index(index, len(self))
         return open_picture(self.paths[index]), list(self.captions[index])
 
+    def picture(self, index: int, at_least: int | None = None) -> Image.Image:
+        """The picture alone; a JPEG may come out smaller, both sides `at_least` pixels long, where that is faster.
+
+        Optional for a data set, and so is `name`: the loader asks for them through `picture_of` and `name_of`.
+        """
+        return open_picture(self.paths[checked_index(index, len(self))], at_least=at_least)
+
+    def name(self, index: int) -> str:
+        """What a user finds the picture by: its path."""
+        return str(self.paths[checked_index(index, len(self))])
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self):,} pictures, {sum(map(len, self.captions)):,} captions)"
+
+
+def picture_of(data: PairData, index: int, at_least: int | None = None) -> Image.Image:
+    """A picture of any data set; reduced, down to `at_least` pixels a side, where the set has a method `picture`."""
+    picture = getattr(data, "picture", None)
+    return data[index][0] if picture is None else picture(index, at_least)
+
+
+def name_of(data: PairData, index: int) -> str:
+    """What a user finds a picture by: what the set's method `name` says, or its number."""
+    name = getattr(data, "name", None)
+    return f"picture {index}" if name is None else str(name(index))
 
 
 def checked_index(index: int, length: int) -> int:
