@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,9 +12,11 @@ from PIL import Image, UnidentifiedImageError
 
 from miniclip.errors import DataError
 
-MOST_PIXELS = (
-    178_956_970  # in one picture, as Pillow has it: half a GiB as RGB; its warning at half of that is no error
-)
+# What a header may ask for, before memory is taken for the pixels.
+MOST_PIXELS = 178_956_970  # of one picture, as Pillow has it: half a GiB as RGB; it warns at half of that
+LONGEST_SIDE = 1 << 17  # JPEG ends at 65,535
+SMALL = 1 << 24  # pixels; up to here a bomb does no harm
+PIXELS_A_BYTE = 1_000  # of the file, in larger pictures: photographs have 1 to 50, and a bomb has 10,000
 
 _NO_FILES = {  # file types, as `stat` names them
     stat.S_IFDIR: "a folder",
@@ -70,23 +73,24 @@ def open_picture(source: str | Path | bytes, name: str | None = None, at_least: 
             decoder then skips most of the work (docs/packing.md says what it does to the pixels). None: as it is.
 
     Raises:
-        DataError: the file is missing, no regular file, empty, truncated, no picture, or of more than `MOST_PIXELS`.
+        DataError: the file is missing, no regular file, empty, truncated, no picture, or larger than is allowed above.
     """
-    start = b""
+    start, pixels = b"", 0
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file:
             start = file.read(12)
             file.seek(0)
             # from an open file: by its path, Pillow maps some formats, and a file cut short meanwhile kills the process
             with Image.open(file) as image:
-                _check_header(image)
+                pixels = image.width * image.height
+                _check_header(image, pixels, file)
                 if at_least is not None:
                     image.draft(None, (at_least, at_least))  # of formats other than JPEG it does nothing
                 image.load()
                 return _upright(to_rgb(image), _orientation(image))
-    except MemoryError:
-        raise  # the machine's, not the picture's: what a header may ask for is bounded
     except Exception as error:  # Pillow's decoders fail with more kinds than its documentation names
+        if isinstance(error, MemoryError) and 0 < pixels <= SMALL:
+            raise  # the machine is out of memory, and the picture is not to blame
         named = name or ("a picture" if isinstance(source, bytes) else str(source))
         advice = "put a whole picture in its place, or take it out of the captions"
         raise DataError(f"{named}: cannot be read as a picture: {_reason(error, start)}; {advice}") from error
@@ -104,17 +108,25 @@ def _open_regular(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")
 
 
-def _check_header(image: Image.Image) -> None:
-    """Refuse what the header alone tells, before memory is taken for the pixels.
+def _check_header(image: Image.Image, pixels: int, file: BinaryIO) -> None:
+    """Refuse what the header alone tells.
 
     Raises:
-        DataError: the picture is too large, or a program that would have to be run.
+        DataError: the picture is too large or too empty, or a program that would have to be run.
     """
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise DataError(f"{width:,} x {height:,} pixels are more than {MOST_PIXELS:,}")
+    size = f"{image.width:,} x {image.height:,} pixels"
+    if not pixels:
+        raise DataError(f"it has {size}")
+    if pixels > MOST_PIXELS or max(image.size) > LONGEST_SIDE:
+        raise DataError(f"{size} are more than {MOST_PIXELS:,}, or than {LONGEST_SIDE:,} on a side")
     if image.format == "EPS":
         raise DataError("EPS is a program that draws, and is not run: convert it to PNG")
+    if pixels > SMALL:
+        at = file.tell()
+        length = file.seek(0, os.SEEK_END)
+        file.seek(at)
+        if pixels > PIXELS_A_BYTE * length:
+            raise DataError(f"{size} in {length:,} bytes: empty, or made to fill the memory")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -168,4 +180,6 @@ def _reason(error: Exception, start: bytes) -> str:
         return f"no picture format that Pillow knows begins with {start!r}" if start else "the file is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()  # without the path, which the message begins with
+    if isinstance(error, MemoryError):
+        return "it does not fit into this machine's memory"
     return " ".join(str(error).split()) or type(error).__name__
