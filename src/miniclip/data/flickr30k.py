@@ -1,62 +1,65 @@
-"""Flickr30k as people have it on disk, and any set in the layout of its Kaggle release.
+"""Flickr30k and Flickr8k in the forms that people have on disk, and any set in one of these forms.
 
 Sources:
-    Flickr30k: Young et al. 2014, "From image descriptions to visual denotations", in the layout of its Kaggle release.
-    The split file: Karpathy and Fei-Fei 2015, "Deep visual-semantic alignments for generating image descriptions".
+    Flickr30k: Young et al. 2014, "From image descriptions to visual denotations".
+    Flickr8k: Hodosh et al. 2013, "Framing image description as a ranking task".
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
+from miniclip.data.entries import Entry, Rule, collect
+from miniclip.data.flickr_tables import COLUMNS, read_piped, read_split_lists, read_tokens
+from miniclip.data.karpathy import Image, find_split_file, read_karpathy
+from miniclip.data.left_out import AT_MOST, LeftOut, OnError
 from miniclip.data.pairs import Captions
+from miniclip.data.several import find_parquet, read_several
+from miniclip.data.splits import Split
+from miniclip.data.tables import open_table, read_table
 from miniclip.errors import DataError
 
-Split = Literal["train", "val", "test", "all"]
+PIPED = "results.csv"
+TOKENS = ("Flickr8k.token.txt", "results_20130124.token", "results.token")
+TABLES = ("flickr_annotations_30k.csv", "captions.txt", "captions.csv")
+FORMS = (PIPED, *TOKENS, *TABLES)
 
-TABLE = "results.csv"
-COLUMNS = ("image_name", "comment_number", "comment")
-
-# Where the table lies below the folder that a user names, and where the pictures lie below the table's folder. Literal
-# lists, since a walk over 31,000 files to find one is slow on the network disks that such sets live on.
-TABLE_PLACES = (".", "flickr30k_images", "flickr30k-images", "flickr30k", "flickr30k_images/flickr30k_images")
-PICTURE_PLACES = (
+# Where the table lies below the folder that a user names: literal, since walking over 31,000 files is slow.
+TABLE_PLACES = (
+    ".",
     "flickr30k_images",
     "flickr30k-images",
-    "images",
-    "Images",
-    "Flicker8k_Dataset",
-    "Flickr8k_Dataset",
+    "flickr30k",
     "flickr30k_images/flickr30k_images",
-    ".",
+    "flickr8k",
+    "Flickr8k_text",
 )
-
-# The second pipe is missing in one row of the Kaggle file: "2199200615.jpg| 4   A dog runs across the grass .".
-_ROW = re.compile(r"(?P<name>[^|]*[^|\s])\s*\|\s*(?P<number>[0-9]{1,9})(?:\s*\||\s+(?=\S))(?P<caption>.*)", re.DOTALL)
 
 
 class Flickr30k(Captions):
-    """Flickr30k (31,783 pictures, five captions each), or any set in the layout of its Kaggle release.
+    """Flickr30k (31,783 pictures, five captions each), or any set in one of its forms.
 
-    A folder holds `results.csv`, whose header is `image_name| comment_number| comment`, and the pictures, beside it or
-    in a folder such as `flickr30k_images/` or `images/`. `root` is that folder, or the one above.
+    `root` holds the captions, or is the folder above: `results.csv` of the Kaggle release, whose header is
+    `image_name| comment_number| comment`; `captions.txt` with commas; `results_20130124.token` of the authors;
+    `flickr_annotations_30k.csv` or parquet files of the Hub; or Karpathy's `dataset_flickr30k.json` alone. The pictures
+    lie beside it or in a folder such as `flickr30k_images/` or `images/`.
 
-    The split is Karpathy's where his `dataset_flickr30k.json` (or another `dataset_*.json` of that layout) lies beside
-    `results.csv` or in `root`; `restval` counts as `train`, and pictures that he left out are left out, also of "all"
-    (`left_out` counts them: 769 of Flickr30k). Without `results.csv`, the captions come from that file too. Without
-    his file, a hash of the seed and the picture's name draws 1,000 pictures for `val` and 1,000 for `test`, or a tenth
-    of a smaller set for each, and the rest is `train`; the order of the rows does not matter to it.
+    The split is Karpathy's where his `dataset_flickr30k.json` (or another `dataset_*.json` of that layout) lies there
+    or in `root`; `restval` counts as `train`, and pictures that he left out are left out, also of "all" (`unsplit`
+    counts them: 769 of Flickr30k). Else it is the set's own where it has one. Else a hash of the seed and the picture's
+    name draws 1,000 pictures for `val` and 1,000 for `test`, or a tenth of a smaller set for each, and the rest is
+    `train`; the order of the rows does not matter to it.
 
     Args:
         root: the folder.
         split: "train", "val", "test", or "all" for everything.
-        seed: of the drawn split; without effect where there is a split file.
+        seed: of the drawn split; without effect where there is a split.
+        on_error: "raise" at a row or a picture that cannot be used, or "skip" it, named in `left_out`.
+        at_most: the share that may be left out.
+
+    Attributes:
+        unsplit: how many pictures have captions and are in no split.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -64,213 +67,105 @@ class Flickr30k(Captions):
         ValueError: no such split.
     """
 
-    def __init__(self, root: str | Path, split: Split = "train", *, seed: int = 0) -> None:
+    split_file = "dataset_flickr30k.json"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Split = "train",
+        *,
+        seed: int = 0,
+        on_error: OnError = "raise",
+        at_most: float = AT_MOST,
+    ) -> None:
         self.root = _existing_folder(root)
         self.split = split
-        base, table, split_file = _find_files(self.root)
-        karpathy = None if split_file is None else _read_split_file(split_file)
-        captions = _read_table(table) if table else karpathy.captions if karpathy else {}
-        splits = karpathy.splits if karpathy else _drawn_splits(captions, seed)
-        kept = [name for name in captions if name in splits]
-        self.left_out = len(captions) - len(kept)
-        if not kept:
-            raise DataError(
-                f"{split_file}: names none of the {len(captions)} pictures of {table}; is it another set's?"
-            )
-        folder = _find_pictures(base, kept)
-        chosen = _choose(kept, splits, split, split_file)
-        super().__init__([folder / name for name in chosen], [captions[name] for name in chosen])
+        rule, left_out = Rule(split, seed, on_error, at_most), LeftOut(on_error, at_most)
+        table, split_file = find_forms(self.root, self.split_file)
+        entries, about, source = _read(self.root, table, split_file, left_out)
+        exact = table is not None or split_file is not None
+        entries, self.unsplit = _split(source, entries, split_file, table, left_out)
+        if table and split_file:
+            about = f"{about}, the split of {split_file.name}"
+        found = collect(source, entries, rule, left_out, about=about, split_by=split_file, exact=exact)
+        super().__init__(found.paths, found.captions, left_out=found.left_out, about=found.about)
 
 
-# Finding the files
+class Flickr8k(Flickr30k):
+    """Flickr8k (8,091 pictures, five captions each), or any set in one of its forms.
+
+    `root` holds `captions.txt` of the Kaggle release (`image,caption`) beside `Images/`; or the authors'
+    `Flickr8k.token.txt` with the lists `Flickr_8k.trainImages.txt`, `….devImages.txt` and `….testImages.txt`, which are
+    the split, and the pictures in `Flicker8k_Dataset/`; or Karpathy's `dataset_flickr8k.json`. The rest is as in
+    `Flickr30k`.
+    """
+
+    split_file = "dataset_flickr8k.json"
+
+
+def find_forms(root: Path, own: str) -> tuple[Path | None, Path | None]:
+    """The table of captions and the split file at or below a folder, where they are."""
+    bases = [root / place for place in TABLE_PLACES if (root / place).is_dir()]
+    table = next((base / name for name in FORMS for base in bases if (base / name).is_file()), None)
+    return table, find_split_file([table.parent, root] if table else bases, own)
 
 
 def _existing_folder(root: str | Path) -> Path:
     folder = Path(root).expanduser()
     if not folder.is_dir():
         found = "a file, not a folder" if folder.exists() else "nothing there"
-        raise FileNotFoundError(f"{folder}: {found}; give the folder that holds {TABLE} and the pictures")
+        raise FileNotFoundError(f"{folder}: {found}; give the folder that holds {PIPED} and the pictures")
     return folder
 
 
-def _find_files(root: Path) -> tuple[Path, Path | None, Path | None]:
-    """The folder of the set, its table and its split file; at least one of the two is there."""
-    bases = [root / place for place in TABLE_PLACES if (root / place).is_dir()]
-    table = next((base / TABLE for base in bases if (base / TABLE).is_file()), None)
-    split_file = _find_split_file([table.parent, root] if table else bases)
-    named_by = table or split_file
-    if named_by is None:
-        looked = ", ".join(TABLE_PLACES)
-        raise DataError(
-            f"{root}: holds no {TABLE} (header {'| '.join(COLUMNS)}) and no dataset_*.json (Karpathy's layout); "
-            f"looked in {looked}; extract the Kaggle release of Flickr30k there, or give the folder that holds them"
-        )
-    return named_by.parent, table, split_file
-
-
-def _find_split_file(folders: Iterable[Path]) -> Path | None:
-    for folder in folders:
-        found = sorted(folder.glob("dataset_*.json"))
-        # Karpathy's download holds the files of three sets, and people extract all of it
-        own = [path for path in found if path.name == "dataset_flickr30k.json"] or found
-        if len(own) > 1:
-            names = ", ".join(path.name for path in own)
-            raise DataError(f"{folder}: holds {len(own)} split files ({names}); leave only the one of this set there")
-        if own:
-            return own[0]
-    return None
-
-
-def _find_pictures(base: Path, names: Sequence[str]) -> Path:
-    """The folder, at or below the set's, that holds every one of the pictures."""
-    nearest, missing = base, list(names)
-    for place in PICTURE_PLACES:
-        folder = base / place
-        if not folder.is_dir():
-            continue
-        with os.scandir(folder) as entries:
-            present = {entry.name for entry in entries}
-        absent = [name for name in names if name not in present]
-        if not absent:
-            return folder
-        if len(absent) < len(missing):
-            nearest, missing = folder, absent
-    first = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+def _read(
+    root: Path, table: Path | None, split_file: Path | None, left_out: LeftOut
+) -> tuple[Iterable[Entry], str, Path]:
+    """The captions, the form in words, and the file or folder that they are from."""
+    if table is not None:
+        return *_read_table(table, left_out), table
+    files = find_parquet(root)
+    if files:
+        read = read_several(files, left_out, root)
+        return read.entries, read.about, root
+    if split_file is not None:
+        images = read_karpathy(split_file, left_out)
+        return [_entry(image) for image in images], f"Karpathy's {split_file.name}", split_file
     raise DataError(
-        f"{base}: {len(missing)} of the {len(names)} pictures that have captions are not in {nearest}: {first}; "
-        f"extract all the pictures there, or take the rows of the missing ones out"
+        f"{root}: holds no {PIPED} (header {'| '.join(COLUMNS)}), no {', '.join(FORMS[1:])}, no dataset_*.json "
+        f"(Karpathy's layout) and no parquet files; looked in {', '.join(TABLE_PLACES)}; extract the release of the "
+        "set there, or give the folder that holds them"
     )
 
 
-# Reading the files
+def _read_table(table: Path, left_out: LeftOut) -> tuple[Iterable[Entry], str]:
+    if table.name == PIPED:
+        return read_piped(table, left_out), f"{PIPED} with pipes"
+    if table.name in TOKENS:
+        return read_tokens(table, left_out), table.name
+    opened = open_table(table, left_out)
+    return read_table(opened, left_out), opened.about
 
 
-def _read_text(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = data[error.start : error.start + 1]
-        raise DataError(f"{path}, line {line}: byte {found!r} is not UTF-8; save the file as UTF-8") from error
+def _entry(image: Image) -> Entry:
+    return Entry(image.where, image.name, image.captions, image.split)
 
 
-def _read_table(path: Path) -> dict[str, list[str]]:
-    """Read results.csv: the captions of each picture by their numbers, the pictures in the order of the file."""
-    lines = _read_text(path).split("\n")  # not splitlines: captions may hold other characters that it breaks at
-    _check_header(path, lines[0])
-    numbered: dict[str, list[tuple[int, str]]] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        name, comment_number, caption = _parse_row(path, number, line)
-        rows = numbered.setdefault(name, [])
-        if caption:  # a blank caption is left out: it describes nothing
-            rows.append((comment_number, caption))
-    return _complete(path, {name: [text for _, text in sorted(rows, key=_number)] for name, rows in numbered.items()})
-
-
-def _number(row: tuple[int, str]) -> int:
-    return row[0]
-
-
-def _check_header(path: Path, line: str) -> None:
-    found = [column.strip() for column in line.split("|")]
-    expected = "| ".join(COLUMNS)
-    missing = [column for column in COLUMNS if column not in found]
-    if missing:
-        raise DataError(
-            f"{path}, line 1: no column {', '.join(missing)}; found {', '.join(map(repr, found))}; "
-            f"the first line must be {expected!r}"
-        )
-    if found != list(COLUMNS):
-        raise DataError(f"{path}, line 1: the columns are {', '.join(found)}; the first line must be {expected!r}")
-
-
-def _parse_row(path: Path, number: int, line: str) -> tuple[str, int, str]:
-    """Take a row apart. Quotes are literal, and so is every pipe after the second."""
-    match = _ROW.match(line.strip())
-    if match is None:
-        shown = line.strip() if len(line) <= 80 else line.strip()[:80] + "…"
-        raise DataError(f"{path}, line {number}: found {shown!r}; expected 'picture.jpg| 0| a caption'; mend the row")
-    return match["name"], int(match["number"]), match["caption"].strip()
-
-
-def _complete(path: Path, captions: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Return the captions if there are any, and some for every picture."""
-    if not captions:
-        raise DataError(f"{path}: names no pictures; expected rows such as 'picture.jpg| 0| a caption'")
-    bare = next((name for name, own in captions.items() if not own), None)
-    if bare is not None:
-        raise DataError(f"{path}: {bare} has no caption that is not blank; write one, or take its rows out")
-    return captions
-
-
-class _SplitFile(NamedTuple):
-    splits: dict[str, str]
-    captions: dict[str, list[str]]
-
-
-def _read_split_file(path: Path) -> _SplitFile:
-    """Read a file in Karpathy's layout: images[].filename, .split, .sentences[].raw."""
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: is not JSON: {error.msg}; download the file again") from error
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
-        raise DataError(f"{path}: expected Karpathy's layout, an object with a list 'images'; found none")
-    splits: dict[str, str] = {}
-    captions: dict[str, list[str]] = {}
-    for position, image in enumerate(images):
-        name, split, sentences = _parse_image(path, position, image)
-        splits[name] = "train" if split == "restval" else split
-        captions[name] = [sentence for sentence in sentences if sentence]
-    return _SplitFile(splits, _complete(path, captions))
-
-
-def _parse_image(path: Path, position: int, image: Any) -> tuple[str, str, list[str]]:
-    try:
-        name, split = image["filename"], image["split"]
-        sentences = [sentence["raw"].strip() for sentence in image["sentences"]]
-    except (KeyError, TypeError, AttributeError):
-        name = split = None
-    if not isinstance(name, str) or not isinstance(split, str):
-        expected = "an object with 'filename', 'split' and 'sentences', each of which has 'raw'"
-        raise DataError(f"{path}: images[{position}] is {str(image)[:80]!r}; expected {expected}")
-    return name, split, sentences
-
-
-# Splitting
-
-
-def _drawn_splits(names: Iterable[str], seed: int) -> dict[str, str]:
-    """Draw a split by picture: 1,000 for val and for test, or a tenth of a small set, at least one.
-
-    The rank of a picture is a hash of the seed and its name, so neither the order of the rows nor Python's random
-    generator enters, and a picture that is added moves few others.
-
-    Returns:
-        The split of every name; nothing is ever in "train" of a set of one or two pictures.
-    """
-    ranked = sorted(names, key=lambda name: (hashlib.sha256(f"{seed}/{name}".encode()).digest(), name))
-    share = max(1, min(1000, len(ranked) // 10))
-    bounds = {"val": ranked[:share], "test": ranked[share : 2 * share], "train": ranked[2 * share :]}
-    return {name: split for split, members in bounds.items() for name in members}
-
-
-def _choose(names: Sequence[str], splits: Mapping[str, str], split: str, split_file: Path | None) -> list[str]:
-    """The names of one split, in order.
-
-    Raises:
-        ValueError: there is no such split; the message names those that there are.
-    """
-    if split == "all":
-        return list(names)
-    chosen = [name for name in names if splits[name] == split]
-    if not chosen:
-        held = {splits[name] for name in names}
-        known = [known for known in ("train", "val", "test") if known in held] + sorted(held - {"train", "val", "test"})
-        by = f"{split_file} has" if split_file else f"these {len(names)} pictures have"
-        raise ValueError(f"no split {split!r}: {by} {', '.join(known)}; 'all' takes everything")
-    return chosen
+def _split(
+    source: Path, entries: Iterable[Entry], split_file: Path | None, table: Path | None, left_out: LeftOut
+) -> tuple[Sequence[Entry], int]:
+    """The rows with the split that a file beside them says, and how many pictures it leaves out."""
+    rows = list(entries)
+    if split_file is not None and source != split_file:
+        splits = {image.name: image.split for image in read_karpathy(split_file, left_out)}
+        by = split_file
+    else:
+        splits = read_split_lists(table.parent) if table is not None and table.name in TOKENS else {}
+        by = source.parent
+    if not splits:
+        return rows, 0
+    names = {row.name for row in rows}
+    kept = [row._replace(split=splits[row.name]) for row in rows if row.name in splits]
+    if rows and not kept:
+        raise DataError(f"{by}: names none of the {len(names)} pictures of {source}; is it another set's?")
+    return kept, len(names - splits.keys())

@@ -1,0 +1,202 @@
+"""A path to a data set: finds out which of the layouts is there, and opens a split of it."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from miniclip.data.coco import CocoCaptions, find_coco
+from miniclip.data.entries import Rule
+from miniclip.data.flickr30k import Flickr8k, Flickr30k, find_forms
+from miniclip.data.folder import holds_pictures_with_texts
+from miniclip.data.left_out import AT_MOST, OnError
+from miniclip.data.pairs import Captions, PairData
+from miniclip.data.several import SUFFIXES, find_parquet, split_of
+from miniclip.data.shapes import Shapes
+from miniclip.data.splits import MEANING
+from miniclip.errors import DataError
+
+LOOKED_FOR = (
+    "Flickr30k's or Flickr8k's files (results.csv, captions.txt, Flickr8k.token.txt, dataset_*.json), COCO's "
+    "(annotations/captions_train2017.json, dataset_coco.json), parquet files, one table (.csv, .tsv, .jsonl) or one "
+    "for each split, a data set that save_to_disk wrote, tar shards, a packed set, pictures with .txt files beside them"
+)
+
+
+class Spec(NamedTuple):
+    """What `--data` says: a path and, of a table, which columns are which: `photos.csv?image=file&caption=text`."""
+
+    path: Path
+    image: str | None
+    caption: str | None
+
+
+def parse_spec(spec: str | Path) -> Spec:
+    """Take a spec apart; a file that has a question mark in its name is that file.
+
+    Raises:
+        ValueError: something else than image and caption follows the question mark.
+    """
+    text = str(spec)
+    path, mark, query = text.rpartition("?")
+    if not mark or "=" not in query or Path(text).expanduser().exists():
+        return Spec(Path(text).expanduser(), None, None)
+    named = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    unknown = named.keys() - {"image", "caption"}
+    if unknown:
+        raise ValueError(f"{text}: unknown {', '.join(sorted(unknown))}; after ? come image= and caption=, joined by &")
+    return Spec(Path(path).expanduser(), named.get("image"), named.get("caption"))
+
+
+def open_data(
+    spec: str | Path,
+    split: str = "train",
+    *,
+    seed: int = 0,
+    on_error: OnError = "raise",
+    at_most: float = AT_MOST,
+) -> PairData:
+    """Open a data set by what the command line calls it.
+
+    Args:
+        spec: "shapes" for the drawn set that needs no files, or a path: a folder or a file in any of the layouts of
+            docs/data.md. A folder that is itself called shapes is "./shapes". The columns of a table are named after a
+            question mark, where their names are unusual: "photos.csv?image=file&caption=what it shows".
+        split: "train", "val", "test"; what is on disk has "all" too.
+        seed: of the drawing, or of the split where the set has none.
+        on_error: "raise" at what cannot be used, or "skip" it, named in `left_out`.
+        at_most: the share that may be left out.
+
+    Raises:
+        ValueError: no such split.
+        FileNotFoundError: nothing is there.
+        DataError: nothing that can be read is there, or it is not as it should be.
+    """
+    if spec == "shapes":
+        return Shapes(split, seed=seed)
+    path, image, caption = parse_spec(spec)
+    rule: dict[str, Any] = {"split": split, "seed": seed, "on_error": on_error, "at_most": at_most}
+    shards = _open_shards(str(path), rule)
+    if shards is not None:
+        return shards
+    if path.is_file():
+        return _open_file(path, image, caption, Rule(**rule))
+    if path.is_dir():
+        return _open_folder(path, image, caption, rule)
+    raise FileNotFoundError(f"{path}: nothing there; give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes")
+
+
+def _open_shards(spec: str, rule: dict[str, Any]) -> PairData | None:
+    """A packed set, or tar shards; None for anything else."""
+    try:
+        from miniclip.data.packed import Packed
+    except ImportError:
+        pass
+    else:
+        if Packed.is_packed(Path(spec)):
+            return Packed(Path(spec), rule["split"])
+    from miniclip.data.webdataset import WebDataset, is_tar
+
+    return WebDataset(spec, **rule) if is_tar(spec) else None
+
+
+def _open_file(path: Path, image: str | None, caption: str | None, rule: Rule) -> PairData:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        found = suffix or "without an ending"
+        raise DataError(f"{path}: found a file {found}; expected {', '.join(SUFFIXES)}, or a folder")
+    if suffix == ".json" and path.name.startswith(("dataset_", "captions_")):
+        raise DataError(f"{path}: is one file of a set; give the folder that holds it and the pictures")
+    return Captions._of_files([path], image, caption, rule)
+
+
+def _open_folder(root: Path, image: str | None, caption: str | None, rule: dict[str, Any]) -> PairData:
+    for fits, opened in LAYOUTS:
+        if fits(root):
+            return opened(root, rule)
+    files = find_tables(root)
+    if files:
+        return Captions._of_files(files, image, caption, Rule(**rule), root)
+    if holds_pictures_with_texts(root):
+        return Captions.from_folder(root, **rule)
+    raise DataError(f"{root}: holds no data set that is known; looked for {LOOKED_FOR}")
+
+
+def _is_coco(root: Path) -> bool:
+    karpathy, official = find_coco(root)
+    return karpathy is not None or bool(official)
+
+
+def _is_flickr8k(root: Path) -> bool:
+    table, split_file = find_forms(root, Flickr8k.split_file)
+    return (table is not None and table.name.startswith("Flickr8k")) or (
+        split_file is not None and split_file.name == Flickr8k.split_file
+    )
+
+
+def _is_flickr30k(root: Path) -> bool:
+    return any(found is not None for found in find_forms(root, Flickr30k.split_file))
+
+
+def _is_saved(root: Path) -> bool:
+    return (root / "state.json").is_file() or (root / "dataset_dict.json").is_file()
+
+
+def _open_saved(root: Path, rule: dict[str, Any]) -> PairData:
+    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(
+            f'{root}: reading what save_to_disk wrote needs the datasets library: pip install "miniclip[datasets]"',
+            name="datasets",
+        ) from None
+    found = datasets.load_from_disk(str(root))
+    if isinstance(found, dict):
+        parts = [part.add_column("split", [name] * len(part)) for name, part in found.items()]
+        found = datasets.concatenate_datasets(parts)
+    return Captions.from_huggingface(found, **rule)
+
+
+# Asked in this order: the marks of the first are the most particular.
+LAYOUTS: Sequence[tuple[Callable[[Path], bool], Callable[[Path, dict[str, Any]], PairData]]] = (
+    (_is_saved, _open_saved),
+    (_is_coco, lambda root, rule: CocoCaptions(root, **rule)),
+    (_is_flickr8k, lambda root, rule: Flickr8k(root, **rule)),
+    (_is_flickr30k, lambda root, rule: Flickr30k(root, **rule)),
+)
+
+
+def find_tables(root: Path) -> list[Path]:
+    """The tables of a folder that are one set: parquet files, one table, or one for each split.
+
+    Raises:
+        DataError: there are several, and their names do not say how they belong together.
+    """
+    parquet = find_parquet(root)
+    if parquet:
+        return parquet
+    below = [root / word for word in _split_folders(root)]
+    tables = [path for folder in (root, *below) for path in _tables_in(folder)]
+    if len(tables) < 2:
+        return tables
+    metadata = [path for path in tables if path.stem == "metadata"]
+    tables = metadata or tables
+    splits = [split_of(path) for path in tables]
+    if len(tables) > 1 and (None in splits or len(set(splits)) < len(splits)):
+        names = ", ".join(str(path.relative_to(root)) for path in tables[:5])
+        raise DataError(f"{root}: holds {len(tables)} tables ({names}); give the one that is meant, as a file")
+    return tables
+
+
+def _split_folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.lower() in MEANING)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    kinds = {".csv", ".tsv", ".tab", ".jsonl", ".ndjson"}
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in kinds and path.is_file() and path.name[0] != "."
+    )
