@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from miniclip.data import Shapes
-from miniclip.errors import CheckpointError, DataError
-from miniclip.train.history import History, line
+from miniclip.errors import CheckpointError
+from miniclip.train.history import History
 from miniclip.train.plots import learning_curve, smooth
 from miniclip.train.precision import resolve
 from miniclip.train.run_dir import fingerprint, next_run_dir, read_run
@@ -77,26 +77,6 @@ class TestSchedule:
         assert all(0 < rate <= 2.0 for rate in rates)
         assert rates[:warmup] == sorted(rates[:warmup])
         assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
-
-
-STEP = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1}
-EVALUATION = {"step": 1, "epoch": 1, "val_loss": 2.0, "text_to_image": {"R@1": 3.0}}
-
-
-class TestHistory:
-    def test_reads_what_was_written_and_leaves_out_half_a_line(self, tmp_path):
-        (tmp_path / "metrics.jsonl").write_text(line(STEP) + line(EVALUATION) + '{"step": 2')
-        assert History.read(tmp_path) == History([STEP], [EVALUATION])
-
-    def test_a_damaged_line_is_named(self, tmp_path):
-        (tmp_path / "metrics.jsonl").write_text(line(STEP) + "rubbish\n" + line(STEP))
-        with pytest.raises(DataError, match=r"metrics\.jsonl, line 2"):
-            History.read(tmp_path)
-
-    def test_until(self):
-        history = History([{"step": n} for n in (1, 2, 3)], [{"step": 2, "epoch": 1, "val_loss": 0.0}])
-        assert history.until(2, 0) == History([{"step": 1}, {"step": 2}], [])
-        assert history.until(3, 1) == history
 
 
 class TestCurve:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from miniclip.atomic import write_atomically
 from miniclip.train import history
 from miniclip.train.plots import learning_curve
 from miniclip.train.run_dir import CURVE
@@ -38,30 +38,31 @@ class MetricsFile(Callback):
     """`metrics.jsonl`: a line a step, a line an evaluation."""
 
     def on_start(self, trainer: Trainer) -> None:
-        """Bring the file in line with the history: a run taken up drops what came after its state."""
+        """Open the file; a run taken up drops what came after its state."""
         path = trainer.run_dir / history.FILE
-        lines = trainer.history.lines()
-        write_atomically(path, lambda temporary: temporary.write_text(lines, encoding="utf-8"))
-        self._file = path.open("a", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        self._file.truncate(min(trainer.history.end, path.stat().st_size))
 
     def on_step(self, trainer: Trainer, record: Record) -> None:
         """Append a line."""
-        self._write(record)
+        self._write(trainer, record)
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """Append a line."""
-        self._write(record)
+        self._write(trainer, record)
 
     def on_save(self, trainer: Trainer) -> None:
         """See that every line is in the file: a state is never ahead of its log."""
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def on_end(self, trainer: Trainer) -> None:
         """Close the file."""
         self._file.close()
 
-    def _write(self, record: Record) -> None:
-        self._file.write(history.line(record))
+    def _write(self, trainer: Trainer, record: Record) -> None:
+        trainer.history.end += self._file.write(history.line(record).encode())
 
 
 class LearningCurve(Callback):

@@ -332,7 +332,7 @@ class Trainer:
         state.restore_optimizer(self.optimizer, self.model, saved.optimizer)
         self.step, self.epoch, self.best = (saved.position[key] for key in ("step", "epoch", "best"))
         if (self.run_dir / METRICS).exists():
-            self.history = History.read(self.run_dir).until(self.step, self.epoch)
+            self.history = History.read(self.run_dir, self.step, self.epoch)
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
