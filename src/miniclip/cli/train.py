@@ -25,6 +25,7 @@ SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "crop": 1.0}  # the defaults on the
 EPILOG = """examples:
   miniclip train                                     the drawn set and a tiny model, about a minute on two cores
   miniclip train --data flickr30k --preset bert_vit_b_16 --epochs 55 --run-dir runs/flickr
+  miniclip train --data photos.csv                   paths and captions in a table; `miniclip data inspect` looks at it
   miniclip train --config recipe.toml                the same names, as `epochs = 55`; flags win over the file
   miniclip train --resume runs/flickr                go on where a run was stopped
   torchrun --nproc-per-node 4 -m miniclip train …    on four GPUs, or processes
@@ -36,7 +37,12 @@ def add(commands: Any) -> None:
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
     train.add_argument("--resume", metavar="RUN", help="go on with a run; everything else comes from it")
     train.add_argument("--config", metavar="FILE", help="a TOML file with any of the settings below")
-    add_flag(train, "data", str | None, f"a folder in Flickr30k's layout, or shapes, the drawn set (default {DATA})")
+    add_flag(
+        train,
+        "data",
+        str | None,
+        f"a folder, a table, shards (docs/data.md), or shapes, the drawn set (default {DATA})",
+    )
     add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {PRESET})")
     add_flag(train, "model", str | None, "a checkpoint to start from, in place of a preset")
     add_flag(train, "run_dir", str | None, "where to write (default: the next free runs/NAME)")
@@ -99,6 +105,7 @@ def on_ranks() -> str:
 def started(settings: dict[str, Any]) -> Any:
     """A trainer for a new run."""
     import miniclip
+    from miniclip.data.opening import from_anywhere, short_name
     from miniclip.train.run_dir import next_run_dir, refuse_a_run
 
     data, preset_name, checkpoint, run_dir, device = (
@@ -106,9 +113,9 @@ def started(settings: dict[str, Any]) -> Any:
     )
     if preset_name and checkpoint:
         raise ValueError("preset and model: give one of them, fresh weights or a checkpoint to start from")
-    data = DATA if data in (None, DATA) else str(Path(data).resolve())  # a run is resumed from any folder
+    data = DATA if data in (None, DATA) else from_anywhere(data)
     config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DATA else settings)
-    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / Path(data).name)
+    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / short_name(data))
     refuse_a_run(run_dir)  # before minutes of reading
     train_data, val_data = open_both(data)
     preset_name = preset_name or PRESET

@@ -147,24 +147,31 @@ def collect(
 def _grouped(entries: Iterable[Entry], left_out: LeftOut) -> tuple[dict[str, _Group], int]:
     """Pictures by name with their clean captions, and how many rows there were."""
     groups: dict[str, _Group] = {}
-    rows = 0
+    rows = known = 0
     for entry in entries:
-        rows += 1
-        problem = _wrong_name(entry)
-        if problem is not None:
-            left_out.add(entry.where, problem)
-            continue
-        group = groups.setdefault(entry.name, _Group(entry.where, [], entry.split, entry.picture))
-        if _differ(group.split, entry.split):
-            left_out.add(entry.where, f"{entry.name} is in {group.split!r} in {group.where}, here in {entry.split!r}")
-            continue
-        group.captions += _clean(entry, left_out)
+        rows += 1 + len(left_out) - known  # and those before it that the reader could not take apart
+        _take(entry, groups, left_out)
+        known = len(left_out)
+    rows += len(left_out) - known
     bare = [name for name, group in groups.items() if not group.captions]
     for name in bare:
         if name not in left_out and groups[name].where not in left_out:  # else its captions are named already
             left_out.add(f"{groups[name].where}: {name}", "has no caption that is not blank; write one, or take it out")
         del groups[name]
     return groups, rows
+
+
+def _take(entry: Entry, groups: dict[str, _Group], left_out: LeftOut) -> None:
+    """Put an entry to its picture."""
+    problem = _wrong_name(entry)
+    if problem is not None:
+        left_out.add(entry.where, problem)
+        return
+    group = groups.setdefault(entry.name, _Group(entry.where, [], entry.split, entry.picture))
+    if _differ(group.split, entry.split):
+        left_out.add(entry.where, f"{entry.name} is in {group.split!r} in {group.where}, here in {entry.split!r}")
+    else:
+        group.captions += _clean(entry, left_out)
 
 
 def _differ(one: str | None, other: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,15 +40,34 @@ def parse_spec(spec: str | Path) -> Spec:
     Raises:
         ValueError: something else than image and caption follows the question mark.
     """
-    text = str(spec)
-    path, mark, query = text.rpartition("?")
-    if not mark or "=" not in query or Path(text).expanduser().exists():
-        return Spec(Path(text).expanduser(), None, None)
+    path, query = _divided(str(spec))
     named = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
     unknown = named.keys() - {"image", "caption"}
     if unknown:
-        raise ValueError(f"{text}: unknown {', '.join(sorted(unknown))}; after ? come image= and caption=, joined by &")
-    return Spec(Path(path).expanduser(), named.get("image"), named.get("caption"))
+        raise ValueError(f"{spec}: unknown {', '.join(sorted(unknown))}; after ? come image= and caption=, joined by &")
+    return Spec(path, named.get("image"), named.get("caption"))
+
+
+def _divided(spec: str) -> tuple[Path, str]:
+    path, mark, query = spec.rpartition("?")
+    if not mark or "=" not in query or Path(spec).expanduser().exists():
+        return Path(spec).expanduser(), ""
+    return Path(path).expanduser(), query
+
+
+def from_anywhere(spec: str) -> str:
+    """A spec with an absolute path, so that a run is resumed from any folder."""
+    if spec == "shapes" or "://" in spec:
+        return spec
+    path, query = _divided(spec)
+    return f"{path.resolve()}?{query}" if query else str(path.resolve())
+
+
+def short_name(spec: str) -> str:
+    """What a run on the data is called: "photos" of "sets/photos.csv?image=file"."""
+    path, _ = _divided(spec)
+    name = path.stem if path.suffix.lower() in (*SUFFIXES, ".tar") else path.name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
 
 
 def open_data(

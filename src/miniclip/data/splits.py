@@ -70,7 +70,7 @@ def settled(splits: Mapping[str, str | None], seed: int, exact: bool = False) ->
     if "val" in held or "train" not in held:
         return named, "the split is the set's own"
     ranked = _ranked([name for name, split in named.items() if split == "train"], seed)
-    named |= dict.fromkeys(ranked[: _share(len(ranked))], "val")
+    named |= dict.fromkeys(ranked[: min(_share(len(ranked)), len(ranked) - 1)], "val")
     return named, f"the split is the set's own, its val drawn from train by a hash (seed {seed})"
 
 

@@ -1,0 +1,122 @@
+"""A Dataset of the datasets library: captions without a picture decoded."""
+
+import io
+import pickle
+
+import pytest
+from PIL import Image
+
+from miniclip.data import Captions, open_data
+from miniclip.errors import DataError
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), (value,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
+class Table:
+    """What is asked of a data set, with nothing of the library."""
+
+    def __init__(self, **columns):
+        self.columns = columns
+        self.column_names = list(columns)
+
+    def __len__(self):
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            if key == "image":
+                raise AssertionError("pictures were read to learn the captions")
+            return self.columns[key]
+        return {name: column[key] for name, column in self.columns.items()}
+
+
+def test_captions_are_known_without_pictures():
+    data = Captions.from_huggingface(Table(image=[png(0), png(9)], text=["one", ["two", "three"]]))
+    assert data.captions == [["one"], ["two", "three"]]
+    assert data[1][0].getpixel((0, 0)) == (9, 9, 9)
+    assert data.encoded(0) == png(0)
+    assert data.name(1) == "row 1"
+
+
+def test_pictures_in_other_forms(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    forms = [
+        {"bytes": png(1), "path": None},
+        {"bytes": None, "path": str(tmp_path / "a.png")},
+        Image.new("RGB", (4, 3), (1, 1, 1)),
+    ]
+    data = Captions.from_huggingface(Table(image=forms, caption=["a", "b", "c"]))
+    assert [picture.getpixel((0, 0)) for picture, _ in data] == [(1, 1, 1)] * 3
+    broken = Captions.from_huggingface(Table(image=[None, str(tmp_path / "no.png")], caption=["a", "b"]))
+    with pytest.raises(DataError, match="row 0: 'image' is a NoneType"):
+        broken[0]
+    with pytest.raises(DataError, match=r"row 1: .*no\.png cannot be read"):
+        broken[1]
+
+
+def test_rows_that_name_the_same_picture():
+    data = Captions.from_huggingface(Table(image=[png(0)] * 3, image_id=[7, 8, 7], caption=["one", "two", "three"]))
+    assert data.captions == [["one", "three"], ["two"]]
+
+
+def test_what_is_no_data_set():
+    with pytest.raises(
+        TypeError, match=r"several splits \(train, test\); pass one of them, such as dataset\['train'\]"
+    ):
+        Captions.from_huggingface({"train": Table(image=[], caption=[]), "test": Table(image=[], caption=[])})
+    with pytest.raises(TypeError, match="without streaming"):
+        Captions.from_huggingface(iter([]))
+    with pytest.raises(DataError, match="found the columns 'image', 'x'"):
+        Captions.from_huggingface(Table(image=[png(0)], x=["one"]))
+
+
+class TestTheLibrary:
+    @pytest.fixture(scope="class")
+    def dataset(self):
+        datasets = pytest.importorskip("datasets")
+        columns = {
+            "image": [{"bytes": png(k), "path": None} for k in range(30)],
+            "caption": [[f"{k}", "x"] for k in range(30)],
+        }
+        features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    def test_it_reads(self, dataset, monkeypatch):
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.Image, "decode_example", None)  # the library decodes nothing
+        data = Captions.from_huggingface(dataset)
+        assert data.captions[7] == ["7", "x"]
+        assert data[7][0].getpixel((0, 0)) == (7, 7, 7)
+        assert pickle.loads(pickle.dumps(data))[8][0].getpixel((0, 0)) == (8, 8, 8)
+        assert len(Captions.from_huggingface(dataset, split="train")) == 24
+        picked = Captions.from_huggingface(dataset.select([5, 3]))
+        assert [picture.getpixel((0, 0))[0] for picture, _ in picked] == [5, 3]
+
+    def test_several_splits_and_streams_are_refused(self, dataset):
+        datasets = pytest.importorskip("datasets")
+        with pytest.raises(TypeError, match="several splits"):
+            Captions.from_huggingface(datasets.DatasetDict(train=dataset))
+        with pytest.raises(TypeError, match="without streaming"):
+            Captions.from_huggingface(dataset.to_iterable_dataset())
+
+    def test_what_it_saves_is_opened(self, dataset, tmp_path):
+        datasets = pytest.importorskip("datasets")
+        dataset.save_to_disk(tmp_path / "one")
+        assert len(open_data(tmp_path / "one", "val")) == 3
+        both = datasets.DatasetDict(train=dataset.select(range(20)), validation=dataset.select(range(20, 30)))
+        both.save_to_disk(tmp_path / "both")
+        data = open_data(tmp_path / "both", "val")
+        assert data.captions[0] == ["20", "x"]
+        assert data[0][0].getpixel((0, 0)) == (20, 20, 20)
+
+    def test_its_parquet_is_opened(self, dataset, tmp_path):
+        (tmp_path / "data").mkdir()
+        dataset.to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
+        data = open_data(tmp_path, "all")
+        assert data.captions[29] == ["29", "x"]
+        assert data[29][0].getpixel((0, 0)) == (29, 29, 29)
+        assert [len(open_data(tmp_path, split)) for split in ("train", "val", "test")] == [24, 3, 3]

@@ -1,0 +1,302 @@
+"""A path to a data set: each layout is recognised, its splits work, and what is none is said."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from miniclip.cli import main
+from miniclip.data import Captions, Flickr8k, Flickr30k, Shapes, open_data
+from miniclip.data.opening import parse_spec
+from miniclip.errors import DataError
+
+NAMES = [f"{k}.jpg" for k in range(20)]
+CAPTIONS = {name: [f"caption {k} of {name}, and more" for k in range(2)] for name in NAMES}
+SPLITS = {name: "train" if k < 16 else "val" if k < 18 else "test" for k, name in enumerate(NAMES)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for k, name in enumerate(NAMES):
+        Image.new("RGB", (16, 12), (10 * k, 30, 30)).save(folder / name)
+    return folder
+
+
+def rows(*header: str, split: bool = False) -> list[tuple[str, ...]]:
+    found = [(name, caption, SPLITS[name]) for name, own in CAPTIONS.items() for caption in own]
+    return [header, *(row if split else row[:2] for row in found)]
+
+
+def write_csv(path: Path, content: list, delimiter: str = ",") -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter).writerows(content)
+
+
+def write_karpathy(path: Path) -> None:
+    images = [
+        {"filename": name, "split": SPLITS[name], "sentences": [{"raw": caption} for caption in own]}
+        for name, own in CAPTIONS.items()
+    ]
+    path.write_text(json.dumps({"images": images}))
+
+
+def kaggle_8k(root: Path) -> None:
+    write_csv(root / "captions.txt", rows("image", "caption"))
+
+
+def kaggle_30k(root: Path) -> None:
+    lines = [f"{name}| {k}| {caption}" for name, own in CAPTIONS.items() for k, caption in enumerate(own)]
+    (root / "results.csv").write_text("\n".join(["image_name| comment_number| comment", *lines]))
+
+
+def kaggle_commas(root: Path) -> None:
+    content = [(name, k, caption) for name, own in CAPTIONS.items() for k, caption in enumerate(own)]
+    write_csv(root / "captions.txt", [("image_name", "comment_number", "comment"), *content])
+
+
+def authors_8k(root: Path) -> None:
+    lines = [f"{name}#{k}\t{caption}" for name, own in CAPTIONS.items() for k, caption in enumerate(own)]
+    lines += [f"2258277193_586949ec62.jpg.1#{k}\tA picture that never was ." for k in range(5)]
+    (root / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    for word, split in (("trainImages", "train"), ("devImages", "val"), ("testImages", "test")):
+        own = [name for name in NAMES if SPLITS[name] == split]
+        (root / f"Flickr_8k.{word}.txt").write_text("\n".join(own) + "\n")
+
+
+def authors_30k(root: Path) -> None:
+    lines = [f"{name}#{k}\t{caption}" for name, own in CAPTIONS.items() for k, caption in enumerate(own)]
+    (root / "results_20130124.token").write_text("\n".join(reversed(lines)))
+
+
+def hub_csv(root: Path) -> None:
+    content = [
+        (json.dumps(own), json.dumps([1, 2]), SPLITS[name], name, k) for k, (name, own) in enumerate(CAPTIONS.items())
+    ]
+    write_csv(root / "flickr_annotations_30k.csv", [("raw", "sentids", "split", "filename", "img_id"), *content])
+
+
+def hub_parquet(root: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    found = [{"bytes": (root / "images" / name).read_bytes(), "path": name} for name in NAMES]
+    columns = {
+        "image": found,
+        "caption": list(CAPTIONS.values()),
+        "filename": NAMES,
+        "img_id": list(map(str, range(20))),
+    }
+    (root / "data").mkdir()
+    for k in range(2):
+        part = {name: column[10 * k : 10 * k + 10] for name, column in columns.items()}
+        parquet.write_table(pa.table(part), root / "data" / f"test-0000{k}-of-00002.parquet", row_group_size=4)
+    shutil.rmtree(root / "images")
+
+
+def karpathy_8k(root: Path) -> None:
+    write_karpathy(root / "dataset_flickr8k.json")
+
+
+def karpathy_30k(root: Path) -> None:
+    write_karpathy(root / "dataset_flickr30k.json")
+
+
+def one_table(root: Path) -> None:
+    write_csv(root / "my photos.tsv", rows("filepath", "title"), "\t")
+
+
+def a_table_a_split(root: Path) -> None:
+    content = rows("file_name", "text", split=True)
+    for split, word in (("train", "train"), ("val", "valid"), ("test", "test")):
+        write_csv(root / f"{word}.csv", [content[0], *(row[:2] for row in content[1:] if row[2] == split)])
+
+
+def image_folder(root: Path) -> None:
+    for split, word in (("train", "train"), ("val", "validation"), ("test", "test")):
+        (root / word).mkdir()
+        own = [name for name in NAMES if SPLITS[name] == split]
+        lines = [json.dumps({"file_name": name, "text": CAPTIONS[name]}) for name in own]
+        (root / word / "metadata.jsonl").write_text("\n".join(lines))
+        for name in own:
+            (root / "images" / name).rename(root / word / name)
+
+
+def texts(root: Path) -> None:
+    for name, own in CAPTIONS.items():
+        (root / "images" / name).with_suffix(".txt").write_text("\n".join(own))
+
+
+OWN, DRAWN = (16, 2, 2), (16, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "own"),
+    [
+        (kaggle_8k, Flickr30k, False),
+        (kaggle_30k, Flickr30k, False),
+        (kaggle_commas, Flickr30k, False),
+        (authors_8k, Flickr8k, True),
+        (authors_30k, Flickr30k, False),
+        (hub_csv, Flickr30k, True),
+        (hub_parquet, Captions, False),
+        (karpathy_8k, Flickr8k, True),
+        (karpathy_30k, Flickr30k, True),
+        (one_table, Captions, False),
+        (a_table_a_split, Captions, True),
+        (image_folder, Captions, True),
+        (texts, Captions, False),
+    ],
+)
+def test_each_layout_is_recognised_and_split(make, kind, own, pictures, tmp_path):
+    root = tmp_path / "ein Ordner"
+    shutil.copytree(pictures, root / "images")
+    make(root)
+    parts = {split: open_data(root, split) for split in ("train", "val", "test")}
+    assert type(parts["train"]) is kind
+    assert [len(part) for part in parts.values()] == [16, 2, 2]
+    found = {}
+    for split, data in parts.items():
+        for k, captions in enumerate(data.captions):
+            name = captions[0].removeprefix("caption 0 of ").split(",")[0]
+            found[name] = split
+            assert captions == CAPTIONS[name]
+            assert abs(data[k][0].getpixel((8, 6))[0] - 10 * NAMES.index(name)) < 6  # its own picture
+    assert set(found) == set(NAMES)
+    assert (found == SPLITS) == own
+    assert ("the set's own" in parts["train"].about) == own
+    assert len(open_data(root, "all")) == 20
+
+
+def test_karpathys_split_of_a_parquet(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "images")
+    hub_parquet(tmp_path)
+    write_karpathy(tmp_path / "dataset_flickr30k.json")
+    data = Flickr30k(tmp_path, "test")
+    assert data.captions == [CAPTIONS[name] for name in NAMES if SPLITS[name] == "test"]
+    assert data[0][0].size == (16, 12)
+    assert Flickr30k(tmp_path, "val").captions == open_data(tmp_path, "val").captions
+
+
+class TestFiles:
+    @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet"])
+    def test_a_table_by_itself(self, pictures, tmp_path, suffix):
+        path = tmp_path / f"t{suffix}"
+        if suffix == ".parquet":
+            pa = pytest.importorskip("pyarrow")
+            from pyarrow import parquet
+
+            table = pa.table({"image": [str(pictures / name) for name in NAMES], "caption": list(CAPTIONS.values())})
+            parquet.write_table(table, path)
+        elif suffix in {".jsonl", ".json"}:
+            objects = [{"image": str(pictures / name), "caption": own} for name, own in CAPTIONS.items()]
+            path.write_text(json.dumps(objects) if suffix == ".json" else "\n".join(map(json.dumps, objects)))
+        else:
+            write_csv(
+                path, [(str(pictures / row[0]), row[1]) if k else row for k, row in enumerate(rows("image", "caption"))]
+            )
+        assert [len(open_data(path, split)) for split in ("train", "val", "test", "all")] == [16, 2, 2, 20]
+
+    def test_columns_after_a_question_mark(self, pictures, tmp_path):
+        write_csv(
+            tmp_path / "t.csv",
+            [(str(pictures / a), b) if k else (a, b) for k, (a, b) in enumerate(rows("bild", "was es zeigt"))],
+        )
+        with pytest.raises(DataError, match="found the columns 'bild', 'was es zeigt'"):
+            open_data(tmp_path / "t.csv")
+        assert len(open_data(f"{tmp_path}/t.csv?image=bild&caption=was es zeigt")) == 16
+        assert len(open_data(f"{tmp_path}/t.csv?image=bild&caption=was+es+zeigt")) == 16
+        with pytest.raises(ValueError, match="unknown picture; after \\? come image= and caption="):
+            open_data(f"{tmp_path}/t.csv?picture=bild")
+
+    def test_a_question_mark_in_a_name(self, tmp_path):
+        (tmp_path / "why?a=b.csv").touch()
+        assert parse_spec(tmp_path / "why?a=b.csv").path == tmp_path / "why?a=b.csv"
+        assert parse_spec("who?.csv").path == Path("who?.csv")
+
+
+class TestWhatIsNone:
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nothing there; give a folder, a table"):
+            open_data(tmp_path / "none", "train")
+
+    def test_a_folder_without_a_set_says_what_was_looked_for(self, tmp_path):
+        (tmp_path / "notes.doc").touch()
+        with pytest.raises(DataError) as error:
+            open_data(tmp_path)
+        for name in (
+            tmp_path,
+            "results.csv",
+            "captions_train2017.json",
+            "parquet",
+            ".jsonl",
+            "tar",
+            ".txt files beside",
+        ):
+            assert str(name) in str(error.value)
+        assert "\n" not in str(error.value)
+
+    def test_a_file_of_another_kind(self, tmp_path):
+        (tmp_path / "t.xlsx").touch()
+        with pytest.raises(DataError, match=r"found a file \.xlsx; expected \.csv"):
+            open_data(tmp_path / "t.xlsx")
+        (tmp_path / "dataset_coco.json").touch()
+        with pytest.raises(DataError, match="give the folder"):
+            open_data(tmp_path / "dataset_coco.json")
+
+    def test_several_tables(self, tmp_path):
+        for name in ("a.csv", "b.csv"):
+            (tmp_path / name).write_text("image,caption\n")
+        with pytest.raises(DataError, match=r"2 tables \(a.csv, b.csv\); give the one"):
+            open_data(tmp_path)
+
+    def test_a_split_that_the_drawn_set_has_not(self):
+        with pytest.raises(ValueError, match="train, val, test"):
+            open_data("shapes", "dev")
+
+
+class TestTheWordAndTheSeed:
+    def test_the_word_draws_and_a_path_reads(self, tmp_path, pictures, monkeypatch):
+        assert isinstance(open_data("shapes", "val"), Shapes)
+        shutil.copytree(pictures, tmp_path / "shapes" / "images")
+        kaggle_30k(tmp_path / "shapes")
+        monkeypatch.chdir(tmp_path)
+        for spec in ("./shapes", Path("shapes"), tmp_path / "shapes"):
+            assert isinstance(open_data(spec, "all"), Flickr30k)
+
+    def test_the_seed_reaches_both(self, tmp_path, pictures):
+        assert open_data("shapes", "val", seed=1).captions != open_data("shapes", "val", seed=2).captions
+        shutil.copytree(pictures, tmp_path / "images")
+        kaggle_30k(tmp_path)
+        assert open_data(tmp_path, "val", seed=1).captions != open_data(tmp_path, "val", seed=2).captions
+
+    def test_the_rule_for_errors_reaches_the_reader(self, tmp_path, pictures):
+        shutil.copytree(pictures, tmp_path / "images")
+        kaggle_30k(tmp_path)
+        (tmp_path / "images" / "3.jpg").unlink()
+        with pytest.raises(DataError, match=r"3\.jpg"):
+            open_data(tmp_path, "all")
+        with pytest.warns(UserWarning, match=r"3\.jpg"):
+            assert len(open_data(tmp_path, "all", on_error="skip")) == 19
+
+
+def test_training_evaluation_and_resuming_on_a_spreadsheet(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pictures, tmp_path / "images")
+    write_csv(tmp_path / "photos.csv", rows("bild", "text"))
+    spec = "photos.csv?image=bild&caption=text"
+    common = ["--batch-size", "8", "--precision", "float32", "--device", "cpu"]
+    assert main(["train", "--data", spec, "--max-steps", "1", "--epochs", "2", *common]) == 0
+    run = tmp_path / "runs" / "photos"
+    assert run.is_dir()
+    monkeypatch.chdir(tmp_path.parent)  # a run is resumed and evaluated from any folder
+    assert main(["train", "--resume", str(run)]) == 0
+    assert main(["eval", str(run)]) == 0
+    assert "2 pictures, 4 captions" in capsys.readouterr().out
+    assert main(["eval", str(run), "--data", f"{tmp_path}/{spec}", "--split", "test"]) == 0
+    (tmp_path / "photos.csv").write_text((tmp_path / "photos.csv").read_text().replace("caption 1", "another"))
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "pass the same data" in capsys.readouterr().err
