@@ -58,7 +58,7 @@ class TestOfficial:
         assert "COCO Captions of 2017" in train.about
 
     def test_there_is_no_test_split(self, root):
-        with pytest.raises(ValueError, match="not published.*dataset_coco.json"):
+        with pytest.raises(ValueError, match=r"not published.*dataset_coco\.json"):
             CocoCaptions(root, "test")
 
     @pytest.mark.parametrize("place", ["images/train2017", "train2017/train2017"])
@@ -125,12 +125,17 @@ class TestOfficial:
 class TestKarpathy:
     @pytest.fixture
     def entries(self):
+        places = [("train2014", "train"), ("val2014", "restval"), ("val2014", "val"), ("val2014", "test")]
         return [
-            {"filepath": folder, "filename": f"COCO_{folder}_{k:012d}.jpg", "cocoid": k, "split": split, "sentences": [{"raw": f"{k}"}]}
-            for k, (folder, split) in enumerate(
-                [("train2014", "train"), ("val2014", "restval"), ("val2014", "val"), ("val2014", "test")], start=1
-            )
-        ]  # fmt: skip
+            {
+                "filepath": folder,
+                "filename": f"COCO_{folder}_{k:012d}.jpg",
+                "cocoid": k,
+                "split": split,
+                "sentences": [{"raw": f"{k}"}],
+            }
+            for k, (folder, split) in enumerate(places, start=1)
+        ]
 
     @pytest.fixture
     def write(self, entries, tmp_path):
@@ -164,7 +169,7 @@ class TestKarpathy:
 
 
 def test_a_folder_without_either(tmp_path):
-    with pytest.raises(DataError, match="holds no captions_train2017.json"):
+    with pytest.raises(DataError, match=r"holds no captions_train2017\.json"):
         CocoCaptions(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         CocoCaptions(tmp_path / "no")

@@ -130,9 +130,6 @@ def texts(root: Path) -> None:
         (root / "images" / name).with_suffix(".txt").write_text("\n".join(own))
 
 
-OWN, DRAWN = (16, 2, 2), (16, 2, 2)
-
-
 @pytest.mark.parametrize(
     ("make", "kind", "own"),
     [

@@ -134,7 +134,7 @@ def _open_file(path: Path, image: str | None, caption: str | None, rule: Rule) -
 
 def _open_folder(root: Path, image: str | None, caption: str | None, rule: dict[str, Any]) -> PairData:
     for fits, opened in LAYOUTS:
-        if fits(root):
+        if image is None and caption is None and fits(root):
             return opened(root, rule)
     files = find_tables(root)
     if files:
