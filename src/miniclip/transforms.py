@@ -6,7 +6,7 @@ Letters: B batch, S the model's picture side.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,11 @@ class Preprocess:
             left, top = (self._corner(side) for side in picture.size)
             picture = picture.crop((left, top, left + self.size, top + self.size))
         return tv.pil_to_tensor(picture)  # type: ignore[no-any-return]
+
+    def how(self) -> dict[str, Any]:
+        """All that `pixels` depends on: two models that agree in it take the same uint8 pictures."""
+        names = ("size", "resize", "crop", "interpolation")
+        return {name: getattr(self, name) for name in names}
 
     def _corner(self, side: int) -> int:
         """Where the centre begins: half a pixel is rounded to even as torchvision does, or floored as transformers."""

@@ -7,8 +7,9 @@ import torch
 
 from miniclip.config import preset
 from miniclip.data import Captions, Shapes
-from miniclip.data import loader as module
-from miniclip.data.loader import KeptPictures, PairLoader, StreamedPictures
+from miniclip.data import sources as module
+from miniclip.data.loader import PairLoader
+from miniclip.data.sources import KeptPictures, StreamedPictures
 from miniclip.errors import DataError
 from miniclip.tokenizer import Tokenizer
 from miniclip.transforms import Preprocess

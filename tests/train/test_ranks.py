@@ -47,7 +47,7 @@ CASES = {  # by ranks and name: settings
         "four-cached": {"batch_size": 10, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
     },
 }
-TIMES = {"pairs_per_second"}
+TIMES = {"pairs_per_second", "waiting"}
 
 
 def trainer_of(run_dir: Path, callbacks=None, **settings) -> Trainer:

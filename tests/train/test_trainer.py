@@ -17,7 +17,7 @@ from miniclip.models.clip import CLIP
 from miniclip.train import Callback, History, TrainConfig, Trainer
 from miniclip.train.state import read_state
 
-TIMES = {"pairs_per_second"}
+TIMES = {"pairs_per_second", "waiting"}
 
 
 class StopAt(Callback):

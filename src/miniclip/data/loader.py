@@ -1,33 +1,31 @@
 """Batches for training: every picture once an epoch, one random caption each, in an order made of seed and epoch alone.
 
-Captions are tokenized once, at the start. Pictures come out as uint8 of the model's size: where all of them fit into
-memory they are decoded once, else worker processes decode them as they are needed. Several ranks draw the same batches,
-and each takes its own rows of them.
+Captions are tokenized once, at the start. Pictures come out as uint8 of the model's size, from whichever source suits
+the set (sources.py). Several ranks draw the same batches, and each takes its own rows of them.
 Letters: N pictures of the set, B batch, S picture side, T tokens.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, cast
+import time
+from collections.abc import Iterator
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from miniclip import distributed
-from miniclip.data.pairs import PairData
+from miniclip.data.left_out import AT_MOST, LeftOut, OnError
+from miniclip.data.packed import Packed
+from miniclip.data.pairs import PairData, name_of
+from miniclip.data.sources import Batches, Decoded, KeptPictures, open_pictures
 from miniclip.errors import DataError
 from miniclip.randomness import draw, generator
 from miniclip.transforms import Preprocess
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
-
-KEEP_BYTES = 2 << 30  # decoded pictures up to this size are kept in a machine's memory
 
 
 class Batch(NamedTuple):
@@ -36,6 +34,7 @@ class Batch(NamedTuple):
     pixels: Tensor  # (B, 3, S, S) uint8
     tokens: Tensor  # (B, T) int64, T the longest caption's length
     indices: Tensor  # (B,) int64, which pictures of the set
+    rows: Tensor  # (B,) int64, which rows of the whole batch: all of this rank's but those that could not be read
 
 
 class PairLoader:
@@ -43,6 +42,9 @@ class PairLoader:
 
     The last, smaller batch of an epoch is left out, since the loss depends on the batch's size; each epoch leaves out
     other pictures. A set smaller than a batch is one batch.
+
+    The next batches are made while the model works on this one, over the ends of epochs too. `close` ends what makes
+    them.
 
     Args:
         data: pictures with captions.
@@ -53,16 +55,26 @@ class PairLoader:
         seed: of order and captions.
         workers: processes that decode pictures, for each rank; None: none where the decoded pictures are kept in
             memory (by every rank all of them), else one a core but one, eight at most, shared out to the ranks here.
+            A packed set needs none.
         pad: rows of tokens as long as the context, for a text tower that attends to its padding.
+        reduced: decode large JPEGs at a part of their size, no less than twice the model's: much faster, and a pixel
+            differs by a grey level or so (docs/packing.md).
+        on_error: "raise" at the first picture that cannot be read; or "skip": warn of it by name, and leave its pair
+            out of its batch, which is then smaller by it. No other pair takes its place: it could be in the batch
+            already, as its own false negative.
+        max_left_out: the share of the pictures that may be left out, as far as this rank knows of them.
 
     Attributes:
         size: N.
         batch_size: B, which is N where the set is smaller.
         rows: this rank's of each batch.
+        left_out: the pictures that could not be read so far.
+        waited: seconds in which batches were waited for, so far; whoever reads it may set it to 0.
 
     Raises:
-        ValueError: there are no pictures, or fewer rows in a batch than ranks.
-        DataError: a picture cannot be read (at once where pictures are kept in memory, else when it is its turn).
+        ValueError: there are no pictures, or fewer rows in a batch than ranks; a packed set of other pixels.
+        DataError: a picture cannot be read (at once where pictures are kept in memory, else when it is its turn), or
+            too many were left out.
     """
 
     def __init__(
@@ -76,6 +88,9 @@ class PairLoader:
         seed: int = 0,
         workers: int | None = None,
         pad: bool = False,
+        reduced: bool = False,
+        on_error: OnError = "raise",
+        max_left_out: float = AT_MOST,
     ) -> None:
         if not len(data):
             raise ValueError("the training data are empty: there is nothing to train on")
@@ -88,8 +103,15 @@ class PairLoader:
             )
         self.rows = distributed.part(self.batch_size)
         self.seed = seed
-        self._captions = CaptionTable(data.captions, tokenizer, context_length, pad)
-        self._pictures = open_pictures(data, preprocess, workers)
+        self.left_out = LeftOut(on_error, max_left_out)
+        self.waited = 0.0
+        self._data = data
+        self._captions = CaptionTable(data, tokenizer, context_length, pad)
+        self._pictures = open_pictures(data, preprocess, workers, reduced=reduced, on_error=on_error)
+        self._stream: Batches | None = None
+        self._position: tuple[int, int] | None = None  # epoch and number of the batch that the stream gives next
+        if isinstance(self._pictures, KeptPictures):
+            self._leave_out(self._pictures.failed)
 
     @property
     def steps(self) -> int:
@@ -98,108 +120,81 @@ class PairLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, this rank's rows, from batch `start` on (to go on in the middle of one)."""
+        order = self._order(epoch)
+        for number in range(start, self.steps):
+            began = time.perf_counter()
+            try:
+                batch = self._match(order[number], self._next(epoch, number), epoch)
+            except BaseException:
+                self.close()  # now, and not when the traceback is forgotten
+                raise
+            self.waited += time.perf_counter() - began
+            yield batch
+
+    def close(self) -> None:
+        """End the processes and threads that work ahead; the next batch starts them again."""
+        self._position = None
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _order(self, epoch: int) -> Tensor:
+        """Which pictures are in this rank's rows of each batch: (steps, B)."""
         order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
-        rows = order[: self.steps * self.batch_size].view(self.steps, self.batch_size)[start:, self.rows]
-        for indices, pixels in zip(rows, self._pictures.batches(rows), strict=True):
-            yield Batch(pixels, self._captions.choose(indices, self.seed, epoch), indices)
+        return order[: self.steps * self.batch_size].view(self.steps, self.batch_size)[:, self.rows]
+
+    def _rows_from(self, epoch: int, number: int) -> Iterator[list[int]]:
+        """The rows of that batch and of all after it, epoch after epoch."""
+        for later in count(epoch):
+            yield from self._order(later)[number if later == epoch else 0 :].tolist()
+
+    def _next(self, epoch: int, number: int) -> Decoded:
+        """The pixels of a batch: the stream's next, as a rule; else a stream is begun there."""
+        if self._position != (epoch, number) or self._stream is None:
+            self.close()
+            self._stream = self._pictures.batches(self._rows_from(epoch, number))
+        self._position = None  # unless this succeeds
+        decoded = next(self._stream)
+        self._position = (epoch, number + 1) if number + 1 < self.steps else (epoch + 1, 0)
+        return decoded
+
+    def _match(self, indices: Tensor, decoded: Decoded, epoch: int) -> Batch:
+        """The captions to the pixels that could be read.
+
+        Raises:
+            DataError: too many of all pictures could not, or none of these.
+        """
+        self._leave_out(decoded.failed)
+        kept = torch.tensor([row for row, i in enumerate(indices.tolist()) if i not in decoded.failed])
+        if not len(kept):
+            raise DataError(f"none of the {len(indices)} pictures of a batch can be read: mend them, or take them out")
+        indices = indices[kept]
+        tokens = self._captions.choose(indices, self.seed, epoch)
+        return Batch(decoded.pixels, tokens, indices, kept + self.rows.start)
+
+    def _leave_out(self, failed: dict[int, str]) -> None:
+        """Raise, or warn of them, and see that they are few."""
+        for index, reason in failed.items():
+            self.left_out.add(name_of(self._data, index), reason)
+        self.left_out.require_few(self.size)
 
 
 class CaptionTable:
     """All captions of a set as token ids, in one table."""
 
-    def __init__(
-        self, captions: Sequence[Sequence[str]], tokenizer: TextTokenizer, context_length: int, pad: bool
-    ) -> None:
-        self.counts = [len(c) for c in captions]
+    def __init__(self, data: PairData, tokenizer: TextTokenizer, context_length: int, pad: bool) -> None:
+        self.counts = [len(c) for c in data.captions]
         self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # where a picture's captions begin
-        flat = [caption for group in captions for caption in group]
-        tokens = tokenizer(flat, context_length=context_length, pad=pad)
-        self.tokens = tokens.int()  # (all captions, T): half of int64's memory
+        packed = data.tokens(tokenizer, context_length, pad) if isinstance(data, Packed) else None
+        if packed is None:
+            flat = [caption for group in data.captions for caption in group]
+            packed = tokenizer(flat, context_length=context_length, pad=pad).int()
+        self.tokens = packed  # (all captions, T) int32: half of int64's memory
         ends = torch.eq(self.tokens, -1 if tokenizer.end_id is None else tokenizer.end_id).int().argmax(dim=1) + 1
-        self.lengths = torch.full_like(ends, tokens.shape[1]) if pad else ends
+        self.lengths = torch.full_like(ends, self.tokens.shape[1]) if pad else ends
 
     def choose(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """One caption for each picture, by the seed, the epoch and the picture's index alone: (B, T) int64."""
         picks = [draw(seed, "caption", epoch, i) % self.counts[i] for i in indices.tolist()]
         rows = self.first[indices] + torch.tensor(picks)
         return self.tokens[rows, : int(self.lengths[rows].max())].long()
-
-
-class KeptPictures:
-    """All pictures of a set, decoded once and kept: (N, 3, S, S) uint8."""
-
-    def __init__(self, data: PairData, preprocess: Preprocess) -> None:
-        self.pixels = torch.empty(len(data), 3, preprocess.size, preprocess.size, dtype=torch.uint8)
-
-        def decode(index: int) -> None:
-            self.pixels[index] = preprocess.pixels(data[index][0])
-
-        # Threads, since decoding and resizing leave the interpreter's lock; list() raises what a thread raised.
-        with ThreadPoolExecutor(_cores()) as pool:
-            list(pool.map(decode, range(len(data))))
-
-    def batches(self, rows: Tensor) -> Iterator[Tensor]:
-        """(B, 3, S, S) for each row of indices (steps, B)."""
-        return (self.pixels[indices] for indices in rows)
-
-
-class StreamedPictures(Dataset[Tensor | DataError]):
-    """Pictures decoded by worker processes as they are needed, a batch at a time."""
-
-    def __init__(self, data: PairData, preprocess: Preprocess, workers: int | None) -> None:
-        self.data, self.preprocess = data, preprocess
-        self.workers = min(8, max(1, _cores() - 1)) if workers is None else workers
-
-    def batches(self, rows: Tensor) -> Iterator[Tensor]:
-        """(B, 3, S, S) for each row of indices (steps, B).
-
-        Raises:
-            DataError: a picture cannot be read.
-        """
-        loader = DataLoader(
-            self,
-            batch_sampler=rows.tolist(),
-            num_workers=self.workers,
-            collate_fn=_stack,
-            worker_init_fn=_leave_signals_to_the_trainer,
-            pin_memory=torch.cuda.is_available(),
-        )
-        for pixels in loader:
-            if isinstance(pixels, DataError):
-                raise pixels
-            yield pixels
-
-    def __getitem__(self, index: int) -> Tensor | DataError:
-        """(3, S, S) uint8; an error is handed over as a value, or a worker would wrap its one line in a traceback."""
-        try:
-            return self.preprocess.pixels(self.data[index][0])
-        except DataError as error:
-            return error
-
-
-def _cores() -> int:
-    """The machine's, shared out to the ranks on it."""
-    return max(1, (os.cpu_count() or 1) // distributed.ranks_here())
-
-
-def _leave_signals_to_the_trainer(_: int) -> None:
-    """Ctrl-C and torchrun reach the workers too, which must go on until the step in hand is done."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _stack(pictures: list[Tensor | DataError]) -> Tensor | DataError:
-    """One tensor of a batch, or the first error in it."""
-    for picture in pictures:
-        if isinstance(picture, DataError):
-            return picture
-    return torch.stack(cast(list[Tensor], pictures))
-
-
-def open_pictures(
-    data: PairData, preprocess: Preprocess, workers: int | None = None
-) -> KeptPictures | StreamedPictures:
-    """Keep the decoded pictures where no workers are asked for and all ranks here keep `KEEP_BYTES` at most."""
-    if workers is None and len(data) * 3 * preprocess.size**2 * distributed.ranks_here() <= KEEP_BYTES:
-        return KeptPictures(data, preprocess)
-    return StreamedPictures(data, preprocess, workers)

@@ -96,7 +96,7 @@ class Progress(Callback):
         self._bar.set_description_str(f"epoch {record['epoch']}/{trainer.epochs}", refresh=False)
         self._bar.set_postfix_str(
             f"loss {record['loss']:.3f} (log N {record['log_n']:.2f}) {self._recall}"
-            f"{record['pairs_per_second']:.0f} pairs/s",
+            f"{record['pairs_per_second']:.0f} pairs/s, {record['waiting']:.0%} waiting for data",
             refresh=False,
         )
         self._bar.update()
@@ -119,10 +119,12 @@ def describe(record: Record, trainer: Trainer) -> str:
     """An evaluation in a line."""
     recent = [r["loss"] for r in trainer.history.steps if r["epoch"] == record["epoch"]]
     loss = f"loss {sum(recent) / len(recent):.3f}  " if recent else ""
+    waits = [r["waiting"] for r in trainer.history.steps if r["epoch"] == record["epoch"] and "waiting" in r]
+    waiting = f"  waiting for data {sum(waits) / len(waits):.1%}" if waits else ""
     return (
         f"epoch {record['epoch']:>3}/{trainer.epochs}  {loss}validation loss {record['val_loss']:.3f} "
         f"(log N {record['val_log_n']:.2f})  R@1 text to image {record['text_to_image']['R@1']:.1f}, "
-        f"image to text {record['image_to_text']['R@1']:.1f}"
+        f"image to text {record['image_to_text']['R@1']:.1f}{waiting}"
     )
 
 

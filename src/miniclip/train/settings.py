@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from miniclip.checks import check_types, did_you_mean
+from miniclip.data.left_out import AT_MOST, OnError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Loss = Literal["contrastive", "sigmoid"]
@@ -65,6 +66,16 @@ class TrainConfig:
         None, "processes that decode pictures; unset: none if all fit into 2 GiB once decoded, else one a core but one"
     )
 
+    reduced_decoding: bool = setting(
+        True,
+        "decode large JPEGs at a part of their size, no less than twice the model's: much faster, a grey level off; "
+        "evaluation and packing never do",
+    )
+    on_error: OnError = setting(
+        "raise", "a training picture that cannot be read ends the run (raise), or is named and left out (skip)"
+    )
+    max_left_out: float = setting(AT_MOST, "share of the training pictures that may be left out before the run ends")
+
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every"):
@@ -77,6 +88,7 @@ class TrainConfig:
             self._require(name, lambda v: 0 <= v < 1, "at least 0 and below 1")
         self._require("micro_batch_size", lambda v: v == "auto" or v >= 1, "at least 1, or auto")
         self._require("max_logit_scale", lambda v: v >= 1, "at least 1")
+        self._require("max_left_out", lambda v: 0 <= v <= 1, "in 0..1")
         self._require("crop", lambda v: 0 < v <= 1, "above 0, at most 1")
         self._require("rotate", lambda v: 0 <= v <= 180, "degrees in 0..180")
         self._require("color", lambda v: 0 <= v <= 1, "in 0..1")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from miniclip.data.left_out import OnError
 from miniclip.distributed import is_sharded, whole, world_size
 from miniclip.models.clip import CLIP
 from miniclip.models.text import TextTransformer
@@ -37,8 +38,10 @@ def shard(model: CLIP) -> None:
         fully_shard(tower, mesh=mesh, reshard_after_forward=False)  # backward needs it at once
 
 
-def require_even(batch: int) -> None:
+def require_even(batch: int, on_error: OnError = "raise") -> None:
     """Check that all ranks have as many rows, or one would take another number of micro batches, each an exchange.
+
+    A rank that leaves out a picture has fewer.
 
     Raises:
         ValueError: they have not.
@@ -46,6 +49,10 @@ def require_even(batch: int) -> None:
     if batch % world_size():
         raise ValueError(
             f"fsdp: a batch of {batch} pairs is no multiple of {world_size()} ranks; choose a batch_size that is"
+        )
+    if on_error == "skip":
+        raise ValueError(
+            "fsdp needs whole batches, and on_error is 'skip': pack the set, which leaves bad pictures out"
         )
 
 

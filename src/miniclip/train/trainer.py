@@ -27,6 +27,7 @@ from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
 from miniclip.config import CLIPConfig
 from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.pairs import PairData
+from miniclip.evaluation.retrieval import Embedded
 from miniclip.models.clip import CLIP
 from miniclip.models.vision import draw_patches
 from miniclip.randomness import generator
@@ -145,6 +146,7 @@ class Trainer:
         self.callbacks = callbacks if distributed.is_main() else []
         self.history = History()
         self.step, self.epoch, self.best = 0, 0, -1.0
+        self.embedded: Embedded | None = None  # the validation data as the last evaluation saw them
         self._unread: list[tuple[Record, StepResult]] = []  # steps whose figures are still on the device
         self._read_at = time.perf_counter()
         if saved is not None:
@@ -291,7 +293,7 @@ class Trainer:
         """Measure the model, log it, and keep it as `best/` where its mean R@1 is the best so far."""
         with unsharded(self.model):
             self.model.eval()  # ours has nothing that differs, a user's may have dropout
-            figures = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
+            figures, self.embedded = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
         self.model.train()
         figures = distributed.on_main(lambda: figures)  # what is best depends on them, and must on all ranks alike
         record = {"step": self.step, "epoch": self.epoch + 1, **figures}
