@@ -54,6 +54,10 @@ def require_even(batch: int, on_error: OnError = "raise") -> None:
         raise ValueError(
             "fsdp needs whole batches, and on_error is 'skip': pack the set, which leaves bad pictures out"
         )
+    if on_error == "skip":
+        raise ValueError(
+            "fsdp needs whole batches, and on_error is 'skip': pack the set, which leaves bad pictures out"
+        )
 
 
 @contextmanager

@@ -130,11 +130,14 @@ class Trainer:
             seed=self.config.seed,
             workers=self.config.workers,
             pad=model.config.text.padding == "attended",
+            reduced=self.config.reduced_decoding,
+            on_error=self.config.on_error,
+            max_left_out=self.config.max_left_out,
         )
         rows = self.loader.rows
         self.config = settle_memory(self.model, self.config, rows.stop - rows.start)
         if self.config.fsdp:
-            require_even(self.loader.batch_size)
+            require_even(self.loader.batch_size, self.config.on_error)
             shard(self.model)
         steps = self.config.epochs * self.loader.steps
         self.total_steps = min(steps, self.config.max_steps or steps)
@@ -213,6 +216,7 @@ class Trainer:
                             raise KeyboardInterrupt
                     self.finish_epoch()
             finally:
+                self.loader.close()
                 self.model.eval()
                 self._call("on_end")
         return self.history
@@ -241,7 +245,7 @@ class Trainer:
 
         What is random is drawn by seed and step for the rows of all ranks: however many, they see the same batch.
         """
-        device, seed, size, mine = self.model.device, self.config.seed, self.loader.batch_size, self.loader.rows
+        device, seed, size, mine = self.model.device, self.config.seed, self.loader.batch_size, batch.rows
         augmentation = self.augment.draw(size, generator(seed, "augment", self.step))[mine]
         kept = None
         if self.config.patch_dropout:
@@ -266,7 +270,9 @@ class Trainer:
         figures = torch.stack([torch.stack(result) for _, result in self._unread]).tolist()
         now = time.perf_counter()
         speed = len(figures) * self.loader.batch_size / (now - self._read_at)
-        unread, self._unread, self._read_at = self._unread, [], now
+        waiting = min(1.0, self.loader.waited / (now - self._read_at))
+        unread, self._unread = self._unread, []
+        self._start_the_clock(now)
         for (record, _), (loss, norm, scale) in zip(unread, figures, strict=True):
             if not math.isfinite(loss):
                 raise FloatingPointError(
@@ -274,9 +280,14 @@ class Trainer:
                     f"high, or bfloat16 too coarse; {self.run_dir} keeps the state of before: start anew with a "
                     "smaller lr, a longer warmup, or precision float32"
                 )
-            record |= {"loss": loss, "grad_norm": norm, "logit_scale": scale, "pairs_per_second": round(speed, 1)}
+            record |= {"loss": loss, "grad_norm": norm, "logit_scale": scale}
+            record |= {"pairs_per_second": round(speed, 1), "waiting": round(waiting, 4)}
             self.history.add(record)
             self._call("on_step", record)
+
+    def _start_the_clock(self, now: float) -> None:
+        """From here on it is counted how fast the steps are, and how long they wait for data."""
+        self._read_at, self.loader.waited = now, 0.0
 
     def finish_epoch(self) -> None:
         """Evaluate where it is time to, and save."""
@@ -287,7 +298,7 @@ class Trainer:
             self.evaluate(self.val_data)
         self.epoch += 1
         self.save()
-        self._read_at = time.perf_counter()
+        self._start_the_clock(time.perf_counter())
 
     def evaluate(self, data: PairData) -> None:
         """Measure the model, log it, and keep it as `best/` where its mean R@1 is the best so far."""
@@ -324,7 +335,7 @@ class Trainer:
             settings = {"train": self.config.to_dict(), "model": self.model.config.to_dict()}
             versions = {"miniclip": version("miniclip"), "torch": torch.__version__, "device": str(self.model.device)}
             write_run(self.run_dir, {**settings, "data": self.data, "about": self.about, "versions": versions})
-        self._read_at = time.perf_counter()
+        self._start_the_clock(time.perf_counter())
         self.model.train()
         self._call("on_start")
         if self.step == 0:
