@@ -118,15 +118,16 @@ class TestCurve:
 class TestValidation:
     def test_the_same_twice_and_near_log_n_for_a_fresh_model(self, model, val_data):
         loss = loss_function(TrainConfig(), model)
-        first, second = (validate(model, val_data, loss, 8, seed=3) for _ in range(2))
+        first, second = (validate(model, val_data, loss, 8, seed=3)[0] for _ in range(2))
         assert first == second
         assert first["val_log_n"] == pytest.approx(math.log(8))
-        assert validate(model, val_data, loss, 500, seed=3)["val_log_n"] == pytest.approx(math.log(20))
+        assert validate(model, val_data, loss, 500, seed=3)[0]["val_log_n"] == pytest.approx(math.log(20))
 
     def test_a_model_that_maps_everything_to_one_point(self, model, val_data):
         model.encode_image = lambda items: torch.ones(len(items), 16) / 4
         model.encode_text = lambda items: torch.ones(len(items), 16) / 4
-        figures = validate(model, val_data, loss_function(TrainConfig(), model), 8, seed=0)
+        figures, embedded = validate(model, val_data, loss_function(TrainConfig(), model), 8, seed=0)
+        assert embedded.owner.tolist() == [i for i in range(20) for _ in val_data.captions[i]]
         assert figures["val_loss"] == pytest.approx(math.log(8))
         assert figures["text_to_image"]["R@1"] == 0
 

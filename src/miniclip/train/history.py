@@ -28,7 +28,7 @@ class History:
 
     Attributes:
         steps: one a step: `step`, `epoch`, `loss`, `log_n`, `lr`, `logit_scale`, `grad_norm`. Of a run of more than
-            `LIMIT` steps one for `stride` of them (`merged`), but the last ones, and the very last always, as they were.
+            `LIMIT` steps one for `stride` of them (`merged`), and the very last as they were.
         evaluations: one an evaluation: `step`, `epoch`, `val_loss`, `val_log_n`, `image_to_text`, `text_to_image`
             (the recalls, in percent).
         stride: how many steps a point stands for, a power of two.

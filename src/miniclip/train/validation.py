@@ -21,7 +21,9 @@ from miniclip.train.steps import LossFunction
 ROUNDS = 5  # so many times over the pictures, each time with other captions: the mean is steadier
 
 
-def validate(model: CLIP, data: PairData, loss: LossFunction, batch_size: int, seed: int) -> dict[str, Any]:
+def validate(
+    model: CLIP, data: PairData, loss: LossFunction, batch_size: int, seed: int
+) -> tuple[dict[str, Any], Embedded]:
     """Measure a model on held-out data.
 
     Args:
@@ -32,13 +34,14 @@ def validate(model: CLIP, data: PairData, loss: LossFunction, batch_size: int, s
         seed: of the batches and captions: the same at every evaluation.
 
     Returns:
-        `val_loss`, `val_log_n` (what a model that knows nothing has), and the recalls of `evaluation.retrieval`.
+        `val_loss`, `val_log_n` (what a model that knows nothing has), and the recalls of `evaluation.retrieval`; and
+        the pictures and captions as the model sees them.
     """
     embedded = _embed(model, data)
     size = min(batch_size, len(data))
     losses = [_loss(model, rows, loss) for rows in _batches(embedded, size, seed)]
     log_n = float(torch.tensor(float(size)).log())
-    return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embedded)}
+    return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embedded)}, embedded
 
 
 def _embed(model: CLIP, data: PairData) -> Embedded:
