@@ -83,17 +83,26 @@ def unsharded(model: CLIP) -> Iterator[None]:
             unit.set_reshard_after_forward(not isinstance(unit, VisionTransformer | TextTransformer), recurse=False)
 
 
-def clip_gradients(parameters: Iterable[Tensor], greatest: float) -> Tensor:
-    """Shorten the gradient to a norm of `greatest`, over sharded and whole parameters; returns the norm that it had."""
-    kinds: tuple[list[Tensor], list[Tensor]] = ([], [])  # apart, since one operation takes one kind of them
+def gradient_norm(parameters: Iterable[Tensor], like: Tensor) -> Tensor:
+    """The norm of the gradient of parameters, sharded and whole ones; 0, of the type of `like`, where there is none."""
+    grads = [[p.grad for p in kind if p.grad is not None] for kind in _kinds(parameters)]
+    norms = [whole(nn.utils.get_total_norm(kind)) for kind in grads] or [like.new_zeros(())]
+    return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
+
+def clip_gradients(parameters: Iterable[Tensor], greatest: float, norm: Tensor) -> None:
+    """Shorten the gradient, whose norm is given, to a norm of `greatest`."""
+    for kind in _kinds(parameters):
+        nn.utils.clip_grads_with_norm_(kind, greatest, norm)
+
+
+def _kinds(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Whole and sharded parameters with a gradient, apart: one operation takes one kind of them."""
+    kinds: tuple[list[Tensor], list[Tensor]] = ([], [])
     for parameter in parameters:
         if parameter.grad is not None:
             kinds[is_sharded(parameter)].append(parameter)
-    norms = [whole(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds if kind]
-    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-    for kind in filter(None, kinds):
-        nn.utils.clip_grads_with_norm_(kind, greatest, norm)
-    return norm
+    return [kind for kind in kinds if kind]
 
 
 def part_of(value: Tensor, parameter: Tensor) -> Tensor:

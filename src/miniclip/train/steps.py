@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from miniclip.distributed import average_gradients
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.train.settings import TrainConfig
-from miniclip.train.sharded import clip_gradients
+from miniclip.train.sharded import clip_gradients, gradient_norm
 
 LossFunction = Callable[[CLIPOutput], Tensor]
 Inputs = Callable[[slice], tuple[Tensor, Tensor, Tensor | None]]  # rows to pixels, tokens, and the patches kept or None
@@ -21,11 +21,20 @@ RandomState = tuple[Tensor, Tensor | None]
 
 
 class StepResult(NamedTuple):
-    """Scalars of a step, left on the device: reading them would wait for it."""
+    """Figures of a step, left on the device: reading them would wait for it."""
 
     loss: Tensor
     grad_norm: Tensor
+    grad_norm_image: Tensor  # of the image tower's parameters, before clipping as the whole
+    grad_norm_text: Tensor
+    grad_norm_rest: Tensor  # of the scale and the bias
     logit_scale: Tensor
+    seen: CLIPOutput  # what the loss was taken of, without gradient: this rank's rows
+
+    @property
+    def figures(self) -> dict[str, Tensor]:
+        """The scalars, by the names that they have in a record."""
+        return {name: value for name, value in self._asdict().items() if name != "seen"}
 
 
 def loss_function(config: TrainConfig, model: CLIP) -> LossFunction:
@@ -70,7 +79,7 @@ def plain_step(
     out = forward(model, inputs(slice(0, batch)), config)
     loss = loss_of(out)
     loss.backward()  # type: ignore[no-untyped-call]
-    return _update(model, optimizer, loss, config)
+    return _update(model, optimizer, loss, out, config)
 
 
 def cached_step(
@@ -100,12 +109,13 @@ def cached_step(
     if len(parts) < 2:
         return plain_step(model, optimizer, inputs, batch, loss_of, config)
     embeddings, states = _embed(model, inputs, parts, config)
-    loss, gradients = _loss_and_gradients(model, embeddings, loss_of)
-    del embeddings
+    images, texts = (side.requires_grad_() for side in embeddings)
+    out = CLIPOutput(images, texts, model.log_scale.exp(), model.bias)
+    loss, gradients = _loss_and_gradients(out, loss_of)
     for part, state in zip(parts, states, strict=True):
         set_random_state(model.device, state)
         _push(forward(model, inputs(part), config), [side[part] for side in gradients])
-    return _update(model, optimizer, loss, config)
+    return _update(model, optimizer, loss, out, config)
 
 
 def _parts(batch: int, config: TrainConfig) -> list[slice]:
@@ -127,14 +137,13 @@ def _embed(
     return [torch.cat(side) for side in zip(*embedded, strict=True)], states
 
 
-def _loss_and_gradients(model: CLIP, embeddings: list[Tensor], loss_of: LossFunction) -> tuple[Tensor, list[Tensor]]:
+def _loss_and_gradients(out: CLIPOutput, loss_of: LossFunction) -> tuple[Tensor, list[Tensor]]:
     """The loss, and its gradients by the embeddings; those by scale and bias go to the parameters, here alone."""
-    images, texts = (side.requires_grad_() for side in embeddings)
-    loss = loss_of(CLIPOutput(images, texts, model.log_scale.exp(), model.bias))
+    loss = loss_of(out)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert images.grad is not None
-    assert texts.grad is not None
-    return loss.detach(), [images.grad, texts.grad]
+    gradients = [side.grad for side in out[:2] if side.grad is not None]
+    assert len(gradients) == 2
+    return loss.detach(), gradients
 
 
 def _push(out: CLIPOutput, gradients: list[Tensor]) -> None:
@@ -152,16 +161,33 @@ def forward(model: CLIP, inputs: tuple[Tensor, Tensor, Tensor | None], config: T
     return out
 
 
-def _update(model: CLIP, optimizer: torch.optim.Optimizer, loss: Tensor, config: TrainConfig) -> StepResult:
+def _update(
+    model: CLIP, optimizer: torch.optim.Optimizer, loss: Tensor, out: CLIPOutput, config: TrainConfig
+) -> StepResult:
     """Average the gradient over the ranks, clip it, step, clamp the scale."""
     average_gradients(model.parameters())  # once a step, however many backward passes the micro batches took
-    scale = model.log_scale.detach().exp()
-    norm = clip_gradients(model.parameters(), config.clip_norm)
+    norms = torch.stack([gradient_norm(group, loss) for group in by_tower(model)])
+    norm = norms.norm()
+    clip_gradients(model.parameters(), config.clip_norm, norm)
     optimizer.step()
     optimizer.zero_grad()
     with torch.no_grad():  # above it training gets unstable (CLIP, section 2.5); below 1 the softmax is flat
         model.log_scale.clamp_(0.0, math.log(config.max_logit_scale))
-    return StepResult(loss.detach(), norm.detach(), scale)
+    image_norm, text_norm, rest_norm = norms.unbind()
+    seen = _detached(out)
+    return StepResult(loss.detach(), norm, image_norm, text_norm, rest_norm, seen.logit_scale, seen)
+
+
+def _detached(out: CLIPOutput) -> CLIPOutput:
+    images, texts, scale, bias = out
+    return CLIPOutput(images.detach(), texts.detach(), scale.detach(), None if bias is None else bias.detach().clone())
+
+
+def by_tower(model: CLIP) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of the image tower, of the text tower, and the rest: the scale, and the bias if there is one."""
+    towers = list(model.image.parameters()), list(model.text.parameters())
+    ours = {id(parameter) for tower in towers for parameter in tower}
+    return *towers, [parameter for parameter in model.parameters() if id(parameter) not in ours]
 
 
 def random_state(device: torch.device) -> RandomState:

@@ -20,20 +20,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from miniclip import distributed
 from miniclip.checkpoints.files import save_checkpoint
 from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
 from miniclip.config import CLIPConfig
 from miniclip.data.loader import Batch, PairLoader
+from miniclip.data.packed import require_pixels
 from miniclip.data.pairs import PairData
 from miniclip.evaluation.retrieval import Embedded
-from miniclip.models.clip import CLIP
+from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.vision import draw_patches
 from miniclip.randomness import generator
 from miniclip.tokenizer import load_tokenizer
 from miniclip.train import state
 from miniclip.train.callbacks import Callback, default_callbacks
+from miniclip.train.health import look
 from miniclip.train.history import FILE as METRICS
 from miniclip.train.history import History, Record
 from miniclip.train.interrupt import StopRequest
@@ -54,7 +57,7 @@ from miniclip.train.run_dir import (
 from miniclip.train.schedule import learning_rate
 from miniclip.train.settings import Precision, TrainConfig
 from miniclip.train.sharded import require_even, shard, unsharded
-from miniclip.train.steps import Inputs, StepResult, cached_step, loss_function, plain_step
+from miniclip.train.steps import Inputs, cached_step, loss_function, plain_step
 from miniclip.train.validation import validate
 
 if TYPE_CHECKING:
@@ -117,6 +120,7 @@ class Trainer:
         require_same_everywhere(self.data)
         self.run_dir, precision = distributed.on_main(decide)  # ranks could answer differently
         self.config = dataclasses.replace(config, precision=precision)
+        require_pixels(val_data, model)  # now, and not after an epoch
         self.model = model.to(device)
         distributed.copy_weights(self.model)
         self.val_data = val_data
@@ -149,8 +153,9 @@ class Trainer:
         self.callbacks = callbacks if distributed.is_main() else []
         self.history = History()
         self.step, self.epoch, self.best = 0, 0, -1.0
+        self.seen: tuple[Batch, CLIPOutput] | None = None  # the last step's
         self.embedded: Embedded | None = None  # the validation data as the last evaluation saw them
-        self._unread: list[tuple[Record, StepResult]] = []  # steps whose figures are still on the device
+        self._unread: list[tuple[Record, dict[str, Tensor]]] = []  # steps whose figures are still on the device
         self._read_at = time.perf_counter()
         if saved is not None:
             self._restore(saved)
@@ -238,7 +243,8 @@ class Trainer:
         self.step += 1
         log_n = math.log(self.loader.batch_size)
         record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": log_n}
-        self._unread.append((record, result))
+        self._unread.append((record, result.figures))
+        self.seen = batch, result.seen
 
     def _inputs(self, batch: Batch) -> Inputs:
         """What the model takes for any rows of a batch.
@@ -267,23 +273,37 @@ class Trainer:
         """
         if not self._unread:
             return
-        figures = torch.stack([torch.stack(result) for _, result in self._unread]).tolist()
+        figures = torch.stack([torch.stack(list(result.values())) for _, result in self._unread]).tolist()
         now = time.perf_counter()
         speed = len(figures) * self.loader.batch_size / (now - self._read_at)
         waiting = min(1.0, self.loader.waited / (now - self._read_at))
         unread, self._unread = self._unread, []
         self._start_the_clock(now)
-        for (record, _), (loss, norm, scale) in zip(unread, figures, strict=True):
-            if not math.isfinite(loss):
+        looked = self._look()
+        for (record, result), values in zip(unread, figures, strict=True):
+            record |= dict(zip(result, values, strict=True))
+            if not math.isfinite(loss := record["loss"]):
                 raise FloatingPointError(
                     f"the loss is {loss} at step {record['step']}: the learning rate ({record['lr']:.1e}) may be too "
                     f"high, or bfloat16 too coarse; {self.run_dir} keeps the state of before: start anew with a "
                     "smaller lr, a longer warmup, or precision float32"
                 )
-            record |= {"loss": loss, "grad_norm": norm, "logit_scale": scale}
             record |= {"pairs_per_second": round(speed, 1), "waiting": round(waiting, 4)}
+            if record["step"] == self.step:
+                record |= looked
             self.history.add(record)
             self._call("on_step", record)
+
+    def _look(self) -> Record:
+        """The figures of the last step's embeddings, where it is one of those that are looked at in every run.
+
+        Not after a stop, say: then a run that was stopped would have logged what one that was not has not.
+        """
+        due = self._due(self.config.log_every) or self._due(self.loader.steps) or self.step == self.total_steps
+        if self.seen is None or not due:
+            return {}
+        batch, out = self.seen
+        return look(batch, out, self.loader.rows.start, self.model.tokenizer, self.config.loss)
 
     def _start_the_clock(self, now: float) -> None:
         """From here on it is counted how fast the steps are, and how long they wait for data."""
