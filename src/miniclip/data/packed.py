@@ -176,6 +176,16 @@ class Packed:
         return f"Packed({str(self.path)!r}, {self.split!r}: {len(self):,} pictures of {size} px, {captions:,} captions)"
 
 
+def require_pixels(data: Any, model: Any) -> None:
+    """See that a packed set, where it is one, has the pixels that a model takes.
+
+    Raises:
+        ValueError: it has others.
+    """
+    if isinstance(data, Packed) and hasattr(model, "preprocess"):
+        data.require(model.preprocess)
+
+
 def read_pack(path: Path) -> dict[str, Any]:
     """What all splits share.
 

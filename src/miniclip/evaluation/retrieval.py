@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from miniclip.data.packed import require_pixels
+
 KS = (1, 5, 10)
 ROWS = 1024  # similarities are made so many rows at a time: N x M of a large set would not fit
 
@@ -46,7 +48,11 @@ def retrieval(model: Encoder, data: Any) -> Recalls:
 
     Returns:
         `{"image_to_text": {"R@1": …, "R@5": …, "R@10": …}, "text_to_image": {…}}`, in percent.
+
+    Raises:
+        ValueError: a packed set was packed for another model.
     """
+    require_pixels(data, model)
     return recalls(embed(model, data.captions, Pictures(data)))
 
 

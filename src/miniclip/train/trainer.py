@@ -28,6 +28,7 @@ from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
 from miniclip.config import CLIPConfig
 from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.packed import require_pixels
+from miniclip.data.packed import require_pixels
 from miniclip.data.pairs import PairData
 from miniclip.evaluation.retrieval import Embedded
 from miniclip.models.clip import CLIP, CLIPOutput
@@ -120,6 +121,7 @@ class Trainer:
         require_same_everywhere(self.data)
         self.run_dir, precision = distributed.on_main(decide)  # ranks could answer differently
         self.config = dataclasses.replace(config, precision=precision)
+        require_pixels(val_data, model)  # now, and not after an epoch
         require_pixels(val_data, model)  # now, and not after an epoch
         self.model = model.to(device)
         distributed.copy_weights(self.model)

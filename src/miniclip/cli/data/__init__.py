@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-COMMANDS: tuple[ModuleType, ...] = ()
+from miniclip.cli.data import pack
+
+COMMANDS: tuple[ModuleType, ...] = (pack,)
 
 
 def add(commands: Any) -> None:
