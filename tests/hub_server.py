@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".safetensors", ".bin", ".pt")  # kept in LFS: named by their sha256, and served by a redirect to another host
+LARGE = (".safetensors", ".bin", ".pt", ".zip", ".parquet")  # in LFS: named by sha256, served by a redirect elsewhere
 
 
 def sha256(content: bytes) -> str:
@@ -25,6 +25,8 @@ class HubServer:
     """Serves repositories at `url` from `with` on until `close`.
 
         with HubServer({"org/name": {"config.json": b"{}", "sub/model.safetensors": b"..."}}) as server: ...
+
+    A data set's repository is `datasets/org/name`.
 
     Attributes:
         repos: the files of each `main`, to be changed at will; a change is another commit.
@@ -331,6 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
+DATASET = r"(?P<repo>datasets/[^/]+/[^/]+)"
 ROUTES = [
     (("POST",), "/api/repos/create", _Handler.create),
     (("POST",), "/api/validate-yaml", _Handler.validate),
@@ -339,8 +342,11 @@ ROUTES = [
     (("POST",), f"/api/models/{REPO}/commit/(?P<revision>.+)", _Handler.push),
     (("POST",), rf"/{REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     (("PUT",), "/lfs/(?P<oid>[0-9a-f]+)", _Handler.upload),
+    (("GET",), f"/api/{DATASET}/revision/(?P<revision>.+)", _Handler.info),
+    (("GET",), f"/api/{DATASET}", _Handler.info),
+    (("GET", "HEAD"), f"/{DATASET}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", _Handler.resolve),
     (("GET",), f"/api/models/{REPO}/revision/(?P<revision>.+)", _Handler.info),
     (("GET",), "/api/models/(?P<repo>[^/]+(/[^/]+)?)", _Handler.info),
     (("GET", "HEAD"), f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", _Handler.resolve),
-    (("GET", "HEAD"), "/storage/(?P<owner>[^/]+/[^/]+)/(?P<commit>[^/]+)/(?P<name>.+)", _Handler.storage),
+    (("GET", "HEAD"), "/storage/(?P<owner>(datasets/)?[^/]+/[^/]+)/(?P<commit>[^/]+)/(?P<name>.+)", _Handler.storage),
 ]

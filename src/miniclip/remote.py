@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import quote
 
 from miniclip.atomic import write_atomically
@@ -38,6 +38,7 @@ SHA256 = re.compile("[0-9a-f]{64}")
 CLIENTS = {"huggingface_hub", "hf_xet", "httpx", "httpx2"}  # whose exceptions speak of the network or of the Hub
 
 Choose = Callable[[list[str]], list[str]]
+Kind = Literal["model", "dataset"]
 T = TypeVar("T")
 
 
@@ -45,8 +46,15 @@ class _NoAnswerError(ConnectionError):
     """The Hub cannot be reached, or is not well; the message is the short reason."""
 
 
-def fetch(repo: str, choose: Choose, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
-    """A folder with the chosen files of a model repository on the Hub; what is not in the cache is downloaded.
+def fetch(
+    repo: str,
+    choose: Choose,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    kind: Kind = "model",
+) -> Path:
+    """A folder with the chosen files of a repository on the Hub; what is not in the cache is downloaded.
 
     Where the Hub cannot be reached (HF_HUB_OFFLINE, no network, a server that fails) the cache answers, without a
     word, if it holds all of the files at this revision. A commit whose files are there asks nothing of the network.
@@ -58,6 +66,7 @@ def fetch(repo: str, choose: Choose, *, revision: str | None = None, cache_dir: 
             filled the cache, the files that are there.
         revision: a branch, a tag or a commit; None: `main`.
         cache_dir: None: huggingface_hub's, by HF_HUB_CACHE or HF_HOME.
+        kind: of the repository.
 
     Returns:
         The commit's folder in the cache, with the files below it under their own names.
@@ -70,19 +79,19 @@ def fetch(repo: str, choose: Choose, *, revision: str | None = None, cache_dir: 
         ValueError: this cannot be the name of a repository or of a revision.
     """
     revision = revision or "main"
-    cache = _open(repo, revision, cache_dir)
+    cache = _open(repo, revision, cache_dir, kind)
     known = cache.listing(revision) if COMMIT.fullmatch(revision) else None  # a commit never changes
     if known and cache.has(revision, _pick(repo, revision, choose, known)):
         return cache.snapshot(revision)
     try:
-        commit, hashes = _list(repo, revision)
+        commit, hashes = _list(repo, revision, kind)
         reason = ""
     except _NoAnswerError as error:
         reason = str(error)
     if reason:
         return _cached(cache, repo, revision, choose, reason)
     for name in _pick(repo, revision, choose, list(hashes)):
-        _download(cache, repo, commit, name, hashes[name])
+        _download(cache, repo, commit, name, hashes[name], kind)
         cache.write_listing(commit, list(hashes))  # beside a first file, never alone: others expect a snapshot
     cache.write_ref(revision, commit)  # last: until all has come, the revision stays what it was
     return cache.snapshot(commit)
@@ -192,12 +201,12 @@ class _Cache:
             write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _open(repo: str, revision: str, cache_dir: str | Path | None) -> _Cache:
+def _open(repo: str, revision: str, cache_dir: str | Path | None, kind: Kind) -> _Cache:
     from huggingface_hub import constants
 
     _check_names(repo, revision)
     root = Path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir).expanduser()
-    return _Cache(root / "--".join(["models", *repo.split("/")]))
+    return _Cache(root / "--".join([f"{kind}s", *repo.split("/")]))
 
 
 def _check_names(repo: str, revision: str) -> None:
@@ -223,13 +232,14 @@ def _stays_below(name: str) -> bool:
     return bool(path.parts) and not path.anchor and ".." not in path.parts
 
 
-def _list(repo: str, revision: str) -> tuple[str, dict[str, str | None]]:
+def _list(repo: str, revision: str, kind: Kind) -> tuple[str, dict[str, str | None]]:
     """The commit that a revision is now; and its files, with the sha256 of each whose hash the Hub tells."""
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="miniclip")
-    with _plain_errors(repo, revision):
-        info = _ask(lambda limit: api.model_info(repo, revision=revision, files_metadata=True, timeout=limit))
+    with _plain_errors(_path(repo, kind), revision):
+        ask = api.model_info if kind == "model" else api.dataset_info
+        info = _ask(lambda limit: ask(repo, revision=revision, files_metadata=True, timeout=limit))
     if not COMMIT.fullmatch(info.sha or ""):
         raise _NoAnswerError("what answers there is no Hub")
     files = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in info.siblings or []}
@@ -285,7 +295,12 @@ def _unreachable(repo: str, problem: str, reason: str) -> ConnectionError:
     )
 
 
-def _download(cache: _Cache, repo: str, commit: str, name: str, sha256: str | None) -> None:
+def _path(repo: str, kind: Kind) -> str:
+    """What follows the Hub's address in that of the repository's page."""
+    return repo if kind == "model" else f"{kind}s/{repo}"
+
+
+def _download(cache: _Cache, repo: str, commit: str, name: str, sha256: str | None, kind: Kind) -> None:
     """Get one file into the cache, if it is not there, and hold it to the hash that the Hub gave.
 
     Raises:
@@ -300,8 +315,10 @@ def _download(cache: _Cache, repo: str, commit: str, name: str, sha256: str | No
     blobs = cache.folder / "blobs"
     before = {blob.name for blob in blobs.iterdir()} if blobs.is_dir() else set()
     try:
-        with _plain_errors(repo, commit):
-            hf_hub_download(repo, name, revision=commit, cache_dir=cache.folder.parent, library_name="miniclip")
+        with _plain_errors(_path(repo, kind), commit):
+            hf_hub_download(
+                repo, name, repo_type=kind, revision=commit, cache_dir=cache.folder.parent, library_name="miniclip"
+            )
     except _NoAnswerError as error:
         raise _unreachable(repo, f"{name} did not arrive", str(error)) from None
     blob = path.readlink().name if path.is_symlink() else ""

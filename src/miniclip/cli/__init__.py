@@ -9,7 +9,7 @@ from typing import Any
 
 from miniclip import distributed
 from miniclip.checks import did_you_mean
-from miniclip.cli import evaluate, models, train
+from miniclip.cli import data, evaluate, models, train
 from miniclip.cli.parsing import Parser
 from miniclip.errors import CheckpointError, DataError
 
@@ -52,6 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="miniclip", description="CLIP from first principles: train it, measure it, look at it.")
     parser.add_argument("--version", action="version", version=f"miniclip {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, evaluate, models):
+    for command in (train, evaluate, models, data):
         command.add(commands)
     return parser

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from miniclip.cli.data import pack
+from miniclip.cli.data import get, pack
 
-COMMANDS: tuple[ModuleType, ...] = (pack,)
+COMMANDS: tuple[ModuleType, ...] = (pack, get)
 
 
 def add(commands: Any) -> None:
