@@ -88,7 +88,7 @@ class CocoCaptions(Captions):
                 f"{KARPATHY}; looked in {', '.join(PLACES)}; extract annotations_trainval2017.zip there"
             )
         found = collect(source, entries, rule, left_out, about=about, base=self.root, exact=True)
-        super().__init__(found.paths, found.captions, left_out=found.left_out, about=found.about)
+        super().__init__(found.paths, found.captions, left_out=found.left_out, splits=found.splits, about=found.about)
 
 
 def find_coco(root: Path) -> tuple[Path | None, list[Official]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +87,11 @@ class Rule(NamedTuple):
 
 @dataclass
 class Pictures:
-    """What a set has: the pictures of one split, in the order of the set."""
+    """What a set has: the pictures of one split, or of all with the split of each, in the order of the set."""
 
     paths: list[Path | Stored]
     captions: list[list[str]]
+    splits: list[str]
     left_out: LeftOut
     about: str
 
@@ -141,7 +143,10 @@ def collect(
     names = chosen(list(groups), splits, rule.split, said_by)
     paths = _found(base, names, groups, places, left_out, rule)
     captions = [groups[name].captions for name in paths]
-    return Pictures(list(paths.values()), captions, left_out, f"{about}; {split_words}")
+    counts = Counter(splits[name] for name in groups if name in splits)
+    sizes = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    said = [splits.get(name, "") for name in paths]
+    return Pictures(list(paths.values()), captions, said, left_out, f"{about}; {split_words}: {sizes}")
 
 
 def _grouped(entries: Iterable[Entry], left_out: LeftOut) -> tuple[dict[str, _Group], int]:

@@ -88,7 +88,7 @@ class Flickr30k(Captions):
         if table and split_file:
             about = f"{about}, the split of {split_file.name}"
         found = collect(source, entries, rule, left_out, about=about, split_by=split_file, exact=exact)
-        super().__init__(found.paths, found.captions, left_out=found.left_out, about=found.about)
+        super().__init__(found.paths, found.captions, left_out=found.left_out, splits=found.splits, about=found.about)
 
 
 class Flickr8k(Flickr30k):

@@ -41,6 +41,7 @@ class Captions:
             its name.
         captions: for each picture its captions, one or more.
         left_out: what a reader could not use.
+        splits: the split of each picture; empty where nothing is known of it.
         about: what the set was read from, in words.
 
     Raises:
@@ -54,6 +55,7 @@ class Captions:
         captions: Sequence[Sequence[str]],
         *,
         left_out: LeftOut | None = None,
+        splits: Sequence[str] = (),
         about: str = "",
     ) -> None:
         if len(paths) != len(captions):
@@ -66,6 +68,7 @@ class Captions:
         self.paths: list[Path | Stored] = [Path(path) if isinstance(path, str) else path for path in paths]
         self.captions: list[list[str]] = [list(own) for own in captions]
         self.left_out = LeftOut() if left_out is None else left_out
+        self.splits: list[str] = list(splits)
         self.about = about
 
     @classmethod
@@ -229,7 +232,7 @@ class Captions:
 
     @classmethod
     def _of(cls, found: Pictures) -> Captions:
-        return Captions(found.paths, found.captions, left_out=found.left_out, about=found.about)
+        return Captions(found.paths, found.captions, left_out=found.left_out, splits=found.splits, about=found.about)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from miniclip.cli.data import get, pack
+from miniclip.cli.data import inspect, pack
 
-COMMANDS: tuple[ModuleType, ...] = (pack, get)
+COMMANDS: tuple[ModuleType, ...] = (inspect, pack)
 
 
 def add(commands: Any) -> None:
