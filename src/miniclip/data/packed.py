@@ -217,10 +217,15 @@ def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else content
         raise DataError(f"{file}: found format {found!r}, expected {FORMAT!r}: another version wrote it; pack anew")
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise DataError(f"{file}: holds no {', '.join(missing)}: {MEND}")
+    if sealed(content) != content or any(key not in content for key in keys):
+        raise DataError(f"{file}: is not what was written (its SHA-256 differs): {MEND}")
     return content
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with a checksum of all the rest of it."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return rest | {"sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def _split_folder(path: Path, split: str) -> Path:

@@ -35,6 +35,7 @@ from miniclip.data.packed import (
     read_index,
     read_pack,
     require_bytes,
+    sealed,
 )
 from miniclip.data.pairs import PairData, name_of
 from miniclip.data.sources import Decoded, StreamedPictures, cores, pixels_or_reason
@@ -298,7 +299,7 @@ def _write_tensor(file: Path, tensor: Tensor) -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1) + "\n"
+    text = json.dumps(sealed(content), indent=1) + "\n"
     write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
 
 
