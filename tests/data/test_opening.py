@@ -1,15 +1,17 @@
 """A path to a data set: each layout is recognised, its splits work, and what is none is said."""
 
 import csv
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from miniclip.cli import main
-from miniclip.data import Captions, Flickr8k, Flickr30k, Shapes, open_data
+from miniclip.data import Captions, Flickr8k, Flickr30k, Packed, Shapes, WebDataset, open_data
 from miniclip.data.opening import parse_spec
 from miniclip.errors import DataError
 
@@ -130,6 +132,17 @@ def texts(root: Path) -> None:
         (root / "images" / name).with_suffix(".txt").write_text("\n".join(own))
 
 
+def shards(root: Path) -> None:
+    for split in ("train", "val", "test"):
+        with tarfile.open(root / f"{split}-0000.tar", "w") as tar:
+            for name in (name for name in NAMES if SPLITS[name] == split):
+                tar.add(root / "images" / name, name)
+                text = "\n".join(CAPTIONS[name]).encode()
+                member = tarfile.TarInfo(Path(name).with_suffix(".txt").name)
+                member.size = len(text)
+                tar.addfile(member, io.BytesIO(text))
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "own"),
     [
@@ -146,6 +159,7 @@ def texts(root: Path) -> None:
         (a_table_a_split, Captions, True),
         (image_folder, Captions, True),
         (texts, Captions, False),
+        (shards, WebDataset, True),
     ],
 )
 def test_each_layout_is_recognised_and_split(make, kind, own, pictures, tmp_path):
@@ -166,6 +180,15 @@ def test_each_layout_is_recognised_and_split(make, kind, own, pictures, tmp_path
     assert (found == SPLITS) == own
     assert ("the set's own" in parts["train"].about) == own
     assert len(open_data(root, "all")) == 20
+
+
+def test_a_packed_set(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "set" / "images")
+    kaggle_30k(tmp_path / "set")
+    assert main(["data", "pack", str(tmp_path / "set"), str(tmp_path / "out"), "--image-size", "16"]) == 0
+    data = open_data(tmp_path / "out", "val")
+    assert isinstance(data, Packed)
+    assert data.captions == open_data(tmp_path / "set", "val").captions
 
 
 def test_karpathys_split_of_a_parquet(pictures, tmp_path):

@@ -13,10 +13,12 @@ from miniclip.data.entries import Rule
 from miniclip.data.flickr30k import Flickr8k, Flickr30k, find_forms
 from miniclip.data.folder import holds_pictures_with_texts
 from miniclip.data.left_out import AT_MOST, OnError
+from miniclip.data.packed import Packed
 from miniclip.data.pairs import Captions, PairData
 from miniclip.data.several import SUFFIXES, find_parquet, split_of
 from miniclip.data.shapes import Shapes
 from miniclip.data.splits import MEANING
+from miniclip.data.webdataset import WebDataset, is_tar
 from miniclip.errors import DataError
 
 LOOKED_FOR = (
@@ -110,15 +112,8 @@ def open_data(
 
 def _open_shards(spec: str, rule: dict[str, Any]) -> PairData | None:
     """A packed set, or tar shards; None for anything else."""
-    try:
-        from miniclip.data.packed import Packed
-    except ImportError:
-        pass
-    else:
-        if Packed.is_packed(Path(spec)):
-            return Packed(Path(spec), rule["split"])
-    from miniclip.data.webdataset import WebDataset, is_tar
-
+    if Packed.is_packed(spec):
+        return Packed(spec, rule["split"])
     return WebDataset(spec, **rule) if is_tar(spec) else None
 
 

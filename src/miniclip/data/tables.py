@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -93,22 +94,24 @@ def read_table(table: Table, left_out: LeftOut, split: str | None = None) -> Ite
     image = header.index(columns.image)
     captions = [header.index(name) for name in columns.captions]
     own_split = None if columns.split is None else header.index(columns.split)
+    folder = f"{table.path.parent.absolute()}{os.sep}"
     joins = captions == [len(header) - 1]  # a caption at a line's end may go on after a separator
-    rows = []
-    for record in table.records:
-        where = f"{table.path}, line {record.line}"
-        fields, problem = _fitted(record, len(header), table.separator, joins)
+    cells = (fields[captions[0]] for _, fields, problem in _rows(table, joins) if problem is None)
+    lists = len(captions) == 1 and _are_lists(cells)
+    for line, fields, problem in _rows(table, joins):
+        where = f"{table.path}, line {line}"
         if problem is not None:
             left_out.add(where, problem)
-        else:
-            rows.append((where, fields))
-    lists = len(captions) == 1 and _are_lists(fields[captions[0]] for _, fields in rows)
-    for where, fields in rows:
+            continue
         own: list[str] = [fields[k] for k in captions]
         if lists:
             own = as_list(own[0]) or []
-        name = _below(fields[image].strip(), table.path.parent)
+        name = _below(fields[image].strip(), folder)
         yield Entry(where, name, own, split if own_split is None else fields[own_split])
+
+
+def _rows(table: Table, joins: bool) -> Iterator[Record]:
+    return (_fitted(record, len(table.header), table.separator, joins) for record in table.records)
 
 
 def _sniff(path: Path, line: str, image: str | None) -> str:
@@ -155,22 +158,23 @@ def _why(error: csv.Error) -> str:
     return f"cannot be taken apart: {text}"
 
 
-def _fitted(record: Record, width: int, separator: str, joins: bool) -> tuple[list[str], str | None]:
-    """The fields of a row, as many as there are columns, or what is wrong."""
+def _fitted(record: Record, width: int, separator: str, joins: bool) -> Record:
+    """A row with as many fields as there are columns, or with what is wrong."""
+    if record.problem is not None or len(record.fields) == width:
+        return record
     fields = list(record.fields)
-    if record.problem is not None:
-        return [], record.problem
     while len(fields) > width and not fields[-1].strip():  # spreadsheets end lines with separators
         fields.pop()
     if len(fields) > width and joins:
         fields[width - 1 :] = [separator.join(fields[width - 1 :])]
     if len(fields) != width:
         name = _NAMES.get(separator, repr(separator))
-        return [], (
+        problem = (
             f"found {len(fields)} fields, separated by {name}, expected {width}; put a field that holds a {name} in "
             "double quotes"
         )
-    return fields, None
+        return record._replace(problem=problem)
+    return record._replace(fields=fields)
 
 
 def _are_lists(cells: Iterator[str]) -> bool:
@@ -184,8 +188,6 @@ def _are_lists(cells: Iterator[str]) -> bool:
     return some
 
 
-def _below(name: str, folder: Path) -> str:
+def _below(name: str, folder: str) -> str:
     """An absolute path as one from the folder on, where it lies in it: a set that moves keeps its drawn split."""
-    if name.startswith("/") and name.startswith(f"{folder.absolute()}/"):
-        return name[len(f"{folder.absolute()}/") :]
-    return name
+    return name.removeprefix(folder)

@@ -88,7 +88,7 @@ class WebDataset(Captions):
             found, split = of_split, "all"
         entries = _entries(found, _Fields(picture, caption), left_out)
         rule = Rule(split, seed, on_error, at_most)
-        pictures = collect(found[0].path, entries, rule, left_out, about=about)
+        pictures = collect(found[0].path, entries, rule, left_out, about=about, exact=len(told) > 1)
         super().__init__(pictures.paths, pictures.captions, left_out=pictures.left_out, about=pictures.about)
 
 
