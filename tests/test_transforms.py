@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from miniclip import transforms
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.transforms import Augment, Preprocess
 
@@ -53,6 +54,23 @@ def test_preprocess_equals_torchvision(size, mode, interpolation):
     white = Image.new("RGBA", made.size, "white")
     rgb = Image.alpha_composite(white, made).convert("RGB") if mode == "RGBA" else made.convert("RGB")
     torch.testing.assert_close(pixels, expected(rgb), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(400, 7), (7, 400), (101, 10)])
+@pytest.mark.parametrize("crop", ["rounded", "floored"])
+def test_the_middle_of_a_strip_is_that_of_the_whole(size, crop, monkeypatch):
+    waves = 128 + 60 * np.add.outer(np.sin(np.arange(size[1]) / 5), np.cos(np.arange(size[0]) / 7))
+    smooth = Image.fromarray(waves.astype(np.uint8)).convert("RGB")  # of noise, the order of Pillow's passes would show
+    preprocess = Preprocess(dataclasses.replace(CONFIG, crop=crop))
+    whole = preprocess.pixels(smooth).int()
+    monkeypatch.setattr(transforms, "RESIZED", 1)
+    assert (preprocess.pixels(smooth).int() - whole).abs().max() <= 1
+
+
+def test_a_strip_of_30_000_pixels_is_resized_within_memory():
+    preprocess = Preprocess(dataclasses.replace(CONFIG, image=dataclasses.replace(CONFIG.image, image_size=224)))
+    for size in ((30_000, 1), (1, 30_000)):
+        assert preprocess.pixels(Image.new("RGB", size, "red")).float().mean((1, 2)).tolist() == [255, 0, 0]
 
 
 def test_pixels_are_bytes_and_normalise_takes_both_kinds():

@@ -6,17 +6,17 @@ Letters: B batch, S the model's picture side.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from miniclip.config import CLIPConfig
 from miniclip.pictures import to_rgb
 
-if TYPE_CHECKING:
-    from PIL import Image
+RESIZED = 1 << 26  # pixels, 256 MiB: what would be larger once resized is cut first
 
 
 class Preprocess:
@@ -42,12 +42,26 @@ class Preprocess:
         from torchvision.transforms.v2 import functional as tv  # a second to import: only where it is used
 
         picture = to_rgb(picture)
-        if picture.size != (self.size, self.size):
+        if self.resize == "shortest" and self.size**2 * max(picture.size) > RESIZED * min(picture.size):
+            picture = self._middle(picture)
+        elif picture.size != (self.size, self.size):
             sides = [self.size] if self.resize == "shortest" else [self.size, self.size]
             picture = tv.resize(picture, sides, tv.InterpolationMode(self.interpolation))
             left, top = (self._corner(side) for side in picture.size)
             picture = picture.crop((left, top, left + self.size, top + self.size))
         return tv.pil_to_tensor(picture)  # type: ignore[no-any-return]
+
+    def _middle(self, picture: Image.Image) -> Image.Image:
+        """The same of a strip: 30,000 x 1 pixels would be 6 GB before they were cut, so the middle alone is resized.
+
+        Not to the last level: Pillow may take its two passes, along and across, in the other order then.
+        """
+        short = min(picture.size)
+        resized = [side * self.size // short for side in picture.size]
+        start = [self._corner(side) * own / side for side, own in zip(resized, picture.size, strict=True)]
+        end = [a + self.size * own / side for a, side, own in zip(start, resized, picture.size, strict=True)]
+        box = (start[0], start[1], min(end[0], picture.width), min(end[1], picture.height))
+        return picture.resize((self.size, self.size), Image.Resampling[self.interpolation.upper()], box=box)
 
     def how(self) -> dict[str, Any]:
         """All that `pixels` depends on: two models that agree in it take the same uint8 pictures."""
