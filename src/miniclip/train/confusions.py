@@ -27,7 +27,7 @@ LOOKED_AT = 1000  # pictures, evenly spread: of more, the search would cost as m
 AT_A_TIME = 128  # pictures whose similarities with all captions are held
 SHOWN, WINNERS = 6, 3  # pictures, and captions of others beside each
 SIDE = 256  # pixels of a picture, at most
-WIDTH, LINES = 44, 3  # of a caption: letters in a line, lines
+WIDTH, LINES = 62, 2  # of a caption: letters in a line, lines
 RIGHT, WRONG = "#2d7d2d", "#c03b3b"
 
 
@@ -56,7 +56,7 @@ def worst(embedded: Embedded, captions: Sequence[Sequence[str]], count: int = SH
     text = torch.tensor([ids.setdefault(c, len(ids)) for own in captions for c in own])  # (M,) equal where they read so
     found = [
         confusion
-        for rows in evenly(len(embedded.images), LOOKED_AT).split(AT_A_TIME)
+        for rows in torch.split(evenly(len(embedded.images), LOOKED_AT), AT_A_TIME)
         for confusion in _of(embedded, rows, text, len(ids))
     ]
     return sorted(found, key=lambda confusion: -confusion.margin)[:count]
@@ -73,14 +73,17 @@ def _of(embedded: Embedded, rows: Tensor, text: Tensor, texts: int) -> Iterator[
     known[row, text[caption]] = True
     right, right_at = similarity.masked_fill(~mine, -torch.inf).max(dim=1)
     others = similarity.masked_fill(known[:, text], -torch.inf)
-    best, at = others.topk(min(8 * WINNERS, others.shape[1]), dim=1)  # more than are shown: some may read the same
+    best, at = others.topk(min(16 * WINNERS, others.shape[1]), dim=1)  # more than are shown: some may read the same
     for i, picture in enumerate(rows.tolist()):
-        distinct: dict[int, tuple[int, float]] = {}
+        wrong: list[tuple[int, float]] = []
+        seen: set[Any] = set()
         for value, index in zip(best[i].tolist(), at[i].tolist(), strict=True):
-            if value > -torch.inf:
-                distinct.setdefault(int(text[index]), (index, value))
-        if distinct:
-            yield Confusion(picture, (int(right_at[i]), float(right[i])), list(distinct.values())[:WINNERS])
+            words, whose = ("text", int(text[index])), ("picture", int(owner[index]))
+            if value > -torch.inf and not seen & {words, whose}:  # each of another picture, and another sentence
+                wrong.append((index, value))
+                seen |= {words, whose}
+        if wrong:
+            yield Confusion(picture, (int(right_at[i]), float(right[i])), wrong[:WINNERS])
 
 
 def draw_confusions(embedded: Embedded, data: PairData, path: str | Path, title: str = "") -> None:
@@ -96,8 +99,8 @@ def draw_confusions(embedded: Embedded, data: PairData, path: str | Path, title:
     owners = embedded.owner.tolist()
     found = worst(embedded, data.captions)
     rows = max(1, -(-len(found) // 2))
-    figure = new_figure(12, 0.5 + 2.4 * rows)
-    grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.6, 1, 1.6))
+    figure = new_figure(13, 0.5 + 2.3 * rows)
+    grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.8, 1, 1.8))
     for axes in grid.flat:
         axes.set_axis_off()
     for place, confusion in enumerate(found):
@@ -123,13 +126,13 @@ def _draw_picture(axes: Any, data: PairData, index: int) -> None:
 def _write_captions(axes: Any, confusion: Confusion, flat: Sequence[str], owners: Sequence[int]) -> None:
     """The captions below each other, each with its cosine."""
     lines = [("its own", confusion.right, RIGHT)]
-    lines += [(f"of {owners[index]}", (index, value), WRONG) for index, value in confusion.wrong]
+    lines += [(f"of picture {owners[index]}", (index, value), WRONG) for index, value in confusion.wrong]
     y = 1.0
     for whose, (index, cosine), color in lines:
         words = textwrap.wrap(_printable(flat[index]), WIDTH, max_lines=LINES, placeholder=" …") or ["(empty)"]
         text = f"{cosine:+.2f}  {whose}\n" + "\n".join(words)
         axes.text(0, y, text, transform=axes.transAxes, va="top", fontsize=8, color=color, parse_math=False)
-        y -= 0.09 * (len(words) + 1) + 0.03
+        y -= 0.068 * (len(words) + 1) + 0.05
 
 
 def _printable(caption: str) -> str:

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from miniclip.errors import DataError
 
@@ -106,7 +106,7 @@ def merged(records: Sequence[Record]) -> Record:
         if values:
             point[name] = sum(value * weight for value, weight in values) / sum(weight for _, weight in values)
     for name, extreme in (("loss_min", min), ("loss_max", max)):
-        losses = [value for r in records if _is_figure(value := r.get(name, r.get("loss")))]
+        losses: list[float] = [value for r in records if _is_figure(value := r.get(name, r.get("loss")))]
         if losses:
             point[name] = extreme(losses)
     point["steps"] = sum(r.get("steps", 1) for r in records)
@@ -131,5 +131,5 @@ def _after(record: Record, step: int | None, epoch: int | None) -> bool:
     return epoch is not None and "val_loss" in record and record["epoch"] > epoch
 
 
-def _is_figure(value: Any) -> bool:
+def _is_figure(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -15,12 +15,12 @@ TRAIN, VALIDATION, TO_IMAGE, TO_TEXT = "#4c78a8", "#e45756", "#54a24b", "#b279a2
 POINTS = 2000  # of the training loss that are drawn: two in a column of the picture
 
 
-def new_figure(width: float, height: float, layout: str | None = "constrained") -> Any:
+def new_figure(width: float, height: float) -> Any:
     """A figure of so many inches that nobody else knows of, of 120 pixels an inch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout=layout)
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

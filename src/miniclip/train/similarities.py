@@ -17,6 +17,7 @@ from miniclip.train.plots import TRAIN, VALIDATION, new_figure, write_figure
 FILE = "similarities.png"
 SHOWN = 48  # pairs in the matrix: each still some pixels wide
 COUNTED = 1000  # pairs in the heaps
+BINS = 100  # of the cosines from -1 to 1
 
 
 def evenly(n: int, most: int) -> Tensor:
@@ -44,7 +45,7 @@ def draw_similarities(embedded: Embedded, path: str | Path, title: str = "") -> 
     right = many.diagonal()
     wrong = many[~torch.eye(len(many), dtype=torch.bool)]
     figure = new_figure(11, 5.2)
-    left, heaps = figure.subplots(1, 2, width_ratios=(5, 5))
+    left, heaps = figure.subplots(1, 2, width_ratios=(6, 5))
     image = left.imshow(matrix.numpy(), cmap="viridis", interpolation="nearest")
     left.set(xlabel="caption", ylabel="picture", title=f"{len(matrix)} pairs: the diagonal should be bright")
     figure.colorbar(image, ax=left, label="cosine", shrink=0.85)
@@ -52,8 +53,12 @@ def draw_similarities(embedded: Embedded, path: str | Path, title: str = "") -> 
         if values.isfinite().any():
             values = values[values.isfinite()]
             label = f"{name} pairs, mean {float(values.mean()):.2f}"
-            heaps.hist(values.numpy(), bins=60, density=True, color=color, alpha=0.6, label=label)
-    heaps.set(xlabel="cosine", title=f"{len(many):,} pairs: two heaps, far apart")
+            heaps.hist(values.numpy(), bins=BINS, range=(-1, 1), density=True, color=color, alpha=0.6, label=label)
+    heaps.set(
+        xlabel="cosine",
+        xlim=(min(-0.2, float(many.nan_to_num().min())), 1),
+        title=f"{len(many):,} pairs: two heaps, far apart",
+    )
     heaps.set_yticks([])
     heaps.spines[["top", "right", "left"]].set_visible(False)
     if len(right):
