@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -124,21 +124,15 @@ class StreamedPictures(Dataset[Any]):
         )
         batches = iter(loader)
         try:
-            yield from batches
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ChildProcessError(
-                f"a process that decodes pictures died ({' '.join(str(error).split())}): most often the machine, or "
-                "/dev/shm, is out of memory; take fewer workers or smaller batches, or pack the set with "
-                "`miniclip data pack`"
-            ) from error
+            with deaths_named(receiving=self.workers > 0):
+                yield from batches
         finally:
             if self._stopping is not None:
                 self._stopping.set()
             stop = getattr(batches, "_shutdown_workers", None)  # torch does it when the iterator is collected, which
             if stop is not None:  # a traceback that is kept would put off
-                stop()
+                with suppress(RuntimeError):  # that one of them was killed, once more
+                    stop()
 
     def __getitems__(self, row: Sequence[int]) -> Decoded:
         """A batch; what cannot be read is handed over as a value, or a worker would wrap it in a traceback."""
@@ -194,6 +188,29 @@ def pixels_or_reason(data: PairData, index: int, preprocess: Preprocess, reduced
         return preprocess.pixels(picture_of(data, index, REDUCED * preprocess.size if reduced else None))
     except (DataError, OSError) as error:
         return " ".join(str(error).split()).removeprefix(f"{name_of(data, index)}: ")
+
+
+@contextmanager
+def deaths_named(receiving: bool = False) -> Iterator[None]:
+    """A context in which the death of a worker, which torch raises wherever the main thread is, has an explanation.
+
+    Args:
+        receiving: a connection that breaks, or is not there, is such a death too.
+
+    Raises:
+        ChildProcessError: a worker was killed.
+    """
+    try:
+        yield
+    except (RuntimeError, EOFError, OSError) as error:
+        broken = receiving and isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+        if not broken and not str(error).startswith("DataLoader worker"):
+            raise
+        raise ChildProcessError(
+            f"a process that decodes pictures died ({' '.join(str(error).split())}): most often the machine, or "
+            "/dev/shm, is out of memory; take fewer workers or smaller batches, or pack the set with `miniclip data "
+            "pack`"
+        ) from error
 
 
 def ahead(items: Iterable[T], function: Callable[[T], R], count: int = AHEAD) -> Generator[R, None, None]:

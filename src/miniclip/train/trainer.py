@@ -30,6 +30,7 @@ from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.packed import require_pixels
 from miniclip.data.packed import require_pixels
 from miniclip.data.pairs import PairData
+from miniclip.data.sources import deaths_named
 from miniclip.evaluation.retrieval import Embedded
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.vision import draw_patches
@@ -207,8 +208,9 @@ class Trainer:
         Raises:
             KeyboardInterrupt: Ctrl-C, or SIGTERM, of any rank: after the step in hand and with the state saved.
             FloatingPointError: the loss is not finite; the last state that was saved stays.
+            ChildProcessError: a process that decodes pictures was killed.
         """
-        with StopRequest() as stop:
+        with StopRequest() as stop, deaths_named():
             self._start()
             try:
                 while self.epoch < self.epochs:
