@@ -51,13 +51,7 @@ def require_even(batch: int, on_error: OnError = "raise") -> None:
             f"fsdp: a batch of {batch} pairs is no multiple of {world_size()} ranks; choose a batch_size that is"
         )
     if on_error == "skip":
-        raise ValueError(
-            "fsdp needs whole batches, and on_error is 'skip': pack the set, which leaves bad pictures out"
-        )
-    if on_error == "skip":
-        raise ValueError(
-            "fsdp needs whole batches, and on_error is 'skip': pack the set, which leaves bad pictures out"
-        )
+        raise ValueError("fsdp needs whole batches, which on_error 'skip' does not keep: pack the set without bad pictures")
 
 
 @contextmanager

@@ -1,0 +1,129 @@
+"""Data in training: packed and unpacked the same run, bad pictures left out, waiting logged, no process left."""
+
+import json
+import multiprocessing
+import os
+import signal
+import warnings
+
+import pytest
+
+import miniclip
+from miniclip.data import Captions, Shapes, pack
+from miniclip.train import Callback, TrainConfig, Trainer
+from miniclip.train.callbacks import MetricsFile
+
+from .conftest import make_model
+from .test_trainer import StopAt, assert_same_run
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Forty pictures larger than the model's, as files, and packed."""
+    folder = tmp_path_factory.mktemp("sets")
+    drawn = {"train": Shapes("train", 40), "val": Shapes("val", 20)}
+    found = {}
+    for split, shapes in drawn.items():
+        for i in range(len(shapes)):
+            shapes[i][0].save(folder / f"{split}{i}.jpg")
+        found[split] = Captions([folder / f"{split}{i}.jpg" for i in range(len(shapes))], shapes.captions)
+    return folder, found
+
+
+def run(tokenizer, path, train, val=None, callbacks=(), **settings):
+    config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 1, **settings})
+    return Trainer(
+        make_model(tokenizer),
+        train,
+        val,
+        config=config,
+        run_dir=path,
+        callbacks=[MetricsFile(), *callbacks],
+        device="cpu",
+    )
+
+
+def test_packed_and_unpacked_are_the_same_run_to_the_bit(tokenizer, sets, tmp_path):
+    _, unpacked = sets
+    preprocess = make_model(tokenizer).preprocess
+    packed = {
+        split: pack(data, tmp_path / "packed", preprocess, split=split, workers=0) for split, data in unpacked.items()
+    }
+    kinds = {"kept": (unpacked, {}), "streamed": (unpacked, {"workers": 2}), "packed": (packed, {})}
+    for name, (data, options) in kinds.items():
+        run(tokenizer, tmp_path / name, data["train"], data["val"], reduced_decoding=False, **options).fit()
+        assert not multiprocessing.active_children()
+    assert_same_run(tmp_path / "kept", tmp_path / "streamed")
+    assert_same_run(tmp_path / "kept", tmp_path / "packed")
+    model = miniclip.load(tmp_path / "kept" / "last")
+    assert miniclip.evaluation.retrieval(model, packed["val"]) == miniclip.evaluation.retrieval(model, unpacked["val"])
+
+
+def test_a_packed_set_of_another_size_is_refused_before_the_first_step(tokenizer, sets, tmp_path):
+    _, data = sets
+    other = miniclip.load("bert_vit_tiny", pretrained=False, tokenizer=tokenizer).preprocess
+    packed = pack(data["val"], tmp_path / "packed", other, split="val", workers=0)
+    with pytest.raises(ValueError, match="packed for another model"):
+        run(tokenizer, tmp_path / "run", data["train"], packed)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_bad_pictures_are_left_out_and_a_resumed_run_is_the_same(tokenizer, sets, tmp_path, workers):
+    folder, data = sets
+    bad = folder / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff\xe0 no more")
+    paths = [bad if i == 7 else path for i, path in enumerate(data["train"].paths)]
+    train = Captions(paths, data["train"].captions)
+    settings = {"workers": workers, "color": 0.3, "rotate": 10.0, "patch_dropout": 0.5, "micro_batch_size": 3}
+    with pytest.raises(miniclip.DataError, match=r"bad\.jpg"):
+        run(tokenizer, tmp_path / "raised", train, **settings).fit()
+    with warnings.catch_warnings(record=True, action="always") as said:
+        run(tokenizer, tmp_path / "whole", train, on_error="skip", **settings).fit()
+    assert len([w for w in said if "bad.jpg" in str(w.message)]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stopped = run(tokenizer, tmp_path / "stopped", train, None, [StopAt(4)], on_error="skip", **settings)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.fit()
+        assert not multiprocessing.active_children()
+        Trainer.resume(tmp_path / "stopped", train, device="cpu").fit()
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+class Fail(Callback):
+    def on_step(self, trainer, record):
+        raise RuntimeError("a callback of the user's failed")
+
+
+class KillWorker(Callback):
+    def on_step(self, trainer, record):
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+
+def test_no_process_is_left_after_an_error(tokenizer, sets, tmp_path):
+    with pytest.raises(RuntimeError, match="of the user's"):
+        run(tokenizer, tmp_path / "run", sets[1]["train"], None, [Fail()], workers=2).fit()
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_worker_ends_the_run_with_its_reason(tokenizer, sets, tmp_path):
+    with pytest.raises(ChildProcessError, match="decodes pictures died"):
+        run(tokenizer, tmp_path / "run", sets[1]["train"], None, [KillWorker()], workers=1, epochs=500).fit()
+    assert not multiprocessing.active_children()
+
+
+def test_the_share_of_waiting_is_in_the_log(tokenizer, sets, tmp_path):
+    run(tokenizer, tmp_path / "run", sets[1]["train"], workers=0).fit()
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    waiting = [record["waiting"] for record in records]
+    assert all(0 <= share <= 1 for share in waiting)
+    assert max(waiting) > 0
+
+
+def test_fsdp_wants_whole_batches():
+    from miniclip.train.sharded import require_even
+
+    with pytest.raises(ValueError, match="whole batches"):
+        require_even(8, "skip")
