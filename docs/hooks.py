@@ -25,7 +25,7 @@ from miniclip.cli.models import count
 from miniclip.config import PRESETS
 from miniclip.models import initialise
 
-MARKER = re.compile(r"\{\{ (\w+)(?: ([\w-]+))? \}\}")
+MARKER = re.compile(r"\{\{ (\w+)(?: ([\w -]+))? \}\}")
 WIDTH = "88"  # columns of the help
 
 
@@ -134,7 +134,7 @@ def start_in_words(rule: ast.expr) -> str:
 
 def help(command: str | None = None) -> str:
     """What `miniclip COMMAND --help` prints."""
-    return printed(*([command] if command else []), "--help")
+    return printed(*(command or "").split(), "--help")
 
 
 def printed(*arguments: str) -> str:

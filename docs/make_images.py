@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from miniclip.data import Shapes
+from miniclip.data import Shapes, contact_sheet
 
 IMAGES = Path(__file__).parent / "images"
 COLUMNS = 5
@@ -33,6 +33,12 @@ def shapes(path: Path) -> None:
     figure.savefig(path)
 
 
+def sheet(path: Path) -> None:
+    """What `miniclip data inspect shapes --split val --sheet FILE` draws."""
+    contact_sheet(Shapes("val"), path, count=12)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     shapes(IMAGES / "shapes.png")
+    sheet(IMAGES / "sheet.png")

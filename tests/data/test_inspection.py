@@ -144,7 +144,7 @@ class TestCommand:
     def test_it_says_what_it_found_and_draws(self, folder, tmp_path, capsys):
         assert main(["data", "inspect", str(folder), "--sheet", str(tmp_path / "s.png"), "--at-most", "1"]) == 0
         out, err = capsys.readouterr()
-        assert "pictures with text files beside them; the split is drawn" in out
+        assert "layout       pictures with text files beside them\n             the split is drawn by a hash" in out
         assert "pictures     8" in out
         assert "  cut.png: " in out
         assert "… and 2 more" in out

@@ -144,7 +144,8 @@ def collect(
     paths = _found(base, names, groups, places, left_out, rule)
     captions = [groups[name].captions for name in paths]
     counts = Counter(splits[name] for name in groups if name in splits)
-    sizes = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    order = sorted(counts, key=lambda split: (("train", "val", "test", split).index(split), split))
+    sizes = ", ".join(f"{split} {counts[split]:,}" for split in order)
     said = [splits.get(name, "") for name in paths]
     return Pictures(list(paths.values()), captions, said, left_out, f"{about}; {split_words}: {sizes}")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LONG = 4.0  # times as wide as high, or as high as wide: the centre that a model sees is a quarter of it
 VOCABULARY = 49_408  # of the tokenizer that is learned where none is given: the reference system's
+WRAP = "\n" + " " * 13  # a line of the report that goes on
 AT_ONCE = 64  # pictures that each thread is given before the next are handed out: what Ctrl-C has to wait for
 
 
@@ -100,7 +101,7 @@ class Inspection:
             at_most: lines of a list; the rest is counted.
         """
         lines = [
-            *([f"layout       {self.layout}"] if self.layout else []),
+            *([f"layout       {self.layout.replace('; ', WRAP)}"] if self.layout else []),
             *([f"folder       {self.folder}"] if self.folder else []),
             f"pictures     {self.pictures:,}",
             f"captions     {self.captions:,}; {self.per_picture} a picture",
