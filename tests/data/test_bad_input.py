@@ -6,23 +6,31 @@ refusal. Colours are checked, since a picture that is read wrong is worse than o
 
 import contextlib
 import io
+import json
 import os
 import signal
 import socket
 import struct
 import sys
+import tarfile
 import warnings
 import zlib
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin, features
 
-from miniclip import DataError, pictures
+from miniclip import DataError, Tokenizer, pictures
+from miniclip.config import preset
+from miniclip.data import open_data
+from miniclip.data.left_out import SHOWN
+from miniclip.data.loader import PairLoader
 from miniclip.pictures import open_picture
+from miniclip.transforms import Preprocess
 
 RED, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)
 HALF = {(0, 0): WHITE, (7, 5): RED}
@@ -427,3 +435,187 @@ def test_whatever_is_damaged_is_a_picture_or_a_data_error(kind, damage):
     assert refusal.startswith("a picture: cannot be read as a picture: ")
     assert "\n" not in refusal
     assert picture is None or (picture.mode == "RGB" and picture.width * picture.height > 0)
+
+
+# In a set, and through the loader
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["picture number 0123456789", "a dog"] * 3, 600)
+
+
+def write_set(folder):
+    """All of the files above and the places, each with its name as caption; the names of those that are read."""
+    rows, good = ["image,caption"], {}
+    for number, (name, make, _) in enumerate([*READ.values(), *REFUSED.values()]):
+        path = folder / f"{number:03}-{name}"
+        path.write_bytes(make())
+        rows.append(f"{path.name},picture number {number}")
+        if number < len(READ):
+            good[str(path)] = f"picture number {number}"
+    for number, (make, _) in enumerate(list(PLACES.values())[1:7]):
+        path = folder / f"place-{number}.jpg"
+        make(path)
+        rows.append(f"{path.name},no picture")
+    (folder / "all.csv").write_text("\n".join(rows), encoding="utf-8")
+    return good
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes, sockets and links as POSIX has them")
+@pytest.mark.parametrize("workers", [None, 1])
+def test_every_row_of_the_tables_in_one_set(tmp_path, tokenizer, workers):
+    good = write_set(tmp_path)
+    data = open_data(tmp_path / "all.csv", "all")
+    preprocess = Preprocess(preset("bert_vit_tiny"))
+    options = {"context_length": 16, "batch_size": 20, "workers": workers}
+    with warnings.catch_warnings(record=True, action="always") as shown:
+        loader = PairLoader(data, tokenizer, preprocess, on_error="skip", max_left_out=1.0, **options)
+        batches = [batch for epoch in range(3) for batch in loader.epoch(epoch)]
+        loader.close()
+    bad = {data.name(k) for k in range(len(data))} - good.keys()
+    assert set(loader.left_out.reasons) == bad
+    assert len([warning for warning in shown if "(left out)" in str(warning.message)]) == SHOWN  # the rest are counted
+    seen = set()
+    for batch in batches:
+        for index, pixels, tokens in zip(batch.indices.tolist(), batch.pixels, batch.tokens, strict=True):
+            name = data.name(index)
+            seen.add(name)
+            assert tokenizer.decode(tokens.tolist()).split()[2:] == list(good[name].split()[2])  # digits are tokens
+            assert torch.equal(pixels, preprocess.pixels(open_picture(name)))
+    assert seen == good.keys()
+
+    def epoch(**rule):
+        with contextlib.closing(PairLoader(data, tokenizer, preprocess, **options, **rule)) as loader:
+            list(loader.epoch(0))
+
+    with warnings.catch_warnings(action="ignore"):
+        with pytest.raises(DataError, match="cannot be read as a picture"):
+            epoch()
+        with pytest.raises(DataError, match=r"more than 5\.0%"):
+            epoch(on_error="skip")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_in_mid_epoch(tmp_path, tokenizer, workers):
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(saved(plain((number, 0, 0)), "PNG"))
+        (tmp_path / f"{number}.txt").write_text(f"picture number {number}")
+    data = open_data(tmp_path, "all")
+
+    def epochs(**options):
+        loader = PairLoader(
+            data,
+            tokenizer,
+            Preprocess(preset("bert_vit_tiny")),
+            context_length=16,
+            batch_size=2,
+            workers=workers,
+            **options,
+        )
+        gone = int(loader._order(0)[-1, 0])
+        first = loader.epoch(0)
+        next(first)
+        path = tmp_path / data.name(gone)
+        content = path.read_bytes()
+        path.unlink()
+        try:
+            return path, [*first, *loader.epoch(1)], loader.left_out
+        finally:
+            loader.close()
+            path.write_bytes(content)
+
+    with pytest.raises(DataError, match=r"png: cannot be read as a picture: there is no such file"):
+        epochs()
+    with pytest.warns(UserWarning, match="no such file") as warned:
+        path, batches, left_out = epochs(on_error="skip")
+    assert len([warning for warning in warned if "no such file" in str(warning.message)]) == 1
+    assert list(left_out.reasons) == [str(path)]
+    assert sorted(len(batch.indices) for batch in batches) == [1, 1, *[2] * 17]
+    assert str(path) not in {data.name(k) for batch in batches for k in batch.indices.tolist()}
+
+
+# Captions: what stands in the file, and the captions that come of it, or the words for what is wrong. The first
+# column is JSON, as it stands in a JSONL line and in a tar's json; the second the bytes of a .txt and of a CSV's field.
+CAPTIONS = {
+    "plain": ('"a dog"', b"a dog", ["a dog"]),
+    "umlauts": ('"ein B\\u00e4r \\ud83d\\udc3b"', "ein Bär 🐻".encode(), ["ein Bär 🐻"]),
+    "empty": ('""', b"", "has no caption"),
+    "blank": ('" \\n\\t "', b"   ", "has no caption"),
+    "a number": ("1984", b"1984", ["1984"]),
+    "a fraction": ("0.5", b"0.5", ["0.5"]),
+    "null": ("null", b"", "has no caption"),
+    "a list": ('["a dog", "", "two dogs"]', None, ["a dog", "two dogs"]),
+    "a list of null": ("[null]", None, "has no caption"),
+    "an object": ('{"en": "a dog"}', None, "expected|is a dict"),
+    "true": ("true", None, "expected"),
+    "half a character": ('"a \\ud800"', None, "half a character"),
+    "a NUL character": ('"a\\u0000dog"', b"a\0dog", "NUL"),
+    "another encoding": (None, "café".encode("latin-1"), "is not UTF-8"),
+    "long": (f'"{"word " * 10_000}"', b"word " * 10_000, [("word " * 10_000).strip()]),
+    "megabytes": (f'"{"a" * 3_000_000}"', b"a" * 3_000_000, "characters|bytes"),
+}
+GOOD = 19
+
+
+def of_jsonl(folder, value, _):
+    lines = [f'{{"image": "{k}.png", "caption": "number {k}"}}' for k in range(GOOD)]
+    (folder / "a.jsonl").write_text("\n".join([*lines, f'{{"image": "x.png", "caption": {value}}}']))
+    return folder / "a.jsonl"
+
+
+def of_csv(folder, _, value):
+    lines = [f"{k}.png,number {k}".encode() for k in range(GOOD)]
+    (folder / "a.csv").write_bytes(b"\n".join([b"image,caption", *lines, b"x.png," + value]))
+    return folder / "a.csv"
+
+
+def of_texts(folder, _, value):
+    for k in range(GOOD):
+        (folder / f"{k}.txt").write_text(f"number {k}")
+    (folder / "x.txt").write_bytes(value)
+    return folder
+
+
+def of_tar(folder, value, text):
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for name in [*map(str, range(GOOD)), "x"]:
+            own = json.dumps({"caption": f"number {name}"}) if name != "x" else f'{{"caption": {value}}}'
+            parts = {"png": (folder / f"{name}.png").read_bytes(), "json": own.encode()}
+            if name == "x" and value is None:
+                parts = {"png": parts["png"], "txt": text}
+            for ending, content in parts.items():
+                member = tarfile.TarInfo(f"{name}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return folder / "a.tar"
+
+
+@pytest.mark.parametrize(
+    ("make", "case"),
+    [
+        pytest.param(make, case, id=f"{make.__name__}-{case}")
+        for make in (of_jsonl, of_csv, of_texts, of_tar)
+        for case, (value, text, _) in CAPTIONS.items()
+        if (value if make is of_jsonl else value or text if make is of_tar else text) is not None
+    ],
+)
+def test_captions(tmp_path, make, case):
+    value, text, expected = CAPTIONS[case]
+    for number, name in enumerate([*map(str, range(GOOD)), "x"]):
+        (tmp_path / f"{name}.png").write_bytes(saved(plain((number, 0, 0)), "PNG"))
+    spec = make(tmp_path, value, text)
+    if isinstance(expected, list):
+        data = open_data(spec, "all")
+        own = next(k for k in range(len(data)) if "x.png" in data.name(k))
+        assert data.captions[own] == expected
+        assert data[own][0].getpixel((0, 0)) == (GOOD, 0, 0)
+    else:
+        with pytest.raises(DataError, match=expected) as caught:
+            open_data(spec, "all")
+        assert len(str(caught.value)) < 1_000
+        with pytest.warns(UserWarning, match=expected) as warned:
+            data = open_data(spec, "all", on_error="skip")
+        assert len(warned) == len(data.left_out) == 1
+    rest = {captions[0]: picture.getpixel((0, 0)) for picture, captions in data if captions[0].startswith("number")}
+    assert rest == {f"number {k}": (k, 0, 0) for k in range(GOOD)}
