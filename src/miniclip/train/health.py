@@ -49,8 +49,9 @@ def look(batch: Batch, out: CLIPOutput, first: int, tokenizer: TextTokenizer | N
 
     Returns:
         `alignment`, and of each side `uniformity_…` and `effective_rank_…`, where the embeddings are finite;
-        `captions`, the distinct ones of the batch, and `log_captions`; `pictures`, the distinct ones; `loss_nothing`
-        and `loss_least`, what a model has that tells nothing apart, and one that tells all apart that differs.
+        `pairs` of the batch; of them distinct `captions`, and their logarithm `log_captions`; distinct `pictures`;
+        `loss_nothing` and `loss_least`, the loss of a model that tells nothing apart, and of one that tells all
+        captions apart that differ.
     """
     mine = slice(0, max(0, ROWS - first))
     images, texts = (distributed.gather(side[mine].contiguous()).cpu().double() for side in out[:2])
@@ -60,6 +61,7 @@ def look(batch: Batch, out: CLIPOutput, first: int, tokenizer: TextTokenizer | N
     n = captions.total()
     return {
         **embedding_figures(images, texts),
+        "pairs": n,
         "captions": len(captions),
         "log_captions": math.log(len(captions)),
         "pictures": len(pictures),
