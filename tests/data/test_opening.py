@@ -320,3 +320,18 @@ def test_training_evaluation_and_resuming_on_a_spreadsheet(pictures, tmp_path, m
     (tmp_path / "photos.csv").write_text((tmp_path / "photos.csv").read_text().replace("caption 1", "another"))
     assert main(["train", "--resume", str(run)]) == 2
     assert "pass the same data" in capsys.readouterr().err
+
+
+def test_what_a_run_leaves_out_its_evaluation_leaves_out(pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "images")
+    content = rows("image", "caption", split=True)
+    write_csv(tmp_path / "photos.csv", [("image", "caption", "split"), *content[1:], ("9.jpg", "\0", "train")])
+    common = ["--run-dir", str(tmp_path / "run"), "--max-steps", "1", "--batch-size", "8", "--device", "cpu"]
+    assert main(["train", "--data", str(tmp_path / "photos.csv"), *common]) == 2
+    assert "line 42: the caption holds a NUL byte" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="NUL"):
+        assert main(["train", "--data", str(tmp_path / "photos.csv"), "--on-error", "skip", *common]) == 0
+    with pytest.warns(UserWarning, match="NUL"):
+        assert main(["eval", str(tmp_path / "run")]) == 0
+    with pytest.warns(UserWarning, match="NUL"):
+        assert main(["train", "--resume", str(tmp_path / "run")]) == 0

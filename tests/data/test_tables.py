@@ -104,6 +104,12 @@ class TestCsv:
         assert "'what'" in error_of(read, "id,image,what\n1,a.jpg,a dog\n", caption="wat")
         assert "for the pictures" in error_of(read, "a.jpg,a dog\nb.jpg,a cat\n")  # no first line with names
 
+    def test_two_columns_of_one_name(self, read):
+        assert "two columns are called 'caption'" in error_of(read, "image,caption,caption\na.jpg,one,two\n")
+
+    def test_a_folder_is_no_picture(self, read):
+        assert "1 of the 1 pictures" in error_of(read, "image,caption\n.,one\n")
+
     def test_captions_in_numbered_columns(self, read):
         data = read("file_name,caption_0,caption_1\na.jpg,one,two\nb.jpg,three,\n")
         assert data.captions == [["one", "two"], ["three"]]
@@ -237,6 +243,8 @@ class TestBrokenCsv:
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="there is no such file"):
             Captions.from_csv(tmp_path / "no.csv")
+        with pytest.raises(FileNotFoundError, match="no regular file"):
+            Captions.from_csv("/dev/null")
         with pytest.raises(FileNotFoundError, match="a folder"):
             Captions.from_csv(tmp_path)
 

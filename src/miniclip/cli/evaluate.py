@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.cli.parsing import add_command
+from miniclip.data.left_out import AT_MOST
 
 EPILOG = """examples:
   miniclip eval runs/shapes                          the best model of a run, on the data it was validated with
@@ -31,14 +32,16 @@ def eval_command(checkpoint: str, data: str | None, split: str, device: str | No
     from miniclip.train.run_dir import read_run
 
     model = miniclip.load(checkpoint, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    rule = {}
     if data is None:
         run = (
             checkpoint
             if (Path(checkpoint) / "best").exists() or (Path(checkpoint) / "last").exists()
             else str(Path(checkpoint).parent)
         )
-        data = data_of(run, read_run(run))
-    pairs = open_data(data, split)
+        settings = read_run(run)
+        data, rule = data_of(run, settings), rule_of(settings["train"])
+    pairs = open_data(data, split, **rule)
     print(f"{checkpoint} on {data}, {split}: {len(pairs):,} pictures, {sum(map(len, pairs.captions)):,} captions")
     print(in_words(miniclip.evaluation.retrieval(model, pairs), pairs))
 
@@ -50,6 +53,11 @@ def data_of(run: str, settings: dict[str, Any]) -> str:
             f"{run} was started from Python, and does not say where its data are: use Trainer.resume, or --data"
         )
     return str(settings["about"]["data"])
+
+
+def rule_of(train: dict[str, Any]) -> dict[str, Any]:
+    """What a run does with rows and pictures that cannot be used."""
+    return {"on_error": train.get("on_error", "raise"), "at_most": train.get("max_left_out", AT_MOST)}
 
 
 def in_words(record: dict[str, Any], data: Any) -> str:

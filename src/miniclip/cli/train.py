@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from miniclip import distributed
 from miniclip.checks import did_you_mean
-from miniclip.cli.evaluate import data_of, in_words
+from miniclip.cli.evaluate import data_of, in_words, rule_of
 from miniclip.cli.models import count
 from miniclip.cli.parsing import add_command, add_flag
 from miniclip.config import preset
@@ -117,7 +117,7 @@ def started(settings: dict[str, Any]) -> Any:
     config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DATA else settings)
     run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / short_name(data))
     refuse_a_run(run_dir)  # before minutes of reading
-    train_data, val_data = open_both(data)
+    train_data, val_data = open_both(data, rule_of(dataclasses.asdict(config)))
     preset_name = preset_name or PRESET
     model = miniclip.load(checkpoint) if checkpoint else fresh_model(preset_name, train_data.captions, config)
     about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
@@ -145,14 +145,16 @@ def resumed(run: str, device: str | None) -> Any:
     import miniclip
     from miniclip.train.run_dir import read_run
 
-    return miniclip.Trainer.resume(run, *open_both(data_of(run, read_run(run))), device=device)
+    settings = read_run(run)
+    both = open_both(data_of(run, settings), rule_of(settings["train"]))
+    return miniclip.Trainer.resume(run, *both, device=device)
 
 
-def open_both(spec: str) -> tuple[Any, Any]:
+def open_both(spec: str, rule: dict[str, Any]) -> tuple[Any, Any]:
     """The training and the validation split."""
     from miniclip.data import open_data
 
-    return open_data(spec, "train"), open_data(spec, "val")
+    return open_data(spec, "train", **rule), open_data(spec, "val", **rule)
 
 
 def read_toml(path: str) -> dict[str, Any]:

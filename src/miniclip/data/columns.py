@@ -100,6 +100,11 @@ def choose(path: Path | str, found: Sequence[str], image: str | None, caption: s
             f"({', '.join(names[:6])}, …): say which it is with {'image' if pictures is None else 'caption'}=, or "
             "write the names into the first line"
         )
+    twice = next((column for column in (pictures, *captions) if list(found).count(column) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{path}: two columns are called {twice!r}; call them differently, such as caption_0, caption_1"
+        )
     name = next((by_lower[name] for name in NAME if name in by_lower and by_lower[name] != pictures), None)
     return Columns(pictures, captions, by_lower.get(SPLIT), name)
 

@@ -299,7 +299,9 @@ class Listing:
         if folder not in self._names:
             try:
                 with os.scandir(folder) as found:
-                    self._names[folder] = frozenset(entry.name for entry in found)
+                    self._names[folder] = frozenset(
+                        entry.name for entry in found if not entry.is_dir(follow_symlinks=False)
+                    )
             except (OSError, ValueError):
                 self._names[folder] = frozenset()
         return self._names[folder]

@@ -22,7 +22,8 @@ def read_text(path: Path, on_error: OnError = "raise") -> str:
         DataError: the bytes are in another encoding; the message has the line and the byte.
     """
     if not path.is_file():
-        found = "a folder, not a file" if path.is_dir() else "there is no such file"
+        other = "no regular file" if path.exists() else "there is no such file"
+        found = "a folder, not a file" if path.is_dir() else other
         raise FileNotFoundError(f"{path}: {found}")
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -37,7 +38,8 @@ def read_text(path: Path, on_error: OnError = "raise") -> str:
         line = data.count(b"\n", 0, error.start) + 1
         found_bytes = data[error.start : error.start + 1]
         raise DataError(
-            f"{path}, line {line}: byte {found_bytes!r} (at {error.start:,}) is not {name}; save the file as UTF-8"
+            f"{path}, line {line}: byte {found_bytes!r} (at {error.start:,}) is not {name}; save the file as UTF-8 "
+            "(in a spreadsheet: as CSV UTF-8)"
         ) from error
 
 
