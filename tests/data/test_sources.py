@@ -46,7 +46,7 @@ def sources(data, tmp_path_factory):
 
 def make(data, workers=None, **options):
     return PairLoader(
-        data, TOKENIZER, PREPROCESS, **{"context_length": 40, "batch_size": 4, **options, "workers": workers}
+        data, TOKENIZER, PREPROCESS, **{"context_length": 77, "batch_size": 4, **options, "workers": workers}
     )
 
 
@@ -232,3 +232,16 @@ def test_the_time_that_was_waited_is_counted(data):
     loader = make(data, 0)
     list(loader.epoch(0))
     assert loader.waited > 0
+
+
+def test_large_jpegs_are_reduced_alike_by_all_sources_and_small_ones_not_at_all(tmp_path):
+    shapes = Shapes("train", 4)
+    for i, side in enumerate((63, 64, 200, 500)):
+        shapes[i][0].resize((side, side + 5)).save(tmp_path / f"{i}.jpg")
+    data = Captions([tmp_path / f"{i}.jpg" for i in range(4)], shapes.captions)
+    whole, kept = (KeptPictures(data, PREPROCESS, reduced=reduced).pixels for reduced in (False, True))
+    (streamed,) = StreamedPictures(data, PREPROCESS, 0, reduced=True).batches([range(4)])
+    assert torch.equal(streamed.pixels, kept)
+    changed = [not torch.equal(a, b) for a, b in zip(whole, kept, strict=True)]
+    assert changed == [False, True, True, True]  # 64 px is four times the model's: reduced by 2, to twice
+    assert (whole.int() - kept.int()).abs().float().mean() < 3

@@ -1,22 +1,30 @@
-"""What happens around the steps: progress, the log, the curve. Write your own by deriving from `Callback`."""
+"""What happens around the steps: the log, pictures, progress. Write your own by deriving from `Callback`."""
 
 from __future__ import annotations
 
 import os
-import sys
+import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from miniclip.train import history
-from miniclip.train.plots import learning_curve
-from miniclip.train.run_dir import CURVE
 
 if TYPE_CHECKING:
     from miniclip.train.history import Record
+    from miniclip.train.settings import TrainConfig
     from miniclip.train.trainer import Trainer
 
 
 class Callback:
-    """Called by the trainer, in the order in which the callbacks stand. Every method does nothing here."""
+    """Called by the trainer, in the order in which the callbacks stand. Every method does nothing here.
+
+    Attributes:
+        optional: whether the run goes on where a method raises: True for what only shows how it goes.
+        failed: the first method of an optional callback that has raised.
+    """
+
+    optional = False
+    failed: str | None = None
 
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step, of a new run or of one taken up."""
@@ -65,69 +73,47 @@ class MetricsFile(Callback):
         trainer.history.end += self._file.write(history.line(record).encode())
 
 
-class LearningCurve(Callback):
-    """`learning_curve.png`, drawn anew after each epoch, and whenever a state is saved: a long run can be watched."""
-
-    def on_save(self, trainer: Trainer) -> None:
-        """Draw what there is."""
-        if trainer.history.steps:
-            learning_curve(trainer.history, trainer.run_dir / CURVE, title=trainer.run_dir.name)
-
-
-class Progress(Callback):
-    """A bar with loss, log N, recall, pairs a second and time left; plain lines where there is no terminal."""
-
-    def on_start(self, trainer: Trainer) -> None:
-        """Show the bar."""
-        from tqdm import tqdm
-
-        self._recall = ""
-        self._bar: Any = tqdm(
-            total=trainer.total_steps,
-            initial=trainer.step,
-            disable=None,  # where standard error is no terminal
-            unit="step",
-            bar_format="{desc} {bar} {n_fmt}/{total_fmt} [{elapsed} < {remaining}]{postfix}",
-            dynamic_ncols=True,
-        )
-
-    def on_step(self, trainer: Trainer, record: Record) -> None:
-        """Move the bar."""
-        self._bar.set_description_str(f"epoch {record['epoch']}/{trainer.epochs}", refresh=False)
-        self._bar.set_postfix_str(
-            f"loss {record['loss']:.3f} (log N {record['log_n']:.2f}) {self._recall}"
-            f"{record['pairs_per_second']:.0f} pairs/s, {record['waiting']:.0%} waiting for data",
-            refresh=False,
-        )
-        self._bar.update()
-
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
-        """Print a line that stays."""
-        self._recall = f"R@1 {record['text_to_image']['R@1']:.1f} "
-        self._say(describe(record, trainer))
-
-    def on_end(self, trainer: Trainer) -> None:
-        """Take the bar away."""
-        self._bar.close()
-
-    def _say(self, line: str) -> None:
-        self._bar.write(line, file=sys.stdout)
-        sys.stdout.flush()
-
-
-def describe(record: Record, trainer: Trainer) -> str:
-    """An evaluation in a line."""
-    recent = [r["loss"] for r in trainer.history.steps if r["epoch"] == record["epoch"]]
-    loss = f"loss {sum(recent) / len(recent):.3f}  " if recent else ""
-    waits = [r["waiting"] for r in trainer.history.steps if r["epoch"] == record["epoch"] and "waiting" in r]
-    waiting = f"  waiting for data {sum(waits) / len(waits):.1%}" if waits else ""
-    return (
-        f"epoch {record['epoch']:>3}/{trainer.epochs}  {loss}validation loss {record['val_loss']:.3f} "
-        f"(log N {record['val_log_n']:.2f})  R@1 text to image {record['text_to_image']['R@1']:.1f}, "
-        f"image to text {record['image_to_text']['R@1']:.1f}{waiting}"
-    )
-
-
 def default_callbacks() -> list[Callback]:
     """What a trainer does unless it is told otherwise."""
-    return [MetricsFile(), LearningCurve(), Progress()]
+    from miniclip.train.console import Progress  # these are callbacks themselves
+    from miniclip.train.cost import PeakShare
+    from miniclip.train.drawing import EvaluationPictures, LearningCurve
+
+    return [PeakShare(), MetricsFile(), EvaluationPictures(), LearningCurve(), Progress()]
+
+
+def sinks(config: TrainConfig) -> list[Callback]:
+    """The places that a run shall also be logged to, by its settings.
+
+    Raises:
+        ImportError: what they need is not installed.
+    """
+    found: list[Callback] = []
+    if config.tensorboard:
+        from miniclip.train.tensorboard import TensorBoard
+
+        found.append(TensorBoard())
+    if config.wandb is not None:
+        from miniclip.train.wandb import WeightsAndBiases
+
+        found.append(WeightsAndBiases(config.wandb))
+    return found
+
+
+def call(callbacks: Sequence[Callback], event: str, *arguments: Any) -> None:
+    """Call a method of each; of an `optional` one a failure is said, once, and the run goes on."""
+    for callback in callbacks:
+        if callback.failed == "on_start":
+            continue  # it never began
+        try:
+            getattr(callback, event)(*arguments)
+        except Exception as error:
+            if not callback.optional:
+                raise
+            if callback.failed is None:
+                callback.failed = event
+                name, why = type(callback).__name__, " ".join(str(error).split())
+                warnings.warn(
+                    f"{name}: {type(error).__name__}: {why}; the run goes on, and {history.FILE} keeps its figures",
+                    stacklevel=2,
+                )

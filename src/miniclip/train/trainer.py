@@ -37,7 +37,7 @@ from miniclip.models.vision import draw_patches
 from miniclip.randomness import generator
 from miniclip.tokenizer import load_tokenizer
 from miniclip.train import state
-from miniclip.train.callbacks import Callback, default_callbacks
+from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
 from miniclip.train.health import look
 from miniclip.train.history import FILE as METRICS
 from miniclip.train.history import History, Record
@@ -77,7 +77,7 @@ class Trainer:
         config: the settings.
         run_dir: where everything is written; it must not hold a run. None: the next free one of `runs/clip`,
             `runs/clip-2`, …
-        callbacks: in place of the usual ones (the log, the curve, the progress bar).
+        callbacks: in place of the usual ones (the log, the pictures, the progress bar).
         device: None: the GPU where there is one, and of several ranks each its own.
         about: anything else to keep in the run's `config.json`, such as where the data came from; JSON values.
         saved: a state to go on from; `Trainer.resume` passes it.
@@ -153,7 +153,7 @@ class Trainer:
         self.augment = Augment(self.config.crop, self.config.rotate, self.config.flip, self.config.color)
         self.optimizer = build_optimizer(model, self.config)
         callbacks = default_callbacks() if callbacks is None else list(callbacks)
-        self.callbacks = callbacks if distributed.is_main() else []
+        self.callbacks = [*callbacks, *sinks(self.config)] if distributed.is_main() else []
         self.history = History()
         self.step, self.epoch, self.best = 0, 0, -1.0
         self.seen: tuple[Batch, CLIPOutput] | None = None  # the last step's
@@ -247,6 +247,7 @@ class Trainer:
         self.step += 1
         log_n = math.log(self.loader.batch_size)
         record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": log_n}
+        record["tokens"] = batch.tokens.shape[1]
         self._unread.append((record, result.figures))
         self.seen = batch, result.seen
 
@@ -375,8 +376,7 @@ class Trainer:
         return every is not None and self.step % every == 0
 
     def _call(self, event: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
-            getattr(callback, event)(self, *arguments)
+        call(self.callbacks, event, self, *arguments)
 
 
 def tokenizer_of(model: CLIP) -> TextTokenizer:
