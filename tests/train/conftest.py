@@ -13,8 +13,21 @@ from miniclip.hub import fresh
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import Callback, TrainConfig, Trainer
+from miniclip.train.drawing import EvaluationPictures
 
 CONFIG = CLIPConfig(ImageConfig(16, 8, 32, 1, 2), TextConfig(77, 600, 32, 1, 2), 16)
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pictures of evaluations, which take longer than these runs; a test that asks for `drawn` has them."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(EvaluationPictures, "draw", lambda self, trainer: None)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """With the pictures of evaluations."""
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,10 @@ from miniclip.data import Shapes
 from miniclip.errors import CheckpointError, DataError
 from miniclip.models.clip import CLIP
 from miniclip.train import Callback, History, TrainConfig, Trainer
+from miniclip.train.callbacks import MetricsFile
 from miniclip.train.state import read_state
 
-TIMES = {"pairs_per_second", "waiting"}
+TIMES = {"pairs_per_second", "peak_share", "waiting"}
 
 
 class StopAt(Callback):
@@ -55,16 +56,18 @@ def assert_same_run(a, b):
             assert torch.equal(value, theirs[key]), key
 
 
-def test_a_run_leaves_what_the_design_says(start):
+def test_a_run_leaves_what_the_design_says(start, drawn):
     trainer = start()
     history = trainer.fit()
     run = trainer.run_dir
     assert sorted(path.name for path in run.iterdir()) == [
         "best",
         "config.json",
+        "confusions.png",
         "last",
         "learning_curve.png",
         "metrics.jsonl",
+        "similarities.png",
         "state.safetensors",
     ]
     for checkpoint in ("best", "last"):
@@ -244,7 +247,8 @@ def test_a_callback_that_fails_is_seen_and_the_log_is_closed(start):
     trainer = start(callbacks=[*default(), Fail()])
     with pytest.raises(RuntimeError, match="of the user's"):
         trainer.fit()
-    assert trainer.callbacks[0]._file.closed
+    (log,) = [callback for callback in trainer.callbacks if isinstance(callback, MetricsFile)]
+    assert log._file.closed
 
 
 def test_a_failed_write_leaves_the_last_good_state(start, monkeypatch):

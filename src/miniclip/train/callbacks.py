@@ -77,9 +77,10 @@ def default_callbacks() -> list[Callback]:
     """What a trainer does unless it is told otherwise."""
     from miniclip.train.console import Progress  # these are callbacks themselves
     from miniclip.train.cost import PeakShare
+    from miniclip.train.doctor import Doctor
     from miniclip.train.drawing import EvaluationPictures, LearningCurve
 
-    return [PeakShare(), MetricsFile(), EvaluationPictures(), LearningCurve(), Progress()]
+    return [PeakShare(), MetricsFile(), EvaluationPictures(), LearningCurve(), Progress(), Doctor()]
 
 
 def sinks(config: TrainConfig) -> list[Callback]:

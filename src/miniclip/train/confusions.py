@@ -57,13 +57,13 @@ def worst(embedded: Embedded, captions: Sequence[Sequence[str]], count: int = SH
     found = [
         confusion
         for rows in torch.split(evenly(len(embedded.images), LOOKED_AT), AT_A_TIME)
-        for confusion in _of(embedded, rows, text, len(ids))
+        for confusion in _of(embedded, rows, text, len(ids), count)
     ]
     return sorted(found, key=lambda confusion: -confusion.margin)[:count]
 
 
-def _of(embedded: Embedded, rows: Tensor, text: Tensor, texts: int) -> Iterator[Confusion]:
-    """Those of some pictures, of which a picture is left out if no caption differs from its own."""
+def _of(embedded: Embedded, rows: Tensor, text: Tensor, texts: int, count: int) -> Iterator[Confusion]:
+    """The worst of some pictures, of which a picture is left out if no caption differs from its own."""
     owner = embedded.owner.cpu()
     similarity = (embedded.images[rows.to(embedded.images.device)] @ embedded.texts.T).float().cpu()  # (n, M)
     similarity = similarity.nan_to_num(-1.0)
@@ -74,7 +74,7 @@ def _of(embedded: Embedded, rows: Tensor, text: Tensor, texts: int) -> Iterator[
     right, right_at = similarity.masked_fill(~mine, -torch.inf).max(dim=1)
     others = similarity.masked_fill(known[:, text], -torch.inf)
     best, at = others.topk(min(16 * WINNERS, others.shape[1]), dim=1)  # more than are shown: some may read the same
-    for i, picture in enumerate(rows.tolist()):
+    for i in (best[:, 0] - right).topk(min(count, len(rows))).indices.tolist():
         wrong: list[tuple[int, float]] = []
         seen: set[Any] = set()
         for value, index in zip(best[i].tolist(), at[i].tolist(), strict=True):
@@ -83,7 +83,7 @@ def _of(embedded: Embedded, rows: Tensor, text: Tensor, texts: int) -> Iterator[
                 wrong.append((index, value))
                 seen |= {words, whose}
         if wrong:
-            yield Confusion(picture, (int(right_at[i]), float(right[i])), wrong[:WINNERS])
+            yield Confusion(int(rows[i]), (int(right_at[i]), float(right[i])), wrong[:WINNERS])
 
 
 def draw_confusions(embedded: Embedded, data: PairData, path: str | Path, title: str = "") -> None:
@@ -99,8 +99,9 @@ def draw_confusions(embedded: Embedded, data: PairData, path: str | Path, title:
     owners = embedded.owner.tolist()
     found = worst(embedded, data.captions)
     rows = max(1, -(-len(found) // 2))
-    figure = new_figure(13, 0.5 + 2.3 * rows)
+    figure = new_figure(13, 0.5 + 2.3 * rows, arranged=False)
     grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.8, 1, 1.8))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.6 / figure.get_figheight(), wspace=0.05, hspace=0.15)
     for axes in grid.flat:
         axes.set_axis_off()
     for place, confusion in enumerate(found):

@@ -15,12 +15,15 @@ TRAIN, VALIDATION, TO_IMAGE, TO_TEXT = "#4c78a8", "#e45756", "#54a24b", "#b279a2
 POINTS = 2000  # of the training loss that are drawn: two in a column of the picture
 
 
-def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches that nobody else knows of, of 120 pixels an inch."""
+def new_figure(width: float, height: float, arranged: bool = True) -> Any:
+    """A figure of so many inches that nobody else knows of, of 120 pixels an inch.
+
+    Arranged by itself, which can take longer than drawing it; or by `subplots_adjust`, where what lies where is known.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained" if arranged else None)
     FigureCanvasAgg(figure)
     return figure
 

@@ -62,6 +62,8 @@ class TrainConfig:
     eval_every: int = setting(1, "epochs between evaluations")
     save_every: int | None = setting(None, "steps between checkpoints, besides the one after each epoch")
     log_every: int = setting(10, "steps between looks at the loss (every step is logged; a look waits for the device)")
+    tensorboard: bool = setting(False, "log to TensorBoard too, below the run directory")
+    wandb: str | None = setting(None, "the Weights & Biases project to log to as well")
     workers: int | None = setting(
         None, "processes that decode pictures; unset: none if all fit into 2 GiB once decoded, else one a core but one"
     )

@@ -44,8 +44,9 @@ def draw_similarities(embedded: Embedded, path: str | Path, title: str = "") -> 
     matrix, many = pairs(embedded, SHOWN), pairs(embedded, COUNTED)
     right = many.diagonal()
     wrong = many[~torch.eye(len(many), dtype=torch.bool)]
-    figure = new_figure(11, 5.2)
+    figure = new_figure(11, 5.2, arranged=False)
     left, heaps = figure.subplots(1, 2, width_ratios=(6, 5))
+    figure.subplots_adjust(0.06, 0.16, 0.98, 0.86, wspace=0.1)
     image = left.imshow(matrix.numpy(), cmap="viridis", interpolation="nearest")
     left.set(xlabel="caption", ylabel="picture", title=f"{len(matrix)} pairs: the diagonal should be bright")
     figure.colorbar(image, ax=left, label="cosine", shrink=0.85)

@@ -28,7 +28,6 @@ from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
 from miniclip.config import CLIPConfig
 from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.packed import require_pixels
-from miniclip.data.packed import require_pixels
 from miniclip.data.pairs import PairData
 from miniclip.data.sources import deaths_named
 from miniclip.evaluation.retrieval import Embedded
@@ -38,6 +37,7 @@ from miniclip.randomness import generator
 from miniclip.tokenizer import load_tokenizer
 from miniclip.train import state
 from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
+from miniclip.train.check import Report, check
 from miniclip.train.health import look
 from miniclip.train.history import FILE as METRICS
 from miniclip.train.history import History, Record
@@ -123,14 +123,15 @@ class Trainer:
         self.run_dir, precision = distributed.on_main(decide)  # ranks could answer differently
         self.config = dataclasses.replace(config, precision=precision)
         require_pixels(val_data, model)  # now, and not after an epoch
-        require_pixels(val_data, model)  # now, and not after an epoch
         self.model = model.to(device)
         distributed.copy_weights(self.model)
-        self.val_data = val_data
+        self.train_data, self.val_data = train_data, val_data
         self.about = dict(about or {})
+        tokenizer = tokenizer_of(model)
+        cut = getattr(tokenizer, "truncated", 0)
         self.loader = PairLoader(
             train_data,
-            tokenizer_of(model),
+            tokenizer,
             model.preprocess,
             context_length=model.config.text.context_length,
             batch_size=self.config.batch_size,
@@ -141,6 +142,7 @@ class Trainer:
             on_error=self.config.on_error,
             max_left_out=self.config.max_left_out,
         )
+        self.captions_cut: int = getattr(tokenizer, "truncated", 0) - cut  # of the training data, at the context length
         rows = self.loader.rows
         self.config = settle_memory(self.model, self.config, rows.stop - rows.start)
         if self.config.fsdp:
@@ -229,6 +231,17 @@ class Trainer:
                 self.model.eval()
                 self._call("on_end")
         return self.history
+
+    def check(self, **limits: Any) -> Report:
+        """Look at data, memory and model before `fit`, and overfit a few pairs with a copy; the run is left as it is.
+
+        Args:
+            limits: `steps` and `seconds`, as in `miniclip.train.check.check`.
+
+        Returns:
+            The findings; `print` them.
+        """
+        return check(self.model, self.train_data, self.val_data, self.config, **limits)
 
     def batches(self) -> Iterator[Batch]:
         """What is left of the epoch, and of the steps in all."""
