@@ -74,17 +74,18 @@ def test_what_is_no_data_set():
         Captions.from_huggingface(Table(image=[png(0)], x=["one"]))
 
 
-class TestTheLibrary:
-    @pytest.fixture(scope="class")
-    def dataset(self):
-        datasets = pytest.importorskip("datasets")
-        columns = {
-            "image": [{"bytes": png(k), "path": None} for k in range(30)],
-            "caption": [[f"{k}", "x"] for k in range(30)],
-        }
-        features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
-        return datasets.Dataset.from_dict(columns, features=features)
+@pytest.fixture(scope="module")
+def dataset():
+    datasets = pytest.importorskip("datasets")
+    columns = {
+        "image": [{"bytes": png(k), "path": None} for k in range(30)],
+        "caption": [[f"{k}", "x"] for k in range(30)],
+    }
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
+    return datasets.Dataset.from_dict(columns, features=features)
 
+
+class TestTheLibrary:
     def test_it_reads(self, dataset, monkeypatch):
         datasets = pytest.importorskip("datasets")
         monkeypatch.setattr(datasets.Image, "decode_example", None)  # the library decodes nothing
