@@ -37,6 +37,14 @@ def test_pictures_below_with_a_caption_a_line(tmp_path):
     assert open_data(tmp_path, "all").captions == data.captions
 
 
+def test_links_to_folders_are_followed_once(tmp_path):
+    put(tmp_path / "elsewhere", "a.jpg", "one")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
+    assert names(Captions.from_folder(tmp_path / "set"), tmp_path / "set") == ["link/a.jpg"]
+
+
 def test_a_text_file_may_keep_the_pictures_ending(tmp_path):
     put(tmp_path, "a.jpg")
     (tmp_path / "a.jpg.txt").write_text("one")

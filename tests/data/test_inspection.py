@@ -154,6 +154,8 @@ class TestCommand:
     def test_the_drawn_set_and_a_split(self, capsys):
         assert main(["data", "inspect", "shapes", "--split", "val"]) == 0
         assert "pictures     500" in capsys.readouterr().out
+        assert main(["data", "inspect", "shapes"]) == 0
+        assert capsys.readouterr().out.startswith("shapes, train\n")  # there is no "all" of it
 
     def test_a_tokenizer(self, folder, tmp_path, capsys):
         Tokenizer.train(["x"], 514).save(tmp_path)

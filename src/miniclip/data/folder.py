@@ -31,8 +31,7 @@ def read_folder(root: Path, left_out: LeftOut) -> Iterator[Entry]:
     if not root.is_dir():
         found = "a file, not a folder" if root.exists() else "nothing there"
         raise FileNotFoundError(f"{root}: {found}; give a folder of pictures with text files beside them")
-    pictures = [Path(folder, name) for folder, name in _walk(root) if Path(name).suffix.lower() in SUFFIXES]
-    texts = {Path(folder, name) for folder, name in _walk(root) if name.lower().endswith(".txt")}
+    pictures, texts = _pictures_and_texts(root)
     if not pictures:
         raise DataError(f"{root}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
     beside = {path: _text_beside(path, texts) for path in pictures}
@@ -57,15 +56,23 @@ def read_folder(root: Path, left_out: LeftOut) -> Iterator[Entry]:
 
 def holds_pictures_with_texts(root: Path) -> bool:
     """Whether `read_folder` has something to read."""
-    texts = {Path(folder, name) for folder, name in _walk(root) if name.lower().endswith(".txt")}
-    names = ((folder, name) for folder, name in _walk(root) if Path(name).suffix.lower() in SUFFIXES)
-    return bool(texts) and any(_text_beside(Path(folder, name), texts) for folder, name in names)
+    pictures, texts = _pictures_and_texts(root)
+    return bool(texts) and any(_text_beside(path, texts) for path in pictures)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, str]]:
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith((".", "__MACOSX")))
-        yield from ((folder, name) for name in sorted(names) if not name.startswith("."))
+def _pictures_and_texts(root: Path) -> tuple[list[Path], set[Path]]:
+    """The files below a folder, links to folders followed once."""
+    pictures, texts, seen = [], set(), set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = sorted(name for name in below if real not in seen and not name.startswith((".", "__MACOSX")))
+        if real in seen:
+            continue
+        seen.add(real)
+        found = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+        pictures += [path for path in found if path.suffix.lower() in SUFFIXES]
+        texts |= {path for path in found if path.suffix.lower() == ".txt"}
+    return pictures, texts
 
 
 def _text_beside(path: Path, texts: set[Path]) -> Path | None:

@@ -89,7 +89,13 @@ class WebDataset(Captions):
         entries = _entries(found, _Fields(picture, caption), left_out)
         rule = Rule(split, seed, on_error, at_most)
         pictures = collect(found[0].path, entries, rule, left_out, about=about, exact=len(told) > 1)
-        super().__init__(pictures.paths, pictures.captions, left_out=pictures.left_out, about=pictures.about)
+        super().__init__(
+            pictures.paths,
+            pictures.captions,
+            left_out=pictures.left_out,
+            splits=pictures.splits,
+            about=pictures.about,
+        )
 
 
 def is_tar(spec: object) -> bool:

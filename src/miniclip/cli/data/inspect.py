@@ -44,28 +44,28 @@ def inspect_command(data: str, split: str | None, sheet: str | None, tokenizer: 
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # all that is left out is listed below
-        pairs = opened(data, split)
+        pairs, split = opened(data, split)
         found = inspect(pairs, tokenizer=loaded, progress=sys.stderr.isatty())
-    print(f"{data}, {split or 'all'}")
+    print(f"{data}, {split}")
     print(found.report(at_most))
     if sheet is not None:
         contact_sheet(pairs, sheet, indices=found.readable)
         print(f"contact sheet: {sheet}")
 
 
-def opened(data: str, split: str | None) -> Any:
-    """The set, with whatever of it can be read."""
+def opened(data: str, split: str | None) -> tuple[Any, str]:
+    """The set, with whatever of it can be read, and which split of it."""
     from miniclip.data import open_data
 
     rule: dict[str, Any] = {"on_error": "skip", "at_most": 1.0}
     if split is not None:
-        return open_data(data, split, **rule)
+        return open_data(data, split, **rule), split
     try:
-        return open_data(data, "all", **rule)
+        return open_data(data, "all", **rule), "all"
     except ValueError as error:
         if type(error) is not ValueError:  # DataError is one, too
             raise
-        return open_data(data, "train", **rule)
+        return open_data(data, "train", **rule), "train"
 
 
 def require_png(path: Path) -> None:
