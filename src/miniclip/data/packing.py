@@ -91,7 +91,7 @@ def pack(
     _claim(out, split, preprocess)
     folder = out / split
     names = _names(data)
-    source = _source(data, names)
+    source = _source(data, names, preprocess)
     done = {
         start: shard for start, shard in _whole_shards(folder, source).items() if not _mended(data, shard, preprocess)
     }
@@ -135,11 +135,14 @@ def _claim(out: Path, split: str, preprocess: Preprocess) -> None:
         raise ValueError(f"the split {split!r} cannot be the name of a folder; take one such as 'train'")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; a packed set is a folder: name another one")
-    if not Packed.is_packed(out):
-        if out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out} holds other files; a packed set needs a folder of its own: name another one")
+    ours = Packed.is_packed(out) or any((out / split / name).is_file() for name in (INDEX, JOURNAL))
+    if not ours and out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds other files; a packed set needs a folder of its own: name another one")
+    try:
+        found = read_pack(out)["pixels"]
+    except (FileNotFoundError, DataError):  # new, or damaged: each split says it again
         _write_json(out / PACK, {"format": FORMAT, "pixels": preprocess.how()})
-    found = read_pack(out)["pixels"]
+        return
     if found != preprocess.how():
         raise ValueError(
             f"{out} holds a set that was packed otherwise ({_words(found)}, now {_words(preprocess.how())}): name "
@@ -161,8 +164,8 @@ def _whole_shards(folder: Path, source: dict[str, Any]) -> dict[int, Shard]:
         return {}
     if noted[0] != source:
         raise ValueError(
-            f"{folder} was packed from other pictures or captions ({noted[0]['pictures']:,} pictures, now "
-            f"{source['pictures']:,}): name another folder, or remove that one"
+            f"{folder} was packed otherwise, or from other pictures or captions ({noted[0]['pictures']:,} pictures, "
+            f"now {source['pictures']:,}): name another folder, or remove that one"
         )
     whole = {}
     for shard in noted[1]:
@@ -194,13 +197,14 @@ def _noted(folder: Path) -> tuple[dict[str, Any], list[Shard]] | None:
     return (records[0], records[1:]) if records else None
 
 
-def _source(data: PairData, names: Sequence[str]) -> dict[str, Any]:
-    """What tells whether a set is the one that packing began with: the counts, and a digest of names and captions."""
+def _source(data: PairData, names: Sequence[str], preprocess: Preprocess) -> dict[str, Any]:
+    """What tells whether packing is the one that was begun: of which pictures and captions, and to which pixels."""
     found = hashlib.sha256()
     for name, own in zip(names, data.captions, strict=True):
         found.update(json.dumps([name, list(own)]).encode())
     captions = sum(map(len, data.captions))
-    return {"pictures": len(data), "captions": captions, "sha256": found.hexdigest()}
+    counts = {"pictures": len(data), "captions": captions}
+    return {**counts, "sha256": found.hexdigest(), "pixels": preprocess.how()}
 
 
 def _names(data: PairData) -> list[str]:
