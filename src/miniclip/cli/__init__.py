@@ -18,11 +18,11 @@ INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 2 for an error, 130 for Ctrl-C."""
+    """Run the command; returns the exit code: 0, 1 for a check that found errors, 2 for an error, 130 for Ctrl-C."""
     options = parse(arguments)
     command = options.pop("command")
     try:
-        command(**options)
+        code: int | None = command(**options)
     except KeyboardInterrupt:
         if distributed.is_main():
             print("miniclip: stopped", file=sys.stderr)
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         who = f"miniclip, rank {distributed.rank()}" if distributed.world_size() > 1 else "miniclip"
         print(f"{who}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
-    return 0
+    return code or 0
 
 
 def parse(arguments: Sequence[str] | None) -> dict[str, Any]:

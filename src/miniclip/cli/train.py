@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -27,7 +28,9 @@ EPILOG = """examples:
   miniclip train --data flickr30k --preset bert_vit_b_16 --epochs 55 --run-dir runs/flickr
   miniclip train --data photos.csv                   paths and captions in a table; `miniclip data inspect` looks at it
   miniclip train --config recipe.toml                the same names, as `epochs = 55`; flags win over the file
+  miniclip train --data flickr30k --check            look before a long run; warnings exit with 0, errors with 1
   miniclip train --resume runs/flickr                go on where a run was stopped
+  miniclip train --data photos --dry-run             what would be used, and the time and memory it would take
   torchrun --nproc-per-node 4 -m miniclip train …    on four GPUs, or processes
 """
 
@@ -37,6 +40,9 @@ def add(commands: Any) -> None:
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
     train.add_argument("--resume", metavar="RUN", help="go on with a run; everything else comes from it")
     train.add_argument("--config", metavar="FILE", help="a TOML file with any of the settings below")
+    train.add_argument(
+        "--dry-run", action="store_true", help="print what would be used and what it would cost; then end"
+    )
     add_flag(
         train,
         "data",
@@ -46,6 +52,13 @@ def add(commands: Any) -> None:
     add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {PRESET})")
     add_flag(train, "model", str | None, "a checkpoint to start from, in place of a preset")
     add_flag(train, "run_dir", str | None, "where to write (default: the next free runs/NAME)")
+    train.add_argument(
+        "--check",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="look at the data, the memory and the model, overfit a few pairs with a copy of it, say what was found, "
+        "and stop; exit code 1 where an error was found",
+    )
     add_flag(train, "device", str | None, "cpu, cuda, mps (default: the GPU where there is one)")
     settings = train.add_argument_group("settings")
     hints = get_type_hints(TrainConfig)
@@ -57,10 +70,13 @@ def add(commands: Any) -> None:
         add_flag(settings, field.name, hints[field.name], TrainConfig.help(field.name) + default)
 
 
-def train_command(resume: str | None, config: str | None, **flags: Any) -> None:
+def train_command(resume: str | None, config: str | None, check: bool = False, **flags: Any) -> int:
     """`miniclip train`; torchrun makes of it one process a rank."""
     with distributed.ranks(flags.get("device")), printed_once():
+        if check:
+            return run_check(resume, config, **flags)
         run_training(resume, config, **flags)
+    return 0
 
 
 @contextlib.contextmanager
@@ -74,15 +90,48 @@ def printed_once() -> Iterator[None]:
         yield
 
 
-def run_training(resume: str | None, config: str | None, **flags: Any) -> None:
-    """Start or take up a run, train to the end, and say what came out."""
+def run_check(resume: str | None, config: str | None, **flags: Any) -> int:
+    """Look at what a run would train on and with, and stop; returns the exit code."""
+    from miniclip.train.check import check
+    from miniclip.train.precision import resolve
+
     if resume is not None:
-        if config is not None or flags.keys() - {"device"}:
-            given = ", ".join("--" + name.replace("_", "-") for name in flags) or "--config"
-            raise ValueError(f"--resume takes everything from the run, but found {given}: leave it out")
+        refuse_flags(config, flags)
+        report = resumed(resume, flags.get("device")).check()
+    else:  # without a trainer, which would read all pictures, and stop at the first that it cannot
+        import torch
+
+        given = arguments({**read_toml(config), **flags} if config else flags)
+        device = torch.device(given["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+        settings = dataclasses.replace(given["config"], precision=resolve(given["config"].precision, device))
+        report = check(given["model"].to(device), given["train_data"], given["val_data"], settings)
+    print(report)
+    if report.worst == "error":
+        print("mend the errors, then check again")
+        return 1
+    print("nothing was trained or written; start the run with the same command without --check")
+    return 0
+
+
+def refuse_flags(config: str | None, flags: dict[str, Any]) -> None:
+    """Check that nothing is given that a run which is taken up has settled."""
+    if config is not None or flags.keys() - {"device"}:
+        given = ", ".join("--" + name.replace("_", "-") for name in flags) or "--config"
+        raise ValueError(f"--resume takes everything from the run, but found {given}: leave it out")
+
+
+def run_training(resume: str | None, config: str | None, dry_run: bool = False, **flags: Any) -> None:
+    """Start or take up a run, train to the end, and say what came out; or say what it would be."""
+    if resume is not None:
+        refuse_flags(config, flags)
         trainer = resumed(resume, flags.get("device"))
     else:
         trainer = started({**read_toml(config), **flags} if config else flags)
+    if dry_run:
+        from miniclip.cli.dry_run import describe
+
+        print(describe(trainer, resume, read_toml(config) if config else {}, flags))
+        return
     print(
         f"{trainer.about.get('preset', 'model')}: {count(trainer.model):,} parameters; {trainer.loader.size:,} "
         f"training pictures, batches of {trainer.loader.batch_size}, {trainer.total_steps:,} steps, "
@@ -105,6 +154,13 @@ def on_ranks() -> str:
 def started(settings: dict[str, Any]) -> Any:
     """A trainer for a new run."""
     import miniclip
+
+    return miniclip.Trainer(**arguments(settings))
+
+
+def arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """The data and the model of a new run, and all else that its trainer is made from."""
+    import miniclip
     from miniclip.data.opening import from_anywhere, short_name
     from miniclip.train.run_dir import next_run_dir, refuse_a_run
 
@@ -121,7 +177,8 @@ def started(settings: dict[str, Any]) -> Any:
     preset_name = preset_name or PRESET
     model = miniclip.load(checkpoint) if checkpoint else fresh_model(preset_name, train_data.captions, config)
     about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
-    return miniclip.Trainer(model, train_data, val_data, config=config, run_dir=run_dir, device=device, about=about)
+    what = {"model": model, "train_data": train_data, "val_data": val_data}
+    return {**what, "config": config, "run_dir": run_dir, "device": device, "about": about}
 
 
 def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: TrainConfig) -> Any:

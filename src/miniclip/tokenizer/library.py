@@ -77,6 +77,7 @@ class LibraryTokenizer(RowTokenizer):
 
     Attributes:
         vocab_size: the highest id, plus 1.
+        unknown_id: what stands for all that the vocabulary lacks; None where it lacks nothing, or leaves it out.
         start_id: the first of `before`, or None.
         end_id: the id that ends a caption, or None: CLIPA's rows have none.
         before, after: the ids that begin and end every row.
@@ -113,6 +114,7 @@ class LibraryTokenizer(RowTokenizer):
         self._library = _library({**data, "normalizer": _normalizer_of_class(normalizer, config)})
         self._add_specials(config)
         self.vocab_size = max(self._library.get_vocab().values()) + 1
+        self.unknown_id = _unknown(data.get("model") or {}, self._library)
         self._frame = _frame(data.get("post_processor"))
         spare = _spare(data.get("post_processor"))
         self._sep_id = self._separator(strip_sep_token, sep_token or _name(config.get("sep_token")))
@@ -405,6 +407,13 @@ def _library(data: Json) -> "tokenizers.Tokenizer":
         return tokenizers.Tokenizer.from_str(json.dumps({**data, "padding": None, "truncation": None}))
     except Exception as error:  # the library raises no other type
         raise CheckpointError(f"the tokenizers library cannot read it ({error})") from error
+
+
+def _unknown(model: Json, library: "tokenizers.Tokenizer") -> int | None:
+    """The id of the unknown token: by its number in a Unigram model, else by its name."""
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return None if model.get("unk_token") is None else library.token_to_id(model["unk_token"])
 
 
 def _read_config(directory: Path) -> Json:

@@ -122,12 +122,40 @@ def _fits_by_trial(model: CLIP, config: TrainConfig, batch: int) -> Callable[[in
 def _fits_by_count(model: CLIP, config: TrainConfig, batch: int) -> Callable[[int], bool]:
     """Elsewhere: count two small trials, and reckon the rest."""
     budget = CPU_SHARE * available_bytes() / ranks_here() - reserved_bytes(model, batch)
+    few, more = _counts(model, config)
+    return lambda size: peak(few, more, size) <= budget
+
+
+def _counts(model: CLIP, config: TrainConfig) -> tuple[list[int], list[int]]:
+    """The moments of the two counted trials."""
     traces = []
     for pairs in COUNTED:
         with Alive(model.parameters()) as alive:
             _trial(model, config, pairs)
         traces.append(alive.moments)
-    return lambda size: peak(traces[0], traces[1], size) <= budget
+    return traces[0], traces[1]
+
+
+def step_bytes(model: CLIP, config: TrainConfig, batch: int) -> float:
+    """About what a step of a batch takes besides the weights, counted on any device; the model is left as it was.
+
+    Args:
+        model: on its device.
+        config: with a micro batch of a number, or none.
+        batch: B, of this rank.
+    """
+    pairs = config.micro_batch_size if isinstance(config.micro_batch_size, int) else batch
+    with _no_trace(model):
+        few, more = _counts(model, config)
+    return peak(few, more, min(pairs, batch)) + reserved_bytes(model, batch)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that this process may still take."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_bytes()
 
 
 def peak(small: Sequence[int], large: Sequence[int], pairs: int) -> float:
