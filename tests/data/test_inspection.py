@@ -75,7 +75,7 @@ class TestInspect:
     def test_a_set_of_no_files(self):
         data = Shapes("val", 12)
         found = inspect(data, threads=2)
-        assert (found.pictures, found.captions, found.folder, found.layout) == (12, 60, "", "")
+        assert (found.pictures, found.captions, found.folder, found.layout) == (12, 60, "", repr(data))
         assert found.widths.least == found.widths.most == 64
         assert found.same_bytes == found.same_pixels == []
         assert "learned from them" in found.tokenizer

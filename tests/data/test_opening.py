@@ -267,6 +267,12 @@ class TestWhatIsNone:
         with pytest.raises(DataError, match="give the folder"):
             open_data(tmp_path / "dataset_coco.json")
 
+    @pytest.mark.parametrize("spec", ["https://example.org/a.tar", "s3://bucket/photos.csv"])
+    def test_an_address(self, spec):
+        with pytest.raises(ValueError, match="read from disk: download them") as error:
+            open_data(spec)
+        assert spec in str(error.value)
+
     def test_several_tables(self, tmp_path):
         for name in ("a.csv", "b.csv"):
             (tmp_path / name).write_text("image,caption\n")

@@ -49,7 +49,7 @@ class Inspection:
 
     Attributes:
         folder: where all pictures are, which their names start from here; "" where they have none in common.
-        layout: what the set was read from, and where its split is from; "" where the set does not say.
+        layout: what the set was read from, and where its split is from; its `repr` where the set does not say.
         pictures: how many, with those that cannot be read.
         captions: how many.
         per_picture: captions.
@@ -101,7 +101,7 @@ class Inspection:
             at_most: lines of a list; the rest is counted.
         """
         lines = [
-            *([f"layout       {self.layout.replace('; ', WRAP)}"] if self.layout else []),
+            f"layout       {self.layout.replace('; ', WRAP)}",
             *([f"folder       {self.folder}"] if self.folder else []),
             f"pictures     {self.pictures:,}",
             f"captions     {self.captions:,}; {self.per_picture} a picture",
@@ -163,7 +163,7 @@ def inspect(
     left_out = getattr(data, "left_out", None)
     return Inspection(
         folder=folder,
-        layout=str(getattr(data, "about", "")),
+        layout=str(getattr(data, "about", "") or repr(data)),
         pictures=len(data),
         captions=len(flat),
         per_picture=_spread([len(own) for own in data.captions]),

@@ -92,12 +92,17 @@ def open_data(
         at_most: the share that may be left out.
 
     Raises:
-        ValueError: no such split.
+        ValueError: no such split; an address in place of a path.
         FileNotFoundError: nothing is there.
         DataError: nothing that can be read is there, or it is not as it should be.
     """
     if spec == "shapes":
         return Shapes(split, seed=seed)
+    if "://" in str(spec):
+        raise ValueError(
+            f"{spec}: data are read from disk: download them (`miniclip data get`, hf download, wget; the pictures of "
+            "a list of URLs: img2dataset), and give their path"
+        )
     path, image, caption = parse_spec(spec)
     rule: dict[str, Any] = {"split": split, "seed": seed, "on_error": on_error, "at_most": at_most}
     shards = _open_shards(str(path), rule)
