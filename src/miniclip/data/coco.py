@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from miniclip.data.entries import Entry, Rule, collect, find_files
+from miniclip.data.entries import Entry, Rule, collect
+from miniclip.data.finding import find_files
 from miniclip.data.karpathy import Image, read_json, read_karpathy
 from miniclip.data.left_out import AT_MOST, LeftOut, OnError
 from miniclip.data.pairs import Captions
