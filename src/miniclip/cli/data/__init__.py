@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from miniclip.cli.data import inspect, pack
+from miniclip.cli.data import get, inspect, pack
 
-COMMANDS: tuple[ModuleType, ...] = (inspect, pack)
+COMMANDS: tuple[ModuleType, ...] = (inspect, pack, get)
 
 
 def add(commands: Any) -> None:
