@@ -51,7 +51,9 @@ def require_even(batch: int, on_error: OnError = "raise") -> None:
             f"fsdp: a batch of {batch} pairs is no multiple of {world_size()} ranks; choose a batch_size that is"
         )
     if on_error == "skip":
-        raise ValueError("fsdp needs whole batches, which on_error 'skip' does not keep: pack the set without bad pictures")
+        raise ValueError(
+            "fsdp needs whole batches, which on_error 'skip' breaks: pack the set without its bad pictures"
+        )
 
 
 @contextmanager
