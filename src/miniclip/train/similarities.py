@@ -62,7 +62,7 @@ def draw_similarities(embedded: Embedded, path: str | Path, title: str = "") -> 
     )
     heaps.set_yticks([])
     heaps.spines[["top", "right", "left"]].set_visible(False)
-    if len(right):
+    if heaps.patches:
         heaps.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9, frameon=False)
     figure.suptitle(title)
     write_figure(figure, path)
