@@ -31,6 +31,7 @@ EPILOG = """examples:
   miniclip train --data flickr30k --check            look before a long run; warnings exit with 0, errors with 1
   miniclip train --resume runs/flickr                go on where a run was stopped
   miniclip train --data photos --dry-run             what would be used, and the time and memory it would take
+  miniclip train --resume runs/flickr --lr 1e-4 --changed         with another setting, as another run
   torchrun --nproc-per-node 4 -m miniclip train …    on four GPUs, or processes
 """
 
@@ -38,7 +39,13 @@ EPILOG = """examples:
 def add(commands: Any) -> None:
     """Add the command; its flags are made from `TrainConfig`."""
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
-    train.add_argument("--resume", metavar="RUN", help="go on with a run; everything else comes from it")
+    train.add_argument(
+        "--resume", metavar="RUN", help="go on with a run; what is not given comes from it, and what is, it asks about"
+    )
+    train.add_argument("--changed", action="store_true", help="with --resume: yes, with other data or settings")
+    train.add_argument(
+        "--step", type=int, metavar="N", help="with --resume: go back to the state of this step (--keep)"
+    )
     train.add_argument("--config", metavar="FILE", help="a TOML file with any of the settings below")
     train.add_argument(
         "--dry-run", action="store_true", help="print what would be used and what it would cost; then end"
@@ -96,11 +103,11 @@ def run_check(resume: str | None, config: str | None, **flags: Any) -> int:
     from miniclip.train.precision import resolve
 
     if resume is not None:
-        refuse_flags(config, flags)
-        report = resumed(resume, flags.get("device")).check()
+        report = taken_up(resume, config, flags).check()
     else:  # without a trainer, which would read all pictures, and stop at the first that it cannot
         import torch
 
+        refuse_resuming(flags)
         given = arguments({**read_toml(config), **flags} if config else flags)
         device = torch.device(given["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
         settings = dataclasses.replace(given["config"], precision=resolve(given["config"].precision, device))
@@ -113,19 +120,29 @@ def run_check(resume: str | None, config: str | None, **flags: Any) -> int:
     return 0
 
 
-def refuse_flags(config: str | None, flags: dict[str, Any]) -> None:
-    """Check that nothing is given that a run which is taken up has settled."""
-    if config is not None or flags.keys() - {"device"}:
-        given = ", ".join("--" + name.replace("_", "-") for name in flags) or "--config"
-        raise ValueError(f"--resume takes everything from the run, but found {given}: leave it out")
+def taken_up(run: str, config: str | None, flags: dict[str, Any]) -> Any:
+    """A trainer for a run that goes on, with what the command line changes of it."""
+    settings = {**read_toml(config), **flags} if config else dict(flags)
+    changed, step = settings.pop("changed", False), settings.pop("step", None)
+    return resumed(run, settings, changed, step)
+
+
+def refuse_resuming(flags: dict[str, Any]) -> None:
+    """Take out the flags that only a run which is taken up knows.
+
+    Raises:
+        ValueError: one of them was given.
+    """
+    if flags.pop("changed", False) or flags.pop("step", None) is not None:
+        raise ValueError("--changed and --step are for --resume RUN")
 
 
 def run_training(resume: str | None, config: str | None, dry_run: bool = False, **flags: Any) -> None:
     """Start or take up a run, train to the end, and say what came out; or say what it would be."""
     if resume is not None:
-        refuse_flags(config, flags)
-        trainer = resumed(resume, flags.get("device"))
+        trainer = taken_up(resume, config, flags)
     else:
+        refuse_resuming(flags)
         trainer = started({**read_toml(config), **flags} if config else flags)
     if dry_run:
         from miniclip.cli.dry_run import describe
@@ -197,14 +214,19 @@ def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: Tra
     return fresh(architecture, tokenizer)
 
 
-def resumed(run: str, device: str | None) -> Any:
+def resumed(run: str, settings: dict[str, Any], changed: bool, step: int | None) -> Any:
     """A trainer for a run that goes on."""
     import miniclip
     from miniclip.train.run_dir import read_run
 
-    settings = read_run(run)
-    both = open_both(data_of(run, settings), rule_of(settings["train"]))
-    return miniclip.Trainer.resume(run, *both, device=device)
+    device, data = (settings.pop(name, None) for name in ("device", "data"))
+    for name in ("preset", "model", "run_dir"):
+        if name in settings:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is for a new run; --resume {run} goes on with that run's: leave it out")
+    before = read_run(run)
+    both = open_both(data or data_of(run, before), rule_of(before["train"] | settings))
+    return miniclip.Trainer.resume(run, *both, settings=settings, changed=changed, step=step, device=device)
 
 
 def open_both(spec: str, rule: dict[str, Any]) -> tuple[Any, Any]:

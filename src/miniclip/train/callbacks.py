@@ -32,6 +32,9 @@ class Callback:
     def on_step(self, trainer: Trainer, record: Record) -> None:
         """For each step, in order, some steps late: they are read from the device `log_every` at a time."""
 
+    def on_skip(self, trainer: Trainer, record: Record) -> None:
+        """For each step that was not finite and changed nothing; `record["skipped"]` says where it went wrong."""
+
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """After each evaluation, with its record already in `trainer.history`."""
 
@@ -55,6 +58,10 @@ class MetricsFile(Callback):
     def on_step(self, trainer: Trainer, record: Record) -> None:
         """Append a line."""
         self._write(trainer, record)
+
+    def on_skip(self, trainer: Trainer, record: Record) -> None:
+        """Append a line."""
+        self._write(record)
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """Append a line."""

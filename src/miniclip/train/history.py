@@ -31,12 +31,15 @@ class History:
             `LIMIT` steps one for `stride` of them (`merged`), and the very last as they were.
         evaluations: one an evaluation: `step`, `epoch`, `val_loss`, `val_log_n`, `image_to_text`, `text_to_image`
             (the recalls, in percent).
+        skipped: one a step that was not finite: `step`, `epoch`, `log_n`, `lr`, `skipped` (where it went wrong),
+            `batch` (what was kept of it).
         stride: how many steps a point stands for, a power of two.
         end: bytes of the file that these records fill.
     """
 
     steps: list[Record] = dataclasses.field(default_factory=list)
     evaluations: list[Record] = dataclasses.field(default_factory=list)
+    skipped: list[Record] = dataclasses.field(default_factory=list)
     stride: int = dataclasses.field(default=1, init=False)
     end: int = dataclasses.field(default=0, init=False, compare=False, repr=False)
 
@@ -46,13 +49,13 @@ class History:
             self.add(record)
 
     @classmethod
-    def read(cls, run_dir: str | Path, step: int | None = None, epoch: int | None = None) -> History:
+    def read(cls, run_dir: str | Path, step: int | None = None, evaluated: int | None = None) -> History:
         """Read a run's `metrics.jsonl`, line by line; a last line cut short (the run was killed) is left out.
 
         Args:
             run_dir: the run.
             step: stop before the first record of a later step; None: read to the end.
-            epoch: stop before the first evaluation of a later epoch.
+            evaluated: stop before the first evaluation after a later step.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -66,7 +69,7 @@ class History:
                     break
                 try:
                     record = json.loads(text)
-                    if _after(record, step, epoch):
+                    if _after(record, step, evaluated):
                         break
                     history.add(record)
                 except (KeyError, TypeError, ValueError) as error:
@@ -76,8 +79,8 @@ class History:
 
     def add(self, record: Record) -> None:
         """Append a record where it belongs, and keep within `LIMIT`."""
-        if "val_loss" in record:
-            self.evaluations.append(record)
+        if "val_loss" in record or "skipped" in record:
+            (self.evaluations if "val_loss" in record else self.skipped).append(record)
             return
         if len(self.steps) - self._points == self.stride:
             self._close_point()
@@ -124,11 +127,11 @@ def line(record: Record) -> str:
     return json.dumps(record) + "\n"
 
 
-def _after(record: Record, step: int | None, epoch: int | None) -> bool:
-    """Whether a record is of a later step, or an evaluation of a later epoch."""
+def _after(record: Record, step: int | None, evaluated: int | None) -> bool:
+    """Whether a record is of a later step, or an evaluation after a later one."""
     if step is not None and record["step"] > step:
         return True
-    return epoch is not None and "val_loss" in record and record["epoch"] > epoch
+    return evaluated is not None and "val_loss" in record and record["step"] > evaluated
 
 
 def _is_figure(value: Any) -> TypeGuard[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from miniclip.distributed import is_sharded
 from miniclip.train.settings import TrainConfig
@@ -23,3 +23,15 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     # times the speed of the loop, on the CPU too.
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), eps=1e-6, fused=fused)
+
+
+def step_where(optimizer: torch.optim.Optimizer, allowed: Tensor) -> None:
+    """Do the optimizer's step if `allowed` () is true; else leave weights, moments and the count of steps as they are.
+
+    The fused kernels look at it on the device (it is what a gradient scaler passes to them), so nothing waits for it.
+    """
+    if optimizer.defaults.get("fused") and not any(is_sharded(p) for g in optimizer.param_groups for p in g["params"]):
+        optimizer.found_inf = (~allowed).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif allowed:
+        optimizer.step()

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from miniclip import distributed
+from miniclip.atomic import TEMPORARY
 from miniclip.checkpoints.files import read_json, write_json
 from miniclip.data.pairs import PairData
 from miniclip.errors import CheckpointError
 from miniclip.train import history, state
+from miniclip.train.changes import describe
 
 CONFIG = "config.json"
 LAST, BEST, CURVE = "last", "best", "learning_curve.png"
@@ -38,12 +40,23 @@ def refuse_a_run(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; a run needs a directory of its own: name another one")
-    for name in (history.FILE, state.FILE, LAST, BEST, CONFIG):
-        if (path / name).exists():
+    for name in (state.FILE, LAST, BEST, history.FILE, CONFIG):
+        if (path / name).exists() and not (name in (history.FILE, CONFIG) and _never_began(path)):
             raise FileExistsError(
                 f"{path} already holds a run ({name}): take it up with `miniclip train --resume {path}` or "
                 "Trainer.resume, or name another run directory"
             )
+
+
+def _never_began(path: Path) -> bool:
+    """Whether a run was killed here before its first state: there is nothing to take up, and nothing to lose."""
+    metrics = path / history.FILE
+    if metrics.exists() and metrics.stat().st_size:
+        return False
+    try:
+        return bool(read_run(path))
+    except (FileNotFoundError, CheckpointError):
+        return False  # somebody else's files
 
 
 def write_run(path: Path, settings: dict[str, Any]) -> None:
@@ -83,18 +96,18 @@ def fingerprint(data: PairData | None) -> dict[str, Any] | None:
     return {"pictures": len(data), "captions": captions, "sha256": digest.hexdigest()[:16]}
 
 
-def require_same_data(path: Path, started_with: Any, found: dict[str, Any]) -> None:
-    """Check that a run goes on with the data that it was started with.
+def changes_so_far(path: Path, new: bool, step: int, changes: dict[str, tuple[Any, Any]]) -> list[dict[str, Any]]:
+    """What a run was changed in as it was taken up, with the steps; `changes` last, if there are any."""
+    before = [] if new else read_run(path).get("changes", [])
+    return [*before, *([{"step": step, **changes}] if changes else [])]
 
-    Raises:
-        ValueError: it would not; it says what differs.
-    """
-    for part, value in found.items():
-        if started_with.get(part) != value:
-            raise ValueError(
-                f"{path}: the run was started with {part} data {_describe(started_with.get(part))}, these are "
-                f"{_describe(value)}: pass the same data, or start a new run"
-            )
+
+def sweep(path: Path) -> None:
+    """Take away what a kill in the middle of a write has left: the temporary files of `write_atomically`."""
+    for folder in (path, path / LAST, path / BEST, path / state.KEPT):
+        for file in folder.glob(".*"):
+            if TEMPORARY.fullmatch(file.name) and file.is_file():
+                file.unlink(missing_ok=True)
 
 
 def require_same_everywhere(found: dict[str, Any]) -> None:
@@ -106,12 +119,6 @@ def require_same_everywhere(found: dict[str, Any]) -> None:
     for part, expected in distributed.on_main(lambda: found).items():
         if found[part] != expected:
             raise ValueError(
-                f"rank {distributed.rank()} has {part} data {_describe(found[part])}, rank 0 {_describe(expected)}: "
+                f"rank {distributed.rank()} has {part} data {describe(found[part])}, rank 0 {describe(expected)}: "
                 "every rank needs all of the data, the same on each machine"
             )
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "(none)"
-    return f"({value['pictures']} pictures, {value['captions']} captions, digest {value['sha256']})"

@@ -11,6 +11,7 @@ from miniclip.data.left_out import AT_MOST, OnError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Loss = Literal["contrastive", "sigmoid"]
+BestBy = Literal["recall", "text_to_image", "image_to_text", "val_loss"]
 
 
 def setting(default: Any, help: str) -> Any:
@@ -60,7 +61,22 @@ class TrainConfig:
     )
     seed: int = setting(0, "of everything random: weights, order, captions, augmentation")
     eval_every: int = setting(1, "epochs between evaluations")
+    ema: float | None = setting(
+        None, "decay of a moving average of the weights, such as 0.999: evaluated, and saved as the model"
+    )
+    compile: bool = setting(False, "let torch.compile translate the towers' blocks: some minutes first, faster steps")
+    best_by: BestBy = setting(
+        "recall", "what best/ is best by: recall (the mean R@1 of both directions), the R@1 of one of them, or val_loss"
+    )
     save_every: int | None = setting(None, "steps between checkpoints, besides the one after each epoch")
+    save_minutes: float | None = setting(15.0, "minutes between checkpoints, likewise")
+    keep: int = setting(1, "how many states to go on from are kept: the newest, and those before it in states/")
+    save_in_background: bool = setting(
+        True, "write checkpoints beside the training, from a copy of the weights and the optimizer's state"
+    )
+    max_skipped: int = setting(
+        10, "a step whose loss or gradient is not finite changes nothing; more than so many in a row stop the run"
+    )
     log_every: int = setting(10, "steps between looks at the loss (every step is logged; a look waits for the device)")
     tensorboard: bool = setting(False, "log to TensorBoard too, below the run directory")
     wandb: str | None = setting(None, "the Weights & Biases project to log to as well")
@@ -80,13 +96,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every"):
+        for name in ("epochs", "batch_size", "eval_every", "log_every", "max_steps", "save_every", "keep"):
             self._require(name, lambda v: v >= 1, "at least 1")
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "clip_norm", "save_minutes"):
             self._require(name, lambda v: v > 0, "above 0")
-        for name in ("weight_decay", "workers", "seed"):
+        for name in ("weight_decay", "workers", "seed", "max_skipped"):
             self._require(name, lambda v: v >= 0, "at least 0")
-        for name in ("warmup", "beta2", "patch_dropout"):
+        for name in ("warmup", "beta2", "patch_dropout", "ema"):
             self._require(name, lambda v: 0 <= v < 1, "at least 0 and below 1")
         self._require("micro_batch_size", lambda v: v == "auto" or v >= 1, "at least 1, or auto")
         self._require("max_logit_scale", lambda v: v >= 1, "at least 1")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from miniclip.distributed import average_gradients
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.train.optimizer import step_where
 from miniclip.train.settings import TrainConfig
 from miniclip.train.sharded import clip_gradients, gradient_norm
 
@@ -164,12 +165,12 @@ def forward(model: CLIP, inputs: tuple[Tensor, Tensor, Tensor | None], config: T
 def _update(
     model: CLIP, optimizer: torch.optim.Optimizer, loss: Tensor, out: CLIPOutput, config: TrainConfig
 ) -> StepResult:
-    """Average the gradient over the ranks, clip it, step, clamp the scale."""
+    """Average the gradient over the ranks, clip it, step, clamp the scale; without finite figures, change nothing."""
     average_gradients(model.parameters())  # once a step, however many backward passes the micro batches took
     norms = torch.stack([gradient_norm(group, loss) for group in by_tower(model)])
     norm = norms.norm()
     clip_gradients(model.parameters(), config.clip_norm, norm)
-    optimizer.step()
+    step_where(optimizer, torch.isfinite(norm) & torch.isfinite(loss.detach()))
     optimizer.zero_grad()
     with torch.no_grad():  # above it training gets unstable (CLIP, section 2.5); below 1 the softmax is flat
         model.log_scale.clamp_(0.0, math.log(config.max_logit_scale))

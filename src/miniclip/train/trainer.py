@@ -1,7 +1,8 @@
 """The trainer: a model, data and settings in; a run directory with the curve, the best and the last model out.
 
 A run directory holds `config.json` (every setting), `metrics.jsonl`, `learning_curve.png`, the checkpoints `last/` and
-`best/`, and `state.safetensors`, from which `Trainer.resume` goes on to the same bit.
+`best/`, and `state.safetensors`, from which `Trainer.resume` goes on to the same bit. With a moving average of the
+weights (`ema`), that is what is evaluated and what `last/` and `best/` hold; the state holds both.
 
 Started by torchrun, every rank has the model and trains on its rows of each batch; rank 0 alone decides, writes, and
 has callbacks. The gradients are averaged by hand, once a step: DistributedDataParallel would do it in each of a step's
@@ -10,6 +11,7 @@ backward passes, unless it is told which is the last. Letters: B batch, of all r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -33,11 +35,14 @@ from miniclip.data.sources import deaths_named
 from miniclip.evaluation.retrieval import Embedded
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.vision import draw_patches
-from miniclip.randomness import generator
+from miniclip.randomness import draw, generator
 from miniclip.tokenizer import load_tokenizer
-from miniclip.train import state
+from miniclip.train import skipping, state
+from miniclip.train.average import Average
 from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
+from miniclip.train.changes import changed_data, changed_settings, in_words
 from miniclip.train.check import Report, check
+from miniclip.train.compiled import compile_blocks, untranslated
 from miniclip.train.health import look
 from miniclip.train.history import FILE as METRICS
 from miniclip.train.history import History, Record
@@ -48,23 +53,27 @@ from miniclip.train.precision import resolve
 from miniclip.train.run_dir import (
     BEST,
     LAST,
+    changes_so_far,
     fingerprint,
     next_run_dir,
     read_run,
     refuse_a_run,
-    require_same_data,
     require_same_everywhere,
+    sweep,
     write_run,
 )
+from miniclip.train.saving import Writer
 from miniclip.train.schedule import learning_rate
 from miniclip.train.settings import Precision, TrainConfig
 from miniclip.train.sharded import require_even, shard, unsharded
 from miniclip.train.steps import Inputs, cached_step, loss_function, plain_step
-from miniclip.train.validation import validate
+from miniclip.train.validation import figure_of, validate
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 from miniclip.transforms import Augment
+
+POSITION = ("step", "epoch", "epoch_start", "evaluated", "ended", "best", "skipped")  # what a state says of the run
 
 
 class Trainer:
@@ -80,7 +89,8 @@ class Trainer:
         callbacks: in place of the usual ones (the log, the pictures, the progress bar).
         device: None: the GPU where there is one, and of several ranks each its own.
         about: anything else to keep in the run's `config.json`, such as where the data came from; JSON values.
-        saved: a state to go on from; `Trainer.resume` passes it.
+        saved: a state to go on from; `Trainer.resume` passes it, and `changes`.
+        changes: what of data and settings is other than when the run was started, by name: (before, now).
 
     Attributes:
         callbacks: on rank 0; none on the others.
@@ -107,6 +117,7 @@ class Trainer:
         device: str | torch.device | None = None,
         about: Mapping[str, Any] | None = None,
         saved: state.State | None = None,
+        changes: Mapping[str, tuple[Any, Any]] | None = None,
     ) -> None:
         distributed.start(device)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -148,22 +159,31 @@ class Trainer:
         if self.config.fsdp:
             require_even(self.loader.batch_size, self.config.on_error)
             shard(self.model)
-        steps = self.config.epochs * self.loader.steps
-        self.total_steps = min(steps, self.config.max_steps or steps)
-        self.epochs = math.ceil(self.total_steps / self.loader.steps)
         self.loss = loss_function(self.config, model)
         self.augment = Augment(self.config.crop, self.config.rotate, self.config.flip, self.config.color)
         self.optimizer = build_optimizer(model, self.config)
         callbacks = default_callbacks() if callbacks is None else list(callbacks)
         self.callbacks = [*callbacks, *sinks(self.config)] if distributed.is_main() else []
         self.history = History()
-        self.step, self.epoch, self.best = 0, 0, -1.0
+        self.step, self.epoch, self.epoch_start = 0, 0, 0  # the last: the step at which the epoch in hand began
+        self.best: float | None = None
+        self.evaluated, self.ended = 0, False  # the step of the last evaluation; whether all is done
+        self.skipped = 0  # in a row
+        self.average = None if self.config.ema is None else Average(self.model, self.config.ema)
+        self.writer = Writer(self.config.save_in_background)
         self.seen: tuple[Batch, CLIPOutput] | None = None  # the last step's
         self.embedded: Embedded | None = None  # the validation data as the last evaluation saw them
-        self._unread: list[tuple[Record, dict[str, Tensor]]] = []  # steps whose figures are still on the device
-        self._read_at = time.perf_counter()
+        self._changes = dict(changes or {})
+        self._unread: list[tuple[Record, dict[str, Tensor], Tensor]] = []  # steps whose figures are still on the device
+        self._read_at = self._saved_at = time.perf_counter()
         if saved is not None:
             self._restore(saved)
+        steps = self.epoch_start + (self.config.epochs - self.epoch) * self.loader.steps
+        self.total_steps = min(steps, self.config.max_steps or steps)
+        self.ended = self.ended and self.step >= self.total_steps
+        self.epochs = self.epoch + math.ceil((self.total_steps - self.epoch_start) / self.loader.steps)
+        if self.config.compile:
+            compile_blocks(self.model)
 
     @classmethod
     def resume(
@@ -172,6 +192,9 @@ class Trainer:
         train_data: PairData,
         val_data: PairData | None = None,
         *,
+        settings: Mapping[str, Any] | None = None,
+        changed: bool = False,
+        step: int | None = None,
         callbacks: Sequence[Callback] | None = None,
         device: str | torch.device | None = None,
     ) -> Trainer:
@@ -181,25 +204,37 @@ class Trainer:
             run_dir: the run.
             train_data: the data that it was started with.
             val_data: likewise.
+            settings: those that shall be other than the run's, by name.
+            changed: the word that data and settings may be other ones, and the run another than it would have been;
+                what only changes how a run is watched and stored needs no word. With other training data, another
+                batch size or seed the epoch in hand begins anew.
+            step: go back to the state of this step, one of those in `states/` (setting `keep`).
             callbacks: as in the constructor.
             device: as in the constructor.
 
         Raises:
-            FileNotFoundError: there is no run.
+            FileNotFoundError: there is no run, or no state of that step.
             CheckpointError: a file of it is damaged.
-            ValueError: the data are not those that the run was started with.
+            ValueError: the data or settings are not those that the run was started with; it says what differs.
         """
         run_dir = Path(run_dir)
-        settings = read_run(run_dir)
+        run = read_run(run_dir)
+        before = TrainConfig.from_dict(run["train"])
+        config = TrainConfig.from_dict({**run["train"], **(settings or {})})
         found = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
-        require_same_data(run_dir, settings["data"], found)
-        saved = state.read_state(run_dir / state.FILE)
+        changes = changed_settings(before, config) | changed_data(run["data"], found)
+        if changes and not changed:
+            raise ValueError(
+                f"{run_dir}: {in_words(changes)}; to go on all the same, as another run than it would have been, say "
+                "so: --changed, or changed=True"
+            )
+        distributed.on_main(lambda: sweep(run_dir))
+        saved = state.read_state(state.find_state(run_dir, step))
         with torch.device("meta"):
-            model = CLIP(CLIPConfig.from_dict(settings["model"]), load_tokenizer(run_dir / LAST))
+            model = CLIP(CLIPConfig.from_dict(run["model"]), load_tokenizer(run_dir / LAST))
         fill(model, HeldTensors(run_dir / state.FILE, saved.weights), own_rows(model.state_dict()))
-        config = TrainConfig.from_dict(settings["train"])
-        rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": settings["about"], "saved": saved}
-        return cls(model, train_data, val_data, config=config, run_dir=run_dir, **rest)
+        rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": run["about"], "saved": saved}
+        return cls(model, train_data, val_data, config=config, run_dir=run_dir, changes=changes, **rest)
 
     def fit(self) -> History:
         """Train to the end.
@@ -209,23 +244,27 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: Ctrl-C, or SIGTERM, of any rank: after the step in hand and with the state saved.
-            FloatingPointError: the loss is not finite; the last state that was saved stays.
+            FloatingPointError: the loss was not finite `max_skipped` times in a row, or the weights are not; the last
+                state that was saved stays.
+            OSError: a file cannot be written; the last that was written whole stays.
             ChildProcessError: a process that decodes pictures was killed.
         """
-        with StopRequest() as stop, deaths_named():
+        with StopRequest() as stop, self.writer, deaths_named():
             self._start()
             try:
-                while self.epoch < self.epochs:
+                while not self.ended:
                     for batch in self.batches():
                         self.train_step(batch)
                         if self._due(self.config.log_every):
                             self.read_figures()
                         stopping = stop.agreed()
-                        if stopping or self._due(self.config.save_every):
+                        if stopping or self._due(self.config.save_every) or self._overdue():
                             self.save()
                         if stopping:
+                            self._finish_writing()
                             raise KeyboardInterrupt
                     self.finish_epoch()
+                self._finish_writing()
             finally:
                 self.loader.close()
                 self.model.eval()
@@ -245,7 +284,7 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """What is left of the epoch, and of the steps in all."""
-        done = self.step - self.epoch * self.loader.steps
+        done = self.step - self.epoch_start
         return islice(self.loader.epoch(self.epoch, start=done), self.total_steps - self.step)
 
     def train_step(self, batch: Batch) -> None:
@@ -254,6 +293,7 @@ class Trainer:
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        torch.manual_seed(draw(self.config.seed, "step", self.step, distributed.rank()))  # a user's dropout, say
         step = plain_step if self.config.micro_batch_size is None else cached_step
         size = len(batch.indices)
         result = step(self.model, self.optimizer, self._inputs(batch), size, self.loss, self.config)
@@ -261,8 +301,10 @@ class Trainer:
         log_n = math.log(self.loader.batch_size)
         record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": log_n}
         record["tokens"] = batch.tokens.shape[1]
-        self._unread.append((record, result.figures))
+        self._unread.append((record, result.figures, skipping.finite_rows(result.seen)))
         self.seen = batch, result.seen
+        if self.average is not None:
+            self.average.update(self.model, self.step)
 
     def _inputs(self, batch: Batch) -> Inputs:
         """What the model takes for any rows of a batch.
@@ -284,33 +326,46 @@ class Trainer:
         return inputs
 
     def read_figures(self) -> None:
-        """Fetch the figures of the steps since the last look, hand them to the callbacks, and see that they are finite.
+        """Fetch the figures of the steps since the last look, and hand them to the callbacks.
 
         Raises:
-            FloatingPointError: a loss is not.
+            FloatingPointError: they were not finite in more than `max_skipped` steps in a row.
+            OSError: a write in the background failed.
         """
+        self.writer.look()
         if not self._unread:
             return
-        figures = torch.stack([torch.stack(list(result.values())) for _, result in self._unread]).tolist()
+        figures = torch.stack([torch.stack(list(result.values())) for _, result, _ in self._unread]).tolist()
         now = time.perf_counter()
         speed = len(figures) * self.loader.batch_size / (now - self._read_at)
         waiting = min(1.0, self.loader.waited / (now - self._read_at))
         unread, self._unread = self._unread, []
         self._start_the_clock(now)
         looked = self._look()
-        for (record, result), values in zip(unread, figures, strict=True):
-            record |= dict(zip(result, values, strict=True))
-            if not math.isfinite(loss := record["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {record['step']}: the learning rate ({record['lr']:.1e}) may be too "
-                    f"high, or bfloat16 too coarse; {self.run_dir} keeps the state of before: start anew with a "
-                    "smaller lr, a longer warmup, or precision float32"
-                )
-            record |= {"pairs_per_second": round(speed, 1), "waiting": round(waiting, 4)}
+        for (record, result, rows), values in zip(unread, figures, strict=True):
+            found = dict(zip(result, values, strict=True))
+            if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
+                self._skip(record, found, rows)
+                continue
+            self.skipped = 0
+            record |= found | {"pairs_per_second": round(speed, 1), "waiting": round(waiting, 4)}
             if record["step"] == self.step:
                 record |= looked
             self.history.add(record)
             self._call("on_step", record)
+
+    def _skip(self, record: Record, figures: dict[str, float], finite: Tensor) -> None:
+        """Say of a step that has changed nothing where it went wrong, and keep its batch."""
+        self.skipped += 1
+        batch = next(iter(self.loader.epoch(self.epoch, start=record["step"] - 1 - self.epoch_start)))
+        where = skipping.where_it_began(figures, finite, batch.indices)
+        captions = [list(self.train_data.captions[int(i)]) for i in batch.indices]
+        kept = skipping.keep_batch(self.run_dir, record["step"], batch, captions, {**record, "where": where})
+        record |= {"skipped": where, "batch": kept and kept.name}
+        self.history.add(record)
+        self._call("on_skip", record)
+        if self.skipped > self.config.max_skipped:
+            raise FloatingPointError(skipping.too_many(where, record, self.skipped, self.run_dir))
 
     def _look(self) -> Record:
         """The figures of the last step's embeddings, where it is one of those that are looked at in every run.
@@ -328,52 +383,76 @@ class Trainer:
         self._read_at, self.loader.waited = now, 0.0
 
     def finish_epoch(self) -> None:
-        """Evaluate where it is time to, and save."""
+        """Evaluate where it is time to, and save. The last epoch may have ended before its end, at `max_steps`."""
         self.read_figures()
-        if self.val_data is not None and (
-            (self.epoch + 1) % self.config.eval_every == 0 or self.epoch + 1 == self.epochs
-        ):
+        self.ended = self.step >= self.total_steps
+        due = self.ended or (self.epoch + 1) % self.config.eval_every == 0
+        if self.val_data is not None and due:
             self.evaluate(self.val_data)
-        self.epoch += 1
+        if self.step - self.epoch_start >= self.loader.steps:
+            self.epoch, self.epoch_start = self.epoch + 1, self.step
         self.save()
         self._start_the_clock(time.perf_counter())
 
     def evaluate(self, data: PairData) -> None:
-        """Measure the model, log it, and keep it as `best/` where its mean R@1 is the best so far."""
-        with unsharded(self.model):
-            self.model.eval()  # ours has nothing that differs, a user's may have dropout
-            figures, self.embedded = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
-        self.model.train()
-        figures = distributed.on_main(lambda: figures)  # what is best depends on them, and must on all ranks alike
-        record = {"step": self.step, "epoch": self.epoch + 1, **figures}
-        self.history.add(record)
-        recall = (record["text_to_image"]["R@1"] + record["image_to_text"]["R@1"]) / 2
-        if recall > self.best:
-            self.best = recall
-            weights = state.weights_of(self.model)
-            if distributed.is_main():
-                save_checkpoint(self.model, self.run_dir / BEST, weights)
-        self._call("on_evaluate", record)
+        """Measure the model, log it, and keep it as `best/` where its figure is the best so far."""
+        with self.average.in_place(self.model) if self.average else contextlib.nullcontext():
+            with unsharded(self.model), untranslated(self.config.compile):
+                self.model.eval()  # ours has nothing that differs, a user's may have dropout
+                figures, self.embedded = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
+            self.model.train()
+            figures = distributed.on_main(lambda: figures)  # what is best depends on them, and must on all ranks alike
+            record = {"step": self.step, "epoch": self.epoch + 1, **figures}
+            self.evaluated = self.step
+            self.history.add(record)
+            figure = figure_of(record, self.config.best_by)
+            if self.best is None or figure > self.best:
+                self.best = figure
+                weights = state.weights_of(self.model)
+                if distributed.is_main():
+                    self._write_checkpoint(BEST, self.writer.copy(weights))
+            self._call("on_evaluate", record)
 
     def save(self) -> None:
-        """Write the state to resume from, and `last/`; each file atomically. All ranks wait until it is written."""
-        self.read_figures()  # a state with a loss that is not finite is never written
+        """Write the state to resume from, and `last/`; each file atomically, and in the background if it is to be.
+
+        Raises:
+            FloatingPointError: the weights are not finite; the last state stays.
+            OSError: an earlier write failed, or this one, where it is not in the background.
+        """
+        self.read_figures()
         self._call("on_save")
-        position = {"step": self.step, "epoch": self.epoch, "best": self.best}
-        now = state.state_of(self.model, self.optimizer, position)
+        position = {name: getattr(self, name) for name in POSITION}
+        now = state.state_of(self.model, self.optimizer, position, self.average)
+        self._saved_at = time.perf_counter()
         if distributed.is_main():
-            state.save_state(self.run_dir / state.FILE, now)
-            save_checkpoint(self.model, self.run_dir / LAST, now.weights)
-        distributed.meet()  # or the first rank to end after a stop would have rank 0 ended while it writes
+            state.require_finite(now, self.run_dir)
+            now = now.mapped(self.writer.copy)
+            self.writer.start(lambda: state.save_state(self.run_dir / state.FILE, now, self.config.keep))
+            self._write_checkpoint(LAST, {**now.weights, **now.average})
+
+    def _write_checkpoint(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
+        self.writer.start(lambda: save_checkpoint(self.model, self.run_dir / name, weights))
+
+    def _finish_writing(self) -> None:
+        """Wait until all is written; all ranks do, or the first to end would have rank 0 ended while it writes."""
+        self.writer.wait()
+        distributed.meet()
 
     def _start(self) -> None:
         """Write what a new run starts from, so that a kill at any moment later leaves something to resume."""
         distributed.meet()  # every rank has its data and its model, and has read what it goes on from
-        if distributed.is_main() and self.step == 0 and not (self.run_dir / state.FILE).exists():
+        new = self.step == 0 and not (self.run_dir / state.FILE).exists()
+        if distributed.is_main() and (new or self._changes):
             settings = {"train": self.config.to_dict(), "model": self.model.config.to_dict()}
             versions = {"miniclip": version("miniclip"), "torch": torch.__version__, "device": str(self.model.device)}
-            write_run(self.run_dir, {**settings, "data": self.data, "about": self.about, "versions": versions})
-        self._start_the_clock(time.perf_counter())
+            changes = changes_so_far(self.run_dir, new, self.step, self._changes)
+            write_run(
+                self.run_dir,
+                {**settings, "data": self.data, "about": self.about, "versions": versions, "changes": changes},
+            )
+        self._saved_at = time.perf_counter()
+        self._start_the_clock(self._saved_at)
         self.model.train()
         self._call("on_start")
         if self.step == 0:
@@ -381,9 +460,22 @@ class Trainer:
 
     def _restore(self, saved: state.State) -> None:
         state.restore_optimizer(self.optimizer, self.model, saved.optimizer)
-        self.step, self.epoch, self.best = (saved.position[key] for key in ("step", "epoch", "best"))
+        if self.average is not None:
+            state.restore_average(self.average, self.model, saved.average)
+        self.epoch_start, self.evaluated = saved.position["epoch"] * self.loader.steps, saved.position["step"]
+        for name in saved.position.keys() & set(POSITION):
+            setattr(self, name, saved.position[name])
+        if self._changes.keys() & {"train data", "batch_size", "seed"}:
+            self.epoch_start = self.step
         if (self.run_dir / METRICS).exists():
-            self.history = History.read(self.run_dir, self.step, self.epoch)
+            self.history = History.read(self.run_dir, self.step, self.evaluated)
+
+    def _overdue(self) -> bool:
+        """Whether `save_minutes` are over for any rank; asked at the looks alone, since the ranks have to agree."""
+        minutes = self.config.save_minutes
+        if minutes is None or not self._due(self.config.log_every):
+            return False
+        return distributed.any_rank(time.perf_counter() - self._saved_at > 60 * minutes)
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0

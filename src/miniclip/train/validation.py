@@ -5,6 +5,7 @@ Several ranks embed a part of the pictures each, with their captions, and give i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from miniclip.data.pairs import PairData
 from miniclip.evaluation.retrieval import Embedded, Pictures, embed, recalls
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.randomness import draw, generator
+from miniclip.train.settings import BestBy
 from miniclip.train.steps import LossFunction
 
 ROUNDS = 5  # so many times over the pictures, each time with other captions: the mean is steadier
@@ -42,6 +44,18 @@ def validate(
     losses = [_loss(model, rows, loss) for rows in _batches(embedded, size, seed)]
     log_n = float(torch.tensor(float(size)).log())
     return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embedded)}, embedded
+
+
+def figure_of(record: Mapping[str, Any], best_by: BestBy) -> float:
+    """The figure of an evaluation by which a model is the best so far; greater is better."""
+    to_image, to_text = (record[way]["R@1"] for way in ("text_to_image", "image_to_text"))
+    figures = {
+        "recall": (to_image + to_text) / 2,
+        "text_to_image": to_image,
+        "image_to_text": to_text,
+        "val_loss": -record["val_loss"],
+    }
+    return float(figures[best_by])
 
 
 def _embed(model: CLIP, data: PairData) -> Embedded:
