@@ -34,16 +34,16 @@ class TestReading:
     def test_a_damaged_line_is_named(self, tmp_path, rubbish):
         (tmp_path / "metrics.jsonl").write_bytes((line(STEP) + rubbish + "\n" + line(STEP)).encode("latin-1"))
         with pytest.raises(DataError, match=r"metrics\.jsonl, line 2"):
-            History.read(tmp_path, step=9, epoch=9)
+            History.read(tmp_path, step=9, evaluated=9)
 
     def test_it_stops_at_the_state(self, tmp_path):
         evaluations = [{"step": n, "epoch": n // 2, "val_loss": 0.0} for n in (2, 4)]
         one, two, three, four = steps([3.0, 2.0, 1.0, 0.5])
         written(tmp_path, [one, two, evaluations[0], three, four, evaluations[1]])
         assert History.read(tmp_path, 2, 0) == History([one, two])
-        assert History.read(tmp_path, 2, 1) == History([one, two], evaluations[:1])
-        assert History.read(tmp_path, 4, 1) == History([one, two, three, four], evaluations[:1])
-        assert History.read(tmp_path, 4, 2) == History.read(tmp_path)
+        assert History.read(tmp_path, 2, 2) == History([one, two], evaluations[:1])
+        assert History.read(tmp_path, 4, 2) == History([one, two, three, four], evaluations[:1])
+        assert History.read(tmp_path, 4, 4) == History.read(tmp_path)
         assert History.read(tmp_path, 0, 0).end == 0
 
 
@@ -106,7 +106,6 @@ def test_the_file_keeps_every_step_and_a_second_fit_goes_on_with_it(start, monke
     trainer = start(max_steps=7)
     trainer.fit()
     trainer.total_steps = 10  # as a notebook goes on with the same trainer
-    trainer.epoch = 1
     trainer.fit()
     lines = [json.loads(text) for text in (trainer.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in lines if "loss" in record] == list(range(1, 11))

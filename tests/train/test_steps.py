@@ -109,7 +109,7 @@ class Kept:
     """An optimizer that keeps the gradients and leaves the weights."""
 
     def __init__(self, model):
-        self.model, self.gradients = model, {}
+        self.model, self.gradients, self.defaults = model, {}, {}
 
     def step(self):
         named = self.model.named_parameters()

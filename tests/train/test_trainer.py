@@ -212,7 +212,9 @@ def test_a_run_that_was_killed_before_its_first_state_is_no_run(start, train_dat
     (trainer.run_dir / "state.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="stopped before its first state"):
         Trainer.resume(trainer.run_dir, train_data, val_data)
-    for name in ("last", "best"):
+    for name in ("best", "last"):
+        with pytest.raises(FileExistsError, match=f"holds a run .{name}"):
+            start(max_steps=1)
         shutil.rmtree(trainer.run_dir / name)
     with pytest.raises(FileExistsError, match=r"metrics\.jsonl"):
         start(max_steps=1)

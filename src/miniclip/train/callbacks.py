@@ -61,7 +61,7 @@ class MetricsFile(Callback):
 
     def on_skip(self, trainer: Trainer, record: Record) -> None:
         """Append a line."""
-        self._write(record)
+        self._write(trainer, record)
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """Append a line."""

@@ -54,6 +54,12 @@ class Progress(Callback):
         self._bar.set_postfix_str(f"{self._recall}{in_brief(record)}", refresh=False)
         self._bar.update()
 
+    def on_skip(self, trainer: Trainer, record: Record) -> None:
+        """Print a line that stays."""
+        self._bar.update()
+        batch = f"; its batch is in skipped/{record['batch']}" if record["batch"] else ""
+        self._say(f"step {record['step']} skipped, not finite: {record['skipped']}{batch}")
+
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """Print a line that stays."""
         self._recall = f"R@1 {record['text_to_image']['R@1']:.1f} "

@@ -40,8 +40,8 @@ def refuse_a_run(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; a run needs a directory of its own: name another one")
-    for name in (state.FILE, LAST, BEST, history.FILE, CONFIG):
-        if (path / name).exists() and not (name in (history.FILE, CONFIG) and _never_began(path)):
+    for name in (state.FILE, BEST, LAST, history.FILE, CONFIG):
+        if (path / name).exists() and not (name not in (state.FILE, BEST) and _never_began(path)):
             raise FileExistsError(
                 f"{path} already holds a run ({name}): take it up with `miniclip train --resume {path}` or "
                 "Trainer.resume, or name another run directory"

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 from miniclip.transforms import Augment
 
-POSITION = ("step", "epoch", "epoch_start", "evaluated", "ended", "best", "skipped")  # what a state says of the run
+POSITION = ("step", "epoch", "epoch_start", "evaluated", "closed", "best", "skipped")  # what a state says of the run
 
 
 class Trainer:
@@ -167,7 +167,7 @@ class Trainer:
         self.history = History()
         self.step, self.epoch, self.epoch_start = 0, 0, 0  # the last: the step at which the epoch in hand began
         self.best: float | None = None
-        self.evaluated, self.ended = 0, False  # the step of the last evaluation; whether all is done
+        self.evaluated, self.closed = 0, -1  # the steps of the last evaluation, and of the last end of an epoch
         self.skipped = 0  # in a row
         self.average = None if self.config.ema is None else Average(self.model, self.config.ema)
         self.writer = Writer(self.config.save_in_background)
@@ -180,7 +180,6 @@ class Trainer:
             self._restore(saved)
         steps = self.epoch_start + (self.config.epochs - self.epoch) * self.loader.steps
         self.total_steps = min(steps, self.config.max_steps or steps)
-        self.ended = self.ended and self.step >= self.total_steps
         self.epochs = self.epoch + math.ceil((self.total_steps - self.epoch_start) / self.loader.steps)
         if self.config.compile:
             compile_blocks(self.model)
@@ -252,7 +251,7 @@ class Trainer:
         with StopRequest() as stop, self.writer, deaths_named():
             self._start()
             try:
-                while not self.ended:
+                while not (self.step >= self.total_steps and self.closed == self.step):
                     for batch in self.batches():
                         self.train_step(batch)
                         if self._due(self.config.log_every):
@@ -385,12 +384,12 @@ class Trainer:
     def finish_epoch(self) -> None:
         """Evaluate where it is time to, and save. The last epoch may have ended before its end, at `max_steps`."""
         self.read_figures()
-        self.ended = self.step >= self.total_steps
-        due = self.ended or (self.epoch + 1) % self.config.eval_every == 0
+        due = self.step >= self.total_steps or (self.epoch + 1) % self.config.eval_every == 0
         if self.val_data is not None and due:
             self.evaluate(self.val_data)
         if self.step - self.epoch_start >= self.loader.steps:
             self.epoch, self.epoch_start = self.epoch + 1, self.step
+        self.closed = self.step
         self.save()
         self._start_the_clock(time.perf_counter())
 
@@ -428,8 +427,8 @@ class Trainer:
         if distributed.is_main():
             state.require_finite(now, self.run_dir)
             now = now.mapped(self.writer.copy)
+            self._write_checkpoint(LAST, {**now.weights, **now.average})  # first: a resume has its tokenizer from it
             self.writer.start(lambda: state.save_state(self.run_dir / state.FILE, now, self.config.keep))
-            self._write_checkpoint(LAST, {**now.weights, **now.average})
 
     def _write_checkpoint(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
         self.writer.start(lambda: save_checkpoint(self.model, self.run_dir / name, weights))
