@@ -65,5 +65,6 @@ class Writer:
             OSError: one could not be done; what was there before it is still there.
         """
         running, self._running = self._running, []
-        for future in running:
-            future.result()
+        errors = [future.exception() for future in running]  # of all, before the first is raised
+        for error in filter(None, errors):
+            raise error
