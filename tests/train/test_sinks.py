@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from miniclip import cli
 from miniclip.train import Callback, Trainer
 from miniclip.train.callbacks import default_callbacks
 
@@ -74,10 +75,13 @@ class TestTensorBoard:
             [record["loss"] for record in trainer.history.steps]
         )
 
-    def test_without_the_library_a_run_does_not_start(self, start, monkeypatch):
+    def test_without_the_library_a_run_does_not_start(self, start, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr("miniclip.data.shapes.Shapes.__len__", lambda self: 24)
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
         with pytest.raises(ImportError, match=r"pip install \"miniclip\[tensorboard\]\""):
             start(tensorboard=True)
+        assert cli.main(["train", "--tensorboard", "--max-steps", "1", "--run-dir", str(tmp_path / "run")]) == 2
+        assert capsys.readouterr().err.startswith("miniclip: the setting tensorboard needs it: pip install")
 
     def test_a_disk_that_fails_is_said_once_and_ends_no_run(self, start, read, monkeypatch):
         from torch.utils.tensorboard import SummaryWriter

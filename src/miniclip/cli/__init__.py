@@ -13,7 +13,7 @@ from miniclip.cli import data, evaluate, models, train
 from miniclip.cli.parsing import Parser
 from miniclip.errors import CheckpointError, DataError
 
-USER_ERRORS = (ValueError, TypeError, OSError, CheckpointError, DataError, FloatingPointError)
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, CheckpointError, DataError, FloatingPointError)
 INTERRUPTED = 130  # as shells report a program that Ctrl-C ended
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SECONDS = 6.0  # that the timed steps take, about: where whole batches take longer, they are steps of fewer pairs
 STEPS = 3  # timed, after one that is not
 USUAL_SHARE = 0.25  # of the peak, to guess at first how long a step will take
-EMBEDDED = 16  # pictures whose evaluation is timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,13 +204,15 @@ def _timed_evaluation(trainer: Trainer) -> float:
     data, model = trainer.val_data, trainer.model
     if data is None or not len(data) or (trainer.config.fsdp and distributed.world_size() > 1):
         return 0.0
-    training, few = model.training, min(EMBEDDED, len(data))
+    training, few, seconds = model.training, 0, 0.0
     model.eval()
-    for pictures in (1, few):  # once to warm up
+    while few < len(data) and seconds < SECONDS / 10:  # the first ones take longer, but are not those that count
+        few = min(max(1, 4 * few), len(data))
         start = time.perf_counter()
-        embed(model, data.captions[:pictures], Pictures(Subset(cast(Any, data), range(pictures))))
+        embed(model, data.captions[:few], Pictures(Subset(cast(Any, data), range(few))))
+        seconds = time.perf_counter() - start
     model.train(training)
-    return (time.perf_counter() - start) * len(data) / few / distributed.world_size()
+    return seconds * len(data) / few / distributed.world_size()
 
 
 def _count(module: torch.nn.Module) -> int:

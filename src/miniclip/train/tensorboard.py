@@ -29,7 +29,7 @@ class TensorBoard(Callback):
 
     def __init__(self) -> None:
         try:
-            import torch.utils.tensorboard  # noqa: F401  (at the start, not after the data have been read)
+            import torch.utils.tensorboard  # noqa: F401  (now, and not at the first step)
         except ImportError:
             raise ImportError('the setting tensorboard needs it: pip install "miniclip[tensorboard]"') from None
 
