@@ -466,6 +466,7 @@ def write_set(folder):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes, sockets and links as POSIX has them")
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about EXIF that is broken
 @pytest.mark.parametrize("workers", [None, 1])
 def test_every_row_of_the_tables_in_one_set(tmp_path, tokenizer, workers):
     good, bad = write_set(tmp_path)
