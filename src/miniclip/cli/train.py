@@ -97,8 +97,8 @@ def printed_once() -> Iterator[None]:
         yield
 
 
-def run_check(resume: str | None, config: str | None, **flags: Any) -> int:
-    """Look at what a run would train on and with, and stop; returns the exit code."""
+def run_check(resume: str | None, config: str | None, dry_run: bool = False, **flags: Any) -> int:
+    """Look at what a run would train on and with, and stop (so does a dry run); returns the exit code."""
     from miniclip.train.check import check
     from miniclip.train.precision import resolve
 

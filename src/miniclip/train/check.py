@@ -43,7 +43,7 @@ from miniclip.train.steps import Inputs, loss_function, plain_step, random_state
 PAIRS, STEPS, SECONDS = 128, 300, 60.0  # to overfit: at most so many pairs, in so many steps, in such a time
 FAR_BELOW = 0.2  # of the loss of knowing nothing: then the pairs are learned
 WARMUP = 20  # steps
-LEAST_STEPS, LEAST_PAIRS = 60, 8  # so many steps shall fit into the time: of a slow model fewer pairs are taken
+LEAST_STEPS, LEAST_PAIRS = 40, 8  # so many steps shall fit into the time: of a slow model fewer pairs are taken
 RANK: tuple[Severity, ...] = ("fine", "note", "warning", "error")
 WIDTH = 100
 
@@ -257,7 +257,7 @@ def overfit(model: CLIP, pixels: Tensor, tokens: Tensor, config: TrainConfig, st
         result = _overfit(copy.deepcopy(model).train(), pixels[:n], tokens[:n], config, steps, end)
         if result is not None:
             return result
-        n = max(LEAST_PAIRS, n // 4)
+        n = max(LEAST_PAIRS, n // 2)
 
 
 def _overfit(
