@@ -1,6 +1,6 @@
 """The pictures of the pages that the code can draw in a second: `python docs/make_images.py`.
 
-`images/learning_curve.png` is a run's own: `miniclip train`, then copy its `learning_curve.png`.
+`images/learning_curve.png`, `similarities.png` and `confusions.png` are a run's own: `miniclip train`, then copy them.
 """
 
 import textwrap

@@ -34,12 +34,12 @@ def said(monkeypatch):
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", io.StringIO())
         clock = Clock()
-        progress = Progress(clock)
-        progress.on_start(Run())
-        for step in range(1, steps + 1):
+        progress, run = Progress(clock), Run()
+        progress.on_start(run)
+        for run.step in range(1, steps + 1):
             clock.now += seconds
-            progress.on_step(Run(), {**STEP, "step": step})
-        progress.on_end(Run())
+            progress.on_step(run, {**STEP, "step": run.step})
+        progress.on_end(run)
         return out.getvalue().splitlines()
 
     return go

@@ -74,7 +74,7 @@ class Progress(Callback):
         if now - self._said < max(LEAST, SHARE * (now - self._started)):
             return
         self._said = now
-        done, left = record["step"] - self._first, trainer.total_steps - record["step"]
+        done, left = trainer.step - self._first, trainer.total_steps - trainer.step  # the records come in later
         rest = f"  {in_time((now - self._started) / done * left)} left" if done and now > self._started else ""
         steps = f"step {record['step']:,}/{trainer.total_steps:,}  epoch {record['epoch']}/{trainer.epochs}"
         self._say(f"{steps}  {in_brief(record)}{rest}")
