@@ -108,10 +108,11 @@ class Plan:
 
     def _memory(self) -> str:
         kept = f", {_size(self.picture_memory)} of decoded pictures" if self.picture_memory else ""
+        rank = ", on each rank" if distributed.world_size() > 1 else ""
         enough = "" if self.step_memory <= self.free else ": NOT ENOUGH, try a micro_batch_size"
         return (
             f"about {_size(self.weights + self.picture_memory + self.step_memory)}: {_size(self.weights)} of weights"
-            f"{kept}, {_size(self.step_memory)} for a step; {_size(self.free)} are free{enough}"
+            f"{kept}, {_size(self.step_memory)} for a step{rank}; {_size(self.free)} are free{enough}"
         )
 
     def _work(self) -> str:
