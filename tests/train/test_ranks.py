@@ -32,11 +32,11 @@ ROOT = Path(__file__).parents[2]
 RANDOM = {"color": 0.3, "rotate": 10.0, "patch_dropout": 0.5}
 CASES = {  # by ranks and name: settings
     2: {
-        "plain": {"batch_size": 8, **RANDOM},
+        "plain": {"batch_size": 8, "ema": 0.5, "save_every": 2, "keep": 2, **RANDOM},
         "cached": {"batch_size": 9, "micro_batch_size": 2, **RANDOM},  # 5 and 4 rows, 3 and 2 parts
         "sigmoid": {"batch_size": 7, "loss": "sigmoid"},
         "sigmoid-cached": {"batch_size": 7, "loss": "sigmoid", "micro_batch_size": 3, "workers": 1},
-        "fsdp": {"batch_size": 8, "fsdp": True, "epochs": 3, **RANDOM},
+        "fsdp": {"batch_size": 8, "fsdp": True, "ema": 0.5, "epochs": 3, **RANDOM},
         "fsdp-cached": {"batch_size": 10, "fsdp": True, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
         "fsdp-checkpointed": {"batch_size": 8, "fsdp": True, "gradient_checkpointing": True, "micro_batch_size": 3},
         "checkpointed": {"batch_size": 9, "gradient_checkpointing": True, "micro_batch_size": 3, **RANDOM},
@@ -47,7 +47,7 @@ CASES = {  # by ranks and name: settings
         "four-cached": {"batch_size": 10, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
     },
 }
-TIMES = {"pairs_per_second", "waiting"}
+OWN = {"pairs_per_second", "waiting", "peak_share", "tokens"}  # of rank 0 alone, or of the machine
 
 
 def trainer_of(run_dir: Path, callbacks=None, **settings) -> Trainer:
@@ -146,7 +146,7 @@ def other_data(folder: Path) -> None:
 
 
 def figures(history: History) -> list[dict]:
-    return [{k: v for k, v in r.items() if k not in TIMES} for r in history.steps + history.evaluations]
+    return [{k: v for k, v in r.items() if k not in OWN} for r in history.steps + history.evaluations]
 
 
 def flat(record: dict) -> list[float]:
@@ -163,7 +163,9 @@ def assert_same_run(a: Path, b: Path, tolerance: float = 1e-9) -> None:
         assert flat(mine) == pytest.approx(flat(theirs), rel=tolerance if exact else 1e-6, abs=1e-12)
     mine, theirs = (read_state(run / "state.safetensors") for run in (a, b))
     assert mine.position == pytest.approx(theirs.position)
-    for x, y in ((mine.weights, theirs.weights), (mine.optimizer, theirs.optimizer)):
+    for x, y in zip(
+        (mine.weights, mine.optimizer, mine.average), (theirs.weights, theirs.optimizer, theirs.average), strict=True
+    ):
         assert x.keys() == y.keys()
         for key, value in x.items():
             error = float((value - y[key]).abs().max())

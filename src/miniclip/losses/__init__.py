@@ -14,7 +14,7 @@ from torch import Tensor
 from miniclip.distributed import world_size
 from miniclip.losses import chunked, gathered, reference
 
-CHUNKED_FROM = 2048  # pairs: from here on blocks are no slower, in a part of the memory (`python -m benchmarks.losses`)
+CHUNKED_FROM = 2048  # pairs: from here on tiles are faster, in a part of the memory (`python -m benchmarks.losses`)
 
 
 def contrastive_loss(
@@ -32,8 +32,8 @@ def contrastive_loss(
         logit_scale: the factor on the cosine similarities (not its logarithm), at least 0.
         ids: (N,) integers; rows that share an id (two captions of one picture, say) are not negatives of each other:
             their similarities are left out of the sums. None: all rows are distinct.
-        chunk_size: rows of the similarity matrix at a time (over ranks: columns), in memory that grows with N; None:
-            the whole matrix for small batches, and as many rows as suit the device for large ones.
+        chunk_size: rows and columns of the similarity matrix at a time (over ranks: columns), in memory that grows with
+            N; None: the whole matrix for small batches, and tiles that suit the device for large ones.
 
     Returns:
         A scalar, at least in float32: log N where all embeddings are equal, near 0 where the pairs stand apart.
