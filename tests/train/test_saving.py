@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 
+from miniclip import cli
 from miniclip.errors import CheckpointError
 from miniclip.train import Callback, TrainConfig, Trainer
 from miniclip.train.saving import Writer
@@ -157,28 +158,46 @@ def test_best_by_the_validation_loss(start):
     assert trainer.best == -min(record["val_loss"] for record in history.evaluations)
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a real disk of some KiB, and changes it; skips where that is not allowed."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("mounting a small disk takes Linux, and root")
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options):
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True)
+        if done.returncode:
+            pytest.skip("no small disk can be mounted here")
+        return place
+
+    yield mount
+    subprocess.run(["umount", "-l", place], capture_output=True)  # lazily: a state may still be mapped
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk: Linux, as root")
-def test_a_full_disk_leaves_the_last_good_state(start, train_data, val_data, tmp_path):
-    """A real small disk, on which the first state has room and the second, written beside it, has not."""
+@pytest.mark.parametrize(("change", "message"), [("size={room}k", "No space left"), ("ro", "Read-only file system")])
+def test_a_disk_that_takes_no_more_leaves_the_last_good_state(start, train_data, val_data, disk, change, message):
+    """A full one: the first state has room, and the second, written beside it, has not. One that turned read-only."""
     trainer = start(callbacks=[], max_steps=1)
     trainer.fit()
-    state = trainer.run_dir / "state.safetensors"
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    size = sum(path.stat().st_size for path in trainer.run_dir.rglob("*") if path.is_file()) // 1024 + 40
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no small disk can be mounted here")
-    try:
-        subprocess.run(["cp", "-r", trainer.run_dir, disk / "run"], check=True)
-        before = (disk / "run" / "state.safetensors").read_bytes()
-        resumed = Trainer.resume(
-            disk / "run", train_data, val_data, settings={"max_steps": 4}, callbacks=[], device="cpu"
-        )
-        with pytest.raises(OSError, match="No space left on device"):
-            resumed.fit()
-        assert (disk / "run" / "state.safetensors").read_bytes() == before == state.read_bytes()
-        assert not list((disk / "run").glob(".*"))
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)  # lazily: the state is still mapped
+    room = sum(path.stat().st_size for path in trainer.run_dir.rglob("*") if path.is_file()) // 1024 + 40
+    run = disk("size=100m") / "run"
+    subprocess.run(["cp", "-r", trainer.run_dir, run], check=True)
+    before = (run / "state.safetensors").read_bytes()
+    resumed = Trainer.resume(run, train_data, val_data, settings={"max_steps": 4}, callbacks=[], device="cpu")
+    disk(f"remount,{change.format(room=room)}")
+    with pytest.raises(OSError, match=message):
+        resumed.fit()
+    assert (run / "state.safetensors").read_bytes() == before
+    assert not list(run.glob(".*"))
+
+
+@pytest.mark.slow
+def test_on_the_command_line_it_is_one_line_and_exit_code_2(disk, capsys):
+    run = disk("size=1m") / "run"
+    settings = ["--max-steps", "1", "--batch-size", "4", "--precision", "float32", "--device", "cpu"]
+    assert cli.main(["train", "--run-dir", str(run), *settings]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("miniclip:")]
+    assert "No space left on device" in line
