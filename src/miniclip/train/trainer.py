@@ -28,9 +28,11 @@ from miniclip import distributed
 from miniclip.checkpoints.files import save_checkpoint
 from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
 from miniclip.config import CLIPConfig
+from miniclip.data.left_out import LeftOut
 from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.packed import require_pixels
 from miniclip.data.pairs import PairData
+from miniclip.data.readable import readable
 from miniclip.data.sources import deaths_named
 from miniclip.evaluation.retrieval import Embedded
 from miniclip.models.clip import CLIP, CLIPOutput
@@ -136,6 +138,8 @@ class Trainer:
         require_pixels(val_data, model)  # now, and not after an epoch
         self.model = model.to(device)
         distributed.copy_weights(self.model)
+        if val_data is not None and config.on_error == "skip":  # now, and not at the first evaluation
+            val_data = readable(val_data, LeftOut("skip", config.max_left_out))
         self.train_data, self.val_data = train_data, val_data
         self.about = dict(about or {})
         tokenizer = tokenizer_of(model)
