@@ -114,11 +114,24 @@ def test_a_scale_that_falls(diagnosed):
 
 def test_a_loss_that_is_not_finite(diagnosed):
     class Poison(Callback):
-        def on_step(self, trainer, record):
-            if record["step"] == 3:
-                record["loss"] = math.nan  # as the log has it of a step that was skipped
+        """A picture without an end, in the third step."""
 
-    assert "the loss of step 3 is nan" in diagnosed(callbacks=[Poison()])["loss not finite"]
+        def on_start(self, trainer):
+            inputs = trainer._inputs
+
+            def poisoned(batch):
+                step = trainer.step
+
+                def changed(rows):
+                    pixels, *rest = inputs(batch)(rows)
+                    return (pixels / 0 if step == 2 else pixels), *rest
+
+                return changed
+
+            trainer._inputs = poisoned
+
+    found = diagnosed(callbacks=[Poison()])["loss not finite"]
+    assert "step 3 was skipped, not finite: the embedding of picture" in found
 
 
 def test_captions_longer_than_the_context(diagnosed):

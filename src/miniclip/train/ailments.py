@@ -67,6 +67,7 @@ class Seen:
         looks: the last looks' records, as many as the window has.
         steps: the records of the steps since the first of them.
         evaluations: all of them.
+        skipped: the last step that was not finite; None before.
     """
 
     facts: Facts
@@ -74,11 +75,15 @@ class Seen:
     looks: list[Record] = dataclasses.field(default_factory=list)
     steps: list[Record] = dataclasses.field(default_factory=list)
     evaluations: list[Record] = dataclasses.field(default_factory=list)
+    skipped: Record | None = None
 
     def add(self, record: Record) -> None:
         """Take in a record, and let go of those that are too old to be judged by."""
         if "val_loss" in record:
             self.evaluations.append(record)
+            return
+        if "skipped" in record:
+            self.skipped = record
             return
         self.steps.append(record)
         if "loss_nothing" in record:
@@ -199,14 +204,13 @@ def waiting(seen: Seen) -> str | None:
 
 
 def not_finite(seen: Seen) -> str | None:
-    """The last step's loss is no number."""
-    if not seen.steps:
+    """The last step was skipped, since something in it was no number; or a loss is none."""
+    last = seen.steps[-1] if seen.steps else None
+    if seen.skipped is not None and (last is None or last["step"] < seen.skipped["step"]):
+        return f"step {seen.skipped['step']} was skipped, not finite: {seen.skipped['skipped']}"
+    if last is None or ((loss := last.get("loss")) is not None and math.isfinite(loss)):
         return None
-    record = seen.steps[-1]
-    loss = record.get("loss")
-    if loss is not None and math.isfinite(loss) and not record.get("skipped"):
-        return None
-    return f"the loss of step {record['step']} is {loss}"
+    return f"the loss of step {last['step']} is {last.get('loss')}"
 
 
 def loss_rises_with_recall(seen: Seen) -> str | None:

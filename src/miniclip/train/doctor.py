@@ -33,7 +33,7 @@ class Doctor(Callback):
         self._seen = Seen(facts_of(trainer))
         self._clear: dict[str, int] = {}  # the ailments that the run has, and how often in a row they were not found
         _cut_after(self._path, trainer.step)
-        records = [*trainer.history.steps, *trainer.history.evaluations]
+        records = [*trainer.history.steps, *trainer.history.skipped, *trainer.history.evaluations]
         began = self._apply(AT_START)
         for record in sorted(records, key=lambda record: (record["step"], "val_loss" in record)):
             self._take(record)
@@ -42,6 +42,10 @@ class Doctor(Callback):
 
     def on_step(self, trainer: Any, record: Record) -> None:
         """Judge a step, and a look."""
+        self._say(record["step"], self._take(record))
+
+    def on_skip(self, trainer: Any, record: Record) -> None:
+        """Judge a step that was not finite."""
         self._say(record["step"], self._take(record))
 
     def on_evaluate(self, trainer: Any, record: Record) -> None:
