@@ -28,6 +28,7 @@ LAYERS = [
         "distributed",
         "remote",
         "model_card",
+        "threads",
     },
     {"models", "losses", "checkpoints", "data", "evaluation", "search"},
     {"train", "hub"},

@@ -11,7 +11,6 @@ import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from miniclip.data.pairs import PairData, name_of, picture_of
 from miniclip.errors import DataError
 from miniclip.pictures import open_picture
+from miniclip.threads import threads
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import LibraryTokenizer, Tokenizer
@@ -185,11 +185,11 @@ def inspect(
     )
 
 
-def _look_at_all(data: PairData, threads: int, progress: bool) -> Iterator[_Seen]:
+def _look_at_all(data: PairData, count: int, progress: bool) -> Iterator[_Seen]:
     from tqdm import tqdm
 
-    step = AT_ONCE * threads
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(data), unit=" pictures", disable=not progress) as bar:
+    step = AT_ONCE * count
+    with threads(count) as pool, tqdm(total=len(data), unit=" pictures", disable=not progress) as bar:
         for start in range(0, len(data), step):
             for one in pool.map(lambda index: _look(data, index), range(start, min(start + step, len(data)))):
                 bar.update()

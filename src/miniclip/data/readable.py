@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
 from miniclip.data.left_out import LeftOut
 from miniclip.data.pairs import PairData, checked_index, name_of
 from miniclip.errors import DataError
+from miniclip.threads import threads
 
 
 class Part:
@@ -57,7 +57,7 @@ def readable(data: PairData, left_out: LeftOut) -> PairData:
             return str(error)
         return None
 
-    with ThreadPoolExecutor() as pool:
+    with threads() as pool:
         reasons = list(pool.map(reason, range(len(data))))
     for index, found in enumerate(reasons):
         if found is not None:

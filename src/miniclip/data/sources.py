@@ -24,6 +24,7 @@ from miniclip.data.left_out import OnError
 from miniclip.data.packed import Packed
 from miniclip.data.pairs import PairData, name_of, picture_of
 from miniclip.errors import DataError
+from miniclip.threads import threads
 from miniclip.transforms import Preprocess
 
 KEEP_BYTES = 2 << 30  # decoded pictures up to this size are kept in a machine's memory
@@ -64,7 +65,7 @@ class KeptPictures:
                 failed[index] = pixels
 
         # Threads, since decoding and resizing leave the interpreter's lock; list() raises what a thread raised.
-        with ThreadPoolExecutor(cores()) as pool:
+        with threads(cores()) as pool:
             list(pool.map(decode, range(len(data))))
         self.failed = dict(sorted(failed.items()))
 

@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from miniclip.data.pairs import PairData, name_of, picture_of
 from miniclip.data.sources import cores
 from miniclip.errors import DataError
 from miniclip.randomness import generator
+from miniclip.threads import threads
 from miniclip.train.ailments import CUT, REPEATED
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def look_at(data: PairData, most: int = PICTURES, seconds: float = SECONDS) -> P
     """Open pictures in a drawn order, as many as the limits allow."""
     order, seen = _drawn(len(data), most), list[Picture]()
     end, workers = time.monotonic() + seconds, cores()
-    with ThreadPoolExecutor(workers) as pool:
+    with threads(workers) as pool:
         for start in range(0, len(order), 8 * workers):
             seen += pool.map(lambda index: _look(data, index), order[start : start + 8 * workers])
             if time.monotonic() > end:
