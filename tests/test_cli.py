@@ -116,6 +116,17 @@ class TestTrain:
         assert cli.main(["train", "--resume", str(run)]) == 0
         assert (run / "metrics.jsonl").read_bytes() == before
 
+    def test_data_that_were_moved(self, run, photos, tmp_path, monkeypatch):
+        """Where they are now is written down: the next resume needs no --data."""
+        moved = copy_of(photos, tmp_path / "moved")
+        copy = copy_of(run, tmp_path / "run")
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(["train", "--resume", str(copy), "--data", "moved"]) == 0
+        written = json.loads((copy / "config.json").read_text())
+        assert written["about"]["data"] == str(moved)  # whole, since a run is taken up from anywhere
+        monkeypatch.chdir("/")
+        assert cli.main(["train", "--resume", str(copy)]) == 0
+
     def test_ctrl_c_and_going_on(self, photos, run, tmp_path):
         """A real process, a real signal after its first epoch; the rest is the run that was never stopped."""
         stopped = tmp_path / "run"

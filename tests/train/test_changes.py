@@ -30,16 +30,37 @@ def test_with_the_word_it_goes_on_and_says_so_in_the_run(start, train_data, val_
         assert resumed.step == steps
     written = json.loads((trainer.run_dir / "config.json").read_text())
     assert written["train"]["lr"] == 1e-5
-    assert written["changes"] == [{"step": 3, "lr": [1e-3, 1e-4]}, {"step": 5, "lr": [1e-4, 1e-5]}]
+    assert written["changes"] == [
+        {"step": 3, "lr": [1e-3, 1e-4], "max_steps": [3, 5]},
+        {"step": 5, "lr": [1e-4, 1e-5], "max_steps": [5, 7]},
+    ]
 
 
 def test_what_changes_nothing_needs_no_word(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
-    settings = {"max_steps": 4, "log_every": 1, "keep": 2, "save_minutes": 1.0}
+    settings = {"log_every": 1, "keep": 2, "save_minutes": 1.0}
     assert settings.keys() <= HARMLESS
     resumed = Trainer.resume(trainer.run_dir, train_data, val_data, settings=settings, callbacks=[], device="cpu")
-    assert resumed.fit().steps[-1]["step"] == 4
+    resumed.fit()
+    written = json.loads((trainer.run_dir / "config.json").read_text())
+    assert written["train"]["keep"] == 2  # what is used stands in the run, and is used from then on
+    assert written["changes"][-1].keys() == {"step", *settings}
+    with pytest.raises(ValueError, match="max_steps: started with 3, now 4"):  # the learning rate would be another
+        Trainer.resume(trainer.run_dir, train_data, val_data, settings={"max_steps": 4})
+
+
+def test_another_best_by_starts_the_best_anew(start, train_data, val_data):
+    trainer = start(callbacks=[], max_steps=5)
+    trainer.fit()
+    assert trainer.best >= 0
+    settings = {"best_by": "val_loss", "max_steps": None}
+    resumed = Trainer.resume(
+        trainer.run_dir, train_data, val_data, settings=settings, changed=True, callbacks=[], device="cpu"
+    )
+    assert resumed.best is None
+    history = resumed.fit()
+    assert resumed.best == -history.evaluations[-1]["val_loss"]  # by the recall's 0 to 100 it would never be better
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 4}, {"seed": 5}, {}])
@@ -69,4 +90,4 @@ def test_more_epochs(start, train_data, val_data):
 
 
 def test_every_setting_is_looked_at():
-    assert changed_settings(TrainConfig(), TrainConfig(lr=1.0, keep=2)) == {"lr": (1e-3, 1.0)}
+    assert changed_settings(TrainConfig(), TrainConfig(lr=1.0, keep=2)) == {"lr": (1e-3, 1.0), "keep": (1, 2)}

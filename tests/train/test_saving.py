@@ -94,7 +94,14 @@ def test_going_back_drops_what_came_after(start, train_data, val_data):
     trainer = start(callbacks=[], save_every=2, keep=3)
     trainer.fit()
     resumed = Trainer.resume(
-        trainer.run_dir, train_data, val_data, step=6, settings={"max_steps": 7}, callbacks=[], device="cpu"
+        trainer.run_dir,
+        train_data,
+        val_data,
+        step=6,
+        settings={"max_steps": 7},
+        changed=True,
+        callbacks=[],
+        device="cpu",
     )
     resumed.fit()
     assert list(kept_states(trainer.run_dir)) == [6, 7]
@@ -186,7 +193,9 @@ def test_a_disk_that_takes_no_more_leaves_the_last_good_state(start, train_data,
     run = disk("size=100m") / "run"
     subprocess.run(["cp", "-r", trainer.run_dir, run], check=True)
     before = (run / "state.safetensors").read_bytes()
-    resumed = Trainer.resume(run, train_data, val_data, settings={"max_steps": 4}, callbacks=[], device="cpu")
+    resumed = Trainer.resume(
+        run, train_data, val_data, settings={"max_steps": 4}, changed=True, callbacks=[], device="cpu"
+    )
     disk(f"remount,{change.format(room=room)}")
     with pytest.raises(OSError, match=message):
         resumed.fit()

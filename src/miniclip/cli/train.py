@@ -217,6 +217,7 @@ def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: Tra
 def resumed(run: str, settings: dict[str, Any], changed: bool, step: int | None) -> Any:
     """A trainer for a run that goes on."""
     import miniclip
+    from miniclip.data.opening import from_anywhere
     from miniclip.train.run_dir import read_run
 
     device, data = (settings.pop(name, None) for name in ("device", "data"))
@@ -225,8 +226,11 @@ def resumed(run: str, settings: dict[str, Any], changed: bool, step: int | None)
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is for a new run; --resume {run} goes on with that run's: leave it out")
     before = read_run(run)
+    data = None if data is None else from_anywhere(data)
     both = open_both(data or data_of(run, before), rule_of(before["train"] | settings))
-    return miniclip.Trainer.resume(run, *both, settings=settings, changed=changed, step=step, device=device)
+    about = {} if data is None else {"data": data}
+    rest = {"changed": changed, "step": step, "device": device, "about": about}
+    return miniclip.Trainer.resume(run, *both, settings=settings, **rest)
 
 
 def open_both(spec: str, rule: dict[str, Any]) -> tuple[Any, Any]:
@@ -254,9 +258,11 @@ def read_toml(path: str) -> dict[str, Any]:
 
 def summary(trainer: Any) -> str:
     """What came out, where it is, and what to try next."""
+    from miniclip.train.validation import figure_of
+
     lines = []
     if trainer.history.evaluations:
-        best = max(trainer.history.evaluations, key=lambda r: r["text_to_image"]["R@1"] + r["image_to_text"]["R@1"])
+        best = max(trainer.history.evaluations, key=lambda record: figure_of(record, trainer.config.best_by))
         last = trainer.history.evaluations[-1]
         for name, record in (("last", last), ("best", best)) if best is not last else (("last, and best", last),):
             lines.append(f"{name} (epoch {record['epoch']}): {in_words(record, trainer.val_data)}")

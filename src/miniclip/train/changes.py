@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from miniclip.train.settings import TrainConfig
 
-# These change how a run is watched, stored and computed, not what it computes.
+# These change how a run is watched and stored, not what it computes. `max_steps` is none of them: the learning rate
+# follows from how many steps there will be.
 HARMLESS = {
-    "max_steps",
+    "about",
     "eval_every",
     "save_every",
     "save_minutes",
@@ -18,15 +20,17 @@ HARMLESS = {
     "log_every",
     "workers",
     "max_skipped",
+    "tensorboard",
+    "wandb",
 }
 
 
 def changed_settings(before: TrainConfig, now: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that would make another run of it: name to (before, now)."""
+    """The settings that differ: name to (before, now)."""
     return {
         field.name: (getattr(before, field.name), getattr(now, field.name))
         for field in dataclasses.fields(TrainConfig)
-        if field.name not in HARMLESS and getattr(before, field.name) != getattr(now, field.name)
+        if getattr(before, field.name) != getattr(now, field.name)
     }
 
 
@@ -37,6 +41,20 @@ def changed_data(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple
         for part, value in now.items()
         if before.get(part) != value
     }
+
+
+def require_the_word(run_dir: Path, changes: dict[str, tuple[Any, Any]], said: bool) -> None:
+    """Check that a run becomes another one only where that is asked for.
+
+    Raises:
+        ValueError: it would, and it is not; the message says what differs.
+    """
+    other = {name: change for name, change in changes.items() if name not in HARMLESS}
+    if other and not said:
+        raise ValueError(
+            f"{run_dir}: {in_words(other)}; to go on all the same, as another run than it would have been, say so: "
+            "--changed, or changed=True"
+        )
 
 
 def in_words(changes: dict[str, tuple[Any, Any]]) -> str:

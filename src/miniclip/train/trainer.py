@@ -42,7 +42,7 @@ from miniclip.tokenizer import load_tokenizer
 from miniclip.train import skipping, state
 from miniclip.train.average import Average
 from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
-from miniclip.train.changes import changed_data, changed_settings, in_words
+from miniclip.train.changes import changed_data, changed_settings, require_the_word
 from miniclip.train.check import Report, check
 from miniclip.train.compiled import compile_blocks, untranslated
 from miniclip.train.health import look
@@ -70,10 +70,10 @@ from miniclip.train.settings import Precision, TrainConfig
 from miniclip.train.sharded import require_even, shard, unsharded
 from miniclip.train.steps import Inputs, cached_step, loss_function, plain_step
 from miniclip.train.validation import figure_of, validate
+from miniclip.transforms import Augment
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
-from miniclip.transforms import Augment
 
 POSITION = ("step", "epoch", "epoch_start", "evaluated", "closed", "best", "skipped")  # what a state says of the run
 
@@ -95,11 +95,13 @@ class Trainer:
         changes: what of data and settings is other than when the run was started, by name: (before, now).
 
     Attributes:
+        model: with the weights of the last step, also where their average (`ema`) is evaluated and saved.
         callbacks: on rank 0; none on the others.
         step: steps done.
         epoch: epochs done, their evaluation included.
-        best: the best mean R@1 of both directions so far, in percent; -1 before the first evaluation.
+        best: the best figure so far by the setting `best_by`, greater is better; None before the first evaluation.
         history: all records so far.
+        seen: the last step's batch and output, of this rank's rows; None before the first step.
 
     Raises:
         ValueError: the model has no tokenizer, or one that does not fit it; the data are empty; settings do not fit.
@@ -198,6 +200,7 @@ class Trainer:
         settings: Mapping[str, Any] | None = None,
         changed: bool = False,
         step: int | None = None,
+        about: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] | None = None,
         device: str | torch.device | None = None,
     ) -> Trainer:
@@ -212,6 +215,7 @@ class Trainer:
                 what only changes how a run is watched and stored needs no word. With other training data, another
                 batch size or seed the epoch in hand begins anew.
             step: go back to the state of this step, one of those in `states/` (setting `keep`).
+            about: what of the run's `about` is other now, such as where the data are.
             callbacks: as in the constructor.
             device: as in the constructor.
 
@@ -226,17 +230,17 @@ class Trainer:
         config = TrainConfig.from_dict({**run["train"], **(settings or {})})
         found = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
         changes = changed_settings(before, config) | changed_data(run["data"], found)
-        if changes and not changed:
-            raise ValueError(
-                f"{run_dir}: {in_words(changes)}; to go on all the same, as another run than it would have been, say "
-                "so: --changed, or changed=True"
-            )
+        require_the_word(run_dir, changes, changed)
+        about = {**run["about"], **(about or {})}
+        if about != run["about"]:
+            changes["about"] = (run["about"], about)
         distributed.on_main(lambda: sweep(run_dir))
-        saved = state.read_state(state.find_state(run_dir, step))
+        path = state.find_state(run_dir, step)
+        saved = state.read_state(path)
         with torch.device("meta"):
             model = CLIP(CLIPConfig.from_dict(run["model"]), load_tokenizer(run_dir / LAST))
-        fill(model, HeldTensors(run_dir / state.FILE, saved.weights), own_rows(model.state_dict()))
-        rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": run["about"], "saved": saved}
+        fill(model, HeldTensors(path, saved.weights), own_rows(model.state_dict()))
+        rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": about, "saved": saved}
         return cls(model, train_data, val_data, config=config, run_dir=run_dir, changes=changes, **rest)
 
     def fit(self) -> History:
@@ -247,8 +251,8 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: Ctrl-C, or SIGTERM, of any rank: after the step in hand and with the state saved.
-            FloatingPointError: the loss was not finite `max_skipped` times in a row, or the weights are not; the last
-                state that was saved stays.
+            FloatingPointError: more than `max_skipped` steps in a row were not finite, or the weights are not; the
+                last state that was saved stays.
             OSError: a file cannot be written; the last that was written whole stays.
             ChildProcessError: a process that decodes pictures was killed.
         """
@@ -470,6 +474,8 @@ class Trainer:
             setattr(self, name, saved.position[name])
         if self._changes.keys() & {"train data", "batch_size", "seed"}:
             self.epoch_start = self.step
+        if "best_by" in self._changes:  # the best so far is a figure of another kind
+            self.best = None
         if (self.run_dir / METRICS).exists():
             self.history = History.read(self.run_dir, self.step, self.evaluated)
 
