@@ -3,8 +3,9 @@
 python -m benchmarks.doctor [--preset bert_vit_tiny] [--batch-size 128] [--log-every 10] [--rounds 15] [--device cpu]
 
 Two things are measured. Directly: the seconds that a look's figures, the norms of the gradient by tower and the rules
-take, as a share of `log_every` plain steps. And as a whole: stretches of `log_every` steps with all of it and without,
-in turns on the same model; the median ratio of neighbours. The whole has the machine's noise in it, the parts have not.
+take, as a share of `log_every` plain steps. And as a whole: stretches of `log_every` steps with all of it, without, and
+once more without, in turns on the same model; the median ratio of neighbours. The second without against the first says
+how much of that is the machine's noise.
 The step is the trainer's own, on the drawn set, decoded beforehand.
 """
 
@@ -133,14 +134,15 @@ def main() -> None:
         doctor.on_start(trainer)
         for with_doctor in (doctor, None):  # libraries loaded, threads started
             stretch(trainer, batches, with_doctor)
-        times: dict[bool, list[float]] = {True: [], False: []}
+        times: dict[str, list[float]] = {"with": [], "without": [], "without again": []}
         for number in range(options.rounds):
-            for which in (True, False) if number % 2 else (False, True):
-                times[which].append(stretch(trainer, batches, doctor if which else None))
+            names = list(times)
+            for name in names[number % 3 :] + names[: number % 3]:
+                times[name].append(stretch(trainer, batches, doctor if name == "with" else None))
         trainer.train_step(next(batches))
         costs = parts(trainer, options.rounds)
         precision = trainer.config.precision
-    plain = statistics.median(times[False])
+    plain = statistics.median(times["without"])
     where = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(
@@ -151,9 +153,11 @@ def main() -> None:
     print("| part | ms a look | share |\n| --- | --- | --- |")
     for name, seconds in {**costs, "together": sum(costs.values())}.items():
         print(f"| {name} | {1e3 * seconds:.2f} | {seconds / plain:.2%} |")
-    ratios = [a / b - 1 for a, b in zip(times[True], times[False], strict=True)]
-    least, most = min(ratios), max(ratios)
-    print(f"\nwhole stretches, with by without: {statistics.median(ratios):+.2%} (from {least:+.2%} to {most:+.2%})")
+    print()
+    for name in ("with", "without again"):
+        ratios = sorted(a / b - 1 for a, b in zip(times[name], times["without"], strict=True))
+        low, _, high = statistics.quantiles(ratios, n=4)
+        print(f"whole stretches, {name} by without: {statistics.median(ratios):+.2%} (half: {low:+.2%} to {high:+.2%})")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any
 
 from miniclip.train.settings import TrainConfig
 
+Changes = dict[str, tuple[Any, Any]]  # what is other, by name: (before, now)
+
 # These change how a run is watched and stored, not what it computes. `max_steps` is none of them: the learning rate
 # follows from how many steps there will be.
 HARMLESS = {
@@ -25,7 +27,7 @@ HARMLESS = {
 }
 
 
-def changed_settings(before: TrainConfig, now: TrainConfig) -> dict[str, tuple[Any, Any]]:
+def changed_settings(before: TrainConfig, now: TrainConfig) -> Changes:
     """The settings that differ: name to (before, now)."""
     return {
         field.name: (getattr(before, field.name), getattr(now, field.name))
@@ -34,7 +36,7 @@ def changed_settings(before: TrainConfig, now: TrainConfig) -> dict[str, tuple[A
     }
 
 
-def changed_data(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def changed_data(before: dict[str, Any], now: dict[str, Any]) -> Changes:
     """The data whose fingerprints differ: "train data", "val data" to (before, now)."""
     return {
         f"{part} data": (describe(before.get(part)), describe(value))
@@ -43,7 +45,7 @@ def changed_data(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple
     }
 
 
-def require_the_word(run_dir: Path, changes: dict[str, tuple[Any, Any]], said: bool) -> None:
+def require_the_word(run_dir: Path, changes: Changes, said: bool) -> None:
     """Check that a run becomes another one only where that is asked for.
 
     Raises:
@@ -57,7 +59,7 @@ def require_the_word(run_dir: Path, changes: dict[str, tuple[Any, Any]], said: b
         )
 
 
-def in_words(changes: dict[str, tuple[Any, Any]]) -> str:
+def in_words(changes: Changes) -> str:
     """What changes, in a line."""
     return "; ".join(f"{name}: started with {before}, now {now}" for name, (before, now) in changes.items())
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from miniclip import distributed
 from miniclip.atomic import TEMPORARY
@@ -14,7 +17,7 @@ from miniclip.checkpoints.files import read_json, write_json
 from miniclip.data.pairs import PairData
 from miniclip.errors import CheckpointError
 from miniclip.train import history, state
-from miniclip.train.changes import describe
+from miniclip.train.changes import Changes, describe
 
 CONFIG = "config.json"
 LAST, BEST, CURVE = "last", "best", "learning_curve.png"
@@ -59,9 +62,21 @@ def _never_began(path: Path) -> bool:
         return False  # somebody else's files
 
 
-def write_run(path: Path, settings: dict[str, Any]) -> None:
-    """Write what a run was started with."""
-    write_json(path / CONFIG, {"format": FORMAT, **settings})
+def write_run(path: Path, what: dict[str, Any], device: torch.device, new: bool, other: tuple[int, Changes]) -> None:
+    """Write what a run was started with, and at which step what was other when it was taken up.
+
+    Args:
+        path: the run directory.
+        what: settings and data, JSON values.
+        device: what it runs on.
+        new: whether it starts here.
+        other: the step, and what is other from there on.
+    """
+    step, changes = other
+    before = [] if new else read_run(path).get("changes", [])
+    versions = {"miniclip": version("miniclip"), "torch": torch.__version__, "device": str(device)}
+    changed = [*before, *([{"step": step, **changes}] if changes else [])]
+    write_json(path / CONFIG, {"format": FORMAT, **what, "versions": versions, "changes": changed})
 
 
 def read_run(path: str | Path) -> dict[str, Any]:
@@ -94,12 +109,6 @@ def fingerprint(data: PairData | None) -> dict[str, Any] | None:
         captions += len(group)
         digest.update("\n".join(group).encode("utf-8", "surrogatepass") + b"\0")
     return {"pictures": len(data), "captions": captions, "sha256": digest.hexdigest()[:16]}
-
-
-def changes_so_far(path: Path, new: bool, step: int, changes: dict[str, tuple[Any, Any]]) -> list[dict[str, Any]]:
-    """What a run was changed in as it was taken up, with the steps; `changes` last, if there are any."""
-    before = [] if new else read_run(path).get("changes", [])
-    return [*before, *([{"step": step, **changes}] if changes else [])]
 
 
 def sweep(path: Path) -> None:

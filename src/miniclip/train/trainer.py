@@ -16,18 +16,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from miniclip import distributed
 from miniclip.checkpoints.files import save_checkpoint
-from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
-from miniclip.config import CLIPConfig
 from miniclip.data.left_out import LeftOut
 from miniclip.data.loader import Batch, PairLoader
 from miniclip.data.packed import require_pixels
@@ -38,11 +34,9 @@ from miniclip.evaluation.retrieval import Embedded
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.vision import draw_patches
 from miniclip.randomness import draw, generator
-from miniclip.tokenizer import load_tokenizer
 from miniclip.train import skipping, state
 from miniclip.train.average import Average
 from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
-from miniclip.train.changes import changed_data, changed_settings, require_the_word
 from miniclip.train.check import Report, check
 from miniclip.train.compiled import compile_blocks, untranslated
 from miniclip.train.health import look
@@ -52,16 +46,15 @@ from miniclip.train.interrupt import StopRequest
 from miniclip.train.memory import settle_memory
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.precision import resolve
+from miniclip.train.readings import Reading, Readings
+from miniclip.train.resuming import compare, restored
 from miniclip.train.run_dir import (
     BEST,
     LAST,
-    changes_so_far,
     fingerprint,
     next_run_dir,
-    read_run,
     refuse_a_run,
     require_same_everywhere,
-    sweep,
     write_run,
 )
 from miniclip.train.saving import Writer
@@ -144,22 +137,9 @@ class Trainer:
             val_data = readable(val_data, LeftOut("skip", config.max_left_out))
         self.train_data, self.val_data = train_data, val_data
         self.about = dict(about or {})
-        tokenizer = tokenizer_of(model)
-        cut = getattr(tokenizer, "truncated", 0)
-        self.loader = PairLoader(
-            train_data,
-            tokenizer,
-            model.preprocess,
-            context_length=model.config.text.context_length,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            workers=self.config.workers,
-            pad=model.config.text.padding == "attended",
-            reduced=self.config.reduced_decoding,
-            on_error=self.config.on_error,
-            max_left_out=self.config.max_left_out,
-        )
-        self.captions_cut: int = getattr(tokenizer, "truncated", 0) - cut  # of the training data, at the context length
+        cut = getattr(model.tokenizer, "truncated", 0)
+        self.loader = loader_of(model, train_data, self.config)
+        self.captions_cut: int = getattr(model.tokenizer, "truncated", 0) - cut  # of the training data
         rows = self.loader.rows
         self.config = settle_memory(self.model, self.config, rows.stop - rows.start)
         if self.config.fsdp:
@@ -180,8 +160,8 @@ class Trainer:
         self.seen: tuple[Batch, CLIPOutput] | None = None  # the last step's
         self.embedded: Embedded | None = None  # the validation data as the last evaluation saw them
         self._changes = dict(changes or {})
-        self._unread: list[tuple[Record, dict[str, Tensor], Tensor]] = []  # steps whose figures are still on the device
-        self._read_at = self._saved_at = time.perf_counter()
+        self.readings = Readings(self.loader)
+        self._saved_at = time.perf_counter()
         if saved is not None:
             self._restore(saved)
         steps = self.epoch_start + (self.config.epochs - self.epoch) * self.loader.steps
@@ -225,23 +205,10 @@ class Trainer:
             ValueError: the data or settings are not those that the run was started with; it says what differs.
         """
         run_dir = Path(run_dir)
-        run = read_run(run_dir)
-        before = TrainConfig.from_dict(run["train"])
-        config = TrainConfig.from_dict({**run["train"], **(settings or {})})
-        found = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
-        changes = changed_settings(before, config) | changed_data(run["data"], found)
-        require_the_word(run_dir, changes, changed)
-        about = {**run["about"], **(about or {})}
-        if about != run["about"]:
-            changes["about"] = (run["about"], about)
-        distributed.on_main(lambda: sweep(run_dir))
-        path = state.find_state(run_dir, step)
-        saved = state.read_state(path)
-        with torch.device("meta"):
-            model = CLIP(CLIPConfig.from_dict(run["model"]), load_tokenizer(run_dir / LAST))
-        fill(model, HeldTensors(path, saved.weights), own_rows(model.state_dict()))
-        rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": about, "saved": saved}
-        return cls(model, train_data, val_data, config=config, run_dir=run_dir, changes=changes, **rest)
+        found = compare(run_dir, (train_data, val_data), settings or {}, about or {}, changed)
+        model, saved = restored(run_dir, step)
+        rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "saved": saved, **found._asdict()}
+        return cls(model, train_data, val_data, run_dir=run_dir, **rest)
 
     def fit(self) -> History:
         """Train to the end.
@@ -308,7 +275,7 @@ class Trainer:
         log_n = math.log(self.loader.batch_size)
         record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": log_n}
         record["tokens"] = batch.tokens.shape[1]
-        self._unread.append((record, result.figures, skipping.finite_rows(result.seen)))
+        self.readings.add(record, result)
         self.seen = batch, result.seen
         if self.average is not None:
             self.average.update(self.model, self.step)
@@ -340,32 +307,23 @@ class Trainer:
             OSError: a write in the background failed.
         """
         self.writer.look()
-        if not self._unread:
-            return
-        figures = torch.stack([torch.stack(list(result.values())) for _, result, _ in self._unread]).tolist()
-        now = time.perf_counter()
-        speed = len(figures) * self.loader.batch_size / (now - self._read_at)
-        waiting = min(1.0, self.loader.waited / (now - self._read_at))
-        unread, self._unread = self._unread, []
-        self._start_the_clock(now)
-        looked = self._look()
-        for (record, result, rows), values in zip(unread, figures, strict=True):
-            found = dict(zip(result, values, strict=True))
-            if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
-                self._skip(record, found, rows)
+        readings = self.readings.read()
+        looked = self._look() if readings else {}
+        for reading in readings:
+            if not reading.finite:
+                self._skip(reading)
                 continue
-            self.skipped = 0
-            record |= found | {"pairs_per_second": round(speed, 1), "waiting": round(waiting, 4)}
+            self.skipped, record = 0, reading.record
             if record["step"] == self.step:
                 record |= looked
             self.history.add(record)
             self._call("on_step", record)
 
-    def _skip(self, record: Record, figures: dict[str, float], finite: Tensor) -> None:
+    def _skip(self, reading: Reading) -> None:
         """Say of a step that has changed nothing where it went wrong, and keep its batch."""
-        self.skipped += 1
+        self.skipped, record = self.skipped + 1, reading.record
         batch = next(iter(self.loader.epoch(self.epoch, start=record["step"] - 1 - self.epoch_start)))
-        where = skipping.where_it_began(figures, finite, batch.indices)
+        where = skipping.where_it_began(reading.figures, reading.rows, batch.indices)
         captions = [list(self.train_data.captions[int(i)]) for i in batch.indices]
         kept = skipping.keep_batch(self.run_dir, record["step"], batch, captions, {**record, "where": where})
         record |= {"skipped": where, "batch": kept and kept.name}
@@ -385,10 +343,6 @@ class Trainer:
         batch, out = self.seen
         return look(batch, out, self.loader.rows.start, self.model.tokenizer, self.config.loss)
 
-    def _start_the_clock(self, now: float) -> None:
-        """From here on it is counted how fast the steps are, and how long they wait for data."""
-        self._read_at, self.loader.waited = now, 0.0
-
     def finish_epoch(self) -> None:
         """Evaluate where it is time to, and save. The last epoch may have ended before its end, at `max_steps`."""
         self.read_figures()
@@ -399,7 +353,7 @@ class Trainer:
             self.epoch, self.epoch_start = self.epoch + 1, self.step
         self.closed = self.step
         self.save()
-        self._start_the_clock(time.perf_counter())
+        self.readings.start_the_clock()
 
     def evaluate(self, data: PairData) -> None:
         """Measure the model, log it, and keep it as `best/` where its figure is the best so far."""
@@ -451,15 +405,10 @@ class Trainer:
         distributed.meet()  # every rank has its data and its model, and has read what it goes on from
         new = self.step == 0 and not (self.run_dir / state.FILE).exists()
         if distributed.is_main() and (new or self._changes):
-            settings = {"train": self.config.to_dict(), "model": self.model.config.to_dict()}
-            versions = {"miniclip": version("miniclip"), "torch": torch.__version__, "device": str(self.model.device)}
-            changes = changes_so_far(self.run_dir, new, self.step, self._changes)
-            write_run(
-                self.run_dir,
-                {**settings, "data": self.data, "about": self.about, "versions": versions, "changes": changes},
-            )
+            what = {"train": self.config.to_dict(), "model": self.model.config.to_dict(), "data": self.data}
+            write_run(self.run_dir, {**what, "about": self.about}, self.model.device, new, (self.step, self._changes))
         self._saved_at = time.perf_counter()
-        self._start_the_clock(self._saved_at)
+        self.readings.start_the_clock()
         self.model.train()
         self._call("on_start")
         if self.step == 0:
@@ -491,6 +440,23 @@ class Trainer:
 
     def _call(self, event: str, *arguments: Any) -> None:
         call(self.callbacks, event, self, *arguments)
+
+
+def loader_of(model: CLIP, data: PairData, config: TrainConfig) -> PairLoader:
+    """Batches of the training data for a model, as the settings have them."""
+    return PairLoader(
+        data,
+        tokenizer_of(model),
+        model.preprocess,
+        context_length=model.config.text.context_length,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        pad=model.config.text.padding == "attended",
+        reduced=config.reduced_decoding,
+        on_error=config.on_error,
+        max_left_out=config.max_left_out,
+    )
 
 
 def tokenizer_of(model: CLIP) -> TextTokenizer:
