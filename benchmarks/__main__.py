@@ -1,0 +1,84 @@
+"""miniclip beside its peers: every row of the table, in one run.
+
+python -m benchmarks [PART …] [--small] [--rounds 7] [--device cpu] [--out FOLDER]
+
+Each part runs in a process of its own, on the same weights, inputs and threads for all; results are compared before
+they are timed, contenders take turns, and a lead is the median of the rounds' ratios. With --out, the table is written
+as `results.md` and `results.json`, with a plot, `leads.png`. Needs the extra `bench`.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.frame import Row, Scale, machine
+from benchmarks.report import as_markdown, plot_leads
+
+PARTS = ("imports", "tokenizing", "texts", "pictures", "steps", "loss", "preprocessing", "loading")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all, if none is named")
+    parser.add_argument("--small", action="store_true", help="small sizes, one round: whether it works, not how fast")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--device", default="")
+    parser.add_argument("--out", type=Path, help="the folder for table and plot")
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # in the process of a part: where its rows go
+    options = parser.parse_args()
+    unknown = sorted(set(options.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    scale = Scale(options.small, options.rounds or (1 if options.small else 7), options.device or default_device())
+    if options.rows:
+        measure(options.parts[0], scale, options.rows)
+        return
+    rows, where = [], machine()
+    for part in options.parts or PARTS:
+        found = in_own_process(part, scale)
+        print(as_markdown(found, heading=False), flush=True)
+        rows += found
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        written = {"machine": where, "scale": dataclasses.asdict(scale), "rows": [dataclasses.asdict(r) for r in rows]}
+        (options.out / "results.json").write_text(json.dumps(written, indent=1) + "\n")
+        (options.out / "results.md").write_text(as_markdown(rows, where))
+        plot_leads(rows, where, options.out / "leads.png")
+
+
+def measure(part: str, scale: Scale, path: Path) -> None:
+    """Run a part here, and write its rows as they come."""
+    import torch
+
+    if scale.device == "cpu":
+        torch.set_num_threads(torch.get_num_threads())  # the same number for all, whatever a peer does on import
+    rows = []
+    for row in importlib.import_module(f"benchmarks.{part}").rows(scale):
+        rows.append(dataclasses.asdict(row))
+        path.write_text(json.dumps(rows))
+
+
+def in_own_process(part: str, scale: Scale) -> list[Row]:
+    """A part's rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        options = ["--rounds", str(scale.rounds), "--device", scale.device, *(["--small"] if scale.small else [])]
+        command = [sys.executable, "-m", "benchmarks", part, *options, "--rows", str(path)]
+        if subprocess.run(command).returncode:
+            raise SystemExit(f"the part {part!r} failed")
+        return [Row(**row) for row in json.loads(path.read_text())]
+
+
+def default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    main()
