@@ -1,6 +1,6 @@
 """What the parts of the benchmark have in common: runs in turns, rows of figures, the machine they were taken on.
 
-A part is a module with `rows(scale)`, which yields a `Row` for each line of the table. It checks that the results of all
+A part is a module with `rows(scale)`, which yields a `Row` for each line of the table. It checks that all results
 agree before it times them.
 """
 
