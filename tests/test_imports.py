@@ -23,6 +23,7 @@ LAYERS = [
         "pretrained",
         "randomness",
         "pictures",
+        "products",
         "transforms",
         "tokenizer",
         "distributed",

@@ -124,24 +124,28 @@ def test_the_order_of_words_matters(kind):
     assert float((one - other).abs().max()) > 1e-3
 
 
+def with_all_positions(model, embed):
+    """What the model gives, and what its blocks give for every position where they are asked for all."""
+    inputs = []
+    hook = model.blocks.register_forward_pre_hook(lambda module, args: inputs.append(args))
+    y = embed()
+    hook.remove()
+    return y, model.blocks(*inputs[0][:3])
+
+
 @pytest.mark.parametrize("kind", ["causal", "bidirectional-end"])
 def test_pooled_at_the_first_end_token(kind):
     model = MODELS[kind]
     tokens = torch.tensor([[START, 5, END, 7, 8, END]])
-    outputs = []
-    hook = model.blocks.register_forward_hook(lambda module, args, output: outputs.append(output))
-    y = uncut(model, tokens)
-    hook.remove()
-    torch.testing.assert_close(y, model.projection(model.norm_after(outputs[0][:, 2])), rtol=0, atol=1e-6)
+    y, outputs = with_all_positions(model, lambda: uncut(model, tokens))
+    torch.testing.assert_close(y, model.projection(model.norm_after(outputs[:, 2])), rtol=0, atol=1e-6)
     torch.testing.assert_close(y, uncut(model, tokens[:, :3]), rtol=0, atol=1e-6)
 
 
 def test_bert_is_pooled_at_its_first_token():
-    model, outputs = MODELS["bert"], []
-    hook = model.blocks.register_forward_hook(lambda module, args, output: outputs.append(output))
-    y = model(batch([[4, 5]]))
-    hook.remove()
-    torch.testing.assert_close(y, model.projection(model.norm_after(outputs[0][:, 0])), rtol=0, atol=1e-6)
+    model = MODELS["bert"]
+    y, outputs = with_all_positions(model, lambda: model(batch([[4, 5]])))
+    torch.testing.assert_close(y, model.projection(model.norm_after(outputs[:, 0])), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", TOWERS)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from miniclip.config import Activation, ImageConfig, Projection, TextConfig
+from miniclip.products import Linear, linear
 
 
 class QuickGELU(nn.Module):
@@ -22,7 +23,7 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, elementwise."""
-        return x * torch.sigmoid(1.702 * x)
+        return F.silu(1.702 * x) / 1.702  # the same, and one tensor fewer is kept for the gradient
 
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -30,6 +31,16 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "quickgelu": QuickGELU,
 }
+
+
+def activate_(x: Tensor, activation: nn.Module) -> Tensor:
+    """An activation in place, without gradient: memory for another tensor as wide takes as long as the arithmetic."""
+    if type(activation) is QuickGELU:
+        return F.silu(x.mul_(1.702), inplace=True).div_(1.702)
+    if type(activation) is nn.GELU:
+        result: Tensor = torch.ops.aten.gelu_(x, approximate=activation.approximate)
+        return result
+    return activation(x)  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -43,32 +54,42 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
             x: (B, T, D).
             mask: bool, broadcast to (B, H, T, T): True where a query (row) may look at a key (column). Not with causal.
             causal: a token sees itself and the earlier ones.
+            at: (B,), the one position of each row that asks; None: all of them.
 
         Returns:
-            (B, T, D).
+            (B, T, D); with `at`, (B, D).
         """
+        if at is not None:
+            return self._at(x, mask, causal, at)
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
         y = attend(q, k, v, mask, causal)
         return self.out(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
 
-    def answer(self, query: Tensor, x: Tensor) -> Tensor:
-        """What one query (D,) finds in x (B, T, D): (B, D)."""
+    def _at(self, x: Tensor, mask: Tensor | None, causal: bool, at: Tensor) -> Tensor:
+        """What one token of each row finds: (B, T, D) to (B, D)."""
+        rows = torch.arange(x.shape[1], device=x.device)
+        if causal:
+            mask = (rows <= at[:, None])[:, None, None, :]  # (B, 1, 1, T)
+        return self.answer(x[torch.arange(len(x), device=x.device), at], x, mask)
+
+    def answer(self, query: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What a query, one for all (D,) or one a row (B, D), finds in x (B, T, D): (B, D)."""
         B, T, D = x.shape
-        q = F.linear(query, self.qkv.weight[:D], self.qkv.bias[:D]).view(1, self.heads, 1, -1)
-        kv = F.linear(x, self.qkv.weight[D:], self.qkv.bias[D:])
+        q = linear(query, self.qkv.weight[:D], self.qkv.bias[:D]).view(-1, self.heads, 1, D // self.heads)
+        kv = linear(x, self.qkv.weight[D:], self.qkv.bias[D:])
         k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        y = attend(q.expand(B, -1, -1, -1), k, v, None, causal=False)  # (B, H, 1, D/H)
+        y = attend(q.expand(B, -1, -1, -1), k, v, mask, causal=False)  # (B, H, 1, D/H)
         return self.out(y.reshape(B, D))  # type: ignore[no-any-return]
 
 
@@ -92,13 +113,19 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, activation: Activation) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
+        self.up = Linear(width, hidden)
         self.activation = ACTIVATIONS[activation]()
-        self.down = nn.Linear(hidden, width)
+        self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
-        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+        """(…, D) to (…, D)."""
+        hidden = self.up(x)
+        seen = self.up._forward_hooks or self.activation._forward_hooks or self.activation._forward_pre_hooks
+        if hidden.requires_grad or hidden.device.type != "cpu" or torch.compiler.is_compiling() or seen:
+            hidden = self.activation(hidden)
+        else:
+            hidden = activate_(hidden, self.activation)
+        return self.down(hidden)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -111,9 +138,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, config.norm_eps)
         self.mlp = MLP(config.width, config.mlp_width, config.activation)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """(B, T, D) to (B, T, D); mask and causal as in `Attention`."""
-        x = x + self.attention(self.norm1(x), mask, causal)
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D); mask, causal and at as in `Attention`: with `at`, to (B, D)."""
+        found = self.attention(self.norm1(x), mask, causal, at)
+        x = found + (x if at is None else x[torch.arange(len(x), device=x.device), at])
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
@@ -130,11 +158,19 @@ class Transformer(nn.ModuleList):
     def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__(Block(config) for _ in range(config.layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """(B, T, D) to (B, T, D); mask and causal as in `Attention`."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D); mask and causal as in `Attention`.
+
+        With `at`, (B,), to (B, D): of the last block one position of each row alone. That is exact, and saves most of
+        the block: keys and values of all positions are in it, but one query, one output and one MLP for each row.
+        """
         recompute = self.checkpointed and torch.is_grad_enabled()
-        for block in self:
-            x = checkpoint(block, x, mask, causal, use_reentrant=False) if recompute else block(x, mask, causal)
+        for number, block in enumerate(self, start=1):
+            asked = at if number == len(self) else None
+            if recompute:
+                x = checkpoint(block, x, mask, causal, asked, use_reentrant=False)
+            else:
+                x = block(x, mask, causal, asked)
         return x
 
 
@@ -160,4 +196,4 @@ class AttentionPool(nn.Module):
 
 def projection(width: int, embed_dim: int, kind: Projection) -> nn.Module:
     """The step from a tower's width D to the shared space: (B, D) to (B, E)."""
-    return nn.Identity() if kind == "none" else nn.Linear(width, embed_dim, bias=kind == "bias")
+    return nn.Identity() if kind == "none" else Linear(width, embed_dim, bias=kind == "bias")

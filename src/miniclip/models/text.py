@@ -69,8 +69,8 @@ class TextTransformer(nn.Module):
             tokens = trim(tokens, self.config.end_id)  # elsewhere it would wait for the device: the loader has cut
         length = lengths(tokens, self.config.end_id)  # (B,)
         x = self.tokens(tokens) + self.positions[: tokens.shape[1]]  # (B, T, D)
-        x = self.blocks(x, self._mask(length, tokens.shape[1]), self.config.causal)
-        pooled = x[torch.arange(len(x), device=x.device), self._pooled(length, tokens.shape[1])]  # (B, D)
+        at = self._pooled(length, tokens.shape[1])
+        pooled = self.blocks(x, self._mask(length, tokens.shape[1]), self.config.causal, at)  # (B, D)
         return self.projection(self.norm_after(pooled))  # type: ignore[no-any-return]
 
     def _check_length(self, found: int) -> None:

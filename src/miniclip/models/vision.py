@@ -58,15 +58,17 @@ class VisionTransformer(nn.Module):
         if self.class_token is not None:
             first = (self.class_token + self.positions[0]).to(x.dtype).expand(len(x), 1, -1)
             x = torch.cat([first, x], dim=1)  # (B, 1 + P, D)
-        return self.projection(self._pooled(self.blocks(self.norm_before(x))))  # type: ignore[no-any-return]
+        return self.projection(self._pooled(self.norm_before(x)))  # type: ignore[no-any-return]
 
     def _pooled(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, D), normalised."""
+        """Through the blocks, (B, T, D), and pooled to (B, D), normalised."""
         if self.pool is not None:
-            return self.pool(self.norm_after(x))  # type: ignore[no-any-return]
+            return self.pool(self.norm_after(self.blocks(x)))  # type: ignore[no-any-return]
         if self.config.pooling == "mean":
-            return self.norm_after(x[:, int(self.config.class_token) :].mean(dim=1))  # type: ignore[no-any-return]
-        return self.norm_after(x[:, 0])  # type: ignore[no-any-return]
+            mean = self.blocks(x)[:, int(self.config.class_token) :].mean(dim=1)
+            return self.norm_after(mean)  # type: ignore[no-any-return]
+        first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return self.norm_after(self.blocks(x, at=first))  # type: ignore[no-any-return]
 
 
 def draw_patches(batch: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor:
