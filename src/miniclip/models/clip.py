@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from miniclip.config import CLIPConfig
 from miniclip.losses.reference import unit
 from miniclip.models.initialise import initialise
-from miniclip.models.text import TextTransformer, trim
+from miniclip.models.text import TextTransformer
+from miniclip.models.texts import embed_texts
 from miniclip.models.vision import VisionTransformer
 from miniclip.pictures import as_picture
 from miniclip.transforms import Preprocess
@@ -156,7 +157,8 @@ class CLIP(nn.Module):
         Args:
             texts: a string, a list of strings, or token ids (N, T). Strings longer than the context are cut, with a
                 warning.
-            batch_size: texts embedded at a time.
+            batch_size: texts embedded at a time, at most. Those of like length go together, and on a CPU fewer of long
+                ones.
             normalize: divide each embedding by its length.
             progress: show a bar.
 
@@ -167,18 +169,10 @@ class CLIP(nn.Module):
             ValueError: strings were passed to a model without a tokenizer.
             TypeError: something else was passed.
         """
-        tokens = texts if isinstance(texts, Tensor) else self._tokenize(texts)
-        if tokens.dim() != 2 or tokens.is_floating_point():
-            raise TypeError(
-                f"texts: found a tensor {tuple(tokens.shape)} of {tokens.dtype}; expected strings, or token ids (N, T)"
-            )
-
-        def embed(batch: Tensor) -> Tensor:
-            masked = self.config.text.padding == "masked"
-            short = trim(batch, self.config.text.end_id) if masked else batch  # cut before it goes to the device
-            return self.text(short.to(self.device))  # type: ignore[no-any-return]
-
-        return self._encode(tokens, embed, batch_size, normalize, progress, "texts")
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: expected at least 1")
+        embeddings = embed_texts(self, [texts] if isinstance(texts, str) else texts, batch_size, progress)
+        return unit(embeddings) if normalize else embeddings
 
     def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """Which of some labels each picture shows, without training (zero-shot).
@@ -194,18 +188,10 @@ class CLIP(nn.Module):
         """
         if isinstance(labels, str) or not labels:
             raise ValueError(f"labels: expected a list of at least one name, found {labels!r}")
-        sentences = [[t.format(label) for t in templates or TEMPLATES] for label in labels]
-        classes = torch.stack([unit(self.encode_text(s).mean(dim=0)) for s in sentences])  # (C, E)
+        templates = templates or TEMPLATES
+        sentences = [template.format(label) for template in templates for label in labels]
+        classes = unit(self.encode_text(sentences).view(len(templates), len(labels), -1).mean(dim=0))  # (C, E)
         return (self.log_scale.detach().exp() * self.encode_image(images) @ classes.T).softmax(dim=-1)
-
-    def _tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        if self.tokenizer is None:
-            raise ValueError(
-                "this model has no tokenizer: pass token ids (N, T), or give it one, as in "
-                "miniclip.load(…, tokenizer='tokenizer.json')"
-            )
-        text = self.config.text
-        return self.tokenizer(texts, context_length=text.context_length, pad=text.padding == "attended")
 
     def _encode(
         self, items: Any, embed: Callable[[Any], Tensor], batch_size: int, normalize: bool, progress: bool, unit_: str

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from miniclip.config import Activation, ImageConfig, Projection, TextConfig
+from miniclip.models.prefix import SharedPrefix
 from miniclip.products import Linear, linear
+
+Mask = Tensor | SharedPrefix | None
 
 
 class QuickGELU(nn.Module):
@@ -57,12 +60,13 @@ class Attention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
             x: (B, T, D).
             mask: bool, broadcast to (B, H, T, T): True where a query (row) may look at a key (column). Not with causal.
+                Or how rows that begin alike lie in x, as a (1, T, D).
             causal: a token sees itself and the earlier ones.
             at: (B,), the one position of each row that asks; None: all of them.
 
@@ -73,24 +77,40 @@ class Attention(nn.Module):
             return self._at(x, mask, causal, at)
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        y = attend(q, k, v, mask, causal)
+        y = mask.attend(q, k, v) if isinstance(mask, SharedPrefix) else attend(q, k, v, mask, causal)
         return self.out(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
 
-    def _at(self, x: Tensor, mask: Tensor | None, causal: bool, at: Tensor) -> Tensor:
+    def _at(self, x: Tensor, mask: Mask, causal: bool, at: Tensor) -> Tensor:
         """What one token of each row finds: (B, T, D) to (B, D)."""
-        rows = torch.arange(x.shape[1], device=x.device)
         if causal:
-            mask = (rows <= at[:, None])[:, None, None, :]  # (B, 1, 1, T)
-        return self.answer(x[torch.arange(len(x), device=x.device), at], x, mask)
+            mask = (torch.arange(x.shape[1], device=x.device) <= at[:, None])[:, None, None, :]  # (B, 1, 1, T)
+        q = linear(pick(x, at), self.qkv.weight[: x.shape[2]], self.qkv.bias[: x.shape[2]])
+        k, v = self._keys_and_values(x)
+        if isinstance(mask, SharedPrefix):
+            k, v, mask = mask.apart(k), mask.apart(v), mask.seen_from(at)
+        return self._answered(q, k, v, mask)
 
-    def answer(self, query: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What a query, one for all (D,) or one a row (B, D), finds in x (B, T, D): (B, D)."""
+    def answer(self, query: Tensor, x: Tensor) -> Tensor:
+        """What one query (D,) finds in x (B, T, D): (B, D)."""
+        q = linear(query, self.qkv.weight[: len(query)], self.qkv.bias[: len(query)])
+        return self._answered(q.expand(len(x), -1), *self._keys_and_values(x), None)
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of x (B, T, D), each (B, H, T, D/H)."""
         B, T, D = x.shape
-        q = linear(query, self.qkv.weight[:D], self.qkv.bias[:D]).view(-1, self.heads, 1, D // self.heads)
         kv = linear(x, self.qkv.weight[D:], self.qkv.bias[D:])
-        k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        y = attend(q.expand(B, -1, -1, -1), k, v, mask, causal=False)  # (B, H, 1, D/H)
-        return self.out(y.reshape(B, D))  # type: ignore[no-any-return]
+        k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def _answered(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """One query a row, (B, D), to (B, D)."""
+        y = attend(q.view(len(q), self.heads, 1, -1), k, v, mask, causal=False)  # (B, H, 1, D/H)
+        return self.out(y.flatten(1))  # type: ignore[no-any-return]
+
+
+def pick(x: Tensor, at: Tensor) -> Tensor:
+    """One position of each row of x (B, T, D), or several of its one row: (B, D)."""
+    return x[torch.arange(len(x), device=x.device) if len(x) > 1 else 0, at]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -138,10 +158,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, config.norm_eps)
         self.mlp = MLP(config.width, config.mlp_width, config.activation)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
         """(B, T, D) to (B, T, D); mask, causal and at as in `Attention`: with `at`, to (B, D)."""
         found = self.attention(self.norm1(x), mask, causal, at)
-        x = found + (x if at is None else x[torch.arange(len(x), device=x.device), at])
+        x = found + (x if at is None else pick(x, at))
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
@@ -158,7 +178,7 @@ class Transformer(nn.ModuleList):
     def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__(Block(config) for _ in range(config.layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
         """(B, T, D) to (B, T, D); mask and causal as in `Attention`.
 
         With `at`, (B,), to (B, D): of the last block one position of each row alone. That is exact, and saves most of

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from miniclip.config import TextConfig
 from miniclip.models.layers import Transformer, projection
+from miniclip.models.prefix import SharedPrefix
 
 
 def lengths(tokens: Tensor, end_id: int) -> Tensor:
@@ -51,12 +52,14 @@ class TextTransformer(nn.Module):
         self.norm_after = nn.LayerNorm(config.width, config.norm_eps)
         self.projection = projection(config.width, embed_dim, config.projection)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, shared: int = 0) -> Tensor:
         """Embed captions.
 
         Args:
             tokens: (B, T) integer, T at most the context length; start, words, end, then any padding. A tower that
                 attends to its padding takes rows of the context length alone, padded by its tokenizer.
+            shared: in a causal tower not pooled at its first token, without gradient: how many tokens all rows begin
+                with alike, fewer than the shortest has. They are then computed once; the embeddings are the same.
 
         Returns:
             (B, E), not normalised.
@@ -70,7 +73,11 @@ class TextTransformer(nn.Module):
         length = lengths(tokens, self.config.end_id)  # (B,)
         x = self.tokens(tokens) + self.positions[: tokens.shape[1]]  # (B, T, D)
         at = self._pooled(length, tokens.shape[1])
-        pooled = self.blocks(x, self._mask(length, tokens.shape[1]), self.config.causal, at)  # (B, D)
+        if shared:
+            prefix = SharedPrefix(shared, len(tokens), tokens.shape[1] - shared)
+            pooled = self.blocks(prefix.lay(x), prefix, False, prefix.place(at))  # (B, D)
+        else:
+            pooled = self.blocks(x, self._mask(length, tokens.shape[1]), self.config.causal, at)
         return self.projection(self.norm_after(pooled))  # type: ignore[no-any-return]
 
     def _check_length(self, found: int) -> None:
