@@ -79,14 +79,17 @@ class Row:
 
 
 def in_turns(
-    contenders: dict[str, Callable[[], Any]], rounds: int, work: float = 1.0, clock: Callable[[], float] | None = None
+    contenders: dict[str, Callable[[], Any]],
+    rounds: int,
+    work: float | dict[str, float] = 1.0,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Time all of them in each round, each round starting with another one; a first run of each is not counted.
 
     Args:
         contenders: by name, what to time.
         rounds: how often.
-        work: what one call does, in units: the values are units a second.
+        work: what one call does, in units, for all alike or by name: the values are units a second.
         clock: in seconds; None: the wall's, after the device is done.
     """
     clock = clock or settled
@@ -98,7 +101,8 @@ def in_turns(
         for name in names[first:] + names[:first]:
             start = clock()
             contenders[name]()
-            values[name].append(work / (clock() - start))
+            done = work[name] if isinstance(work, dict) else work
+            values[name].append(done / (clock() - start))
     return values
 
 
