@@ -1,0 +1,125 @@
+"""A training step: forward, the contrastive loss, backward, AdamW; float32 and bfloat16 by autocast.
+
+python -m benchmarks steps
+
+Each trains its own copy of one model on the same batches, and before anything is timed the first step's loss and the
+gradients of the positions must agree. `miniclip` is the trainer's own step, clipping and figures included. The peers
+are as their own training scripts have them (open_clip: texts of the context's whole length; transformers: padded to the
+longest), with its `ClipLoss` and torch's AdamW as it comes, and once more with the settings that speed both up.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.frame import Row, Scale, in_turns
+from benchmarks.peers import Contender, captions, contenders, medium
+from miniclip import CLIPConfig, TrainConfig
+from miniclip.config import preset
+from miniclip.train.optimizer import build_optimizer
+from miniclip.train.steps import loss_function, plain_step
+
+LR = 1e-5
+
+
+def rows(scale: Scale) -> Iterator[Row]:
+    for name, (config, batch) in systems(scale).items():
+        pixels = torch.randn(batch, 3, config.image.image_size, config.image.image_size, device=scale.device)
+        tokens = captions(batch).to(scale.device)
+        for precision in ("float32", "bfloat16"):
+            models = contenders(config, scale.device)
+            steps = {"miniclip": ours(models["miniclip"], precision)}
+            for peer in ("open_clip", "transformers"):
+                steps[peer] = theirs(models[peer], precision)
+            worst = check(models, steps, pixels, tokens, precision)
+            for peer in ("open_clip", "transformers"):
+                best = theirs(models[peer], precision, fused=True)
+                steps[f"{peer}, best settings"] = with_medium_in(best)
+            calls = {who: partial(step, pixels, tokens) for who, step in steps.items()}
+            values = in_turns(calls, scale.rounds, work=batch)
+            if precision == "float32":
+                reach = {peer: 1.0 if "best" in peer else 1.6 for peer in steps if peer != "miniclip"}
+            else:
+                reach = {peer: 1.2 for peer in steps if peer in ("open_clip", "transformers")}
+            note = f"the first step's losses differ by {worst:.0e}"
+            yield Row("training step", f"{name}, batch {batch}, {precision}", "pairs/s", values, reach, note=note)
+
+
+def systems(scale: Scale) -> dict[str, tuple[CLIPConfig, int]]:
+    """What is trained, and the batch."""
+    large = preset("vit_b_16")
+    small = large.replace_image(image_size=64, patch_size=8, width=256, layers=6, heads=4)
+    small = small.replace_text(width=256, layers=6, heads=4)
+    if scale.small:
+        return {"6 layers of 256, 64 px": (small.replace_image(layers=1).replace_text(layers=1), 8)}
+    if scale.device != "cpu":
+        return {"ViT-B/16": (large, 256), "ViT-B/16 ": (large, 1024)}
+    return {"6 layers of 256, 64 px": (small, 128), "ViT-B/16": (large, 8)}
+
+
+def ours(contender: Contender, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The trainer's step."""
+    model: Any = contender.model.train()
+    config = TrainConfig(lr=LR, precision=precision)  # type: ignore[arg-type]
+    optimizer, loss_of = build_optimizer(model, config), loss_function(config, model)
+
+    def step(pixels: Tensor, tokens: Tensor) -> Tensor:
+        inputs = (pixels, trim(tokens), None)
+        return plain_step(model, optimizer, lambda _: inputs, len(pixels), loss_of, config).loss
+
+    return step
+
+
+def trim(tokens: Tensor) -> Tensor:
+    """As the loader cuts a batch."""
+    return tokens[:, : int((tokens != 0).sum(dim=1).max())]
+
+
+def theirs(contender: Contender, precision: str, fused: bool | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """A peer's step, with open_clip's loss."""
+    from open_clip.loss import ClipLoss
+
+    model, loss_of = contender.model.train(), ClipLoss()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), eps=1e-6, fused=fused)
+    device = next(model.parameters()).device.type
+
+    def step(pixels: Tensor, tokens: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            images, texts, factor = contender.pair(pixels, tokens)[:3]
+            loss = loss_of(images, texts, factor)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def with_medium_in(step: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def run(pixels: Tensor, tokens: Tensor) -> Tensor:
+        with medium():
+            return step(pixels, tokens)
+
+    return run
+
+
+def check(
+    models: dict[str, Contender],
+    steps: dict[str, Callable[[Tensor, Tensor], Tensor]],
+    pixels: Tensor,
+    tokens: Tensor,
+    precision: str,
+) -> float:
+    """Fail where the losses of two steps differ, the second of which knows the first one's update."""
+    tolerance = 1e-4 if precision == "float32" else 2e-2
+    worst = 0.0
+    for _ in range(2):
+        losses = {name: float(step(pixels, tokens)) for name, step in steps.items()}
+        worst = max(worst, max(losses.values()) - min(losses.values()))
+    if not worst < tolerance * max(losses.values()):
+        raise SystemExit(f"training steps differ: {losses}")
+    return worst
