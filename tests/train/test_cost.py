@@ -75,8 +75,12 @@ def test_what_is_frozen_costs_forward_alone_and_own_towers_are_not_counted():
 
 
 def test_the_reference_system():
-    """17.6 GFLOPs a picture of a ViT-B/16 are in the field's tables as multiply-adds; two each here."""
-    assert image_flops(PRESETS["vit_b_16"][1]) == pytest.approx(2 * 17.6e9, rel=0.03)
+    """17.6 GFLOPs a picture of a ViT-B/16 are in the field's tables as multiply-adds; two each here.
+
+    Less what of the last block no more than the class token needs: a query, the output and the MLP of the 196 patches.
+    """
+    spared = 196 * 2 * (2 * 768**2 + 2 * 768 * 3072 + 2 * 197 * 768)
+    assert image_flops(PRESETS["vit_b_16"][1]) == pytest.approx(2 * 17.6e9 - spared, rel=0.03)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -4,7 +4,8 @@ Counted are the multiplications and additions of the towers' matrix products, tw
 and backward twice as much: three times forward, or once for a tower that is not trained. That is what the model needs,
 not what is spent on it: what is computed twice to save memory counts once (as in PaLM's model FLOPs utilisation,
 Chowdhery et al. 2022, appendix B, https://arxiv.org/abs/2204.02311). Norms, activations, the loss and AdamW are left
-out. Captions count as far as the batch reaches, to its longest one; pictures by the patches that are kept.
+out. Captions count as far as the batch reaches, to its longest one; pictures by the patches that are kept; the last
+block as far as the pooled token needs it.
 
 The peak is measured: the best of some products of square matrices in the run's precision, all threads at work. No other
 figure holds for every machine, and in practice no product is faster.
@@ -39,25 +40,34 @@ FORWARD_AND_BACKWARD = 3
 def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
     """FLOPs of embedding one picture, forward."""
     image, E = config.image, config.embed_dim
-    D, M, P = image.width, image.mlp_width, image.patches
+    D, P = image.width, image.patches
     T = int(image.class_token) + max(1, round(P * (1 - patch_dropout)))
-    pooled = 0
-    if image.pooling == "attention":  # one query: keys and values of all tokens, then a block's rest for one token
-        pooled = 4 * T * D * D + 4 * T * D + 2 * D * D + 4 * D * M
+    pooled = _asked(image, T) if image.pooling == "attention" else 0
     projected = 0 if image.projection == "none" else 2 * D * E
-    return 2 * P * 3 * image.patch_size**2 * D + _blocks(image, T) + pooled + projected
+    blocks = _blocks(image, T, one=image.pooling == "class")
+    return 2 * P * 3 * image.patch_size**2 * D + blocks + pooled + projected
 
 
 def text_flops(config: CLIPConfig, tokens: int) -> int:
     """FLOPs of embedding one caption in a batch of so many tokens a row, forward."""
     projected = 0 if config.text.projection == "none" else 2 * config.text.width * config.embed_dim
-    return _blocks(config.text, tokens) + projected
+    return _blocks(config.text, tokens, one=True) + projected
 
 
-def _blocks(tower: ImageConfig | TextConfig, T: int) -> int:
-    """Of a tower's blocks: queries, keys, values and the output 4 D^2 a token, the MLP 2 D M, attention 2 T D."""
+def _blocks(tower: ImageConfig | TextConfig, T: int, one: bool) -> int:
+    """Of a tower's blocks: queries, keys, values and the output 4 D^2 a token, the MLP 2 D M, attention 2 T D.
+
+    Of the last block one token alone, where that is all that the pooling takes.
+    """
     D, M = tower.width, tower.mlp_width
-    return tower.layers * 2 * T * (4 * D * D + 2 * D * M + 2 * T * D)
+    whole = tower.layers - 1 if one else tower.layers
+    return whole * 2 * T * (4 * D * D + 2 * D * M + 2 * T * D) + (_asked(tower, T) if one else 0)
+
+
+def _asked(tower: ImageConfig | TextConfig, T: int) -> int:
+    """Of a block that one token asks: keys and values of all, then the rest for the one."""
+    D, M = tower.width, tower.mlp_width
+    return 4 * T * D * D + 4 * T * D + 4 * D * D + 4 * D * M
 
 
 def pair_flops(model: CLIP, tokens: int, patch_dropout: float = 0.0) -> int | None:
