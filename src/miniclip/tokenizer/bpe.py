@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 Pair = tuple[str, str]
+Merges = list[dict[int, int]]  # at the left id, by the right id: rank * vocab_size + the id of both together
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 MIN_VOCAB_SIZE = 2 * 256 + 2
@@ -16,6 +17,7 @@ MIN_VOCAB_SIZE = 2 * 256 + 2
 # Contractions, runs of letters, single digits, runs of anything else but whitespace.
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+_SHORT = 64  # bytes of a word whose pairs are quicker looked over in a row than kept in a heap
 _COUNTED_LENGTH = 256  # longer "words" are addresses or encoded data: they teach nothing, and cost training its speed
 
 
@@ -117,3 +119,61 @@ def _replace(word: list[str], pair: Pair, token: str) -> list[str]:
         new.append(token if found else word[i])
         i += 2 if found else 1
     return new
+
+
+def index_merges(merges: Sequence[Pair], vocab: dict[str, int]) -> Merges:
+    """The merges by ids, for `join`."""
+    nothing: dict[int, int] = {}  # one for all ids that begin no merge
+    table = [nothing] * len(vocab)
+    for rank, (a, b) in enumerate(merges):
+        if table[vocab[a]] is nothing:
+            table[vocab[a]] = {}
+        table[vocab[a]][vocab[b]] = rank * len(vocab) + vocab[a + b]
+    return table
+
+
+def join(ids: list[int], merges: Merges) -> list[int]:
+    """Apply the merges to a word's bytes: always the earliest learned one that fits, the leftmost first."""
+    if len(ids) > _SHORT:
+        return _join_long(ids, merges)
+    ids, size = ids[:], len(merges)
+    never = size * size
+    waiting = [merges[a].get(b, never) for a, b in itertools.pairwise(ids)]
+    while waiting and (first := min(waiting)) < never:
+        i, token = waiting.index(first), first % size
+        ids[i : i + 2] = (token,)
+        del waiting[i]
+        if i > 0:
+            waiting[i - 1] = merges[ids[i - 1]].get(token, never)
+        if i < len(waiting):
+            waiting[i] = merges[token].get(ids[i + 1], never)
+    return ids
+
+
+def _join_long(ids: list[int], merges: Merges) -> list[int]:
+    """The same, for a word of any length.
+
+    The symbols form a linked list and the pairs that can merge wait in a heap, so n bytes take O(n log n) steps.
+    """
+    n = len(ids)
+    ids = [*ids, -1]  # right of the last; -1 is no id, so that nothing merges with it
+    left, right = list(range(-1, n)), list(range(1, n + 2))
+
+    def waiting(i: int) -> list[int]:
+        found = merges[ids[i]].get(ids[right[i]])
+        return [] if found is None else [found * n + i]  # one number that sorts by rank, then by place
+
+    heap = [key for i in range(n) for key in waiting(i)]
+    heapq.heapify(heap)
+    while heap:
+        merge, i = divmod(heapq.heappop(heap), n)
+        j = right[i]
+        if ids[i] < 0 or merges[ids[i]].get(ids[j]) != merge:
+            continue  # one of the two has merged with another neighbour since
+        ids[i], ids[j] = merge % len(merges), -1
+        right[i] = right[j]
+        left[right[i]] = i
+        for start in (left[i], i) if left[i] >= 0 else (i,):
+            for key in waiting(start):
+                heapq.heappush(heap, key)
+    return [token for token in ids if token >= 0]

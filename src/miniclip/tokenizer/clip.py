@@ -23,10 +23,10 @@ Radford et al. 2021, https://arxiv.org/abs/2103.00020, and clip/simple_tokenizer
 """
 
 import hashlib
-import heapq
-import html
+import itertools
 import operator
 import os
+import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -38,7 +38,7 @@ import regex
 import torch
 
 from miniclip.errors import CheckpointError
-from miniclip.tokenizer import files
+from miniclip.tokenizer import files, mending
 from miniclip.tokenizer.bpe import (
     MIN_VOCAB_SIZE,
     PATTERN,
@@ -46,18 +46,23 @@ from miniclip.tokenizer.bpe import (
     Pair,
     byte_symbols,
     check_parts,
+    index_merges,
+    join,
     learn,
     token_bytes,
     vocabulary,
 )
+from miniclip.tokenizer.chunks import ID, Apart, Chunks, packed
 
 _SPLIT = regex.compile(PATTERN)
+_SPLIT_ASCII = re.compile(PATTERN.replace(r"\p{L}", "a-z").replace(r"\p{N}", "0-9"))  # of lowercase: twice as fast
 _SPLIT_OPENAI = regex.compile(PATTERN, regex.IGNORECASE)  # tells, in lowercase text, for U+017F (as in 'ſ) and U+0345
 
 # of the merges in https://github.com/openai/CLIP, clip/bpe_simple_vocab_16e6.txt.gz, a line each
 OPENAI_MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
 
 _CACHED_WORDS, _CACHED_LENGTH = 1 << 20, 128  # words remembered at most, and the longest one worth remembering
+_LONG = 10_000  # characters of a text that goes the plain way: ftfy cuts far longer ones, at any place
 
 
 class TextTokenizer(Protocol):
@@ -127,17 +132,26 @@ class RowTokenizer:
             least = f"{frame + 1} is the least (a token, and {frame} around it)"
             raise ValueError(f"context_length={context_length} is too small: {least}")
         captions = [texts] if isinstance(texts, str) or not hasattr(texts, "__iter__") else texts
-        found = [self.encode(_checked(text, index)) for index, text in enumerate(captions)]
-        long = [frame + len(ids) for ids in found if frame + len(ids) > context_length]
+        found = self._packed(_checked(text, index) for index, text in enumerate(captions))
+        room = context_length - frame
+        long = [len(ids) // ID + frame for ids in found if len(ids) > room * ID]
         if long:
             self._report(long, context_length)
-        rows = [[*self.before, *ids[: context_length - frame], *self.after] for ids in found]
-        width = context_length if pad else max(map(len, rows), default=frame)
-        flat: list[int] = []
-        for row in rows:
-            padding = [self.pad_id] * (width - len(row))
-            flat += padding + row if self.pad_left else row + padding
-        return torch.tensor(flat, dtype=torch.int64).view(len(rows), width)  # (N, T)
+        begin, end, padding = packed(self.before), packed(self.after), packed([self.pad_id])
+        rows = [begin + ids[: room * ID] + end for ids in found]
+        width = context_length if pad else max(map(len, rows), default=frame * ID) // ID
+        padding *= width
+        if self.pad_left:
+            rows = [padding[len(row) :] + row for row in rows]
+        else:
+            rows = [row + padding[len(row) :] for row in rows]
+        if not rows:
+            return torch.zeros(0, width, dtype=torch.int64)
+        return torch.frombuffer(bytearray().join(rows), dtype=torch.int64).view(len(rows), width)  # (N, T)
+
+    def _packed(self, captions: Iterable[str]) -> list[bytes]:
+        """The ids of every caption, 8 bytes each."""
+        return [packed(self.encode(text)) for text in captions]
 
     def _report(self, lengths: list[int], limit: int) -> None:
         self.truncated += len(lengths)
@@ -182,10 +196,14 @@ class Tokenizer(RowTokenizer):
         self.start_id, self.end_id = len(vocab) - 2, len(vocab) - 1
         self.before, self.after = (self.start_id,), (self.end_id,)
         self._cache: dict[str, tuple[int, ...]] = {}
+        self._chunks = Chunks(self._chunk)
         symbols = byte_symbols()
         self._inner = [vocab[symbols[byte]] for byte in range(256)]
         self._last = [vocab[symbols[byte] + WORD_END] for byte in range(256)]
-        self._merge = {(vocab[a], vocab[b]): (rank, vocab[a + b]) for rank, (a, b) in enumerate(merges)}
+        self._merges = index_merges(merges, vocab)
+        # Words that are tokens need no merging, where every token is what its bytes merge to: the tests see that of
+        # OpenAI's. It is not so of any list of merges.
+        self._whole = self.vocab if self.is_openais else {}
         self._bytes = token_bytes(vocab)
 
     @classmethod
@@ -283,7 +301,34 @@ class Tokenizer(RowTokenizer):
         return f"Tokenizer(vocab_size={self.vocab_size}, openai_cleaning={self.openai_cleaning})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": {}}  # the cache may hold a million words, and fills again by itself
+        return {**self.__dict__, "_cache": {}, "_chunks": None}  # they may hold a million words, and fill by themselves
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._chunks = Chunks(self._chunk)
+
+    def _packed(self, captions: Iterable[str]) -> list[bytes]:
+        """Every caption by its chunks, most of which are known; the ids are those of `encode`."""
+        ids_of, joined, found = self._chunks.__getitem__, b"".join, []
+        for text in captions:
+            try:
+                ids = joined(map(ids_of, text.split(" "))) if len(text) < _LONG else None
+            except Apart:
+                ids = None
+            found.append(packed(self.encode(text)) if ids is None else ids)
+        return found
+
+    def _chunk(self, chunk: str) -> bytes:
+        """The ids of what stands between two spaces: in any caption the same, or `Apart` is raised."""
+        if chunk.isascii() and (chunk.isalpha() or (chunk.isprintable() and "&" not in chunk)):
+            text = chunk.lower()  # no cleaning does more
+            words = [text] if text.isalpha() else _SPLIT_ASCII.findall(text)
+        elif self.openai_cleaning:
+            words = _SPLIT_OPENAI.findall(" ".join(mending.chunk_mender()(chunk).split()).lower())
+        else:
+            words = _SPLIT.findall(_clean(chunk))
+        ids = [self._cache.get(word) or self._encode_word(word) for word in words]
+        return packed(ids[0] if len(ids) == 1 else itertools.chain.from_iterable(ids))
 
     def _words(self, text: str) -> list[str]:
         split, clean = (_SPLIT_OPENAI, _clean_openai) if self.openai_cleaning else (_SPLIT, _clean)
@@ -291,41 +336,15 @@ class Tokenizer(RowTokenizer):
         return words
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        data = word.encode("utf-8")
-        ids = [self._inner[byte] for byte in data[:-1]] + [self._last[data[-1]]]
-        merged = tuple(self._join(ids))
+        whole = self._whole.get(word + WORD_END) if word.isascii() else None  # the symbols of ASCII are the characters
+        if whole is None:
+            data = word.encode("utf-8")
+            merged = tuple(join([*map(self._inner.__getitem__, data[:-1]), self._last[data[-1]]], self._merges))
+        else:
+            merged = (whole,)
         if len(word) <= _CACHED_LENGTH and len(self._cache) < _CACHED_WORDS:
             self._cache[word] = merged
         return merged
-
-    def _join(self, ids: list[int]) -> list[int]:
-        """Apply the merges to a word: always the earliest learned one that fits, the leftmost first.
-
-        The symbols form a linked list and the pairs that can merge wait in a heap, so n bytes take O(n log n) steps.
-        """
-        n = len(ids)
-        ids.append(-1)  # right of the last; -1 is no id, so that nothing merges with it
-        left, right = list(range(-1, n)), list(range(1, n + 2))
-
-        def waiting(i: int) -> list[int]:
-            found = self._merge.get((ids[i], ids[right[i]]))
-            return [found[0] * n + i] if found else []  # one number that sorts by rank, then by place
-
-        heap = [key for i in range(n) for key in waiting(i)]
-        heapq.heapify(heap)
-        while heap:
-            rank, i = divmod(heapq.heappop(heap), n)
-            j = right[i]
-            found = self._merge.get((ids[i], ids[j]))
-            if found is None or found[0] != rank:
-                continue  # one of the two has merged with another neighbour since
-            ids[i], ids[j] = found[1], -1
-            right[i] = right[j]
-            left[right[i]] = i
-            for start in (left[i], i) if left[i] >= 0 else (i,):
-                for key in waiting(start):
-                    heapq.heappush(heap, key)
-        return [token for token in ids if token >= 0]
 
 
 # Cleaning
@@ -342,16 +361,7 @@ def _clean(text: str) -> str:
 
 def _clean_openai(text: str) -> str:
     """OpenAI's cleaning, step by step: mend, unescape twice, collapse whitespace, lowercase."""
-    return " ".join(mend(text).split()).lower()
-
-
-def mend(text: str) -> str:
-    """OpenAI's first steps, which open_clip takes for every tokenizer: ftfy, then HTML's entities, twice."""
-    if text.isascii() and text.isprintable() and "&" not in text:
-        return text  # nothing to mend
-    import ftfy  # slow to import, and most captions do without
-
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(mending.mend(text).split()).lower()
 
 
 def whole(text: str) -> str:

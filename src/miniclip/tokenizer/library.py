@@ -36,7 +36,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from miniclip.errors import CheckpointError
 from miniclip.tokenizer import files
-from miniclip.tokenizer.clip import RowTokenizer, mend, whole
+from miniclip.tokenizer.clip import RowTokenizer, whole
+from miniclip.tokenizer.mending import mend
 
 if TYPE_CHECKING:
     import tokenizers
