@@ -83,6 +83,7 @@ def in_turns(
     rounds: int,
     work: float | dict[str, float] = 1.0,
     clock: Callable[[], float] | None = None,
+    before: dict[str, Callable[[], Any]] | None = None,
 ) -> dict[str, list[float]]:
     """Time all of them in each round, each round starting with another one; a first run of each is not counted.
 
@@ -91,16 +92,24 @@ def in_turns(
         rounds: how often.
         work: what one call does, in units, for all alike or by name: the values are units a second.
         clock: in seconds; None: the wall's, after the device is done.
+        before: by name, what is done before each run of it, and not timed.
     """
-    clock = clock or settled
-    for call in contenders.values():
-        call()
+    clock, before = clock or settled, before or {}
+
+    def prepared(name: str) -> Callable[[], Any]:
+        if name in before:
+            before[name]()
+        return contenders[name]
+
+    for name in contenders:
+        prepared(name)()
     names, values = list(contenders), {name: [] for name in contenders}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
+            call = prepared(name)
             start = clock()
-            contenders[name]()
+            call()
             done = work[name] if isinstance(work, dict) else work
             values[name].append(done / (clock() - start))
     return values
