@@ -2,9 +2,10 @@
 
 python -m benchmarks.data [--data FOLDER --image-size 64] [--pictures 1000] [--rounds 7] [--json FILE]
 
-Compared on the same pictures, each giving batches of (B, 3, S, S) uint8: miniclip's loader on JPEG files, on tar shards
-and on a packed set; torchvision's transforms in a Dataset with PyTorch's DataLoader, over PIL and over its own decoder;
-and webdataset's loader with the same transforms. Without --data the pictures are made up, 500 x 375 like Flickr30k's.
+Compared on the same pictures, each giving batches of (B, 3, S, S) uint8: miniclip's loader on JPEG files (as for
+evaluation, and the fast way of training), on tar shards and on a packed set; torchvision's transforms in a Dataset with
+PyTorch's DataLoader, over PIL and over its own decoder; and webdataset's loader with the same transforms. Without
+--data the pictures are made up, 500 x 375 like Flickr30k's.
 With one process and one thread each, the seconds are those of the processor, so other work on the machine counts less;
 files are in the page cache. Rounds are interleaved, ratios are medians over the rounds. Before anything is timed, all
 must give the pixels of PIL to 2 grey levels in the mean of each picture.
@@ -88,8 +89,9 @@ def webdataset(tar, size):
     return make
 
 
-def streamed(data, preprocess):
-    return lambda: (found.pixels for found in StreamedPictures(data, preprocess, 0).batches(rows(len(data))))
+def streamed(data, preprocess, reduced=False):
+    source = StreamedPictures(data, preprocess, 0, reduced=reduced)
+    return lambda: (found.pixels for found in source.batches(rows(len(data))))
 
 
 def packed_batches(data, preprocess):
@@ -100,17 +102,17 @@ def rows(count):
     return (list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH))
 
 
-def make_pictures(folder, count):
-    """JPEGs of 500 x 375: clouds of several sizes with edges in them, which compress about as photographs do."""
+def make_pictures(folder, count, size=(500, 375)):
+    """JPEGs, 500 x 375 by default: clouds of several sizes with edges in them, which compress about as photographs."""
     chance = random.Random(0)
     noise = torch.Generator().manual_seed(0)
     for i in range(count):
-        picture = Image.new("RGB", (500, 375))
-        for side, share in ((4, 1.0), (16, 0.5), (64, 0.3), (250, 0.15)):
+        picture = Image.new("RGB", size)
+        for side, share in ((4, 1.0), (16, 0.5), (64, 0.3), (size[0] // 2, 0.15)):
             cells = torch.randint(0, 256, (side * 3 // 4, side, 3), generator=noise, dtype=torch.uint8)
-            picture = Image.blend(picture, Image.fromarray(cells.numpy()).resize((500, 375), Image.BICUBIC), share)
+            picture = Image.blend(picture, Image.fromarray(cells.numpy()).resize(size, Image.BICUBIC), share)
         for _ in range(5):
-            box = [chance.randrange(400), chance.randrange(280)]
+            box = [chance.randrange(size[0] * 4 // 5), chance.randrange(size[1] * 3 // 4)]
             picture.paste(tuple(chance.randrange(256) for _ in range(3)), (*box, box[0] + 60, box[1] + 60))
         picture.save(folder / f"{i:06d}.jpg", quality=90)
     paths = sorted(folder.glob("*.jpg"))
@@ -134,6 +136,7 @@ def readers(data, size, folder):
     return {
         PACKED: packed_batches(packed, preprocess),
         FILES: streamed(data, preprocess),
+        "miniclip, JPEG files, as in training": streamed(data, preprocess, reduced=True),
         "miniclip, tar shards": streamed(WebDataset(folder / "set.tar", split="all"), preprocess),
         "torchvision (PIL) + DataLoader": torchvision_pil(data.paths, size),
         "torchvision (tensors) + DataLoader": torchvision_tensors(data.paths, size),

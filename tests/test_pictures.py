@@ -1,13 +1,17 @@
 """What stands for a picture: paths, PIL images, arrays; and everything else, refused by name."""
 
+import io
+import random
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from miniclip import pictures
 from miniclip.config import preset
 from miniclip.errors import DataError
-from miniclip.pictures import as_picture, open_picture
+from miniclip.pictures import as_picture, as_tensor, decode_picture, open_picture
 from miniclip.transforms import Preprocess
 
 RNG = np.random.default_rng(0)
@@ -129,3 +133,108 @@ def test_reduced_decoding_changes_pixels_by_little(tmp_path, size):
     difference = (preprocess.pixels(whole).int() - preprocess.pixels(reduced).int()).abs()
     assert difference.float().mean() < 3
     assert difference.max() < 64
+
+
+def encoded(image, kind="JPEG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+PLAIN = [
+    {},
+    {"progressive": True},
+    {"subsampling": 0},
+    {"subsampling": 2, "optimize": True},
+    {"restart_marker_blocks": 3},
+    {"keep_rgb": True},
+    {"exif": turned(1)},
+]
+
+
+@pytest.mark.parametrize("options", PLAIN)
+@pytest.mark.parametrize("size", [(1, 1), (17, 9), (101, 64)])
+def test_a_plain_jpeg_is_the_same_as_a_tensor(tmp_path, size, options):
+    (tmp_path / "a.jpg").write_bytes(encoded(drawing((200, 150)).resize(size), **options))
+    for source in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), (tmp_path / "a.jpg").read_bytes()):
+        found = decode_picture(source)
+        assert isinstance(found, torch.Tensor)
+        assert torch.equal(found, as_tensor(open_picture(source)))
+
+
+@pytest.mark.parametrize("at_least", [100, 300])
+def test_a_plain_jpeg_is_reduced_to_the_same(at_least):
+    found = decode_picture(encoded(drawing((800, 600))), at_least=at_least)
+    assert torch.equal(found, as_tensor(open_picture(encoded(drawing((800, 600))), at_least=at_least)))
+
+
+def test_jpegs_that_are_not_plain_and_other_formats_are_left_to_pillow():
+    image = drawing((60, 40))
+    others = [encoded(image.convert(mode)) for mode in ("L", "CMYK")]
+    others += [encoded(image, exif=turned(orientation)) for orientation in range(2, 9)]
+    others += [encoded(image, kind) for kind in ("PNG", "BMP", "GIF", "WEBP")]
+    others += [encoded(image, "MPO", save_all=True, append_images=[image.rotate(9)])]
+    for content in others:
+        found, expected = decode_picture(content), open_picture(content)
+        assert isinstance(found, Image.Image)
+        assert (found.size, found.mode, found.tobytes()) == (expected.size, "RGB", expected.tobytes())
+
+
+def test_a_long_file_is_left_to_pillow(monkeypatch):
+    content = encoded(drawing((60, 40)))
+    whole = decode_picture(content)
+    monkeypatch.setattr(pictures, "LONGEST_JPEG", len(content) - 1)
+    monkeypatch.setattr(pictures, "_RGB", 99)  # which the decoder refuses otherwise
+    assert torch.equal(decode_picture(content), whole)
+
+
+def outcome(read, content):
+    try:
+        found = read(content, "a.jpg")
+    except DataError as error:
+        return str(error)
+    return found if isinstance(found, torch.Tensor) else as_tensor(found)
+
+
+@pytest.mark.parametrize("options", PLAIN[:5])
+def test_of_a_broken_jpeg_both_say_the_same(options):
+    """Cut, changed, longer or shorter at any place: refused in the same words, or with the same pixels."""
+    whole, chance = encoded(drawing((97, 61)), **options), random.Random(0)
+    refused = 0
+    for _ in range(150):
+        at, piece = chance.randrange(2, len(whole)), chance.randrange(1, 30)
+        changed = bytearray(whole)
+        changed[at] = chance.randrange(256)
+        content = chance.choice(
+            [whole[:at], bytes(changed), whole[:at] + whole[at + piece :], whole[:at] + b"\xff" * piece + whole[at:]]
+        )
+        expected, found = (outcome(read, content) for read in (open_picture, decode_picture))
+        assert isinstance(found, str) == isinstance(expected, str)
+        assert found == expected if isinstance(found, str) else torch.equal(found, expected)
+        refused += isinstance(found, str)
+    assert 15 < refused < 135
+
+
+def test_a_jpeg_without_its_end_is_refused():
+    whole = encoded(drawing((200, 150)))
+    for share in (0.99, 0.9, 0.5, 0.2):
+        with pytest.raises(DataError, match=r"cut\.jpg: cannot be read as a picture: .*truncated"):
+            decode_picture(whole[: int(share * len(whole))], "cut.jpg")
+
+
+def test_a_jpeg_that_asks_for_too_much_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(pictures, "_decode_jpeg", lambda *_: pytest.fail("decoded"))
+    content = bytearray(encoded(Image.new("RGB", (64, 64))))
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500
+    with pytest.raises(DataError, match="pixels"):
+        decode_picture(bytes(content))
+    content[at : at + 4] = b"\x1f\x40\x1f\x40"  # 8,000 x 8,000 in some hundred bytes
+    with pytest.raises(DataError, match="made to fill the memory"):
+        decode_picture(bytes(content))

@@ -1,6 +1,7 @@
 """Pictures to pixels as torchvision and open_clip do it; augmentation in range, and drawn from its seed alone."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 
 from miniclip import transforms
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.errors import DataError
+from miniclip.pictures import open_picture
 from miniclip.transforms import Augment, Preprocess
 
 S = 24
@@ -100,6 +103,74 @@ def test_within_a_grey_level_of_open_clip(size, mode):
     made = picture(*size, mode)
     levels = (Preprocess(CONFIG)(made) - peer(made)).abs() * torch.tensor(CONFIG.std)[:, None, None] * 255
     assert float(levels.max()) < 1.01
+
+
+def jpeg(width, height, kind="JPEG", mode="RGB"):
+    """Blocks and noise: what overshoots when it is resized."""
+    image = picture(width, height, mode)
+    if min(width, height) > 8:
+        image.paste(Image.new("RGB", (width // 3, height // 2), "white").convert(mode), (width // 4, height // 3))
+        image.paste(Image.new("RGB", (width // 3, height // 3), "black").convert(mode), (width // 3, height // 2))
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def off(preprocess, content, **options):
+    """How far the fast way is from Pillow's, in grey levels: mean and greatest."""
+    found, expected = preprocess.read(content, **options), preprocess.pixels(open_picture(content, **options))
+    assert found.dtype == torch.uint8
+    assert found.shape == (3, preprocess.size, preprocess.size)
+    assert found.is_contiguous()
+    difference = (found.int() - expected.int()).abs()
+    return float(difference.float().mean()), int(difference.max())
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("how", [{}, {"crop": "floored"}, {"resize": "squash"}])
+@pytest.mark.parametrize("side", [24, 61, 224])
+def test_jpegs_are_read_within_two_grey_levels_of_pillow(side, how, interpolation):
+    image = dataclasses.replace(CONFIG.image, image_size=side, patch_size=side)
+    preprocess = Preprocess(dataclasses.replace(CONFIG, image=image, interpolation=interpolation, **how))
+    sizes = [*SIZES, (500, 375), (375, 500), (640, 427), (225, 224), (1000, 90), (90, 1000), (1201, 900), (13, 200)]
+    sizes += [(300, 600), (300, 601), (400, 536), (360, 640), (601, 1201)]
+    found = [off(preprocess, jpeg(*size)) for size in sizes]
+    assert max(most for _, most in found) <= 2, found
+    assert max(mean for mean, _ in found) < 0.05, found
+
+
+def test_what_is_reduced_is_read_within_two_grey_levels_too():
+    assert off(Preprocess(CONFIG), jpeg(500, 375), at_least=2 * S)[1] <= 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("JPEG", "L")])
+def test_what_is_no_plain_jpeg_is_read_as_pillow_does(size, kind, mode):
+    assert off(Preprocess(CONFIG), jpeg(*size, kind, mode)) == (0, 0)
+
+
+def test_without_the_instructions_jpegs_are_read_as_pillow_does(monkeypatch):
+    assert off(Preprocess(CONFIG), jpeg(500, 375))[1] in (0, 1, 2)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert off(Preprocess(CONFIG), jpeg(500, 375)) == (0, 0)
+
+
+def test_a_jpeg_of_the_right_size_is_left_as_it_is():
+    assert off(Preprocess(CONFIG), jpeg(S, S)) == (0, 0)
+
+
+def test_a_strip_of_jpeg_is_read_within_memory():
+    preprocess = Preprocess(dataclasses.replace(CONFIG, image=dataclasses.replace(CONFIG.image, image_size=224)))
+    for size in ((30_000, 1), (1, 30_000)):
+        assert off(preprocess, jpeg(*size)) == (0, 0)
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(jpeg(100, 80)[:-300])
+    with pytest.raises(DataError, match=r"cut\.jpg: cannot be read as a picture: .*truncated"):
+        Preprocess(CONFIG).read(tmp_path / "cut.jpg")
+    with pytest.raises(DataError, match=r"a name: cannot be read"):
+        Preprocess(CONFIG).read(b"nothing", "a name")
 
 
 def batch(count: int = 6, side: int = 16, seed: int = 0) -> torch.Tensor:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from miniclip.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What a header may ask for, before memory is taken for the pixels.
 MOST_PIXELS = 178_956_970  # of one picture, as Pillow has it: half a GiB as RGB; it warns at half of that
 LONGEST_SIDE = 1 << 17  # JPEG ends at 65,535
 SMALL = 1 << 24  # pixels; up to here a bomb does no harm
 PIXELS_A_BYTE = 1_000  # of the file, in larger pictures: photographs have 1 to 50, and a bomb has 10,000
+LONGEST_JPEG = 1 << 26  # bytes that are read at once; Pillow reads what is longer piece by piece
 
 _NO_FILES = {  # file types, as `stat` names them
     stat.S_IFDIR: "a folder",
@@ -25,6 +31,7 @@ _NO_FILES = {  # file types, as `stat` names them
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,9 +55,7 @@ def as_picture(item: Any) -> Image.Image:
     if isinstance(item, Image.Image):
         return item
     if isinstance(item, str | Path):
-        if not Path(item).exists():
-            raise FileNotFoundError(f"{item}: there is no such picture file")
-        return open_picture(item)
+        return open_picture(existing(item))
     if getattr(item, "ndim", None) == 3 and item.shape[2] == 3 and str(item.dtype) == "uint8":
         return Image.fromarray(item)
     shape = f" {tuple(item.shape)} of {item.dtype}" if hasattr(item, "shape") else ""
@@ -58,6 +63,17 @@ def as_picture(item: Any) -> Image.Image:
         f"found a {type(item).__name__}{shape}; expected a path, a PIL image, an array (H, W, 3) of uint8, a list of "
         "them, or a float tensor (N, 3, S, S) of normalised pixels"
     )
+
+
+def existing(path: str | Path) -> str | Path:
+    """The path, if there is something.
+
+    Raises:
+        FileNotFoundError: there is not.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: there is no such picture file")
+    return path
 
 
 def open_picture(source: str | Path | bytes, name: str | None = None, at_least: int | None = None) -> Image.Image:
@@ -75,6 +91,55 @@ def open_picture(source: str | Path | bytes, name: str | None = None, at_least: 
     Raises:
         DataError: the file is missing, no regular file, empty, truncated, no picture, or larger than is allowed above.
     """
+    with _opened(source, name) as (image, _):
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))  # of formats other than JPEG it does nothing
+        return _whole(image)
+
+
+def decode_picture(
+    source: str | Path | bytes, name: str | None = None, at_least: int | None = None
+) -> Image.Image | Tensor:
+    """The same pixels as `open_picture`, in a form that is quicker to work on where the file is a plain JPEG.
+
+    That is one of three channels, upright, and of any size. It is decoded straight to a tensor, by torchvision, or by
+    Pillow if it is to be reduced, which torchvision cannot do. Whatever torchvision refuses goes to Pillow: what is a
+    bad picture, and what is said of it, does not depend on who decodes.
+
+    Args:
+        source: as in `open_picture`, and likewise the others.
+        name: what errors call it.
+        at_least: how small a JPEG may come out.
+
+    Returns:
+        (3, H, W) uint8 of a plain JPEG, whose memory is that of (H, W, 3); else an RGB picture.
+
+    Raises:
+        DataError: as of `open_picture`.
+    """
+    with _opened(source, name) as (image, file):
+        plain = image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1
+        size = image.size
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        pixels = _decode_jpeg(file, size) if plain and image.size == size else None
+        if pixels is not None:
+            return pixels
+        picture = _whole(image)
+        return as_tensor(picture) if plain else picture
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture to (3, H, W) uint8, whose memory is that of (H, W, 3)."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+@contextmanager
+def _opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """A picture whose header was looked at, not yet decoded, and its file; what goes wrong inside is a `DataError`."""
     start, pixels = b"", 0
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file:
@@ -84,16 +149,38 @@ def open_picture(source: str | Path | bytes, name: str | None = None, at_least: 
             with Image.open(file) as image:
                 pixels = image.width * image.height
                 _check_header(image, pixels, file)
-                if at_least is not None:
-                    image.draft(None, (at_least, at_least))  # of formats other than JPEG it does nothing
-                image.load()
-                return _upright(to_rgb(image), _orientation(image))
+                yield image, file
     except Exception as error:  # Pillow's decoders fail with more kinds than its documentation names
         if isinstance(error, MemoryError) and 0 < pixels <= SMALL:
             raise  # the machine is out of memory, and the picture is not to blame
         named = name or ("a picture" if isinstance(source, bytes) else str(source))
         advice = "put a whole picture in its place, or take it out of the captions"
         raise DataError(f"{named}: cannot be read as a picture: {_reason(error, start)}; {advice}") from error
+
+
+def _whole(image: Image.Image) -> Image.Image:
+    """Decode what was opened."""
+    image.load()
+    return _upright(to_rgb(image), _orientation(image))
+
+
+def _decode_jpeg(file: BinaryIO, size: tuple[int, int]) -> Tensor | None:
+    """A JPEG of three channels and (W, H) pixels to (3, H, W) uint8; None if torchvision does not take it."""
+    import torch
+    import torchvision  # noqa: F401  # registers the decoder
+
+    length = file.seek(0, os.SEEK_END)
+    if length > LONGEST_JPEG:
+        return None
+    content = bytearray(length)
+    file.seek(0)
+    file.readinto(content)  # type: ignore[attr-defined]  # both kinds that `_opened` opens have it
+    try:
+        # not torchvision.io.decode_jpeg, which warns each time that some later torchvision will have no decoders
+        pixels: Tensor = torch.ops.image.decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), _RGB)
+    except (RuntimeError, AttributeError):  # cut short or broken; or a torchvision without libjpeg
+        return None
+    return pixels if pixels.shape == (3, size[1], size[0]) else None
 
 
 def _open_regular(path: str | Path) -> BinaryIO:

@@ -148,6 +148,19 @@ def test_encode_image_takes_whatever_people_have(model, arrays, tmp_path):
             torch.testing.assert_close(model.encode_image(images, batch_size=batch_size), rows, rtol=0, atol=1e-6)
 
 
+def test_paths_of_jpegs_are_read_the_fast_way_and_close_to_the_picture(model, arrays, tmp_path):
+    from miniclip.pictures import open_picture
+
+    paths = [tmp_path / f"{i}.jpg" for i in range(len(arrays))]
+    for array, path in zip(arrays, paths, strict=True):
+        Image.fromarray(array).resize((90, 70)).save(path)
+    fast = model.preprocess.normalise(torch.stack([model.preprocess.read(path) for path in paths]))
+    rows = model.encode_image(paths)
+    assert torch.equal(rows, model.encode_image(fast))
+    pictures = model.encode_image([open_picture(path) for path in paths])
+    assert float((rows * pictures).sum(dim=1).min()) > 0.9999
+
+
 def test_encode_text_takes_whatever_people_have(model):
     texts = ["a dog", "a red circle above a blue square", "", "a blue square", "circle"]
     tokens = model.tokenizer(texts, context_length=12, pad=True)

@@ -57,8 +57,8 @@ class PairLoader:
             memory (by every rank all of them), else one a core but one, eight at most, shared out to the ranks here.
             A packed set needs none.
         pad: rows of tokens as long as the context, for a text tower that attends to its padding.
-        reduced: decode large JPEGs at a part of their size, no less than twice the model's: much faster, and a pixel
-            differs by a grey level or so (docs/packing.md).
+        reduced: decode large JPEGs at a part of their size, no less than twice the model's, and resize JPEGs by torch:
+            much faster, and a pixel differs by a grey level or so (docs/packing.md).
         on_error: "raise" at the first picture that cannot be read; or "skip": warn of it by name, and leave its pair
             out of its batch, which is then smaller by it. No other pair takes its place: it could be in the batch
             already, as its own false negative.

@@ -252,8 +252,16 @@ class Captions:
 
         Optional for a data set, and so is `name`: the loader asks for them through `picture_of` and `name_of`.
         """
+        return open_picture(self.file(index), self.name(index), at_least)
+
+    def file(self, index: int) -> Path | bytes:
+        """The picture's file, as `open_picture` takes it: its path, or its bytes where it lies in another file.
+
+        Raises:
+            OSError: the other file cannot be read.
+        """
         path = self.paths[checked_index(index, len(self))]
-        return open_picture(path if isinstance(path, Path) else path.read(), str(path), at_least)
+        return path if isinstance(path, Path) else path.read()
 
     def encoded(self, index: int) -> bytes:
         """The bytes of the picture file, as they are.
@@ -261,8 +269,8 @@ class Captions:
         Raises:
             OSError: the file cannot be read.
         """
-        path = self.paths[checked_index(index, len(self))]
-        return path.read_bytes() if isinstance(path, Path) else path.read()
+        file = self.file(index)
+        return file if isinstance(file, bytes) else file.read_bytes()
 
     def name(self, index: int) -> str:
         """What a user finds the picture by: its path."""
@@ -276,6 +284,13 @@ def picture_of(data: PairData, index: int, at_least: int | None = None) -> Image
     """A picture of any data set; reduced, down to `at_least` pixels a side, where the set has a method `picture`."""
     picture = getattr(data, "picture", None)
     return data[index][0] if picture is None else picture(index, at_least)
+
+
+def file_of(data: PairData, index: int) -> Path | bytes | None:
+    """The file that a picture of any data set is in; None where the set makes its pictures in a way of its own."""
+    if not isinstance(data, Captions) or type(data).picture is not Captions.picture:
+        return None
+    return data.file(index)
 
 
 def name_of(data: PairData, index: int) -> str:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from miniclip import distributed
 from miniclip.data.left_out import OnError
 from miniclip.data.packed import Packed
-from miniclip.data.pairs import PairData, name_of, picture_of
+from miniclip.data.pairs import PairData, file_of, name_of, picture_of
 from miniclip.errors import DataError
 from miniclip.threads import threads
 from miniclip.transforms import Preprocess
@@ -184,9 +184,20 @@ def open_pictures(
 
 
 def pixels_or_reason(data: PairData, index: int, preprocess: Preprocess, reduced: bool) -> Tensor | str:
-    """A picture at the model's size, (3, S, S) uint8; or why it cannot be read, in a line without its name."""
+    """A picture at the model's size, (3, S, S) uint8; or why it cannot be read, in a line without its name.
+
+    Args:
+        data: the set.
+        index: which picture of it.
+        preprocess: how it becomes pixels.
+        reduced: the fast way, which is a grey level off: `Preprocess.read`, of a part of a large JPEG's size.
+    """
+    at_least = REDUCED * preprocess.size if reduced else None
     try:
-        return preprocess.pixels(picture_of(data, index, REDUCED * preprocess.size if reduced else None))
+        file = file_of(data, index) if reduced else None
+        if file is not None:
+            return preprocess.read(file, name_of(data, index), at_least)
+        return preprocess.pixels(picture_of(data, index, at_least))
     except (DataError, OSError) as error:
         return " ".join(str(error).split()).removeprefix(f"{name_of(data, index)}: ")
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from miniclip.config import CLIPConfig
 from miniclip.losses.reference import unit
+from miniclip.models.images import pixels_of
 from miniclip.models.initialise import initialise
 from miniclip.models.text import TextTransformer
 from miniclip.models.texts import embed_texts
 from miniclip.models.vision import VisionTransformer
-from miniclip.pictures import as_picture
 from miniclip.transforms import Preprocess
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ class CLIP(nn.Module):
 
         Args:
             images: a path, a PIL image, an array (H, W, 3) of uint8, or a list of them; or a float tensor
-                (N, 3, S, S) of normalised pixels, as `model.preprocess` makes them.
+                (N, 3, S, S) of normalised pixels, as `model.preprocess` makes them. A path's JPEG is read the fast
+                way, `model.preprocess.read`, whose pixels are a grey level off here and there.
             batch_size: pictures opened and embedded at a time.
             normalize: divide each embedding by its length.
             progress: show a bar.
@@ -138,7 +139,8 @@ class CLIP(nn.Module):
         items: Any = images if several else [images]
 
         def embed(batch: Any) -> Tensor:
-            pixels = batch if ready else torch.stack([self.preprocess(as_picture(item)) for item in batch])
+            read = [] if ready else [pixels_of(item, self.preprocess) for item in batch]
+            pixels = batch if ready else self.preprocess.normalise(torch.stack(read))
             return self.image(pixels.to(self.device, self.image.patches.weight.dtype))  # type: ignore[no-any-return]
 
         return self._encode(items, embed, batch_size, normalize, progress, "pictures")

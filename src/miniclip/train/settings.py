@@ -86,8 +86,8 @@ class TrainConfig:
 
     reduced_decoding: bool = setting(
         True,
-        "decode large JPEGs at a part of their size, no less than twice the model's: much faster, a grey level off; "
-        "evaluation and packing never do",
+        "decode large JPEGs at a part of their size, no less than twice the model's, and resize JPEGs by torch: much "
+        "faster, a grey level off; evaluation and packing never do",
     )
     on_error: OnError = setting(
         "raise", "a training picture that cannot be read ends the run (raise), or is named and left out (skip)"
