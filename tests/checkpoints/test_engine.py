@@ -13,6 +13,7 @@ from miniclip.checkpoints import open_clip, openai, tables
 from miniclip.checkpoints.engine import SHOWN, convert, expand, invert
 from miniclip.checkpoints.reading import HeldTensors, own_rows
 from miniclip.checkpoints.tables import Row, prefixed
+from miniclip.checkpoints.tensors import IN_PLACE
 from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
@@ -249,6 +250,16 @@ def test_tensors_begin_where_torchs_own_do(theirs):
     assert all(value.data_ptr() % 64 == 0 for value in found.values())
     assert torch.equal(found["text.norm_after.bias"], theirs["ln_final.bias"])
     assert source.released["ln_final.bias"] == 1
+
+
+def test_large_tensors_of_others_stay_where_they_are(theirs):
+    wide = OPENAI.replace_text(vocab_size=IN_PLACE // OPENAI.text.width)
+    theirs = invert(openai.ROWS, wide, weights(wide))
+    embedding = theirs["token_embedding.weight"]
+    theirs["token_embedding.weight"] = torch.zeros(embedding.numel() + 1)[1:].view(embedding.shape).copy_(embedding)
+    found = convert(HeldTensors(Path("f"), theirs), openai.ROWS, wide, shapes(wide), None)["text.tokens.weight"]
+    assert found.data_ptr() % 64 == 4
+    assert found.data_ptr() == theirs["token_embedding.weight"].data_ptr()
 
 
 def test_parts_of_several_precisions_become_the_finest():

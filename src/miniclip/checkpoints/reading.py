@@ -7,7 +7,7 @@ from the file's map one by one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +66,10 @@ class HeldTensors:
     def copy_into(self, key: str, out: Tensor) -> None:
         """Copy the tensor."""
         out.copy_(self._tensors[key].reshape(out.shape))
+
+    def take_joined(self, keys: Sequence[str]) -> Tensor | None:
+        """None: they are not in a file."""
+        return None
 
     def release(self, key: str) -> None:
         """Let go of the tensor."""

@@ -15,7 +15,7 @@ import math
 import mmap
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path, PureWindowsPath
 from reprlib import repr as short
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from miniclip.atomic import write_atomically
+from miniclip.checkpoints.splicing import spliced
 from miniclip.errors import CheckpointError
 
 DTYPES = {
@@ -38,6 +39,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 INDEX = ".safetensors.index.json"
 ALIGNMENT = 64  # bytes; torch's own memory starts at multiples of it
+IN_PLACE = 1 << 20  # bytes; to move a tensor of this size costs more than it can bring
 MAX_HEADER = 100_000_000  # bytes; the library's limit too
 
 # What is often found under the name of weights, by how it begins.
@@ -113,6 +115,22 @@ class TensorFile:
             if not count:
                 raise CheckpointError(f"{self.path}: the file was cut short while it was read")
             left = left[count:]
+
+    def take_joined(self, keys: Sequence[str]) -> Tensor | None:
+        """Several tensors of one type, one after the other, without a copy: (elements of all,).
+
+        None where they are small or of several files, or do not lie in the file as `splicing` needs it.
+
+        Raises:
+            KeyError: there is no such tensor.
+        """
+        places = [self._places[key] for key in keys]
+        spans, dtype = [(place.start, place.stop) for place in places], places[0].dtype
+        small = any(stop - start < IN_PLACE for start, stop in spans)
+        if small or len({place.file for place in places}) > 1 or spans[0][0] % dtype.itemsize:
+            return None
+        found = spliced(places[0].file, spans)
+        return found and torch.frombuffer(found[0], dtype=dtype, offset=found[1])
 
     def release(self, key: str) -> None:
         """Give a tensor's memory back to the system, as it should be when a copy was made.
