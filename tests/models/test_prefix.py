@@ -46,9 +46,11 @@ def test_what_is_laid_is_found_again():
     prefix = SharedPrefix(2, 3, 3)
     laid = prefix.lay(x)
     assert laid.shape == (1, 2 + 9, 2)
-    torch.testing.assert_close(laid[0, prefix.place(torch.tensor([2, 4, 3]))], x[torch.arange(3), [2, 4, 3]])
-    torch.testing.assert_close(prefix.apart(laid[:, None])[:, 0], x)
-    assert prefix.seen_from(prefix.place(torch.tensor([2, 4, 3])))[:, 0, 0].sum(dim=1).tolist() == [3, 5, 4]
+    positions = torch.tensor([2, 4, 3])
+    torch.testing.assert_close(laid[0, prefix.place(positions)], x[torch.arange(3), positions])
+    (apart,) = prefix.apart(laid, 1, 1)
+    torch.testing.assert_close(apart[:, 0], x)
+    assert prefix.seen_from(positions)[:, 0, 0].sum(dim=1).tolist() == [3, 5, 4]
 
 
 def test_the_work_for_what_is_shared_is_done_once():

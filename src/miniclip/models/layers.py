@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from miniclip.config import Activation, ImageConfig, Projection, TextConfig
+from miniclip.models.attend import attend
 from miniclip.models.prefix import SharedPrefix
+from miniclip.models.unpadded import Unpadded
 from miniclip.products import Linear, linear
 
-Mask = Tensor | SharedPrefix | None
+Layout = SharedPrefix | Unpadded  # how the tokens of a batch lie in one row
+Mask = Tensor | Layout | None
 
 
 class QuickGELU(nn.Module):
@@ -66,7 +69,7 @@ class Attention(nn.Module):
         Args:
             x: (B, T, D).
             mask: bool, broadcast to (B, H, T, T): True where a query (row) may look at a key (column). Not with causal.
-                Or how rows that begin alike lie in x, as a (1, T, D).
+                Or how the tokens of a batch lie in x, which is then (1, T, D), and of which causality is known.
             causal: a token sees itself and the earlier ones.
             at: (B,), the one position of each row that asks; None: all of them.
 
@@ -76,19 +79,23 @@ class Attention(nn.Module):
         if at is not None:
             return self._at(x, mask, causal, at)
         B, T, D = x.shape
+        if isinstance(mask, Layout):
+            return self.out(mask.attend(self.qkv(x), self.heads))  # type: ignore[no-any-return]
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        y = mask.attend(q, k, v) if isinstance(mask, SharedPrefix) else attend(q, k, v, mask, causal)
+        y = attend(q, k, v, mask, causal)
         return self.out(y.transpose(1, 2).reshape(B, T, D))  # type: ignore[no-any-return]
 
     def _at(self, x: Tensor, mask: Mask, causal: bool, at: Tensor) -> Tensor:
         """What one token of each row finds: (B, T, D) to (B, D)."""
+        D = x.shape[2]
+        if isinstance(mask, Layout):
+            q = linear(x[0, mask.place(at)], self.qkv.weight[:D], self.qkv.bias[:D])
+            k, v = mask.apart(linear(x, self.qkv.weight[D:], self.qkv.bias[D:]), 2, self.heads)
+            return self._answered(q, k, v, mask.seen_from(at))
         if causal:
             mask = (torch.arange(x.shape[1], device=x.device) <= at[:, None])[:, None, None, :]  # (B, 1, 1, T)
-        q = linear(pick(x, at), self.qkv.weight[: x.shape[2]], self.qkv.bias[: x.shape[2]])
-        k, v = self._keys_and_values(x)
-        if isinstance(mask, SharedPrefix):
-            k, v, mask = mask.apart(k), mask.apart(v), mask.seen_from(at)
-        return self._answered(q, k, v, mask)
+        q = linear(pick(x, at), self.qkv.weight[:D], self.qkv.bias[:D])
+        return self._answered(q, *self._keys_and_values(x), mask)
 
     def answer(self, query: Tensor, x: Tensor) -> Tensor:
         """What one query (D,) finds in x (B, T, D): (B, D)."""
@@ -109,23 +116,8 @@ class Attention(nn.Module):
 
 
 def pick(x: Tensor, at: Tensor) -> Tensor:
-    """One position of each row of x (B, T, D), or several of its one row: (B, D)."""
-    return x[torch.arange(len(x), device=x.device) if len(x) > 1 else 0, at]
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """`scaled_dot_product_attention` of (B, H, T, D / H) each; on a CPU, bfloat16 is trained through float32.
-
-    torch's bfloat16 gradient of it is slower there than the float32 one, which is the more exact one too: by what
-    factor, `python -m benchmarks.attention` says. Training is told by autocast too, since gradient caching embeds each
-    picture twice, first without a graph, and both must give the same.
-    """
-    training = q.requires_grad or torch.is_autocast_enabled("cpu")
-    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or not training:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    with torch.autocast("cpu", enabled=False):
-        y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal)
-    return y.to(q.dtype)
+    """One position of each row: (B, T, D) to (B, D)."""
+    return x[torch.arange(len(x), device=x.device), at]
 
 
 class MLP(nn.Module):
@@ -161,7 +153,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, at: Tensor | None = None) -> Tensor:
         """(B, T, D) to (B, T, D); mask, causal and at as in `Attention`: with `at`, to (B, D)."""
         found = self.attention(self.norm1(x), mask, causal, at)
-        x = found + (x if at is None else pick(x, at))
+        if at is not None:
+            x = x[0, mask.place(at)] if isinstance(mask, Layout) else pick(x, at)
+        x = x + found
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
@@ -171,9 +165,11 @@ class Transformer(nn.ModuleList):
     Attributes:
         checkpointed: in training, keep of each block its input alone, and compute the block again when its gradient is
             taken (Chen et al. 2016, https://arxiv.org/abs/1604.06174). No number changes, so no configuration has it.
+        compiled: the blocks are translated by torch.compile, and want shapes that stay the same.
     """
 
     checkpointed = False
+    compiled = False
 
     def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__(Block(config) for _ in range(config.layers))

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from miniclip.models.attend import attend
 
 
 class SharedPrefix(NamedTuple):
@@ -30,22 +31,30 @@ class SharedPrefix(NamedTuple):
         """Where a position of each row, (B,), each at least P, comes to lie."""
         return position + self.own * torch.arange(self.rows, device=position.device)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Causal attention of (1, H, P + B * S, D / H) each: the common tokens by themselves, the others to all."""
+    def attend(self, qkv: Tensor, heads: int) -> Tensor:
+        """Causal attention of (1, P + B * S, 3 D) to (1, P + B * S, D)."""
         P = self.tokens
-        common = F.scaled_dot_product_attention(q[:, :, :P], k[:, :, :P], v[:, :, :P], is_causal=True)
+        q, k, v = self.split(qkv, 3, heads)
+        common = attend(q[:, :, :P], k[:, :, :P], v[:, :, :P], None, causal=True)
         seen = torch.ones(self.own, P + self.own, dtype=torch.bool, device=q.device).tril(P)
-        others = F.scaled_dot_product_attention(self._own(q), self.apart(k), self.apart(v), attn_mask=seen)
-        return torch.cat([common, others.transpose(0, 1).flatten(1, 2)[None]], dim=2)
+        _, keys, values = self.apart(qkv, 3, heads)
+        others = attend(self._own(q), keys, values, seen, causal=False)  # (B, H, S, D / H)
+        return torch.cat([common[0].transpose(0, 1).flatten(1), others.transpose(1, 2).flatten(2).flatten(0, 1)])[None]
 
-    def apart(self, x: Tensor) -> Tensor:
-        """Keys or values (1, H, P + B * S, D / H) to (B, H, P + S, D / H), whole rows again."""
-        return torch.cat([x[:, :, : self.tokens].expand(self.rows, -1, -1, -1), self._own(x)], dim=2)
+    def apart(self, x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+        """(1, P + B * S, parts * D) to the parts, each of whole rows again, (B, H, P + S, D / H)."""
+        return tuple(
+            torch.cat([part[:, :, : self.tokens].expand(self.rows, -1, -1, -1), self._own(part)], dim=2)
+            for part in self.split(x, parts, heads)
+        )
 
-    def seen_from(self, place: Tensor) -> Tensor:
-        """(B, 1, 1, P + S): which tokens of its row the one that lies there may look at."""
-        position = place - self.place(torch.zeros_like(place))
-        return (torch.arange(self.tokens + self.own, device=place.device) <= position[:, None])[:, None, None]
+    def seen_from(self, position: Tensor) -> Tensor:
+        """(B, 1, 1, P + S): which tokens of its row a position, (B,), may look at."""
+        return (torch.arange(self.tokens + self.own, device=position.device) <= position[:, None])[:, None, None]
+
+    def split(self, x: Tensor, parts: int, heads: int) -> Tensor:
+        """(1, P + B * S, parts * D) to the parts, each (1, H, P + B * S, D / H)."""
+        return x.view(1, x.shape[1], parts, heads, -1).permute(2, 0, 3, 1, 4)
 
     def _own(self, x: Tensor) -> Tensor:
         """(1, H, P + B * S, D / H) to (B, H, S, D / H)."""

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.config import TextConfig
-from miniclip.models.layers import Transformer, projection
+from miniclip.models.layers import Layout, Transformer, projection
 from miniclip.models.prefix import SharedPrefix
+from miniclip.models.unpadded import Unpadded
+
+MOST_WORDS = 0.85  # the share of a batch that is no padding, from which on it is not worth to leave the padding out
 
 
 def lengths(tokens: Tensor, end_id: int) -> Tensor:
@@ -73,12 +76,23 @@ class TextTransformer(nn.Module):
         length = lengths(tokens, self.config.end_id)  # (B,)
         x = self.tokens(tokens) + self.positions[: tokens.shape[1]]  # (B, T, D)
         at = self._pooled(length, tokens.shape[1])
-        if shared:
-            prefix = SharedPrefix(shared, len(tokens), tokens.shape[1] - shared)
-            pooled = self.blocks(prefix.lay(x), prefix, False, prefix.place(at))  # (B, D)
+        layout = self._layout(length, tokens, shared)
+        if layout is None:
+            pooled = self.blocks(x, self._mask(length, tokens.shape[1]), self.config.causal, at)  # (B, D)
         else:
-            pooled = self.blocks(x, self._mask(length, tokens.shape[1]), self.config.causal, at)
+            pooled = self.blocks(layout.lay(x), layout, False, at)
         return self.projection(self.norm_after(pooled))  # type: ignore[no-any-return]
+
+    def _layout(self, length: Tensor, tokens: Tensor, shared: int) -> Layout | None:
+        """How to lay the tokens so that less is computed; None: as they are."""
+        rows, width = tokens.shape
+        if shared:
+            return SharedPrefix(shared, rows, width - shared)
+        if tokens.device.type != "cpu" or self.config.padding == "attended" or torch.compiler.is_compiling():
+            return None
+        if self.blocks.compiled or int(length.sum()) > MOST_WORDS * tokens.numel():
+            return None
+        return Unpadded.of(length, width, self.config.causal)
 
     def _check_length(self, found: int) -> None:
         expected = self.config.context_length

@@ -17,6 +17,7 @@ from miniclip.models.clip import CLIP
 def compile_blocks(model: CLIP) -> None:
     """Have the blocks compiled when they are first called; the model's weights, names and files stay as they are."""
     for tower in (model.image, model.text):
+        tower.blocks.compiled = True
         for block in tower.blocks:
             block.compile()
 
