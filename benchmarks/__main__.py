@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.frame import Row, Scale, machine
 from benchmarks.report import as_markdown, plot_leads
 
-PARTS = ("imports", "tokenizing", "texts", "pictures", "recall", "steps", "loss", "preprocessing", "loading")
+PARTS = ("imports", "tokenizing", "texts", "pictures", "recall", "steps", "losses", "preprocessing", "loading")
 
 
 def main() -> None:

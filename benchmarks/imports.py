@@ -1,6 +1,6 @@
 """What `import miniclip` costs over `import torch`: fresh processes, interleaved, medians of the pairs' differences.
 
-python -m benchmarks.imports [--runs 10]
+python -m benchmarks.imports [--runs 10], or with the peers' imports: python -m benchmarks imports
 """
 
 import argparse
@@ -10,7 +10,19 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
+
+from benchmarks.frame import OURS, Row, Scale, in_turns
+
+STATEMENTS = {
+    OURS: "import miniclip",
+    "torch": "import torch",
+    "torch + torchvision": "import torch, torchvision",
+    "open_clip": "import open_clip",
+    "transformers": "from transformers import CLIPModel",
+}
 
 
 def seconds(statement: str) -> float:
@@ -18,6 +30,13 @@ def seconds(statement: str) -> float:
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], check=True)
     return time.perf_counter() - start
+
+
+def rows(scale: Scale) -> Iterator[Row]:
+    calls = {name: partial(seconds, statement) for name, statement in STATEMENTS.items()}
+    runs = in_turns(calls, scale.rounds)  # a second
+    values = {name: [1 / value for value in found] for name, found in runs.items()}
+    yield Row("import", "in a fresh process", "s", values, {"torch": 1 / 1.1}, less=True)
 
 
 def main() -> None:

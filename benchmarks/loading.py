@@ -1,6 +1,6 @@
 """Opening a checkpoint: time and peak memory, against open_clip and transformers, each run in a process of its own.
 
-python -m benchmarks.loading [--preset vit_l_14] [--layers N] [--runs 5]
+python -m benchmarks.loading [--preset vit_l_14] [--layers N] [--runs 5], or python -m benchmarks loading
 
 A model with random weights is written in three layouts, so each library opens its own and miniclip opens all three. The
 time is until the model is there, and until every page of its weights was looked at once; the peak is over what stood
@@ -18,7 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks.frame import OURS, Row, Scale
 
 READERS = {  # name: (who opens, which layout)
     "miniclip": ("miniclip", "miniclip"),
@@ -108,6 +111,39 @@ def prepare(preset: str, layers: int | None, folder: Path) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def compare(preset: str, layers: int | None, runs: int) -> tuple[int, dict[str, list[dict]]]:
+    """The parameters, and by reader what it measured, a run after the other; fails where embeddings differ."""
+    results: dict[str, list[dict]] = {name: [] for name in READERS}
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = prepare(preset, layers, Path(folder))
+        for _ in range(runs):
+            for name, (reader, layout) in READERS.items():
+                results[name].append(run(reader, Path(folder) / layout))
+    embeddings = {name: found[0]["embedding"] for name, found in results.items()}
+    first = next(iter(embeddings.values()))
+    if any(max(abs(a - b) for a, b in zip(first, e, strict=True)) > 2e-5 for e in embeddings.values()):
+        raise SystemExit(f"the embeddings differ: {embeddings}")
+    return parameters, results
+
+
+def rows(scale: Scale) -> Iterator[Row]:
+    preset, layers = ("vit_b_32", 1) if scale.small else ("vit_l_14", None)
+    parameters, results = compare(preset, layers, scale.rounds)
+    model = f"{preset}, {parameters / 1e6:.0f}M parameters"
+    for name, (reader, layout) in READERS.items():
+        if reader != OURS:
+            continue
+        peer = layout if layout in results and layout != OURS else None
+        for key, what in (("opened", "opened"), ("touched", "every page looked at")) if peer else ():
+            values = {OURS: [r[key] for r in results[name]], peer: [r[key] for r in results[peer]]}
+            yield Row("load", f"{model}, layout of {layout}, {what}", "s", values, {peer: 1.0}, less=True)
+        values = {OURS: [r["peak"] for r in results[name]], "the weights": [1.0] * scale.rounds}
+        if peer:
+            values[peer] = [r["peak"] for r in results[peer]]
+        case = f"{model}, layout of {layout}, peak memory"
+        yield Row("load", case, "times the weights", values, {"the weights": 1 / 1.15}, less=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="vit_l_14")
@@ -120,16 +156,7 @@ def main() -> None:
         return
     import torch
 
-    with tempfile.TemporaryDirectory() as folder:
-        parameters = prepare(options.preset, options.layers, Path(folder))
-        results: dict[str, list[dict]] = {name: [] for name in READERS}
-        for _ in range(options.runs):
-            for name, (reader, layout) in READERS.items():
-                results[name].append(run(reader, Path(folder) / layout))
-    embeddings = {name: found[0]["embedding"] for name, found in results.items()}
-    first = next(iter(embeddings.values()))
-    if any(max(abs(a - b) for a, b in zip(first, e, strict=True)) > 2e-5 for e in embeddings.values()):
-        raise SystemExit(f"the embeddings differ: {embeddings}")
+    parameters, results = compare(options.preset, options.layers, options.runs)
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {parameters:,} parameters")
     print("| opened by | opened (s) | every page looked at (s) | peak over the weights |\n|" + " --- |" * 4)
     for name, found in results.items():

@@ -1,6 +1,7 @@
 """The contrastive loss, forward and backward: time and peak memory over the inputs, each run in a process of its own.
 
-python -m benchmarks.losses [--pairs 1024 2048 8192] [--embedding 512] [--runs 3] [--plot FILE.png]
+python -m benchmarks.losses [--pairs 1024 2048 8192] [--embedding 512] [--runs 3] [--plot FILE.png], or against
+open_clip's alone: python -m benchmarks losses
 
 Compared: the plain form (losses/reference.py), the flat form (losses/chunked.py), and open_clip's ClipLoss, on the same
 tensors in float32. Values and gradients must agree before any figure is printed. Runs are interleaved; times are
@@ -19,7 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from benchmarks.frame import OURS, Row, Scale
 
 FORMS = ("plain", "flat", "open_clip")
 LABELS = {"plain": "plain", "flat": "flat (miniclip)", "open_clip": "open_clip ClipLoss"}
@@ -30,11 +34,11 @@ STATUS = Path("/proc/self/status")
 Results = dict[str, dict[str, list[float]]]  # form -> "seconds" or "mib" -> runs
 
 
-def measure(form: str, pairs: int, embedding: int, gradients: Path) -> dict[str, float]:
+def measure(form: str, pairs: int, embedding: int, gradients: Path, device: str) -> dict[str, float]:
     """Run in a process of its own: seconds, and MiB of the peak over what stood before; leaves loss and gradients."""
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device)
     x, y = torch.randn(2, pairs, embedding, generator=torch.Generator().manual_seed(0)).to(device).unbind()
     x, y = (torch.nn.functional.normalize(side, dim=-1).requires_grad_() for side in (x, y))
     scale = torch.tensor(SCALE, requires_grad=True, device=device)
@@ -94,22 +98,22 @@ def forward(form: str):
     return chunked.contrastive_loss if form == "flat" else reference.contrastive_loss
 
 
-def run(form: str, pairs: int, embedding: int, gradients: Path) -> dict[str, float]:
+def run(*arguments: str | int | Path) -> dict[str, float]:
     """`measure` in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.losses", "--measure", form, str(pairs), str(embedding), str(gradients)]
+    command = [sys.executable, "-m", "benchmarks.losses", "--measure", *map(str, arguments)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def compare(pairs: int, embedding: int, runs: int, forms: list[str]) -> Results:
+def compare(pairs: int, embedding: int, runs: int, forms: Iterable[str], device: str) -> Results:
     """Interleaved runs of all forms at one size; fails where their values or gradients differ."""
     results: Results = {form: {"seconds": [], "mib": []} for form in forms}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(runs):
             for form in forms:
-                for key, value in run(form, pairs, embedding, Path(folder) / form).items():
+                for key, value in run(form, pairs, embedding, Path(folder) / form, device).items():
                     results[form][key].append(value)
             if number == 0:
-                check(Path(folder), forms, pairs)
+                check(Path(folder), list(forms), pairs)
     return results
 
 
@@ -123,6 +127,15 @@ def check(folder: Path, forms: list[str], pairs: int) -> None:
             difference = float((a - b).abs().max() / b.abs().max())
             if not difference < TOLERANCE:
                 raise SystemExit(f"{form} and {forms[0]} differ at {pairs} pairs: {name} by {difference:.1e}")
+
+
+def rows(scale: Scale) -> Iterator[Row]:
+    for pairs in (2048,) if scale.small else (8192, 16384):
+        results = compare(pairs, 512, scale.rounds, ("flat", "open_clip"), scale.device)
+        for key, unit, lead in (("seconds", "s", 2.5), ("mib", "MiB", 10.0)):
+            values = {OURS: results["flat"][key], "open_clip": results["open_clip"][key]}
+            case = f"{pairs:,} pairs, E = 512, forward and backward, {'peak memory' if key == 'mib' else 'time'}"
+            yield Row("contrastive loss", case, unit, values, {"open_clip": lead}, less=True)
 
 
 def ratio(results: Results, other: str, key: str) -> float | None:
@@ -174,14 +187,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--largest-plain", type=int, default=16384, help="pairs up to which the plain forms run")
     parser.add_argument("--plot", type=Path, help="draw memory over N")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        form, pairs, embedding, gradients = options.measure
-        print(json.dumps(measure(form, int(pairs), int(embedding), Path(gradients))))
+        form, pairs, embedding, gradients, device = options.measure
+        print(json.dumps(measure(form, int(pairs), int(embedding), Path(gradients), device)))
         return
     import torch
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     where = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} cores"
     )
@@ -192,7 +206,7 @@ def main() -> None:
     table = []
     for pairs in options.pairs:
         forms = [form for form in FORMS if form == "flat" or pairs <= options.largest_plain]
-        table.append(compare(pairs, options.embedding, options.runs, forms))
+        table.append(compare(pairs, options.embedding, options.runs, forms, device))
         print(row(pairs, table[-1]), flush=True)
     if options.plot:
         plot(options.pairs, table, options.embedding, options.plot)

@@ -14,7 +14,7 @@ def as_markdown(rows: list[Row], where: dict[str, Any] | None = None, heading: b
         lines += ["| what | miniclip | peers: their figure, and our lead | to reach | |", "|" + " --- |" * 5]
     for row in rows:
         peers = "; ".join(f"{name} {number(row.median(name))} (**{row.lead(name):.2f}**)" for name in row.peers)
-        reach = "; ".join(f"{times:g} × {name}" for name, times in row.reach.items())
+        reach = "; ".join(f"{times:.3g} × {name}" for name, times in row.reach.items())
         done = "" if not row.reach else "yes" if row.reached() else "no"
         ours = f"{number(row.median(OURS))} {row.unit}"
         note = f"<br>{row.note}" if row.note else ""
