@@ -5,6 +5,8 @@ import shutil
 import pytest
 import torch
 
+from miniclip.train.compiled import in_few_widths
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a compiler"),
@@ -43,3 +45,13 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_run_is(start):
     assert {name.split(".")[0] for name in trainer.model.state_dict()} == {
         name.split(".")[0] for name, _ in start("names", callbacks=[]).model.named_parameters()
     }
+
+
+def test_captions_in_few_widths():
+    tokens = torch.arange(1, 14).expand(2, 13)
+    wide = in_few_widths(tokens, 20)
+    assert wide.shape == (2, 16)
+    assert torch.equal(wide[:, :13], tokens)
+    assert not wide[:, 13:].any()
+    assert torch.equal(in_few_widths(wide, 20), wide)
+    assert in_few_widths(torch.ones(2, 17), 20).shape == (2, 20)

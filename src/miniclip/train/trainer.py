@@ -38,7 +38,7 @@ from miniclip.train import skipping, state
 from miniclip.train.average import Average
 from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
 from miniclip.train.check import Report, check
-from miniclip.train.compiled import compile_blocks, untranslated
+from miniclip.train.compiled import compile_blocks, in_few_widths, untranslated
 from miniclip.train.health import look
 from miniclip.train.history import FILE as METRICS
 from miniclip.train.history import History, Record
@@ -294,7 +294,10 @@ class Trainer:
 
         def inputs(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
             pixels = self.augment.apply(batch.pixels[rows].to(device, non_blocking=True), augmentation[rows])
-            tokens = batch.tokens[rows].to(device, non_blocking=True)
+            tokens = batch.tokens[rows]
+            if self.config.compile and self.model.config.text.padding == "masked":
+                tokens = in_few_widths(tokens, self.model.config.text.context_length)
+            tokens = tokens.to(device, non_blocking=True)
             return self.model.preprocess.normalise(pixels), tokens, None if kept is None else kept[rows].to(device)
 
         return inputs
