@@ -93,6 +93,18 @@ def test_a_run_prefers_its_best(model, tmp_path):
     assert float(load(run / "last").log_scale) == 1.0
 
 
+@pytest.mark.parametrize("chosen", ["bfloat16", "float32"])
+@pytest.mark.parametrize("options", [{"name": "bert_vit_tiny", "pretrained": False}, {"name": "half"}])
+def test_the_fastest_dtype_is_taken_and_said(model, tmp_path, monkeypatch, capsys, chosen, options):
+    save(model.to(torch.float16), tmp_path / "half")
+    monkeypatch.setattr("miniclip.precision.resolve", lambda precision, device: chosen)
+    found = load(**options, dtype="auto")
+    assert {parameter.dtype for parameter in found.parameters()} == {getattr(torch, chosen)}
+    assert capsys.readouterr().err == f"miniclip: weights in {chosen}, by dtype='auto' on cpu\n"
+    load(**options, dtype=chosen)
+    assert capsys.readouterr().err == ""
+
+
 def test_dtype_and_device(model, tmp_path):
     save(model, tmp_path / "model")
     for options in ({"name": "bert_vit_tiny", "pretrained": False}, {"name": "model"}):
@@ -106,6 +118,9 @@ def test_dtype_and_device(model, tmp_path):
     assert {parameter.dtype for parameter in load("half").parameters()} == {torch.float32}  # slow on a CPU otherwise
     assert {parameter.dtype for parameter in load("half", dtype=torch.float16).parameters()} == {torch.float16}
     assert {parameter.dtype for parameter in load("half", device="meta").parameters()} == {torch.float16}
+    assert {parameter.dtype for parameter in load("half", dtype="float16").parameters()} == {torch.float16}
+    with pytest.raises(ValueError, match="unknown dtype 'half'"):
+        load("half", dtype="half")
     save(model.to(torch.bfloat16), tmp_path / "brain")
     assert {parameter.dtype for parameter in load("brain").parameters()} == {torch.bfloat16}
 

@@ -24,6 +24,7 @@ LAYERS = [
         "randomness",
         "pictures",
         "products",
+        "precision",
         "transforms",
         "tokenizer",
         "distributed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.errors import CheckpointError
 from miniclip.model_card import model_card
 from miniclip.models.clip import CLIP
+from miniclip.precision import dtype_named
 from miniclip.pretrained import OPENAI_REPO, PRETRAINED
 from miniclip.remote import fetch, push
 from miniclip.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
@@ -44,7 +46,7 @@ def load(
     *,
     pretrained: bool = True,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     tokenizer: str | Path | TextTokenizer | None = None,
     image_size: int | None = None,
     config: str | Path | CLIPConfig | None = None,
@@ -60,7 +62,9 @@ def load(
         pretrained: False: a preset's architecture with fresh weights, drawn from torch's global generator.
         device: where the weights go; None: the CPU.
         dtype: their precision; None: as in the file, but float32 where it mixes several, and in place of float16 on
-            the CPU, which has no fast products of it.
+            the CPU, which has no fast products of it. "auto": bfloat16 where the device multiplies faster in it, as a
+            trial of some milliseconds finds on a CPU, else float32; a line on stderr says which. Or a name, such as
+            "bfloat16".
         tokenizer: in place of the checkpoint's; an object, or a path. A fresh model's text tower takes its end
             token, and more rows of embeddings where the preset has too few for it.
         image_size: pixels on a side, in place of the checkpoint's; the position embeddings are resized.
@@ -73,11 +77,13 @@ def load(
         The model, in evaluation mode. A checkpoint that came without a tokenizer fetches it when text is first encoded.
 
     Raises:
-        ValueError: no preset has this name; the nearest is named. Or the tokenizer or image size does not fit.
+        ValueError: no preset or dtype has this name; the nearest is named. Or the tokenizer or image size does not fit.
         FileNotFoundError: there is no checkpoint, here or on the Hub.
         ConnectionError: it is on the Hub, not in the cache, and there is no network.
         CheckpointError: the checkpoint is damaged, is none that miniclip has the parts for, or its weights do not fit.
     """
+    if isinstance(dtype, str):
+        dtype = _dtype(dtype, torch.device(device or "cpu"))
     if pretrained:
         return _opened(name, device, dtype, tokenizer, image_size, config, revision, cache_dir)
     if config is not None or revision is not None:
@@ -86,6 +92,15 @@ def load(
     if image_size is not None:
         architecture = architecture.replace_image(image_size=image_size)
     return fresh(architecture, _tokenizer(tokenizer)).to(device=device, dtype=dtype).eval()
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """A type by its name; what "auto" has become is said, since embeddings differ with it."""
+    dtype = dtype_named(name, device)
+    if name == "auto":
+        short = str(dtype).removeprefix("torch.")
+        print(f"miniclip: weights in {short}, by dtype='auto' on {device.type}", file=sys.stderr)
+    return dtype
 
 
 def fresh(config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> CLIP:

@@ -1,4 +1,4 @@
-"""The small parts of training: settings, schedule, history, curve, validation, precision, run directories."""
+"""The small parts of training: settings, schedule, history, curve, validation, run directories."""
 
 import json
 import math
@@ -13,7 +13,6 @@ from miniclip.data import Shapes
 from miniclip.errors import CheckpointError
 from miniclip.train.history import History
 from miniclip.train.plots import learning_curve, smooth
-from miniclip.train.precision import resolve
 from miniclip.train.run_dir import fingerprint, next_run_dir, read_run
 from miniclip.train.schedule import learning_rate
 from miniclip.train.settings import TrainConfig
@@ -130,21 +129,6 @@ class TestValidation:
         assert embedded.owner.tolist() == [i for i in range(20) for _ in val_data.captions[i]]
         assert figures["val_loss"] == pytest.approx(math.log(8))
         assert figures["text_to_image"]["R@1"] == 0
-
-
-class TestPrecision:
-    def test_what_is_named_stays(self):
-        assert resolve("bfloat16", torch.device("cpu")) == "bfloat16"
-        assert resolve("float32", torch.device("cpu")) == "float32"
-
-    @pytest.mark.parametrize(("seconds", "expected"), [((2.0, 1.0), "bfloat16"), ((1.1, 1.0), "float32")])
-    def test_auto_takes_what_the_trial_says(self, monkeypatch, seconds, expected):
-        times = dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))
-        monkeypatch.setattr("miniclip.train.precision._seconds", times.__getitem__)
-        assert resolve("auto", torch.device("cpu")) == expected
-
-    def test_the_trial_runs(self):
-        assert resolve("auto", torch.device("cpu")) in ("float32", "bfloat16")
 
 
 class TestRunDir:

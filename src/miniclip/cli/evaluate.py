@@ -21,9 +21,14 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--data", help="as in train (default: the data of the run)")
     evaluate.add_argument("--split", default="val", help="train, val, test or all (default val)")
     evaluate.add_argument("--device", help="cpu, cuda, mps (default: the GPU where there is one)")
+    evaluate.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="precision of the weights; auto: bfloat16 where the device is faster in it (default: as they are opened)",
+    )
 
 
-def eval_command(checkpoint: str, data: str | None, split: str, device: str | None) -> None:
+def eval_command(checkpoint: str, data: str | None, split: str, device: str | None, dtype: str | None) -> None:
     """`miniclip eval`."""
     import torch
 
@@ -31,7 +36,7 @@ def eval_command(checkpoint: str, data: str | None, split: str, device: str | No
     from miniclip.data import open_data
     from miniclip.train.run_dir import read_run
 
-    model = miniclip.load(checkpoint, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = miniclip.load(checkpoint, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype)
     rule = {}
     if data is None:
         run = (

@@ -9,8 +9,6 @@ from miniclip.checks import did_you_mean
 from miniclip.cli.parsing import add_command
 from miniclip.config import PRESETS, CLIPConfig, preset
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 CONVERT_EPILOG = """examples:
   miniclip convert ViT-B-32.pt models/b32                          OpenAI's archive to a miniclip checkpoint
   miniclip convert org/repo models/theirs --layout transformers    from the Hub, for another library
@@ -28,7 +26,11 @@ def add(commands: Any) -> None:
     convert.add_argument("source", help="a checkpoint of any layout, a run, a name or a repository on the Hub")
     convert.add_argument("target", help="the directory to write")
     convert.add_argument("--layout", choices=("miniclip", *LAYOUTS), default="miniclip", help="(default miniclip)")
-    convert.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as they are opened)")
+    convert.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="precision of the weights (default: as they are opened)",
+    )
     convert.add_argument(
         "--image-size", type=int, metavar="N", help="another size; the position embeddings are resized"
     )
@@ -44,13 +46,10 @@ def add(commands: Any) -> None:
 
 def convert_command(source: str, target: str, layout: str, dtype: str | None, **options: Any) -> None:
     """`miniclip convert`."""
-    import torch
-
     import miniclip
 
     architecture = options.pop("architecture")
-    precision = getattr(torch, dtype) if dtype else None
-    model = miniclip.load(source, dtype=precision, config=architecture, **options)
+    model = miniclip.load(source, dtype=dtype, config=architecture, **options)
     if layout == "miniclip":
         miniclip.save(model, target)
     else:

@@ -99,8 +99,8 @@ def printed_once() -> Iterator[None]:
 
 def run_check(resume: str | None, config: str | None, dry_run: bool = False, **flags: Any) -> int:
     """Look at what a run would train on and with, and stop (so does a dry run); returns the exit code."""
+    from miniclip.precision import resolve
     from miniclip.train.check import check
-    from miniclip.train.precision import resolve
 
     if resume is not None:
         report = taken_up(resume, config, flags).check()

@@ -29,8 +29,8 @@ from miniclip.products import product
 from miniclip.train.callbacks import Callback
 
 if TYPE_CHECKING:
+    from miniclip.precision import Precision
     from miniclip.train.history import Record
-    from miniclip.train.settings import Precision
     from miniclip.train.trainer import Trainer
 
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices: large enough for the peak, small enough for the memory

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from miniclip.checks import check_types, did_you_mean
 from miniclip.data.left_out import AT_MOST, OnError
+from miniclip.precision import Precision
 
-Precision = Literal["auto", "float32", "bfloat16"]
 Loss = Literal["contrastive", "sigmoid"]
 BestBy = Literal["recall", "text_to_image", "image_to_text", "val_loss"]
 

@@ -33,6 +33,7 @@ from miniclip.data.sources import deaths_named
 from miniclip.evaluation.retrieval import Embedded
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.vision import draw_patches
+from miniclip.precision import Precision, resolve
 from miniclip.randomness import draw, generator
 from miniclip.train import skipping, state
 from miniclip.train.average import Average
@@ -45,7 +46,6 @@ from miniclip.train.history import History, Record
 from miniclip.train.interrupt import StopRequest
 from miniclip.train.memory import settle_memory
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.precision import resolve
 from miniclip.train.readings import Reading, Readings
 from miniclip.train.resuming import compare, restored
 from miniclip.train.run_dir import (
@@ -59,7 +59,7 @@ from miniclip.train.run_dir import (
 )
 from miniclip.train.saving import Writer
 from miniclip.train.schedule import learning_rate
-from miniclip.train.settings import Precision, TrainConfig
+from miniclip.train.settings import TrainConfig
 from miniclip.train.sharded import require_even, shard, unsharded
 from miniclip.train.steps import Inputs, cached_step, loss_function, plain_step
 from miniclip.train.validation import figure_of, validate

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from miniclip.train.settings import Precision
+from miniclip.checks import did_you_mean
 
+Precision = Literal["auto", "float32", "bfloat16"]
+DTYPES = ("float32", "bfloat16", "float16")  # of weights, by name
 FASTER = 1.2  # bfloat16 is taken where it is at least so many times as fast: casting eats a smaller lead
 
 
@@ -21,6 +24,18 @@ def resolve(precision: Precision, device: torch.device) -> Precision:
     if device.type == "cpu":
         return "bfloat16" if _seconds(torch.float32) > FASTER * _seconds(torch.bfloat16) else "float32"
     return "float32"
+
+
+def dtype_named(name: str, device: torch.device) -> torch.dtype:
+    """The type of a name, "auto" being what this device does best.
+
+    Raises:
+        ValueError: it is neither "auto" nor the name of a type of weights.
+    """
+    if name not in ("auto", *DTYPES):
+        raise ValueError(f"unknown dtype {name!r}{did_you_mean(name, ('auto', *DTYPES))}")
+    found: torch.dtype = getattr(torch, resolve("auto", device) if name == "auto" else name)
+    return found
 
 
 def _seconds(dtype: torch.dtype) -> float:
