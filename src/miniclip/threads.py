@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from miniclip import distributed
 
 
 @contextmanager
@@ -18,3 +21,10 @@ def threads(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Those that this process may use, shared out to the ranks on the machine."""
+    with suppress(AttributeError):  # where the system tells which: containers and schedulers give fewer than all
+        return max(1, len(os.sched_getaffinity(0)) // distributed.ranks_here())
+    return max(1, (os.cpu_count() or 1) // distributed.ranks_here())

@@ -38,8 +38,9 @@ from miniclip.data.packed import (
     sealed,
 )
 from miniclip.data.pairs import PairData, name_of
-from miniclip.data.sources import Decoded, StreamedPictures, cores, pixels_or_reason
+from miniclip.data.sources import Decoded, StreamedPictures, pixels_or_reason
 from miniclip.errors import DataError
+from miniclip.threads import cores
 from miniclip.transforms import Preprocess
 
 if TYPE_CHECKING:

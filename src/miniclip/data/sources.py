@@ -24,7 +24,7 @@ from miniclip.data.left_out import OnError
 from miniclip.data.packed import Packed
 from miniclip.data.pairs import PairData, file_of, name_of, picture_of
 from miniclip.errors import DataError
-from miniclip.threads import threads
+from miniclip.threads import cores, threads
 from miniclip.transforms import Preprocess
 
 KEEP_BYTES = 2 << 30  # decoded pictures up to this size are kept in a machine's memory
@@ -238,13 +238,6 @@ def ahead(items: Iterable[T], function: Callable[[T], R], count: int = AHEAD) ->
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """Those that this process may use, shared out to the ranks on the machine."""
-    with suppress(AttributeError):  # where the system tells which: containers and schedulers give fewer than all
-        return max(1, len(os.sched_getaffinity(0)) // distributed.ranks_here())
-    return max(1, (os.cpu_count() or 1) // distributed.ranks_here())
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from miniclip.config import CLIPConfig
 from miniclip.losses.reference import unit
-from miniclip.models.images import pixels_of
+from miniclip.models.images import OnError, PictureReader, in_places
 from miniclip.models.initialise import initialise
 from miniclip.models.text import TextTransformer
 from miniclip.models.texts import embed_texts
@@ -113,7 +114,14 @@ class CLIP(nn.Module):
 
     @torch.no_grad()
     def encode_image(
-        self, images: Any, *, batch_size: int = 64, normalize: bool = True, progress: bool = False
+        self,
+        images: Any,
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+        progress: bool = False,
+        workers: int | None = None,
+        on_error: OnError = "raise",
     ) -> Tensor:
         """Embed pictures.
 
@@ -121,9 +129,12 @@ class CLIP(nn.Module):
             images: a path, a PIL image, an array (H, W, 3) of uint8, or a list of them; or a float tensor
                 (N, 3, S, S) of normalised pixels, as `model.preprocess` makes them. A path's JPEG is read the fast
                 way, `model.preprocess.read`, whose pixels are a grey level off here and there.
-            batch_size: pictures opened and embedded at a time.
+            batch_size: pictures embedded at a time; the next as many are read meanwhile, and no more.
             normalize: divide each embedding by its length.
             progress: show a bar.
+            workers: threads that read pictures; 0: none; None: one a core, 16 at most. The result is the same.
+            on_error: "raise" at the first picture that cannot be read; or "skip": its row is NaN, and a warning at the
+                end names it.
 
         Returns:
             (N, E) float, a row a picture, in the order given; one picture gives (1, E). No gradient: train with
@@ -133,17 +144,30 @@ class CLIP(nn.Module):
             FileNotFoundError: a path does not exist.
             DataError: a file cannot be read as a picture.
             TypeError: something else was passed.
+            ValueError: an option out of its range.
         """
-        ready = isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point()
-        several = ready or (isinstance(images, Sequence) and not isinstance(images, str))
-        items: Any = images if several else [images]
+        options = batch_size, normalize, progress, "pictures"
 
-        def embed(batch: Any) -> Tensor:
-            read = [] if ready else [pixels_of(item, self.preprocess) for item in batch]
-            pixels = batch if ready else self.preprocess.normalise(torch.stack(read))
+        def embed(pixels: Tensor) -> Tensor:
             return self.image(pixels.to(self.device, self.image.patches.weight.dtype))  # type: ignore[no-any-return]
 
-        return self._encode(items, embed, batch_size, normalize, progress, "pictures")
+        if isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point():
+            return self._encode(images, embed, *options)
+        items = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+        pinned = self.device.type == "cuda"
+        reader = PictureReader(items, self.preprocess, batch_size, workers=workers, on_error=on_error, pinned=pinned)
+        with closing(reader.batches()) as batches:
+
+            def embed_next(numbers: Sequence[int]) -> Tensor:
+                pixels, places = next(batches)
+                if not places:
+                    return torch.full((len(numbers), self.config.embed_dim), torch.nan, device=self.device)
+                uint8 = pixels.to(self.device, non_blocking=True)  # a quarter of what the floats would be
+                return in_places(embed(self.preprocess.normalise(uint8)), places, len(numbers))
+
+            embeddings = self._encode(range(len(items)), embed_next, *options)
+        reader.warn(stacklevel=3)  # at the caller's line, behind no_grad's
+        return embeddings
 
     @torch.no_grad()
     def encode_text(

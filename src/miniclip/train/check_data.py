@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from miniclip.data.pairs import PairData, name_of, picture_of
-from miniclip.data.sources import cores
 from miniclip.errors import DataError
 from miniclip.randomness import generator
-from miniclip.threads import threads
+from miniclip.threads import cores, threads
 from miniclip.train.ailments import CUT, REPEATED
 
 if TYPE_CHECKING:
