@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from miniclip.config import TextConfig
 from miniclip.models import text
 from miniclip.models.text import TextTransformer
-from miniclip.models.unpadded import Unpadded
+from miniclip.models.unpadded import Unpadded, few_sizes
 
 END = 11
 CONFIGS = {
@@ -69,12 +69,24 @@ def test_what_is_laid_is_found_again():
     layout = Unpadded.of(length, 4, causal=False)
     laid = layout.lay(x)
     assert laid.shape == (1, 7, 2)
+    longer = Unpadded.of(torch.tensor([20, 21]), 21, causal=False).lay(torch.ones(2, 21, 2))
+    assert longer.shape == (1, 42, 2)
     positions = length - 1
     torch.testing.assert_close(laid[0, layout.place(positions)], x[torch.arange(3), positions])
     (apart,) = layout.apart(laid, 1, 1)
     for row, found, many in zip(x, apart[:, 0], length, strict=True):
         torch.testing.assert_close(found[:many], row[:many])
     assert layout.seen_from(positions)[:, 0, 0].sum(dim=1).tolist() == [2, 4, 1]
+
+
+@given(st.integers(1, 10**6))
+def test_few_sizes(count):
+    assert count <= few_sizes(count) <= count * 17 / 16
+    assert few_sizes(few_sizes(count)) == few_sizes(count)
+
+
+def test_sizes_are_few():
+    assert len({few_sizes(count) for count in range(1024, 4096)}) <= 33
 
 
 def test_the_gradient_has_a_gradient():

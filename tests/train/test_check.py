@@ -164,7 +164,7 @@ def test_a_model_that_cannot_learn(tokenizer):
     assert "will learn nothing from more of them" in found.meaning
 
 
-@pytest.mark.parametrize(("lr", "word", "better"), [(3e-2, "high", "lr 3.0e-03"), (5e-5, "low", "lr 5.0e-04")])
+@pytest.mark.parametrize(("lr", "word", "better"), [(0.1, "high", "lr 1.0e-02"), (5e-5, "low", "lr 5.0e-04")])
 def test_a_learning_rate_that_is_too_high_or_too_low(tokenizer, lr, word, better):
     found = checked(tokenizer, SHAPES, steps=60, lr=lr)["learning by heart"]
     assert found.severity == "warning"

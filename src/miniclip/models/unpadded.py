@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from miniclip.models.attend import attend
@@ -20,15 +21,19 @@ class Unpadded(NamedTuple):
     """How the rows lie."""
 
     length: Tensor  # (B,)
-    words: Tensor  # (N,), the place of each word in the padded batch, (B * T)
+    words: Tensor  # (N,), the place of each word in the padded batch, (B * T); the last one again and again at the end
     places: Tensor  # (B * T,), where each place of the padded batch lies; padding, where its row's last word does
+    many: int  # of the words, without that repetition
     causal: bool
 
     @staticmethod
     def of(length: Tensor, tokens: int, causal: bool) -> Unpadded:
         """Of rows of these lengths (B,), padded to T."""
         valid = (torch.arange(tokens, device=length.device) < length[:, None]).flatten()
-        return Unpadded(length, valid.nonzero()[:, 0], valid.cumsum(0) - 1, causal)
+        words = valid.nonzero()[:, 0]
+        more = few_sizes(len(words)) - len(words)
+        several = torch.cat([words, words[-1:].expand(more)])
+        return Unpadded(length, several, valid.cumsum(0) - 1, len(words), causal)
 
     @property
     def mask(self) -> Tensor:
@@ -38,7 +43,7 @@ class Unpadded(NamedTuple):
 
     def lay(self, x: Tensor) -> Tensor:
         """A padded batch (B, T, D) to (1, N, D)."""
-        laid: Tensor = _Lay.apply(x.flatten(0, 1), self.words, self.places)
+        laid: Tensor = _Lay.apply(x.flatten(0, 1), self.words, self.places, self.many)
         return laid[None]
 
     def place(self, position: Tensor) -> Tensor:
@@ -53,7 +58,7 @@ class Unpadded(NamedTuple):
 
     def apart(self, x: Tensor, parts: int, heads: int) -> Tensor:
         """(1, N, parts * D) to the parts, each (B, H, T, D / H)."""
-        padded: Tensor = _Pad.apply(x[0], self.words, self.places)
+        padded: Tensor = _Pad.apply(x[0], self.words, self.places, self.many)
         B = len(self.length)
         return padded.view(B, len(padded) // B, parts, heads, -1).permute(2, 0, 3, 1, 4)
 
@@ -65,6 +70,15 @@ class Unpadded(NamedTuple):
         return (torch.arange(tokens, device=position.device) <= position[:, None])[:, None, None, :]
 
 
+def few_sizes(count: int) -> int:
+    """The next of 16 sizes between a power of two and the next one.
+
+    For each size of a product oneDNN makes and keeps a program, half a megabyte of it: they should not be thousands.
+    """
+    step = max(1, 1 << max(0, count.bit_length() - 5))
+    return -(-count // step) * step
+
+
 # Either way the gradient is gathered too: autograd would add it up row by row.
 
 
@@ -72,16 +86,17 @@ class _Lay(torch.autograd.Function):
     """Rows of the padded batch, (B * T, D), without the padding: (N, D)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, words: Tensor, places: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, words: Tensor, places: Tensor, count: int) -> Tensor:
         ctx.save_for_backward(words, places)
+        ctx.count = count
         return x.index_select(0, words)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         words, places = ctx.saved_tensors
-        padded: Tensor = _Pad.apply(gradient, words, places)
+        padded: Tensor = _Pad.apply(gradient, words, places, ctx.count)
         valid = torch.zeros(len(places), 1, dtype=torch.bool, device=words.device).index_fill(0, words, True)
-        return padded.masked_fill(~valid, 0), None, None
+        return padded.masked_fill(~valid, 0), None, None, None
 
 
 class _Pad(torch.autograd.Function):
@@ -91,12 +106,13 @@ class _Pad(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, words: Tensor, places: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, words: Tensor, places: Tensor, count: int) -> Tensor:
         ctx.save_for_backward(words, places)
+        ctx.count = count
         return x.index_select(0, places)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         words, places = ctx.saved_tensors
-        laid: Tensor = _Lay.apply(gradient, words, places)
-        return laid, None, None
+        laid: Tensor = _Lay.apply(gradient, words, places, ctx.count)
+        return F.pad(laid[: ctx.count], (0, 0, 0, len(words) - ctx.count)), None, None, None
