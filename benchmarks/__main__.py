@@ -43,12 +43,17 @@ def main() -> None:
         found = in_own_process(part, scale)
         print(as_markdown(found, heading=False), flush=True)
         rows += found
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        written = {"machine": where, "scale": dataclasses.asdict(scale), "rows": [dataclasses.asdict(r) for r in rows]}
-        (options.out / "results.json").write_text(json.dumps(written, indent=1) + "\n")
-        (options.out / "results.md").write_text(as_markdown(rows, where))
-        plot_leads(rows, where, options.out / "leads.png")
+        if options.out:  # after each part: hours of work are not lost to the last one
+            write(rows, where, scale, options.out)
+
+
+def write(rows: list[Row], where: dict, scale: Scale, folder: Path) -> None:
+    """The table, the same as JSON, and the plot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {"machine": where, "scale": dataclasses.asdict(scale), "rows": [dataclasses.asdict(row) for row in rows]}
+    (folder / "results.json").write_text(json.dumps(written, indent=1) + "\n")
+    (folder / "results.md").write_text(as_markdown(rows, where))
+    plot_leads(rows, where, folder / "leads.png")
 
 
 def measure(part: str, scale: Scale, path: Path) -> None:
