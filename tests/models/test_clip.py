@@ -12,6 +12,7 @@ from PIL import Image
 from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import DataError
 from miniclip.losses import contrastive_loss, sigmoid_loss
+from miniclip.models import texts
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.tokenizer import Tokenizer
 
@@ -254,6 +255,19 @@ def test_pictures_that_cannot_be_read(model, tmp_path):
 def test_pixels_of_another_size(model):
     with pytest.raises(ValueError, match="pixels have the shape"):
         model.encode_image(torch.zeros(1, 3, 20, 20))
+
+
+def test_on_a_cpu_few_pictures_at_once(model, monkeypatch):
+    monkeypatch.setitem(texts.MOST_TOKENS, "cpu", 3 * (model.config.image.patches + 1) + 1)
+    pixels, seen = torch.randn(10, 3, *[model.config.image.image_size] * 2), []
+    hook = model.image.register_forward_pre_hook(lambda tower, args: seen.append(len(args[0])))
+    found = model.encode_image(pixels, batch_size=7)
+    hook.remove()
+    assert seen == [3, 2, 2, 3]  # 7 in equal parts of 3 at most, then the rest
+    torch.testing.assert_close(found, torch.nn.functional.normalize(model.image(pixels).detach(), dim=1))
+    monkeypatch.setitem(texts.MOST_TOKENS, "cpu", 1)
+    assert model.encode_image(pixels).shape == found.shape
+    assert model.encode_image(pixels[:0]).shape == (0, found.shape[1])
 
 
 def test_batch_size_below_one(model):

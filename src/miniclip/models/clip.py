@@ -19,7 +19,7 @@ from miniclip.losses.reference import unit
 from miniclip.models.images import OnError, PictureReader, in_places
 from miniclip.models.initialise import initialise
 from miniclip.models.text import TextTransformer
-from miniclip.models.texts import embed_texts
+from miniclip.models.texts import MOST_TOKENS, embed_texts
 from miniclip.models.vision import VisionTransformer
 from miniclip.transforms import Preprocess
 
@@ -149,7 +149,8 @@ class CLIP(nn.Module):
         options = batch_size, normalize, progress, "pictures"
 
         def embed(pixels: Tensor) -> Tensor:
-            return self.image(pixels.to(self.device, self.image.patches.weight.dtype))  # type: ignore[no-any-return]
+            dtype = self.image.patches.weight.dtype
+            return torch.cat([self.image(part.to(self.device, dtype)) for part in self._at_a_time(pixels)])
 
         if isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point():
             return self._encode(images, embed, *options)
@@ -218,6 +219,13 @@ class CLIP(nn.Module):
         sentences = [template.format(label) for template in templates for label in labels]
         classes = unit(self.encode_text(sentences).view(len(templates), len(labels), -1).mean(dim=0))  # (C, E)
         return (self.log_scale.detach().exp() * self.encode_image(images) @ classes.T).softmax(dim=-1)
+
+    def _at_a_time(self, pixels: Tensor) -> Sequence[Tensor]:
+        """A batch of pictures in equal parts of few tokens, on a CPU: what fits its cache is faster."""
+        image = self.config.image
+        most = MOST_TOKENS.get(self.device.type, math.inf) / (image.patches + image.class_token)
+        parts = math.ceil(len(pixels) / max(1, most)) if most < len(pixels) else 1
+        return pixels.tensor_split(parts)
 
     def _encode(
         self, items: Any, embed: Callable[[Any], Tensor], batch_size: int, normalize: bool, progress: bool, unit_: str
