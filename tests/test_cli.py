@@ -162,7 +162,7 @@ class TestEval:
     def test_another_checkpoint_data_and_split(self, run, capsys):
         assert cli.main(["eval", str(run / "last"), "--split", "test"]) == 0
         assert "test: 4 pictures, 20 captions" in capsys.readouterr().out
-        assert cli.main(["eval", str(run), "--data", "shapes"]) == 0
+        assert cli.main(["eval", str(run), "--data", "shapes", "--dtype", "bfloat16"]) == 0
         assert "shapes, val: 500 pictures, 2,500 captions" in capsys.readouterr().out
 
 
