@@ -4,7 +4,8 @@ python -m benchmarks [PART …] [--small] [--rounds 7] [--device cpu] [--out FOL
 
 Each part runs in a process of its own, on the same weights, inputs and threads for all; results are compared before
 they are timed, contenders take turns, and a lead is the median of the rounds' ratios. With --out, the table is written
-as `results.md` and `results.json`, with a plot, `leads.png`. Needs the extra `bench`.
+as `results.md` and `results.json`, with a plot, `leads.png`; parts that are not named stay as they are in it, if they
+come from the same machine and versions. Needs the extra `bench`.
 """
 
 import argparse
@@ -38,19 +39,32 @@ def main() -> None:
     if options.rows:
         measure(options.parts[0], scale, options.rows)
         return
-    rows, where = [], machine()
+    where = machine()
+    found = earlier(options.out, where) if options.out else {}
     for part in options.parts or PARTS:
-        found = in_own_process(part, scale)
-        print(as_markdown(found, heading=False), flush=True)
-        rows += found
-        if options.out:  # after each part: hours of work are not lost to the last one
-            write(rows, where, scale, options.out)
+        found[part] = in_own_process(part, scale)
+        print(as_markdown(found[part], heading=False), flush=True)
+        if options.out:  # after each part: an hour's work is not lost to the last one
+            write({part: found[part] for part in PARTS if part in found}, where, scale, options.out)
 
 
-def write(rows: list[Row], where: dict, scale: Scale, folder: Path) -> None:
+def earlier(folder: Path, where: dict) -> dict[str, list[Row]]:
+    """The parts that the folder's table has from the same machine and versions: those that are not run now stay."""
+    path = folder / "results.json"
+    if not path.exists():
+        return {}
+    written = json.loads(path.read_text())
+    if {**written["machine"], "load": None} != {**where, "load": None}:
+        return {}
+    return {part: [Row(**row) for row in rows] for part, rows in written["parts"].items()}
+
+
+def write(found: dict[str, list[Row]], where: dict, scale: Scale, folder: Path) -> None:
     """The table, the same as JSON, and the plot."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = {"machine": where, "scale": dataclasses.asdict(scale), "rows": [dataclasses.asdict(row) for row in rows]}
+    rows = [row for part in found.values() for row in part]
+    parts = {part: [dataclasses.asdict(row) for row in found[part]] for part in found}
+    written = {"machine": where, "scale": dataclasses.asdict(scale), "parts": parts}
     (folder / "results.json").write_text(json.dumps(written, indent=1) + "\n")
     (folder / "results.md").write_text(as_markdown(rows, where))
     plot_leads(rows, where, folder / "leads.png")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from miniclip.config import ImageConfig
+from miniclip.models.attend import attend
 from miniclip.models.layers import ACTIVATIONS, MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
 
 seeds = st.integers(0, 2**32 - 1)
@@ -276,3 +277,16 @@ def test_a_block_equals_open_clips(causal):
     x = example(2, 6, 16, 0)
     mask = torch.full((6, 6), -torch.inf).triu(1) if causal else None
     torch.testing.assert_close(ours(x, causal=causal), theirs(x, attn_mask=mask), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 50, 600])
+def test_attention_in_bfloat16_is_as_exact_as_torchs(tokens):
+    """Without gradient on a CPU it is written out, up to a length; both are off float64 by bfloat16's rounding."""
+    q, k, v = (torch.randn(2, 3, tokens, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    exact = nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    rounded = [x.bfloat16() for x in (q, k, v)]
+    theirs = (nn.functional.scaled_dot_product_attention(*rounded).double() - exact).norm() / exact.norm()
+    found = attend(*rounded, None, causal=False)
+    assert found.dtype == torch.bfloat16
+    ours = (found.double() - exact).norm() / exact.norm()
+    assert ours < 1.5 * theirs < 0.02
