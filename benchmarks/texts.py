@@ -17,7 +17,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     config = smaller(preset("vit_b_16"), 1) if scale.small else preset("vit_b_16")
     models = contenders(config.replace_image(layers=1), scale.device)
     natural = captions(16 if scale.small else 256)
-    labelled = prompts(2, 8) if scale.small else prompts(4, 100)
+    labelled = prompts(2, 8) if scale.small else prompts(2, 500)
     cases = {
         f"{len(natural)} captions, mean {(natural != 0).sum() / len(natural):.0f} tokens": (
             natural,

@@ -1,11 +1,13 @@
 """Many texts in few tokens: each in one pass, none too large, and shared only what is alike."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniclip.models.passes import LEAST, plan
+from miniclip.models.passes import EACH, plan
 
 rows = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=0, max_size=20)
 
@@ -63,4 +65,17 @@ def test_nothing_is_grouped_that_would_make_small_passes():
     tokens, lengths = tensors(texts)
     passes = plan(tokens, lengths, 256, 2048, causal=True)
     assert len(passes) == 2
-    assert all(one.cost > LEAST for one in passes)
+    assert all(one.cost > 5 * EACH for one in passes)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=12))
+def test_cut_by_length_in_the_best_way(lengths):
+    """Against all ways there are to cut them."""
+    tokens, long = tensors([[1] * (length * 20) for length in lengths])
+    found = sum(one.cost for one in plan(tokens, long, 1000, 10**6, causal=False))
+    ordered = sorted(long.tolist())
+    ways = []
+    for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
+        places = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(ordered)]
+        ways.append(sum(EACH + (b - a) * ordered[b - 1] for a, b in itertools.pairwise(places)))
+    assert found == min(ways)

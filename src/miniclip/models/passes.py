@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 BEGINNINGS = (0, 2, 3, 4, 5, 6, 8)  # tokens by which texts are grouped before they are put in order by length
-LEAST = 256  # tokens that a pass costs at least: smaller products are slower
+EACH = 100  # tokens in whose time a pass more is begun: small products are slower
 WORTH = 2  # tokens in common from which on they are shared
 
 
@@ -27,8 +27,8 @@ class Pass(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Tokens to compute."""
-        return max(LEAST, self.shared + len(self.rows) * (self.longest - self.shared))
+        """Tokens to compute, and the pass itself."""
+        return EACH + self.shared + len(self.rows) * (self.longest - self.shared)
 
 
 def plan(tokens: Tensor, lengths: Tensor, most_rows: int, most_tokens: int, causal: bool) -> list[Pass]:
@@ -49,22 +49,40 @@ def plan(tokens: Tensor, lengths: Tensor, most_rows: int, most_tokens: int, caus
         if beginning:
             groups = torch.unique(tokens[:, :beginning], dim=0, return_inverse=True)[1]
         order = (groups * (tokens.shape[1] + 1) + lengths).argsort(stable=True)
-        plans.append(list(_cut(tokens, lengths, order, groups, (most_rows, most_tokens), causal)))
+        passes = []
+        for rows in torch.split(order, torch.bincount(groups).tolist()):
+            for some in _of_like_length(rows, lengths[rows].tolist(), beginning):
+                passes += list(_cut(tokens, lengths, some, (most_rows, most_tokens), causal))
+        plans.append(passes)
     return min(plans, key=lambda passes: sum(one.cost for one in passes), default=[])
 
 
-def _cut(
-    tokens: Tensor, lengths: Tensor, order: Tensor, groups: Tensor, most: tuple[int, int], causal: bool
-) -> Iterator[Pass]:
-    """Passes of texts in an order, none over the end of a group."""
+def _of_like_length(rows: Tensor, long: list[int], shared: int) -> list[Tensor]:
+    """Texts in order of length, cut where one pass more costs less than the padding that it saves.
+
+    Of all ways to cut them between two lengths it is the best one, found from the shortest texts on.
+    """
+    ends = [i for i in range(1, len(long) + 1) if i == len(long) or long[i] != long[i - 1]]
+    best = {0: (0, 0)}  # texts: what they cost, and where the last pass of them starts
+    for end in ends:
+        each = max(1, long[end - 1] - shared)
+        best[end] = min((best[start][0] + EACH + (end - start) * each, start) for start in best)
+    cuts, end = [], len(long)
+    while end:
+        start = best[end][1]
+        cuts.append(rows[start:end])
+        end = start
+    return cuts[::-1]
+
+
+def _cut(tokens: Tensor, lengths: Tensor, rows: Tensor, most: tuple[int, int], causal: bool) -> Iterator[Pass]:
+    """Texts in order of length as passes that are not too large."""
     most_rows, most_tokens = most
-    long, group = lengths[order].tolist(), groups[order].tolist()
-    start = 0
+    long, start = lengths[rows].tolist(), 0
     for i in range(1, len(long) + 1):
-        full = i < len(long) and (i - start == most_rows or (i - start + 1) * long[i] > most_tokens)
-        if full or i == len(long) or group[i] != group[start]:
-            rows = order[start:i]
-            yield Pass(rows, long[i - 1], _shared(tokens[rows], long[start]) if causal and i - start > 1 else 0)
+        if i == len(long) or i - start == most_rows or (i - start + 1) * long[i] > most_tokens:
+            some = rows[start:i]
+            yield Pass(some, long[i - 1], _shared(tokens[some], long[start]) if causal and i - start > 1 else 0)
             start = i
 
 
