@@ -1,6 +1,7 @@
 """Rows of figures as a table and as a plot."""
 
 import itertools
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,27 @@ def plot_leads(rows: list[Row], where: dict[str, Any], path: Path) -> None:
     """A bar a row: the lead over the best peer, with what was to reach, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.32 * len(rows) + 1.6), dpi=120, layout="constrained")
+    rows = [row for row in rows if row.part != "recall in bfloat16"]  # no race
+    figure = Figure(figsize=(13, 0.3 * len(rows) + 1.4), dpi=100, layout="constrained")
     axes = figure.subplots()
     parts = list(dict.fromkeys(row.part for row in rows))
     colors = dict(zip(parts, itertools.cycle(["#4c78a8", "#e45756", "#54a24b", "#b279a2", "#f58518"]), strict=False))
+    furthest = 2.0
     for place, row in enumerate(rows):
         peer = min(row.peers, key=row.lead)
-        lead = row.lead(peer)
+        lead, asked = row.lead(peer), row.reach.get(peer, 0)
         axes.barh(place, lead - 1, left=1, color=colors[row.part], height=0.7)
-        axes.annotate(f"{lead:.2f} × {peer}", (max(lead, 1), place), (4, 0), textcoords="offset points", va="center")
-        if peer in row.reach:
-            axes.plot([row.reach[peer]] * 2, [place - 0.4, place + 0.4], color="black", lw=1.5)
+        if asked:
+            axes.plot([asked] * 2, [place - 0.4, place + 0.4], color="black", lw=1.5)
+        end = max(lead, asked, 1)
+        axes.annotate(f"{lead:.2f} × {peer}", (end, place), (5, 0), textcoords="offset points", va="center", size=9)
+        furthest = max(furthest, end)
     axes.set_xscale("log", base=2)
     axes.axvline(1, color="gray", lw=1)
-    axes.set_yticks(range(len(rows)), [f"{row.part}: {row.case}" for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(right=axes.get_xlim()[1] * 2.5)
+    axes.set_yticks(range(len(rows)), [f"{row.part}: {row.case}" for row in rows], size=9)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0.8, 3 * furthest)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("times as fast (as small) as the best peer; black: to reach\n" + in_words(where), fontsize=7)
+    axes.set_xlabel("times as fast, or as small, as the best peer; black: to reach", size=9)
+    figure.suptitle(textwrap.fill(in_words(where), 140), size=8)
     figure.savefig(path)
