@@ -158,6 +158,20 @@ def test_import_loads_nothing_slow():
     assert [json.loads(line) for line in run.stdout.splitlines()] == [[], True]
 
 
+def test_what_encoding_does_not_need_comes_when_it_is_asked_for():
+    code = (
+        "import sys, miniclip\n"
+        "assert not {'miniclip.train', 'miniclip.data', 'miniclip.evaluation'} & set(sys.modules)\n"
+        "assert {'Trainer', 'TrainConfig', 'data', 'evaluation', 'load'} <= set(dir(miniclip))\n"
+        "from miniclip import *\n"
+        "assert Trainer is miniclip.Trainer is miniclip.train.Trainer and data is sys.modules['miniclip.data']\n"
+        "assert evaluation.retrieval and TrainConfig(epochs=2).epochs == 2\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="module 'miniclip' has no attribute 'Trainr'"):
+        miniclip.Trainr  # noqa: B018
+
+
 def test_the_public_surface():
     assert sorted(miniclip.__all__) == PUBLIC
     assert all(hasattr(miniclip, name) for name in PUBLIC)

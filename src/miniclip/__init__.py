@@ -5,20 +5,38 @@ model.encode_image("cat.jpg") @ model.encode_text(["a cat", "a dog"]).T
 """
 
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from miniclip import data, evaluation
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError, DataError
 from miniclip.hub import export, list_models, load, push_to_hub, save
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.tokenizer import Tokenizer
-from miniclip.train import TrainConfig, Trainer
+
+if TYPE_CHECKING:
+    from miniclip import data, evaluation
+    from miniclip.train import TrainConfig, Trainer
 
 __version__ = "0.1.0"
+
+# Imported when they are first asked for: who encodes needs no trainer, and no readers of data sets.
+_LATER = {"data": "data", "evaluation": "evaluation", "TrainConfig": "train", "Trainer": "train"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'miniclip' has no attribute {name!r}")
+    module = import_module(f"miniclip.{_LATER[name]}")
+    globals()[name] = found = module if name == _LATER[name] else getattr(module, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _LATER.keys())
 
 
 def encode_image(model: CLIP, images: Any, **options: Any) -> Tensor:
