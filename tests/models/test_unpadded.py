@@ -109,8 +109,8 @@ def test_what_is_not_finite_stays_in_its_row(kind, monkeypatch):
         assert model(tokens).isfinite().all(dim=1).tolist() == [False, True, True, True]
 
 
-@pytest.mark.parametrize(("compiled", "expected"), [(False, 0.7), (True, 1.0)])
-def test_padding_is_not_computed(compiled, expected):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_padding_is_not_computed(compiled):
     """But for compiled blocks, which want the same shapes again and again."""
     model = tower(dataclasses.replace(CONFIGS["bert"], layers=4))
     model.blocks.compiled = compiled
@@ -119,4 +119,4 @@ def test_padding_is_not_computed(compiled, expected):
         with FlopCounterMode(display=False) as counter:
             model(batch(lengths, 0))
         counted.append(counter.get_total_flops())
-    assert counted[1] == pytest.approx(expected * counted[0], rel=0.2)
+    assert counted[1] == counted[0] if compiled else counted[1] < 0.85 * counted[0]
