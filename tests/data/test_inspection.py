@@ -181,10 +181,11 @@ class TestCommand:
         assert reason in lines[0]
 
     def test_ctrl_c_stops_it(self, tmp_path):
-        code = "import signal, sys, time, miniclip.data.inspection as i; from miniclip.cli import main\n"
+        code = "import os, signal, sys, time, miniclip.data.inspection as i; from miniclip.cli import main\n"
         # as in a terminal: of what a script starts in the background, Ctrl-C is ignored, and of its children as well
         code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        code += "look = i._look\ndef slow(*a):\n    print('looking', flush=True); time.sleep(0.2); return look(*a)\n"
+        # in one piece, since several threads look at once
+        code += "look = i._look\ndef slow(*a):\n    os.write(1, b'looking\\n'); time.sleep(0.2); return look(*a)\n"
         code += "i._look = slow; sys.exit(main(['data', 'inspect', 'shapes']))"
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
