@@ -20,7 +20,18 @@ from pathlib import Path
 from benchmarks.frame import Row, Scale, machine
 from benchmarks.report import as_markdown, plot_leads
 
-PARTS = ("imports", "tokenizing", "texts", "pictures", "recall", "steps", "losses", "preprocessing", "loading")
+PARTS = (
+    "imports",
+    "tokenizing",
+    "texts",
+    "strings",
+    "pictures",
+    "recall",
+    "steps",
+    "losses",
+    "preprocessing",
+    "loading",
+)
 
 
 def main() -> None:
