@@ -5,7 +5,7 @@ python -m benchmarks [PART …] [--small] [--rounds 7] [--device cpu] [--out FOL
 Each part runs in a process of its own, on the same weights, inputs and threads for all; results are compared before
 they are timed, contenders take turns, and a lead is the median of the rounds' ratios. With --out, the table is written
 as `results.md` and `results.json`, with a plot, `leads.png`; parts that are not named stay as they are in it, if they
-come from the same machine and versions. Needs the extra `bench`.
+come from the same machine, versions and sizes. Needs the extra `bench`.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
         measure(options.parts[0], scale, options.rows)
         return
     where = machine()
-    found = earlier(options.out, where) if options.out else {}
+    found = earlier(options.out, where, scale) if options.out else {}
     for part in options.parts or PARTS:
         found[part] = in_own_process(part, scale)
         print(as_markdown(found[part], heading=False), flush=True)
@@ -59,13 +59,17 @@ def main() -> None:
             write({part: found[part] for part in PARTS if part in found}, where, scale, options.out)
 
 
-def earlier(folder: Path, where: dict) -> dict[str, list[Row]]:
-    """The parts that the folder's table has from the same machine and versions: those that are not run now stay."""
+def earlier(folder: Path, where: dict, scale: Scale) -> dict[str, list[Row]]:
+    """The parts that the folder's table has of this machine, versions and sizes: those that are not run now stay."""
     path = folder / "results.json"
     if not path.exists():
         return {}
     written = json.loads(path.read_text())
-    if {**written["machine"], "load": None} != {**where, "load": None}:
+    there, here = (
+        ({**machine, "load": None}, {**scale, "rounds": None})
+        for machine, scale in ((written["machine"], written["scale"]), (where, dataclasses.asdict(scale)))
+    )
+    if there != here:
         return {}
     return {part: [Row(**row) for row in rows] for part, rows in written["parts"].items()}
 

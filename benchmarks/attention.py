@@ -1,4 +1,7 @@
-"""Why training in bfloat16 on a CPU takes its attention through float32: forward and backward of both, interleaved.
+"""Attention in bfloat16 on a CPU, its ways in turns.
+
+In training: why it goes through float32, forward and backward of both. Without gradient: why it is written out as two
+products and a softmax.
 
 python -m benchmarks.attention [--runs 10]
 """
@@ -8,9 +11,13 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+
+from miniclip.models.attend import by_products
 
 SHAPES = ((128, 3, 65, 64), (128, 2, 18, 64), (8, 12, 197, 64))  # B, H, T, D / H: the small preset, ViT-B/16
 
@@ -24,19 +31,38 @@ def seconds(shape: tuple[int, ...], compute: torch.dtype) -> float:
     return time.perf_counter() - start
 
 
+@torch.no_grad()
+def inference(shape: tuple[int, ...], attend: Callable[..., torch.Tensor]) -> float:
+    """Forward alone, all of it in bfloat16."""
+    q, k, v = (torch.randn(shape, dtype=torch.bfloat16) for _ in range(3))
+    start = time.perf_counter()
+    attend(q, k, v)
+    return time.perf_counter() - start
+
+
+def table(columns: dict[str, Callable[[tuple[int, ...]], float]], runs: int) -> None:
+    """Two ways in turns, after one run of each."""
+    print(f"| B, H, T, D / H | {' | '.join(columns)} | ratio |\n| --- | --- | --- | --- |")
+    first, second = columns.values()
+    for shape in SHAPES:
+        first(shape), second(shape)
+        pairs = [(first(shape), second(shape)) for _ in range(runs)]
+        a, b = (1000 * statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(a / b for a, b in pairs)
+        print(f"| {', '.join(map(str, shape))} | {a:.1f} | {b:.1f} | {ratio:.1f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10, help="pairs of runs (default 10)")
     runs = parser.parse_args().runs
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; milliseconds, medians")
-    print("| B, H, T, D / H | bfloat16 | through float32 | ratio |\n| --- | --- | --- | --- |")
-    for shape in SHAPES:
-        for dtype in (torch.bfloat16, torch.float32):
-            seconds(shape, dtype)
-        pairs = [(seconds(shape, torch.bfloat16), seconds(shape, torch.float32)) for _ in range(runs)]
-        half, single = (1000 * statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in pairs)
-        print(f"| {', '.join(map(str, shape))} | {half:.1f} | {single:.1f} | {ratio:.1f} |")
+    print("\nforward and backward\n")
+    training = {"bfloat16": torch.bfloat16, "through float32": torch.float32}
+    table({name: partial(seconds, compute=dtype) for name, dtype in training.items()}, runs)
+    print("\nforward\n")
+    ways = {"fused": F.scaled_dot_product_attention, "two products": by_products}
+    table({name: partial(inference, attend=way) for name, way in ways.items()}, runs)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D / H)) v as it is written: in bfloat16 on a CPU 1.4 times the fused operator's speed."""
+    """softmax(q k^T / sqrt(D / H)) v as it is written: in bfloat16 on a CPU faster than the fused operator.
+
+    By what factor, `python -m benchmarks.attention` says.
+    """
     weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # summed in float32, kept in bfloat16
     found: Tensor = weights @ v
     return found
