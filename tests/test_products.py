@@ -8,7 +8,7 @@ from torch import nn
 
 from miniclip import products
 from miniclip.losses.chunked import contrastive_loss
-from miniclip.products import Linear, linear, product
+from miniclip.products import Linear, add_product_, linear, product
 
 sides = st.integers(1, 70)
 
@@ -30,9 +30,20 @@ def test_equals_the_product_in_float64(m, k, n, turned_a, turned_b, dtype):
     found = product(a, b)
     assert found.dtype == dtype
     size = float((a.double().abs() @ b.double().abs()).max())
-    torch.testing.assert_close(
-        found.double(), exact, rtol=0, atol=2e-6 * size if dtype == torch.float32 else 1e-14 * size
-    )
+    atol = 2e-6 * size if dtype == torch.float32 else 1e-14 * size
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=atol)
+    total = torch.ones(m, 2 * n, dtype=dtype)
+    add_product_(total[:, n:], a, b)  # columns of something wider
+    torch.testing.assert_close(total[:, n:].double(), exact + 1, rtol=1e-6 if dtype == torch.float32 else 0, atol=atol)
+    assert torch.equal(total[:, :n], torch.ones(m, n, dtype=dtype))
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(0, 3, 2), (3, 0, 2), (3, 2, 0)])
+def test_nothing_to_multiply(m, k, n):
+    a, b, total = torch.ones(m, k), torch.ones(k, n), torch.ones(m, n)
+    assert torch.equal(product(a, b), a @ b)
+    add_product_(total, a, b)
+    assert torch.equal(total, torch.ones(m, n))
 
 
 def test_bf16_products_are_noticed_and_not_taken(asked_anew, monkeypatch):

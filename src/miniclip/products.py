@@ -32,9 +32,21 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         a: (M, K).
         b: (K, N) of the same type and device.
     """
-    if a.dtype == torch.float32 and a.device.type == "cpu" and _onednn_is_there(a.dtype):
-        return _by_onednn(a, b.T, None)
-    return a @ b
+    return _by_onednn(a, b.T, None) if _suits(a, b) else a @ b
+
+
+def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b, as in `product`, to a total (M, N) in place."""
+    if _suits(a, b):
+        total.add_(_by_onednn(a, b.T, None))
+    else:
+        total.addmm_(a, b)
+
+
+def _suits(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != torch.float32 or a.device.type != "cpu":
+        return False
+    return a.numel() > 0 and b.numel() > 0 and _onednn_is_there(a.dtype)
 
 
 class Linear(nn.Linear):

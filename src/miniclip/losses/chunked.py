@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from miniclip.losses.reference import check_pairs, unit
-from miniclip.products import product
+from miniclip.products import add_product_, product
 
 SIDES = {"cpu": 1024, "cuda": 4096}  # 4 MiB stay in a processor's cache; a GPU wants more work at a time
 LOG_2 = math.log(2)
@@ -118,7 +118,7 @@ class _Tile(NamedTuple):
 
     rows: slice
     columns: slice  # the same as rows where it lies on the diagonal
-    x_turned: Tensor  # (E, C), the unit vectors of the rows
+    x: Tensor  # (C, E), the unit vectors of the rows
     y: Tensor  # (C, E), those of the columns
     s: Tensor  # (C, C), to be worked on in place
 
@@ -140,9 +140,9 @@ def _tiles(images: Tensor, texts: Tensor, ids: Tensor | None, side: int, factor:
         y[part] = unit(texts[part])
     for rows in parts:
         x = unit(images[rows])
-        x_turned, scaled = x.T.contiguous(), x * factor
+        scaled = x * factor
         for columns in parts:
-            tile = _Tile(rows, columns, x_turned, y[columns], product(scaled, y[columns].T))
+            tile = _Tile(rows, columns, x, y[columns], product(scaled, y[columns].T))
             if ids is not None:
                 repeats = ids[rows, None] == ids[columns]
                 repeats.diagonal(rows.start - columns.start).fill_(False)
@@ -269,9 +269,11 @@ def _gradients(
         for tile in _tiles(images, texts, ids, ctx.side, tile_scale):
             g = slopes(tile)
             if to_x is not None:
-                to_x[tile.rows].add_(product(g, tile.y))
+                add_product_(to_x[tile.rows], g, tile.y)
             if to_y_turned is not None:
-                to_y_turned[:, tile.columns].add_(product(tile.x_turned, g))
+                if tile.columns.start == 0:  # the first of these rows
+                    x_turned = tile.x.T.contiguous()
+                add_product_(to_y_turned[:, tile.columns], x_turned, g)
         to_y = None if to_y_turned is None else to_y_turned.T.contiguous()
         del to_y_turned
         sides = [(given, to) for given, to in ((images, to_x), (texts, to_y)) if to is not None]

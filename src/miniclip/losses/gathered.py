@@ -34,6 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from miniclip.distributed import all_ranks, gather, rank, total, world_size
 from miniclip.losses.reference import unit
+from miniclip.products import add_product_, product
 
 BLOCK_BYTES = {
     "cpu": 4 << 20,
@@ -173,7 +174,7 @@ def _blocks(
     for start in range(0, len(texts), batch.columns):
         there = slice(start, min(start + batch.columns, len(texts)))
         within = slice(first + there.start, first + there.stop)
-        s = (x @ texts[there].T).mul_(scale).add_(bias)
+        s = product(x, texts[there].T).mul_(scale).add_(bias)
         if batch.ids is not None:
             repeats = batch.ids[mine, None] == batch.ids[within]
             if p == rank():
@@ -201,14 +202,14 @@ class _Contrastive(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, by_row, by_column = ctx.saved_tensors
-        to_x, to_y = -2 * y, -2 * x
+        to_x, to_y, x_turned = -2 * y, -2 * x, x.T.contiguous()  # products are slow at G^T
         with torch.autocast(x.device.type, enabled=False):
             for p, texts in _visits(y, ctx.batch.sizes):
                 to_texts = torch.empty_like(texts)
                 for there, within, s in _blocks(x, texts, p, ctx.batch, scale):
                     g = (s - by_column[within]).exp_().add_(s.sub_(by_row[:, None]).exp_())
-                    to_x.addmm_(g, texts[there])
-                    to_texts[there] = g.T @ x
+                    add_product_(to_x, g, texts[there])
+                    to_texts[there] = product(x_turned, g).T
                 _give_back(to_texts, p, to_y)
             return _gradients(x, to_x, to_y, scale, gradient / (2 * sum(ctx.batch.sizes)))
 
@@ -230,13 +231,14 @@ class _Sigmoid(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, bias = ctx.saved_tensors
         to_x, to_y, to_bias = -y, -x, -x.new_tensor(float(len(x)))
+        x_turned = x.T.contiguous()
         with torch.autocast(x.device.type, enabled=False):
             for p, texts in _visits(y, ctx.batch.sizes):
                 to_texts = torch.empty_like(texts)
                 for there, _, s in _blocks(x, texts, p, ctx.batch, scale, bias):
                     g = s.sigmoid_()
-                    to_x.addmm_(g, texts[there])
-                    to_texts[there] = g.T @ x
+                    add_product_(to_x, g, texts[there])
+                    to_texts[there] = product(x_turned, g).T
                     to_bias += g.sum()
                 _give_back(to_texts, p, to_y)
             gradient = gradient / sum(ctx.batch.sizes)
