@@ -2,6 +2,7 @@
 
 import io
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,6 +193,12 @@ def test_a_long_file_is_left_to_pillow(monkeypatch):
     monkeypatch.setattr(pictures, "LONGEST_JPEG", len(content) - 1)
     monkeypatch.setattr(pictures, "_RGB", 99)  # which the decoder refuses otherwise
     assert torch.equal(decode_picture(content), whole)
+
+
+def test_a_torchvision_without_decoders_leaves_all_to_pillow(monkeypatch):
+    content = encoded(drawing((60, 40)))
+    monkeypatch.setattr(torch.ops, "image", SimpleNamespace())  # what a later one is to be like
+    assert torch.equal(decode_picture(content), as_tensor(open_picture(content)))
 
 
 def outcome(read, content):
