@@ -14,7 +14,7 @@ def test_the_two_commands_come_first():
     first, second = [text for language, text in BLOCKS if language == "bash"][:2]
     assert "pip install ." in first
     assert first.strip().endswith("miniclip train")
-    assert second.strip().endswith("pytest")
+    assert second.strip().endswith("&& pytest -n 2 --dist loadfile")
 
 
 def test_the_tree_names_every_file_once():
