@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from miniclip.alone import alone_in
 from miniclip.atomic import write_atomically
 from miniclip.data.left_out import AT_MOST, LeftOut, OnError
 from miniclip.data.packed import (
@@ -87,39 +89,31 @@ def pack(
     Raises:
         ValueError: the folder holds a set of other pixels, or the split other pictures; or the split's name is no name.
         DataError: a picture cannot be read, or too many cannot.
+        BlockingIOError: another process is packing this split.
     """
     out = Path(out)
     _claim(out, split, preprocess)
-    folder = out / split
-    names = _names(data)
-    source = _source(data, names, preprocess)
-    done = {
-        start: shard for start, shard in _whole_shards(folder, source).items() if not _mended(data, shard, preprocess)
-    }
+    folder, names, total = out / split, _names(data), len(data)
     left_out = LeftOut(on_error, max_left_out)
-    total = len(data)
-    per_shard = _pictures_per_shard(preprocess.size)
-    starts = range(0, total, per_shard)
-    missing = [start for start in starts if start not in done]
-    decoded = StreamedPictures(data, preprocess, cores() if workers is None else workers).batches(
-        list(range(at, min(at + CHUNK, start + per_shard, total)))
-        for start in missing
-        for at in range(start, min(start + per_shard, total), CHUNK)
-    )
-    try:
-        with _bar(total, sum(min(per_shard, total - start) for start in done), progress, split) as bar:
-            for start in starts:
-                if start not in done:
-                    size = min(per_shard, total - start)
-                    chunks = islice(decoded, -(-size // CHUNK))
-                    done[start] = _write_shard(folder, start // per_shard, start, chunks, names, bar, left_out)
-                    _note(folder, source, done[start])
-                for one in done[start]["left_out"]:
+    with alone_in(folder):
+        source = _source(data, names, preprocess)
+        whole = _whole_shards(folder, source).items()
+        done = {start: shard for start, shard in whole if not _mended(data, shard, preprocess)}
+        spans = _spans(total, preprocess.size)
+        missing = [span for span in spans if span.start not in done]
+        rows = (list(span[at : at + CHUNK]) for span in missing for at in range(0, len(span), CHUNK))
+        decoder = StreamedPictures(data, preprocess, cores() if workers is None else workers)
+        there = total - sum(map(len, missing))
+        with closing(decoder.batches(rows)) as decoded, _bar(total, there, progress, split) as bar:
+            for number, span in enumerate(spans):
+                if span.start not in done:
+                    chunks = islice(decoded, math.ceil(len(span) / CHUNK))
+                    done[span.start] = _write_shard(folder, number, span.start, chunks, names, bar, left_out)
+                    _note(folder, source, done[span.start])
+                for one in done[span.start]["left_out"]:
                     left_out.add(one["name"], one["reason"])
                 left_out.require_few(total)
-    finally:
-        decoded.close()
-    _finish(folder, data, names, source, [done[start] for start in starts], tokenizer, context_length, pad)
+        _finish(folder, data, names, source, [done[span.start] for span in spans], tokenizer, context_length, pad)
     return Packed(out, split)
 
 
@@ -157,7 +151,6 @@ def _whole_shards(folder: Path, source: dict[str, Any]) -> dict[int, Shard]:
     Raises:
         ValueError: they are of another set.
     """
-    folder.mkdir(exist_ok=True)
     for stray in folder.glob(".*.????????"):  # what a killed packing was writing
         stray.unlink()
     noted = _noted(folder)
@@ -311,9 +304,11 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 # small things
 
 
-def _pictures_per_shard(size: int) -> int:
+def _spans(total: int, size: int) -> list[range]:
+    """The numbers of each shard's pictures, S = size."""
     chunks = SHARD_BYTES // (CHUNK * 3 * size**2)
-    return CHUNK * min(max(chunks, 1), 1024 // CHUNK)
+    each = CHUNK * min(max(chunks, 1), 1024 // CHUNK)
+    return [range(start, min(start + each, total)) for start in range(0, total, each)]
 
 
 def _words(how: dict[str, Any]) -> str:

@@ -194,60 +194,78 @@ def check_pictures(pictures: Pictures, side: int, on_error: str) -> list[Finding
         side: of the model's pictures, in pixels.
         on_error: what the run does at one that cannot be read, "raise" or "skip".
     """
-    how_many = pictures.how_many
-    failed = [picture for picture in pictures.seen if picture.reason]
     good = [picture for picture in pictures.seen if not picture.reason]
+    small = sorted((p for p in good if 2 * min(p.size) <= side), key=lambda p: min(p.size))
+    return [
+        _unreadable(pictures, on_error),
+        _doubled(good, pictures.how_many),
+        _odd(
+            "blank pictures",
+            [picture.name for picture in good if picture.blank],
+            pictures,
+            "have one single colour",
+            "They show nothing that a caption could be found by.",
+            "Leave them out; look whether they were lost on the way (a failed download, a bad conversion).",
+        ),
+        _odd(
+            "long pictures",
+            _with_sizes(sorted((p for p in good if _ratio(p) > LONG), key=_ratio, reverse=True)),
+            pictures,
+            f"are more than {LONG:.0f} times as wide as high, or as high as wide",
+            "The model sees the square in their middle, and captions may speak of the rest.",
+            "Cut such pictures to what their captions speak of.",
+        ),
+        _odd(
+            "small pictures",
+            _with_sizes(small),
+            pictures,
+            f"are at most half as large as the model's {side} pixels",
+            "They are blown up: most of what is computed on them shows nothing new.",
+            "Take larger pictures, or a model of fewer pixels.",
+        ),
+    ]
+
+
+def _unreadable(pictures: Pictures, on_error: str) -> Finding:
+    failed = [f"{picture.name} ({picture.reason})" for picture in pictures.seen if picture.reason]
+    whole = "the run would stop there" if on_error == "raise" else "the run leaves them out"
+    return judge(
+        "unreadable pictures",
+        "fine" if not failed else "error" if on_error == "raise" else "warning",
+        f"{len(failed):,} cannot be read{pictures.how_many}{_such_as(failed)}",
+        f"They cannot be trained on: {whole}.",
+        "Mend or leave out these files, or train with on_error skip. `miniclip data inspect` names all.",
+    )
+
+
+def _doubled(good: Sequence[Picture], how_many: str) -> Finding:
     groups: defaultdict[bytes, list[str]] = defaultdict(list)
     for picture in good:
         groups[picture.pixels].append(picture.name)
     doubled = [names for names in groups.values() if len(names) > 1]
     copies = sum(len(names) - 1 for names in doubled)
-    blank = [picture for picture in good if picture.blank]
-    long = sorted((p for p in good if _ratio(p) > LONG), key=_ratio, reverse=True)
-    small = sorted((p for p in good if 2 * min(p.size) <= side), key=lambda p: min(p.size))
-    many = FEW * max(1, len(good))
-    whole = "the run would stop there" if on_error == "raise" else "the run leaves them out"
-    return [
-        judge(
-            "unreadable pictures",
-            "fine" if not failed else "error" if on_error == "raise" else "warning",
-            f"{len(failed):,} cannot be read{how_many}"
-            + (f": {_some(f'{p.name} ({p.reason})' for p in failed)}" if failed else ""),
-            f"They cannot be trained on: {whole}.",
-            "Mend or leave out these files, or train with on_error skip. `miniclip data inspect` names all.",
-        ),
-        judge(
-            "doubled pictures",
-            "fine" if not copies else "warning" if copies >= many else "note",
-            f"{copies:,} are copies of others{how_many}"
-            + (f", such as {_some(' = '.join(names[:SHOWN]) for names in doubled)}" if doubled else ""),
-            "In one batch, each copy is taught that the other's captions are wrong for it.",
-            "Join copies into one picture with all their captions.",
-        ),
-        judge(
-            "blank pictures",
-            "fine" if not blank else "warning" if len(blank) >= many else "note",
-            f"{len(blank):,} have one single colour{how_many}" + _such_as(blank),
-            "They show nothing that a caption could be found by.",
-            "Leave them out; look whether they were lost on the way (a failed download, a bad conversion).",
-        ),
-        judge(
-            "long pictures",
-            "fine" if not long else "warning" if len(long) >= many else "note",
-            f"{len(long):,} are more than {LONG:.0f} times as wide as high, or as high as wide{how_many}"
-            + _such_as(long, "{0.name} ({0.size[0]} x {0.size[1]})"),
-            "The model sees the square in their middle, and captions may speak of the rest.",
-            "Cut such pictures to what their captions speak of.",
-        ),
-        judge(
-            "small pictures",
-            "fine" if not small else "warning" if len(small) >= many else "note",
-            f"{len(small):,} are at most half as large as the model's {side} pixels{how_many}"
-            + _such_as(small, "{0.name} ({0.size[0]} x {0.size[1]})"),
-            "They are blown up: most of what is computed on them shows nothing new.",
-            "Take larger pictures, or a model of fewer pixels.",
-        ),
-    ]
+    such_as = f", such as {_some(' = '.join(names[:SHOWN]) for names in doubled)}" if doubled else ""
+    return judge(
+        "doubled pictures",
+        _by_share(copies, len(good)),
+        f"{copies:,} are copies of others{how_many}{such_as}",
+        "In one batch, each copy is taught that the other's captions are wrong for it.",
+        "Join copies into one picture with all their captions.",
+    )
+
+
+def _odd(what: str, odd: Sequence[str], pictures: Pictures, are: str, why: str, advice: str) -> Finding:
+    """That some of the pictures, by name, are something that pictures should not be."""
+    good = sum(not picture.reason for picture in pictures.seen)
+    return judge(what, _by_share(len(odd), good), f"{len(odd):,} {are}{pictures.how_many}{_such_as(odd)}", why, advice)
+
+
+def _by_share(found: int, total: int) -> Severity:
+    return "fine" if not found else "warning" if found >= FEW * max(1, total) else "note"
+
+
+def _with_sizes(pictures: Iterable[Picture]) -> list[str]:
+    return [f"{p.name} ({p.size[0]} x {p.size[1]})" for p in pictures]
 
 
 def _ratio(picture: Picture) -> float:
@@ -299,8 +317,8 @@ def _some(names: Iterable[str]) -> str:
     return "; ".join(listed[:SHOWN]) + more
 
 
-def _such_as(pictures: Sequence[Picture], form: str = "{0.name}") -> str:
-    return f": {_some(form.format(picture) for picture in pictures)}" if pictures else ""
+def _such_as(names: Sequence[str]) -> str:
+    return f": {_some(names)}" if names else ""
 
 
 def _short(caption: str) -> str:

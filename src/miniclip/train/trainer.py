@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from miniclip import distributed
+from miniclip.alone import alone_in
 from miniclip.checkpoints.files import save_checkpoint
 from miniclip.data.left_out import LeftOut
 from miniclip.data.loader import Batch, PairLoader
@@ -221,9 +222,11 @@ class Trainer:
             FloatingPointError: more than `max_skipped` steps in a row were not finite, or the weights are not; the
                 last state that was saved stays.
             OSError: a file cannot be written; the last that was written whole stays.
+            BlockingIOError: another process is training in the run directory.
             ChildProcessError: a process that decodes pictures was killed.
         """
-        with StopRequest() as stop, self.writer, deaths_named():
+        with contextlib.ExitStack() as held, StopRequest() as stop, self.writer, deaths_named():
+            distributed.on_main(lambda: held.enter_context(alone_in(self.run_dir)))
             self._start()
             try:
                 while not (self.step >= self.total_steps and self.closed == self.step):
