@@ -82,7 +82,14 @@ def test_a_run_is_trained_by_one_process(tmp_path, toy_config, toy_tokenizer):
         trainer.fit()
     assert not list(tmp_path.iterdir())
     trainer.fit()
-    assert (tmp_path / "last").is_dir()
+    being_written = tmp_path / ".state.safetensors.0123abcd"
+    being_written.touch()
+    again = Trainer.resume(tmp_path, trainer.train_data, callbacks=[], device="cpu")
+    with alone_in(tmp_path), pytest.raises(BlockingIOError, match="another process is writing there"):
+        again.fit()
+    assert being_written.exists()
+    again.fit()
+    assert not being_written.exists()  # what is left of a kill
 
 
 def test_a_split_is_packed_by_one_process(tmp_path, toy_config, toy_tokenizer):

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from miniclip import distributed
 from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
 from miniclip.config import CLIPConfig
 from miniclip.data.pairs import PairData
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer import load_tokenizer
 from miniclip.train.changes import Changes, changed_data, changed_settings, require_the_word
-from miniclip.train.run_dir import LAST, fingerprint, read_run, sweep
+from miniclip.train.run_dir import LAST, fingerprint, read_run
 from miniclip.train.settings import TrainConfig
 from miniclip.train.state import State, find_state, read_state
 
@@ -67,7 +66,6 @@ def restored(run_dir: Path, step: int | None) -> tuple[CLIP, State]:
         FileNotFoundError: there is none.
         CheckpointError: it is damaged.
     """
-    distributed.on_main(lambda: sweep(run_dir))
     path = find_state(run_dir, step)
     saved = read_state(path)
     with torch.device("meta"):

@@ -56,6 +56,7 @@ from miniclip.train.run_dir import (
     next_run_dir,
     refuse_a_run,
     require_same_everywhere,
+    sweep,
     write_run,
 )
 from miniclip.train.saving import Writer
@@ -410,6 +411,8 @@ class Trainer:
         """Write what a new run starts from, so that a kill at any moment later leaves something to resume."""
         distributed.meet()  # every rank has its data and its model, and has read what it goes on from
         new = self.step == 0 and not (self.run_dir / state.FILE).exists()
+        if distributed.is_main() and not new:
+            sweep(self.run_dir)  # now that it is ours alone: another process's temporary files are none of a kill's
         if distributed.is_main() and (new or self._changes):
             what = {"train": self.config.to_dict(), "model": self.model.config.to_dict(), "data": self.data}
             write_run(self.run_dir, {**what, "about": self.about}, self.model.device, new, (self.step, self._changes))
