@@ -17,7 +17,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from miniclip.models.attend import by_products
+from miniclip.fast.attention import by_products
 
 SHAPES = ((128, 3, 65, 64), (128, 2, 18, 64), (8, 12, 197, 64))  # B, H, T, D / H: the small preset, ViT-B/16
 

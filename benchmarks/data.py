@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from miniclip.config import preset
 from miniclip.data import Captions, WebDataset, open_data, pack
 from miniclip.data.sources import PackedPictures, StreamedPictures
-from miniclip.transforms import Preprocess
+from miniclip.data.transforms import Preprocess
 
 BATCH = 128
 PACKED_PASSES = 20  # over the packed set in a round: one is too short to be timed

@@ -43,7 +43,7 @@ def wait(device) -> None:
 
 def stretch(trainer, batches, doctor) -> float:
     """Seconds of `log_every` steps and the look after them, with a doctor or without."""
-    from miniclip.train import steps
+    from miniclip.train import step as steps
 
     without = [
         mock.patch.object(type(trainer), "_look", return_value={}),
@@ -76,11 +76,11 @@ def endless(trainer):
 
 def parts(trainer, rounds: int) -> dict[str, float]:
     """Median seconds of each part, alone."""
-    from miniclip.train.ailments import ALL, Seen
-    from miniclip.train.doctor import facts_of
-    from miniclip.train.health import look
-    from miniclip.train.sharded import gradient_norm
-    from miniclip.train.steps import by_tower
+    from miniclip.diagnostics.doctor import facts_of
+    from miniclip.diagnostics.health import look
+    from miniclip.diagnostics.rules import ALL, Seen
+    from miniclip.runtime.fsdp import gradient_norm
+    from miniclip.train.step import by_tower
 
     batch, out = trainer.seen
     model, config = trainer.model, trainer.config
@@ -124,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from miniclip.train.doctor import Doctor
+    from miniclip.diagnostics.doctor import Doctor
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.data import make_pictures
 from benchmarks.frame import OURS, Row, Scale, in_turns
 from miniclip.config import preset
-from miniclip.transforms import Preprocess
+from miniclip.data.transforms import Preprocess
 
 LEVELS = 2
 REACH = {"open_clip": 2.5, "transformers": 1.8, "transformers, decode_image": 1.8}

@@ -20,10 +20,10 @@ from benchmarks.frame import Row, Scale, in_turns
 from benchmarks.peers import Contender, captions, contenders, medium
 from miniclip import CLIPConfig, TrainConfig
 from miniclip.config import preset
-from miniclip.train.compiled import compile_blocks
-from miniclip.train.cost import pair_flops, peak_flops
+from miniclip.runtime.compilation import compile_blocks
+from miniclip.runtime.flops import pair_flops, peak_flops
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.steps import loss_function, plain_step
+from miniclip.train.step import loss_function, plain_step
 
 LR = 1e-5
 FLICKR30K = 55 * 31_014  # pairs of the reference system's training

@@ -20,10 +20,10 @@ from mkdocs.exceptions import PluginError
 
 import miniclip
 from miniclip import cli
-from miniclip.checks import kinds_and_words
 from miniclip.cli.models import count
 from miniclip.config import PRESETS
-from miniclip.models import initialise
+from miniclip.models import init as initialise
+from miniclip.utils.checks import kinds_and_words
 
 MARKER = re.compile(r"\{\{ (\w+)(?: ([\w -]+))? \}\}")
 WIDTH = "88"  # columns of the help

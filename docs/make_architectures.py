@@ -12,7 +12,7 @@ from pathlib import Path
 import open_clip
 import torch
 
-from miniclip.checkpoints.open_clip import model_config
+from miniclip.checkpoints.formats.open_clip import model_config
 from miniclip.config import CLIPConfig
 from miniclip.models.clip import CLIP
 

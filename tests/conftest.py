@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from hypothesis import settings
 from torch.distributed import TCPStore
 
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.data import Shapes
+from miniclip.models.clip import CLIP
+from miniclip.plots.callbacks import EvaluationPictures
 from miniclip.tokenizer import Tokenizer
+from miniclip.train import Callback, TrainConfig, Trainer
+from tests.toys import make_model
 
 settings.register_profile("miniclip", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("miniclip")
@@ -107,3 +113,56 @@ def ranks(start_ranks):
         return [(code, out, error) for out, error, code in results]
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pictures of evaluations, which take longer than these runs; a test that asks for `drawn` has them."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(EvaluationPictures, "draw", lambda self, trainer: None)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """With the pictures of evaluations."""
+
+
+@pytest.fixture(scope="session")
+def train_data() -> Shapes:
+    return Shapes("train", 40, image_size=16)
+
+
+@pytest.fixture(scope="session")
+def val_data() -> Shapes:
+    return Shapes("val", 20, image_size=16)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(train_data: Shapes) -> Tokenizer:
+    return Tokenizer.train([caption for group in train_data.captions for caption in group], 600)
+
+
+@pytest.fixture
+def model(tokenizer: Tokenizer) -> CLIP:
+    return make_model(tokenizer)
+
+
+@pytest.fixture
+def start(tmp_path: Path, tokenizer: Tokenizer, train_data: Shapes, val_data: Shapes) -> Callable[..., Trainer]:
+    """A trainer of a fresh model: 5 steps an epoch, 2 epochs, quiet; the same model and data at each call."""
+
+    def make(
+        run: str = "run", callbacks: list[Callback] | None = None, model: CLIP | None = None, **settings: object
+    ) -> Trainer:
+        config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 3, **settings})
+        return Trainer(
+            model or make_model(tokenizer),
+            train_data,
+            val_data,
+            config=config,
+            run_dir=tmp_path / run,
+            callbacks=callbacks,
+            device="cpu",
+        )
+
+    return make

@@ -67,7 +67,7 @@ PUBLIC = [
 
 
 def part(module: str) -> str:
-    """`miniclip.train.steps` is of the part `train`; `miniclip` is its own."""
+    """`miniclip.train.step` is of the part `train`; `miniclip` is its own."""
     names = module.split(".")
     return names[1] if len(names) > 1 else names[0]
 
@@ -113,7 +113,7 @@ def test_the_reader_of_imports_sees_every_kind():
         "def f():\n    from miniclip.cli import main\nfrom .vision import x\nfrom ..losses import reference\n"
     )
     assert imported(source, "miniclip.models.clip", is_package=False) == {
-        "miniclip.hub", "miniclip.data", "miniclip", "miniclip.train.steps", "miniclip.train", "miniclip.cli",
+        "miniclip.hub", "miniclip.data", "miniclip", "miniclip.train.step", "miniclip.train", "miniclip.cli",
         "miniclip.models.vision", "miniclip.losses.reference",
     }  # fmt: skip
     assert imported("from . import vision", "miniclip.models", is_package=True) == {"miniclip.models.vision"}

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from miniclip.checks import check_types, did_you_mean
+from miniclip.utils.checks import check_types, did_you_mean
 
 Activation = Literal["gelu", "gelu_tanh", "quickgelu"]
 Projection = Literal["linear", "bias", "none"]  # to the shared space: a matrix, a matrix and a bias, nothing at all

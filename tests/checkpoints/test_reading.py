@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from miniclip.checkpoints.export import export
-from miniclip.checkpoints.files import save_checkpoint
+from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
+from miniclip.checkpoints.native import save_checkpoint
 from miniclip.checkpoints.reading import CANDIDATES, Opened, best_weights, find_weights, needed
-from miniclip.checkpoints.tensors import read_tensors, write_tensors
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load

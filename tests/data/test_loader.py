@@ -10,9 +10,9 @@ from miniclip.data import Captions, Shapes
 from miniclip.data import sources as module
 from miniclip.data.loader import PairLoader
 from miniclip.data.sources import KeptPictures, StreamedPictures
+from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
 from miniclip.tokenizer import Tokenizer
-from miniclip.transforms import Preprocess
 
 PREPROCESS = Preprocess(preset("bert_vit_tiny"))
 

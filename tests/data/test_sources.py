@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniclip import distributed
 from miniclip.config import preset
 from miniclip.data import Captions, Shapes, pack
 from miniclip.data.loader import PairLoader
 from miniclip.data.sources import KeptPictures, PackedPictures, StreamedPictures, ahead, deaths_named, open_pictures
+from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
+from miniclip.runtime import distributed
 from miniclip.tokenizer import Tokenizer
-from miniclip.transforms import Preprocess
 
 PREPROCESS = Preprocess(preset("bert_vit_tiny").replace_image(image_size=16))
 COUNT = 23

@@ -11,8 +11,8 @@ from PIL import Image
 
 from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import DataError
+from miniclip.inference import texts
 from miniclip.losses import contrastive_loss, sigmoid_loss
-from miniclip.models import texts
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.tokenizer import Tokenizer
 
@@ -150,7 +150,7 @@ def test_encode_image_takes_whatever_people_have(model, arrays, tmp_path):
 
 
 def test_paths_of_jpegs_are_read_the_fast_way_and_close_to_the_picture(model, arrays, tmp_path):
-    from miniclip.pictures import open_picture
+    from miniclip.data.decoding import open_picture
 
     paths = [tmp_path / f"{i}.jpg" for i in range(len(arrays))]
     for array, path in zip(arrays, paths, strict=True):

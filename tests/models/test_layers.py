@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from miniclip.config import ImageConfig
-from miniclip.models.attend import attend
+from miniclip.fast.attention import attend
 from miniclip.models.layers import ACTIVATIONS, MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
 
 seeds = st.integers(0, 2**32 - 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import miniclip.models.text as module
 from miniclip.config import TextConfig
-from miniclip.models.initialise import initialise
+from miniclip.models.init import initialise
 from miniclip.models.text import TextTransformer, lengths, trim
 
 START, END, VOCAB, CONTEXT = 18, 19, 20, 12

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from miniclip.config import ImageConfig
-from miniclip.models.initialise import initialise
+from miniclip.models.init import initialise
 from miniclip.models.vision import VisionTransformer
 
 SIZE, PATCH = 12, 4  # three by three patches

@@ -12,9 +12,8 @@ import miniclip
 from miniclip.data import Captions, Shapes, pack
 from miniclip.train import Callback, TrainConfig, Trainer
 from miniclip.train.callbacks import MetricsFile
-
-from .conftest import make_model
-from .test_trainer import StopAt, assert_same_run
+from tests.toys import make_model
+from tests.train.test_trainer import StopAt, assert_same_run
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_the_share_of_waiting_is_in_the_log(tokenizer, sets, tmp_path):
 
 
 def test_fsdp_wants_whole_batches():
-    from miniclip.train.sharded import require_even
+    from miniclip.runtime.fsdp import require_even
 
     with pytest.raises(ValueError, match="whole batches"):
         require_even(8, "skip")

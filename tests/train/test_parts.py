@@ -11,12 +11,12 @@ from PIL import Image
 
 from miniclip.data import Shapes
 from miniclip.errors import CheckpointError
-from miniclip.train.history import History
-from miniclip.train.plots import learning_curve, smooth
-from miniclip.train.run_dir import fingerprint, next_run_dir, read_run
+from miniclip.plots.learning_curve import learning_curve, smooth
+from miniclip.runs.directory import fingerprint, next_run_dir, read_run
+from miniclip.runs.history import History
+from miniclip.train.config import TrainConfig
 from miniclip.train.schedule import learning_rate
-from miniclip.train.settings import TrainConfig
-from miniclip.train.steps import loss_function
+from miniclip.train.step import loss_function
 from miniclip.train.validation import validate
 
 

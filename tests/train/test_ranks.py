@@ -15,18 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from miniclip import distributed
 from miniclip.data import Shapes
 from miniclip.data.loader import PairLoader
 from miniclip.errors import DataError
 from miniclip.models.clip import CLIP
+from miniclip.runs.state import read_state
+from miniclip.runtime import distributed
+from miniclip.runtime.fsdp import require_even
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import History, TrainConfig, Trainer
 from miniclip.train.callbacks import MetricsFile, default_callbacks
-from miniclip.train.sharded import require_even
-from miniclip.train.state import read_state
-
-from .conftest import make_model
+from tests.toys import make_model
 
 ROOT = Path(__file__).parents[2]
 RANDOM = {"color": 0.3, "rotate": 10.0, "patch_dropout": 0.5}
@@ -275,7 +274,7 @@ def test_a_batch_that_does_not_go_round(monkeypatch, tmp_path):
     tokenizer = Tokenizer.train(data.captions[0], 514)
     with pytest.raises(ValueError, match="a batch of 8 pairs for 9 ranks"):
         PairLoader(data, tokenizer, make_model(tokenizer).preprocess, context_length=77, batch_size=100)
-    monkeypatch.setattr("miniclip.train.sharded.world_size", lambda: 3)
+    monkeypatch.setattr("miniclip.runtime.fsdp.world_size", lambda: 3)
     with pytest.raises(ValueError, match="a batch of 8 pairs is no multiple of 3 ranks"):
         require_even(8)
 

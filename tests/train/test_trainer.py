@@ -15,9 +15,9 @@ from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
 from miniclip.errors import CheckpointError, DataError
 from miniclip.models.clip import CLIP
+from miniclip.runs.state import read_state
 from miniclip.train import Callback, History, TrainConfig, Trainer
 from miniclip.train.callbacks import MetricsFile
-from miniclip.train.state import read_state
 
 TIMES = {"pairs_per_second", "peak_share", "waiting"}
 

@@ -1,6 +1,6 @@
 """Checkpoints on disk: whoever's are read, safely, and ours and theirs are written, atomically."""
 
-from miniclip.checkpoints.files import save_checkpoint
+from miniclip.checkpoints.native import save_checkpoint
 from miniclip.checkpoints.reading import Opened
 
 __all__ = ["Opened", "save_checkpoint"]

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from miniclip.atomic import write_atomically
-from miniclip.checkpoints import open_clip, openai, transformers
-from miniclip.checkpoints.engine import invert
-from miniclip.checkpoints.files import TOKENIZER, read_json, tokenizer_at_hand, write_json
+from miniclip.checkpoints.conversion import invert
+from miniclip.checkpoints.formats import open_clip, openai, transformers
+from miniclip.checkpoints.formats.safetensors import write_tensors
 from miniclip.checkpoints.layout import Written
+from miniclip.checkpoints.native import TOKENIZER, read_json, tokenizer_at_hand, write_json
 from miniclip.checkpoints.reading import Opened
-from miniclip.checkpoints.tensors import write_tensors
-from miniclip.checks import did_you_mean
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer.bpe import END
+from miniclip.utils.atomic import write_atomically
+from miniclip.utils.checks import did_you_mean
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from miniclip.checkpoints.key_maps import Row
 from miniclip.checkpoints.operations import Shape
-from miniclip.checkpoints.tables import Row
 from miniclip.config import CLIPConfig
 
 

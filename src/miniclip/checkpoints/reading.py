@@ -14,14 +14,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from miniclip.checkpoints import open_clip, openai, transformers
-from miniclip.checkpoints.engine import Source, convert
-from miniclip.checkpoints.files import CONFIG, WEIGHTS, parse_config, read_json
+from miniclip.checkpoints.conversion import Source, convert
+from miniclip.checkpoints.formats import open_clip, openai, transformers
+from miniclip.checkpoints.formats.pickles import read_pickled
+from miniclip.checkpoints.formats.safetensors import INDEX, open_tensors
+from miniclip.checkpoints.key_maps import OPENAI_MARKS, Row
 from miniclip.checkpoints.layout import Plan
+from miniclip.checkpoints.native import CONFIG, WEIGHTS, parse_config, read_json
 from miniclip.checkpoints.operations import SAME, Shape, positions
-from miniclip.checkpoints.pickles import read_pickled
-from miniclip.checkpoints.tables import OPENAI_MARKS, Row
-from miniclip.checkpoints.tensors import INDEX, open_tensors
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP

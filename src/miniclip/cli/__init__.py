@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from miniclip import distributed
-from miniclip.checks import did_you_mean
 from miniclip.cli import data, evaluate, models, train
 from miniclip.cli.parsing import Parser
 from miniclip.errors import CheckpointError, DataError
+from miniclip.runtime import distributed
+from miniclip.utils.checks import did_you_mean
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, CheckpointError, DataError, FloatingPointError)
 INTERRUPTED = 130  # as shells report a program that Ctrl-C ended

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from miniclip import distributed
-from miniclip.train.plan import plan
-from miniclip.train.settings import TrainConfig
+from miniclip.diagnostics.plan import plan
+from miniclip.runtime import distributed
+from miniclip.train.config import TrainConfig
 
 
 def describe(trainer: Any, resumed: str | None, file: Mapping[str, Any], flags: Mapping[str, Any]) -> str:

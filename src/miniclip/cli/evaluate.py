@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.cli.parsing import add_command
-from miniclip.data.left_out import AT_MOST
+from miniclip.data.skipping import AT_MOST
 
 EPILOG = """examples:
   miniclip eval runs/shapes                          the best model of a run, on the data it was validated with
@@ -34,7 +34,7 @@ def eval_command(checkpoint: str, data: str | None, split: str, device: str | No
 
     import miniclip
     from miniclip.data import open_data
-    from miniclip.train.run_dir import read_run
+    from miniclip.runs.directory import read_run
 
     model = miniclip.load(checkpoint, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype)
     rule = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from miniclip.checkpoints.export import LAYOUTS
-from miniclip.checks import did_you_mean
 from miniclip.cli.parsing import add_command
 from miniclip.config import PRESETS, CLIPConfig, preset
+from miniclip.utils.checks import did_you_mean
 
 CONVERT_EPILOG = """examples:
   miniclip convert ViT-B-32.pt models/b32                          OpenAI's archive to a miniclip checkpoint

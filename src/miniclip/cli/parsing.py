@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from miniclip.checks import kinds_and_words
+from miniclip.utils.checks import kinds_and_words
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from miniclip import distributed
-from miniclip.checks import did_you_mean
 from miniclip.cli.evaluate import data_of, in_words, rule_of
 from miniclip.cli.models import count
 from miniclip.cli.parsing import add_command, add_flag
 from miniclip.config import preset
-from miniclip.train.settings import TrainConfig
+from miniclip.runtime import distributed
+from miniclip.train.config import TrainConfig
+from miniclip.utils.checks import did_you_mean
 
 DATA, PRESET = "shapes", "bert_vit_tiny"
 SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "crop": 1.0}  # the defaults on the drawn set: there a crop could lie
@@ -99,8 +99,8 @@ def printed_once() -> Iterator[None]:
 
 def run_check(resume: str | None, config: str | None, dry_run: bool = False, **flags: Any) -> int:
     """Look at what a run would train on and with, and stop (so does a dry run); returns the exit code."""
-    from miniclip.precision import resolve
-    from miniclip.train.check import check
+    from miniclip.diagnostics.check import check
+    from miniclip.runtime.precision import resolve
 
     if resume is not None:
         report = taken_up(resume, config, flags).check()
@@ -179,7 +179,7 @@ def arguments(settings: dict[str, Any]) -> dict[str, Any]:
     """The data and the model of a new run, and all else that its trainer is made from."""
     import miniclip
     from miniclip.data.opening import from_anywhere, short_name
-    from miniclip.train.run_dir import next_run_dir, refuse_a_run
+    from miniclip.runs.directory import next_run_dir, refuse_a_run
 
     data, preset_name, checkpoint, run_dir, device = (
         settings.pop(name, None) for name in ("data", "preset", "model", "run_dir", "device")
@@ -218,7 +218,7 @@ def resumed(run: str, settings: dict[str, Any], changed: bool, step: int | None)
     """A trainer for a run that goes on."""
     import miniclip
     from miniclip.data.opening import from_anywhere
-    from miniclip.train.run_dir import read_run
+    from miniclip.runs.directory import read_run
 
     device, data = (settings.pop(name, None) for name in ("device", "data"))
     for name in ("preset", "model", "run_dir"):

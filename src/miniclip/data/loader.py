@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip import distributed
-from miniclip.data.left_out import AT_MOST, LeftOut, OnError
-from miniclip.data.packed import Packed
-from miniclip.data.pairs import PairData, name_of
+from miniclip.data.cache.reading import Packed
+from miniclip.data.dataset import PairData, name_of
+from miniclip.data.skipping import AT_MOST, LeftOut, OnError
 from miniclip.data.sources import Batches, Decoded, KeptPictures, open_pictures
+from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
-from miniclip.randomness import draw, generator
-from miniclip.transforms import Preprocess
+from miniclip.runtime import distributed
+from miniclip.utils.randomness import draw, generator
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer

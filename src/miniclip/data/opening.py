@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from miniclip.data.coco import CocoCaptions, find_coco
-from miniclip.data.entries import Rule
-from miniclip.data.flickr30k import Flickr8k, Flickr30k, find_forms
-from miniclip.data.folder import holds_pictures_with_texts
-from miniclip.data.left_out import AT_MOST, OnError
-from miniclip.data.packed import Packed
-from miniclip.data.pairs import Captions, PairData
-from miniclip.data.several import SUFFIXES, find_parquet, split_of
+from miniclip.data.cache.reading import Packed
+from miniclip.data.dataset import Captions, PairData
+from miniclip.data.formats.coco import CocoCaptions, find_coco
+from miniclip.data.formats.flickr30k import Flickr8k, Flickr30k, find_forms
+from miniclip.data.formats.folder import holds_pictures_with_texts
+from miniclip.data.formats.multifile import SUFFIXES, find_parquet, split_of
+from miniclip.data.formats.rows import Rule
+from miniclip.data.formats.webdataset import WebDataset, is_tar
 from miniclip.data.shapes import Shapes
+from miniclip.data.skipping import AT_MOST, OnError
 from miniclip.data.splits import MEANING
-from miniclip.data.webdataset import WebDataset, is_tar
 from miniclip.errors import DataError
 
 LOOKED_FOR = (

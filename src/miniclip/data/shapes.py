@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from miniclip.data.pairs import checked_index
+from miniclip.data.dataset import checked_index
 
 RGB = tuple[int, int, int]
 Points = list[tuple[float, float]]

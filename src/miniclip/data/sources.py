@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from miniclip import distributed
-from miniclip.data.left_out import OnError
-from miniclip.data.packed import Packed
-from miniclip.data.pairs import PairData, file_of, name_of, picture_of
+from miniclip.data.cache.reading import Packed
+from miniclip.data.dataset import PairData, file_of, name_of, picture_of
+from miniclip.data.skipping import OnError
+from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
-from miniclip.threads import cores, threads
-from miniclip.transforms import Preprocess
+from miniclip.runtime import distributed
+from miniclip.utils.threads import cores, threads
 
 KEEP_BYTES = 2 << 30  # decoded pictures up to this size are kept in a machine's memory
 REDUCED = 2  # a JPEG is decoded at a part of its size that leaves so many times the model's: the resizing then hides it

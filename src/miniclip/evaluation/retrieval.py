@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from miniclip.data.packed import require_pixels
+from miniclip.data.cache.reading import require_pixels
 
 KS = (1, 5, 10)
 ROWS = 1024  # similarities are made so many rows at a time: N x M of a large set would not fit

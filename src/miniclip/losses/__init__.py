@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from miniclip.distributed import world_size
-from miniclip.losses import chunked, gathered, reference
+from miniclip.losses import chunked, reference
+from miniclip.losses import distributed as gathered
+from miniclip.runtime.distributed import world_size
 
 CHUNKED_FROM = 2048  # pairs: from here on tiles are faster, in a part of the memory (`python -m benchmarks.losses`)
 

@@ -33,8 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from miniclip.fast.matmul import add_product_, product
 from miniclip.losses.reference import check_pairs, unit
-from miniclip.products import add_product_, product
 
 SIDES = {"cpu": 1024, "cuda": 4096}  # 4 MiB stay in a processor's cache; a GPU wants more work at a time
 LOG_2 = math.log(2)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.config import CLIPConfig
+from miniclip.data.transforms import Preprocess
+from miniclip.inference.images import OnError, PictureReader, in_places
+from miniclip.inference.texts import MOST_TOKENS, embed_texts
 from miniclip.losses.reference import unit
-from miniclip.models.images import OnError, PictureReader, in_places
-from miniclip.models.initialise import initialise
+from miniclip.models.init import initialise
 from miniclip.models.text import TextTransformer
-from miniclip.models.texts import MOST_TOKENS, embed_texts
 from miniclip.models.vision import VisionTransformer
-from miniclip.transforms import Preprocess
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from miniclip.config import Activation, ImageConfig, Projection, TextConfig
-from miniclip.models.attend import attend
-from miniclip.models.prefix import SharedPrefix
-from miniclip.models.unpadded import Unpadded
-from miniclip.products import Linear, linear
+from miniclip.fast.attention import attend
+from miniclip.fast.matmul import Linear, linear
+from miniclip.fast.prefix import SharedPrefix
+from miniclip.fast.unpadded import Unpadded
 
 Layout = SharedPrefix | Unpadded  # how the tokens of a batch lie in one row
 Mask = Tensor | Layout | None

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.config import TextConfig
+from miniclip.fast.prefix import SharedPrefix
+from miniclip.fast.unpadded import Unpadded
 from miniclip.models.layers import Layout, Transformer, projection
-from miniclip.models.prefix import SharedPrefix
-from miniclip.models.unpadded import Unpadded
 
 MOST_WORDS = 0.85  # the share of a batch that is no padding, from which on it is not worth to leave the padding out
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from miniclip.atomic import write_atomically
 from miniclip.errors import CheckpointError
 from miniclip.tokenizer.bpe import (
     END,
@@ -25,6 +24,7 @@ from miniclip.tokenizer.bpe import (
     check_parts,
     vocabulary,
 )
+from miniclip.utils.atomic import write_atomically
 
 OPENAI_MERGES = 49152 - 256 - 2  # of the lines in OpenAI's file; the rest were never used
 

@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from miniclip.train import history
+from miniclip.runs import history
 
 if TYPE_CHECKING:
-    from miniclip.train.history import Record
-    from miniclip.train.settings import TrainConfig
+    from miniclip.runs.history import Record
+    from miniclip.train.config import TrainConfig
     from miniclip.train.trainer import Trainer
 
 
@@ -82,10 +82,10 @@ class MetricsFile(Callback):
 
 def default_callbacks() -> list[Callback]:
     """What a trainer does unless it is told otherwise."""
-    from miniclip.train.console import Progress  # these are callbacks themselves
-    from miniclip.train.cost import PeakShare
-    from miniclip.train.doctor import Doctor
-    from miniclip.train.drawing import EvaluationPictures, LearningCurve
+    from miniclip.diagnostics.doctor import Doctor
+    from miniclip.loggers.console import Progress  # these are callbacks themselves
+    from miniclip.plots.callbacks import EvaluationPictures, LearningCurve
+    from miniclip.runtime.flops import PeakShare
 
     return [PeakShare(), MetricsFile(), EvaluationPictures(), LearningCurve(), Progress(), Doctor()]
 
@@ -98,11 +98,11 @@ def sinks(config: TrainConfig) -> list[Callback]:
     """
     found: list[Callback] = []
     if config.tensorboard:
-        from miniclip.train.tensorboard import TensorBoard
+        from miniclip.loggers.tensorboard import TensorBoard
 
         found.append(TensorBoard())
     if config.wandb is not None:
-        from miniclip.train.wandb import WeightsAndBiases
+        from miniclip.loggers.wandb import WeightsAndBiases
 
         found.append(WeightsAndBiases(config.wandb))
     return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from miniclip.distributed import is_sharded
-from miniclip.train.settings import TrainConfig
+from miniclip.runtime.distributed import is_sharded
+from miniclip.train.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

@@ -22,34 +22,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from miniclip import distributed
-from miniclip.alone import alone_in
-from miniclip.checkpoints.files import save_checkpoint
-from miniclip.data.left_out import LeftOut
+from miniclip.checkpoints.native import save_checkpoint
+from miniclip.data.cache.reading import require_pixels
+from miniclip.data.dataset import PairData
 from miniclip.data.loader import Batch, PairLoader
-from miniclip.data.packed import require_pixels
-from miniclip.data.pairs import PairData
-from miniclip.data.readable import readable
+from miniclip.data.skipping import LeftOut
 from miniclip.data.sources import deaths_named
+from miniclip.data.subset import readable
+from miniclip.data.transforms import Augment
+from miniclip.diagnostics.check import Report, check
+from miniclip.diagnostics.health import look
 from miniclip.evaluation.retrieval import Embedded
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.vision import draw_patches
-from miniclip.precision import Precision, resolve
-from miniclip.randomness import draw, generator
-from miniclip.train import skipping, state
-from miniclip.train.average import Average
-from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
-from miniclip.train.check import Report, check
-from miniclip.train.compiled import compile_blocks, in_few_widths, untranslated
-from miniclip.train.health import look
-from miniclip.train.history import FILE as METRICS
-from miniclip.train.history import History, Record
-from miniclip.train.interrupt import StopRequest
-from miniclip.train.memory import settle_memory
-from miniclip.train.optimizer import build_optimizer
-from miniclip.train.readings import Reading, Readings
-from miniclip.train.resuming import compare, restored
-from miniclip.train.run_dir import (
+from miniclip.runs import nonfinite as skipping
+from miniclip.runs import state
+from miniclip.runs.directory import (
     BEST,
     LAST,
     fingerprint,
@@ -59,13 +47,26 @@ from miniclip.train.run_dir import (
     sweep,
     write_run,
 )
-from miniclip.train.saving import Writer
+from miniclip.runs.history import FILE as METRICS
+from miniclip.runs.history import History, Record
+from miniclip.runs.interrupt import StopRequest
+from miniclip.runs.resume import compare, restored
+from miniclip.runs.saving import Writer
+from miniclip.runtime import distributed
+from miniclip.runtime.compilation import compile_blocks, in_few_widths, untranslated
+from miniclip.runtime.fsdp import require_even, shard, unsharded
+from miniclip.runtime.memory import settle_memory
+from miniclip.runtime.precision import Precision, resolve
+from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
+from miniclip.train.config import TrainConfig
+from miniclip.train.ema import Average
+from miniclip.train.metrics import Reading, Readings
+from miniclip.train.optimizer import build_optimizer
 from miniclip.train.schedule import learning_rate
-from miniclip.train.settings import TrainConfig
-from miniclip.train.sharded import require_even, shard, unsharded
-from miniclip.train.steps import Inputs, cached_step, loss_function, plain_step
+from miniclip.train.step import Inputs, cached_step, loss_function, plain_step
 from miniclip.train.validation import figure_of, validate
-from miniclip.transforms import Augment
+from miniclip.utils.lock import alone_in
+from miniclip.utils.randomness import draw, generator
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -253,7 +254,7 @@ class Trainer:
         """Look at data, memory and model before `fit`, and overfit a few pairs with a copy; the run is left as it is.
 
         Args:
-            limits: `steps` and `seconds`, as in `miniclip.train.check.check`.
+            limits: `steps` and `seconds`, as in `miniclip.diagnostics.check.check`.
 
         Returns:
             The findings; `print` them.

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from miniclip import distributed
-from miniclip.data.pairs import PairData
+from miniclip.data.dataset import PairData
 from miniclip.evaluation.retrieval import Embedded, Pictures, embed, recalls
 from miniclip.models.clip import CLIP, CLIPOutput
-from miniclip.randomness import draw, generator
-from miniclip.train.settings import BestBy
-from miniclip.train.steps import LossFunction
+from miniclip.runtime import distributed
+from miniclip.train.config import BestBy
+from miniclip.train.step import LossFunction
+from miniclip.utils.randomness import draw, generator
 
 ROUNDS = 5  # so many times over the pictures, each time with other captions: the mean is steadier
 

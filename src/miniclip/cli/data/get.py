@@ -23,7 +23,8 @@ def add(commands: Any) -> None:
 
 def get_command(name: str | None, folder: str | None, agree: bool) -> None:
     """`miniclip data get`."""
-    from miniclip.data import getting, open_data
+    from miniclip.data import open_data
+    from miniclip.data.tools import download as getting
 
     if name is None:
         for one, about in getting.SETS.items():

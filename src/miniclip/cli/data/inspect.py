@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
 def inspect_command(data: str, split: str | None, sheet: str | None, tokenizer: str | None, at_most: int) -> None:
     """`miniclip data inspect`."""
     from miniclip.data import inspect
-    from miniclip.data.sheet import contact_sheet
+    from miniclip.data.tools.contact_sheet import contact_sheet
     from miniclip.tokenizer.loading import load_tokenizer
 
     if sheet is not None:

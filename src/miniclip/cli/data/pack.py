@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from miniclip.cli.parsing import add_command
-from miniclip.data.left_out import AT_MOST, OnError
+from miniclip.data.skipping import AT_MOST, OnError
 
 PRESET = "bert_vit_b_16"
 SPLITS = ("train", "val", "test")
@@ -58,7 +58,7 @@ def pack_command(
     max_left_out: float,
 ) -> None:
     """`miniclip data pack`."""
-    from miniclip.data.packing import pack
+    from miniclip.data.cache.writing import pack
 
     if workers is not None and workers < 0:
         raise ValueError(f"--workers is {workers}; expected 0 or more")
@@ -81,8 +81,8 @@ def settings_of(preset: str, model: str | None, image_size: int | None, tokenize
     """How pictures become pixels, and captions ids."""
     import miniclip
     from miniclip.config import preset as find
+    from miniclip.data.transforms import Preprocess
     from miniclip.tokenizer import load_tokenizer
-    from miniclip.transforms import Preprocess
 
     loaded = None if model is None else miniclip.load(model)
     config = find(preset) if loaded is None else loaded.config

@@ -1,0 +1,1 @@
+"""Checkpoint formats: files and other libraries' layouts."""

@@ -1,0 +1,1 @@
+"""Decoded images on disk, read through a memory map."""

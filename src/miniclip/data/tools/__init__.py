@@ -1,0 +1,1 @@
+"""Inspect, download and preview datasets."""

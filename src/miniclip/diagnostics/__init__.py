@@ -1,0 +1,1 @@
+"""Checks before a run and rules that watch it."""

@@ -1,0 +1,1 @@
+"""The same numbers, faster: forms that replace the plain ones."""

@@ -1,0 +1,1 @@
+"""Encoding images and texts in batches, and zero-shot classification."""

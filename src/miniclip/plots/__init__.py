@@ -1,0 +1,1 @@
+"""Plots of a run: the learning curve, the similarity matrix, confusions."""

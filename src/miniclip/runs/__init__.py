@@ -1,0 +1,1 @@
+"""The run directory: state, checkpoints, history, resume."""

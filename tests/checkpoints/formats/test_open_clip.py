@@ -1,0 +1,523 @@
+"""open_clip's layout: its own models, saved by its own code, compute the same here, and back there."""
+
+import functools
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from miniclip.checkpoints import conversion as engine
+from miniclip.checkpoints.conversion import expand
+from miniclip.checkpoints.export import export
+from miniclip.checkpoints.formats import open_clip as layout
+from miniclip.checkpoints.formats.timm_towers import TIMM_TOWERS
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.errors import CheckpointError
+from miniclip.hub import load
+from miniclip.models.clip import CLIP
+
+pytestmark = pytest.mark.peer
+open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+timm = pytest.importorskip("timm", reason="timm is not installed")
+hub = pytest.importorskip("open_clip.push_to_hf_hub")
+transform = pytest.importorskip("open_clip.transform")
+
+NOTICED = 4e-5  # twice what the comparison allows
+VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8}
+TEXT = {"context_length": 12, "vocab_size": 99, "width": 24, "heads": 3, "layers": 2}
+BIDIRECTIONAL = {"no_causal_mask": True, "pool_type": "last"}
+CLIPA = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+SMALL = {"eps": 1e-6}
+TANH = {"approximate": "tanh"}
+SIGLIP_TEXT = {**TEXT, **BIDIRECTIONAL, "width": 32, "heads": 4, "proj_bias": True, "norm_kwargs": SMALL}
+
+
+def own(vision=(), text=(), **model):
+    return {"embed_dim": 16, "vision_cfg": {**VISION, **dict(vision)}, "text_cfg": {**TEXT, **dict(text)}, **model}
+
+
+def named(name, pool, proj, text, **model):
+    vision = {"image_size": 32, "timm_model_name": name, "timm_pool": pool, "timm_proj": proj}
+    return {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "custom_text": True, **model}
+
+
+CASES = {
+    "gelu": own(),
+    "quick_gelu": own(quick_gelu=True),
+    "mlp_ratios": own({"mlp_ratio": 4.9231, "width": 26, "head_width": 13}, {"mlp_ratio": 3.7362}),
+    "other_sides": own({"image_size": 34, "layers": 1}, {"context_length": 7, "layers": 3}),
+    "clipa": own(CLIPA, {**BIDIRECTIONAL, "vocab_size": 64}),
+    "worldwide": own({"head_width": 16}, {"pool_type": "eos", "eos_id": 2}),
+    "eos": own(text={"pool_type": "eos", "eos_id": 40}),
+    "first": own(text={"no_causal_mask": True, "pool_type": "first"}),
+    "bidirectional_argmax": own(text={"no_causal_mask": True}),
+    "custom_text": own(custom_text=True),
+    "proj_bias": own(text={"proj_bias": True}),
+    "proj_none": own(text={"proj_type": "none", "width": 16, "heads": 2}),
+    "eps": own({"norm_kwargs": {"eps": 1e-3}}, {"norm_kwargs": {"eps": 1e-4}}),
+    "tanh": own({"act_kwargs": TANH}, {"act_kwargs": TANH}),
+    "bias": own(init_logit_bias=-10, init_logit_scale=math.log(10)),
+    "nonscalar": own(init_logit_bias=-10.0, nonscalar_logit_scale=True),
+    "siglip": named("vit_toy_siglip", "map", "none", SIGLIP_TEXT, init_logit_bias=-10),
+    "siglip2": named("vit_toy_siglip_tanh", "map", "none", {**SIGLIP_TEXT, "act_kwargs": TANH}, init_logit_bias=-10),
+    "mobileclip2": named("vit_toy_clip", "token", None, {**TEXT, "no_causal_mask": True}),
+}
+SIGLIP_TOWER = {
+    "norm_eps": 1e-4,  # theirs is 1e-6, which is hard to tell from 1e-5
+    "patch_bias": True,
+    "class_token": False,
+    "norm_before": False,
+    "pooling": "attention",
+    "projection": "none",
+}
+TOWERS = {
+    "vit_toy_siglip": ImageConfig(32, 8, 32, 2, 4, "gelu", **SIGLIP_TOWER),
+    "vit_toy_siglip_tanh": ImageConfig(32, 8, 32, 2, 4, "gelu_tanh", **SIGLIP_TOWER),
+    "vit_toy_clip": ImageConfig(32, 8, 32, 2, 4, projection="bias"),
+}
+
+
+def toy_tower(**options):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
+    ignored = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+    options = {key: value for key, value in options.items() if key not in ignored}
+    return timm.models.VisionTransformer(**sizes, **options)
+
+
+@timm.models.register_model
+def vit_toy_siglip(**options):
+    norm = functools.partial(timm.layers.LayerNorm, eps=1e-4)
+    return toy_tower(class_token=False, norm_layer=norm, **options)
+
+
+@timm.models.register_model
+def vit_toy_siglip_tanh(**options):
+    return vit_toy_siglip(act_layer="gelu_tanh", **options)
+
+
+@timm.models.register_model
+def vit_toy_clip(**options):
+    norm = functools.partial(timm.layers.LayerNorm, eps=1e-5)
+    return toy_tower(pre_norm=True, norm_layer=norm, **options)
+
+
+@pytest.fixture(autouse=True)
+def _toy_towers(monkeypatch):
+    """timm's are too large for every day; these are made as they are, by its code."""
+    for name, tower in TOWERS.items():
+        monkeypatch.setitem(TIMM_TOWERS, name, tower)
+
+
+@pytest.fixture
+def save(tmp_path, randomise):
+    """Save a random model of open_clip's as it pushes one to the Hub; the directory, and the model."""
+
+    def save(config, preprocess=None, safe=True, dtype=None):
+        folder = tmp_path / "peer"
+        folder.mkdir()
+        (folder / layout.CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess or {}}))
+        peer = randomise(open_clip.create_model(f"local-dir:{folder}", load_weights=False))
+        silent = SimpleNamespace(save_pretrained=lambda _: None)
+        hub.save_for_hf(peer.to(dtype), silent, config, folder, safe_serialization=safe)
+        return folder, peer.float()
+
+    return save
+
+
+@pytest.fixture
+def inputs(captions):
+    def inputs(config):
+        text, side = config["text_cfg"], config["vision_cfg"]["image_size"]
+        end = text.get("eos_id", 2) if text.get("pool_type") == "eos" else text["vocab_size"] - 1
+        return torch.randn(3, 3, side, side), captions(text["context_length"], text["vocab_size"], end)
+
+    return inputs
+
+
+@torch.no_grad()
+def outputs(peer, pixels, ids):
+    image, text = peer.encode_image(pixels, normalize=True), peer.encode_text(ids, normalize=True)
+    return image, text, peer.get_logits(pixels, ids)[0]
+
+
+def read(folder):
+    return load_file(folder / layout.WEIGHTS)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_ways(case, save, inputs, compare, tmp_path):
+    config = CASES[case]
+    folder, peer = save(config)
+    pixels, ids = inputs(config)
+    theirs = outputs(peer, pixels, ids)
+    model = load(folder)
+    compare(model, pixels, ids, theirs)
+    assert not model.training
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+    export(model, tmp_path / "back", layout="open_clip")
+    back, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'back'}")
+    compare(model, pixels, ids, outputs(back.eval(), pixels, ids))
+    assert_same_weights(read(folder), read(tmp_path / "back"), case)
+
+
+def assert_same_weights(before, after, case):
+    if case == "custom_text":  # its text tower could do without the prefix, and then it is everybody's
+        before = {key.removeprefix("text."): value for key, value in before.items()}
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        value = value.reshape(()) if case == "nonscalar" and key.startswith("logit_") else value
+        assert value.dtype == after[key].dtype, key
+        assert torch.equal(value, after[key]), key
+
+
+# What else a setting could have been read as; the comparison above must be able to tell.
+MISREADINGS = [
+    ("gelu", "image", {"activation": "quickgelu"}),
+    ("gelu", "text", {"activation": "quickgelu"}),
+    ("gelu", "image", {"heads": 8}),
+    ("gelu", "text", {"causal": False, "padding": "attended"}),
+    ("quick_gelu", "image", {"activation": "gelu"}),
+    ("quick_gelu", "text", {"activation": "gelu"}),
+    ("mlp_ratios", "image", {"heads": 1}),
+    ("clipa", "image", {"pooling": "class"}),
+    ("clipa", "text", {"pooling": "end"}),
+    ("worldwide", "text", {"end_id": 98}),
+    ("eos", "text", {"end_id": 2}),
+    ("first", "text", {"pooling": "end"}),
+    ("first", "text", {"padding": "masked"}),
+    ("bidirectional_argmax", "text", {"padding": "masked"}),
+    ("bidirectional_argmax", "text", {"causal": True, "padding": "masked"}),
+    ("eps", "image", {"norm_eps": 1e-5}),
+    ("eps", "text", {"norm_eps": 1e-5}),
+    ("tanh", "image", {"activation": "gelu"}),
+    ("tanh", "text", {"activation": "gelu"}),
+    ("siglip", "image", {"activation": "gelu_tanh"}),
+    ("siglip", "image", {"norm_eps": 1e-5}),
+    ("siglip2", "image", {"activation": "gelu"}),
+    ("siglip2", "text", {"activation": "gelu"}),
+    ("mobileclip2", "text", {"causal": True, "padding": "masked"}),
+]
+
+
+@pytest.mark.parametrize(("case", "tower", "changes"), MISREADINGS)
+def test_a_setting_read_as_another_is_noticed(case, tower, changes, save, inputs, differences):
+    folder, peer = save(CASES[case])
+    pixels, ids = inputs(CASES[case])
+    model = load(folder)
+    config = getattr(model.config, f"replace_{tower}")(**changes)
+    other = CLIP(config).eval()
+    other.load_state_dict(model.state_dict())
+    assert differences(other, pixels, ids, outputs(peer, pixels, ids))[tower] > NOTICED
+
+
+@pytest.mark.parametrize("case", ["custom_text", "proj_bias", "clipa", "siglip", "mobileclip2"])
+def test_each_weight_tells(case, save, inputs, differences):
+    folder, peer = save(CASES[case])
+    pixels, ids = inputs(CASES[case])
+    theirs = outputs(peer, pixels, ids)
+    model = load(folder).requires_grad_(False)
+    silent = []
+    for name, parameter in model.named_parameters():
+        kept = parameter.clone()
+        parameter.add_(0.1 * torch.randn_like(parameter))
+        if max(differences(model, pixels, ids, theirs).values()) < NOTICED:
+            silent.append(name)
+        parameter.copy_(kept)
+    assert silent == []
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_in_the_file(safe, dtype, save, inputs, compare):
+    folder, peer = save(CASES["gelu"], safe=safe, dtype=dtype)
+    assert (folder / layout.WEIGHTS).exists() == safe
+    pixels, ids = inputs(CASES["gelu"])
+    model = load(folder, dtype=torch.float32)
+    compare(model, pixels, ids, outputs(peer, pixels, ids))
+    assert load(folder).log_scale.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+
+
+def test_bfloat16_computes_as_the_peers_own(save, inputs, compare):
+    folder, _ = save(CASES["siglip"], dtype=torch.bfloat16)
+    pixels, ids = inputs(CASES["siglip"])
+    peer = open_clip.create_model(f"local-dir:{folder}", precision="pure_bf16").eval()
+    theirs = tuple(x.float() for x in outputs(peer, pixels.bfloat16(), ids))
+    model = load(folder)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    ours = model.encode_image(pixels.bfloat16()), model.encode_text(ids)
+    for one, other in zip(ours, theirs, strict=False):
+        assert float((one - other).abs().max()) < 0.03  # some of its 8 bits
+
+
+@pytest.mark.parametrize("case", ["gelu", "siglip"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_training_checkpoint(case, prefix, save, inputs, compare, tmp_path):
+    folder, peer = save(CASES[case])
+    tensors = {prefix + key: value for key, value in peer.state_dict().items()}
+    torch.save({"epoch": 7, "name": "run", "state_dict": tensors}, tmp_path / "epoch_7.pt")
+    pixels, ids = inputs(CASES[case])
+    model = load(tmp_path / "epoch_7.pt", config=folder / layout.CONFIG)
+    compare(model, pixels, ids, outputs(peer, pixels, ids))
+    (folder / layout.WEIGHTS).unlink()
+    (tmp_path / "epoch_7.pt").rename(folder / "open_clip_pytorch_model.pt")
+    compare(load(folder), pixels, ids, outputs(peer, pixels, ids))
+
+
+@pytest.mark.parametrize("case", ["gelu", "clipa", "siglip", "mobileclip2"])
+@pytest.mark.parametrize("size", [16, 48])
+def test_another_size_of_pictures(case, size, save, inputs, compare):
+    config = CASES[case]
+    folder, _ = save(config)
+    _, ids = inputs(config)
+    pixels = torch.randn(3, 3, size, size)
+    peer = open_clip.create_model(f"local-dir:{folder}", force_image_size=size).eval()
+    with pytest.warns(UserWarning, match=f"of 4 x 4 patches were resized to {size // 8} x {size // 8}"):
+        model = load(folder, image_size=size)
+    assert model.config.image.image_size == model.preprocess.size == size
+    compare(model, pixels, ids, outputs(peer, pixels, ids))
+
+
+@pytest.mark.parametrize("case", ["gelu", "siglip"])
+def test_another_size_of_pictures_goes_back(case, save, inputs, compare, tmp_path):
+    folder, _ = save(CASES[case])
+    _, ids = inputs(CASES[case])
+    pixels = torch.randn(3, 3, 48, 48)
+    with pytest.warns(UserWarning, match="resized to 6 x 6"):
+        model = load(folder, image_size=48)
+    if case == "siglip":  # the name of a tower says its size
+        with pytest.raises(ValueError, match="of timm's it could name none"):
+            export(model, tmp_path / "back", layout="open_clip")
+        return
+    export(model, tmp_path / "back", layout="open_clip")
+    back = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
+    compare(model, pixels, ids, outputs(back, pixels, ids))
+
+
+def test_words_that_were_added_to_openais(save, inputs, compare, tmp_path):
+    """They stand behind the end token, which is then no longer the highest id of a row."""
+    folder, peer = save(own(text={"vocab_size": 49411, "layers": 1}))
+    pixels, ids = inputs(CASES["gelu"])
+    ids[ids == 98] = 49407
+    model = load(folder)
+    compare(model, pixels, ids, outputs(peer, pixels, ids))
+    export(model, tmp_path / "back", layout="open_clip")
+    back = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
+    ids[1:, 1] = 49410
+    compare(model, pixels, ids, outputs(back, pixels, ids))
+
+
+def test_pictures_that_are_not_cropped_may_be_cropped_in_any_way(tmp_path):
+    """transformers' SigLIP squashes pictures as open_clip's does; how each would crop them does not matter."""
+    text = TextConfig(12, 99, 24, 2, 3, padding="attended", pooling="last", projection="bias")
+    config = CLIPConfig(TOWERS["vit_toy_siglip"], text, 32, logit_bias=-10.0, resize="squash", crop="floored")
+    export(CLIP(config).initialise(), tmp_path, layout="open_clip")
+    assert load(tmp_path).config.resize == "squash"
+
+
+PREPROCESS = [
+    {},
+    {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.75], "interpolation": "bilinear", "resize_mode": "squash"},
+    {"size": 32, "mode": "RGB", "interpolation": "random", "fill_color": 0, "resize_mode": "shortest"},
+    {"mean": 0.5, "std": 0.5},
+]
+
+
+@pytest.mark.parametrize("preprocess", PREPROCESS)
+def test_preprocessing_travels(preprocess, save, tmp_path):
+    folder, peer = save(CASES["gelu"], preprocess)
+    (folder / layout.CONFIG).write_text(json.dumps({"model_cfg": CASES["gelu"], "preprocess_cfg": preprocess}))
+    export(load(folder), tmp_path / "back", layout="open_clip")
+    back, _, made = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'back'}")
+    expected = dict(peer.visual.preprocess_cfg)
+    expected["interpolation"] = expected["interpolation"].replace("random", "bicubic")  # that is what it computes
+    for name in ("mean", "std"):
+        expected[name] = list(expected[name]) if isinstance(expected[name], tuple | list) else [expected[name]] * 3
+    assert back.visual.preprocess_cfg == expected
+    assert repr(made) == repr(transform.image_transform_v2(transform.PreprocessCfg(**expected), is_train=False))
+    written = json.loads((tmp_path / "back" / layout.CONFIG).read_text())["preprocess_cfg"]
+    assert written == {key: expected[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+
+
+def test_the_scale_that_training_starts_from_travels(save, tmp_path):
+    folder, _ = save(CASES["bias"])
+    model = load(folder)
+    assert model.config.logit_scale == pytest.approx(10)
+    assert model.config.logit_bias == -10
+    export(model, tmp_path / "back", layout="open_clip")
+    assert load(tmp_path / "back").config == model.config
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "repo"),
+    [
+        ({}, {"clean": "lower"}, None),  # OpenAI's, which is built in
+        ({"hf_tokenizer_name": "org/name"}, {"clean": "whitespace"}, "org/name"),
+        ({"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"clean": "canonicalize"}}, {"clean": "canonicalize"}, "a/b"),
+        (
+            {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}},
+            {"clean": "whitespace", "strip_sep_token": True},
+            "a/b",
+        ),
+    ],
+)
+def test_the_tokenizer_that_the_settings_name(text, options, repo):
+    plan = layout.plan({"model_cfg": own(text=text)}, {"visual.conv1.weight": (1,)})
+    assert (plan.tokenizer, plan.tokenizer_repo) == (options, repo)
+
+
+REFUSED = [
+    (own({"layers": [1, 1, 1, 1]}), "vision_cfg.layers is a list: a ResNet"),
+    (own({"ls_init_value": 1e-4}), "vision_cfg.ls_init_value is 0.0001"),
+    (own({"attentional_pool": True}), "vision_cfg.attentional_pool is True"),
+    (own({"pool_type": "avg"}), "miniclip normalises their mean"),
+    (own({"pool_type": "none"}), "vision_cfg.pool_type is 'none'"),
+    (own({"qk_norm": True}), "vision_cfg.qk_norm is True"),
+    (own({"image_size": [32, 48]}), "vision_cfg.image_size is"),
+    (own({"norm_kwargs": {"elementwise_affine": False}}), "vision_cfg.norm_kwargs is"),
+    (own({"act_kwargs": {"approximate": "sigmoid"}}), "vision_cfg.act_kwargs is"),
+    (own({"act_kwargs": TANH}, quick_gelu=True), "vision_cfg.act_kwargs is"),
+    (own({"widht": 3}), "vision_cfg.widht"),
+    (own({"timm_model_name": "convnext_base"}), "'convnext_base', which is no plain vision transformer"),
+    (named("vit_toy_siglip", "map", "linear", SIGLIP_TEXT), r"\('map', 'linear'\); for vit_toy_siglip"),
+    (named("vit_toy_clip", "avg", None, SIGLIP_TEXT), r"\('avg', None\); for vit_toy_clip"),
+    (own(text={"hf_model_name": "roberta-base"}), "text_cfg.hf_model_name is 'roberta-base'"),
+    (own(text={"embed_cls": True}), "text_cfg.embed_cls is True"),
+    (own(text={"pool_type": "last"}), "text.pooling 'last'"),
+    (own(text={"pool_type": "first"}), "text.causal with text.pooling 'first'"),
+    (own(text={"proj_type": "mlp"}), "text_cfg.proj_type is 'mlp'"),
+    (own(text={"use_pad_mask": True}), "text_cfg.use_pad_mask"),
+    (own(multimodal_cfg={"layers": 2}), "model_cfg.multimodal_cfg is"),
+    (own(quick_glue=True), "model_cfg.quick_glue"),
+    (own(embed_dim="16"), "model_cfg.embed_dim is '16'"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), REFUSED)
+def test_what_it_has_no_parts_for(config, message, one_line):
+    with pytest.raises(ValueError, match=message) as caught:
+        layout.model_config(config, {})
+    one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "message"),
+    [
+        ({"resize_mode": "longest"}, "preprocess_cfg.resize_mode is 'longest'"),
+        ({"interpolation": "nearest"}, "preprocess_cfg.interpolation is 'nearest'"),
+        ({"mode": "L"}, "preprocess_cfg.mode is 'L'"),
+        ({"mean": [0.5]}, r"preprocess_cfg.mean is \[0.5\]"),
+        ({"gamma": 2}, "preprocess_cfg.gamma"),
+    ],
+)
+def test_preprocessing_that_it_does_not_do(preprocess, message, one_line):
+    with pytest.raises(ValueError, match=message) as caught:
+        layout.model_config(own(), preprocess)
+    one_line(caught)
+
+
+IMAGE, BERT = ImageConfig(32, 8, 32, 2, 4), TextConfig(12, 99, 24, 2, 3)
+CAUSAL = TextConfig(12, 99, 24, 2, 3, causal=True, pooling="end")
+NOT_WRITTEN = [
+    (CLIPConfig(IMAGE, BERT, 16), "no bidirectional text tower with masked padding"),
+    (CLIPConfig(IMAGE, CAUSAL, 16).replace_text(activation="quickgelu"), "QuickGELU in both towers or in none"),
+    (CLIPConfig(IMAGE, CAUSAL, 16).replace_image(patch_bias=True), "open_clip's own image tower has"),
+    (CLIPConfig(IMAGE, CAUSAL, 16).replace_image(projection="bias", heads=2), "open_clip's own image tower has"),
+    (CLIPConfig(IMAGE, CAUSAL, 16).replace_image(pooling="mean", class_token=False), "own image tower has"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), NOT_WRITTEN)
+def test_what_it_cannot_be_told(config, message, tmp_path, one_line):
+    with pytest.raises(ValueError, match=message) as caught:
+        export(CLIP(config).initialise(), tmp_path / "back", layout="open_clip")
+    one_line(caught)
+    assert not (tmp_path / "back").exists()
+
+
+def reads(config):
+    """Whether miniclip should have the parts for an architecture, by what open_clip's table says of it."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    plain = "timm_model_name" not in vision and "ls_init_value" not in vision and isinstance(vision["layers"], int)
+    return plain and "hf_model_name" not in text and "multimodal_cfg" not in config
+
+
+def known_architectures():
+    configs = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+    expected = {name for name, config in configs.items() if name.startswith("ViT-") and reads(config)}
+    return configs, expected | {name for name in configs if "-SigLIP" in name} | {"MobileCLIP2-L-14"}
+
+
+def test_the_architectures_that_open(one_line):
+    configs, expected = known_architectures()
+    assert len(expected) >= 71
+    for name in expected:
+        layout.model_config(configs[name], {})
+    for name in configs.keys() - expected:
+        with pytest.raises(ValueError, match=r"no part for|no plain vision transformer") as caught:
+            layout.model_config(configs[name], {})
+        one_line(caught)
+
+
+def anatomy(model, heads):
+    """What shapes do not show: the norms' epsilons, the heads, the activations."""
+    modules = list(model.modules())
+    norms = sorted(module.eps for module in modules if isinstance(module, nn.LayerNorm))
+    counts = sorted(getattr(module, heads) for module in modules if hasattr(module, heads))
+    kinds = [(type(module).__name__.lower(), getattr(module, "approximate", "none")) for module in modules]
+    tanh = {"gelutanh": ("gelu", "tanh")}  # timm has a class of its own for it
+    return norms, counts, sorted(tanh.get(kind, (kind, how)) for kind, how in kinds if "gelu" in kind)
+
+
+def built(config):
+    """open_clip's model of a configuration, without memory."""
+    config = dict(config)
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    with torch.device("meta"):
+        return kind(**config)
+
+
+def shapes(model):
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+@pytest.mark.slow
+def test_the_architectures_are_the_same():
+    configs, names = known_architectures()
+    for name in sorted(names):
+        config = configs[name]
+        for tower in ("vision_cfg", "text_cfg"):  # a block is as the next; timm's towers come with all of theirs
+            config[tower]["layers"] = min(config[tower].get("layers", 12), 2)
+        parsed, peer = layout.model_config(config, {}), built(config)
+        with torch.device("meta"):
+            model = CLIP(parsed)
+        assert all(value.is_meta for value in (*peer.state_dict().values(), *model.state_dict().values()))
+        source, expected = SimpleNamespace(path=name, shapes=shapes(peer)), shapes(model)
+        steps = expand(layout.rows(parsed, source.shapes), parsed)
+        engine._check(source, [step for step in steps if step.ours is None or step.ours in expected], expected)
+        assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in peer.parameters()), name
+        assert anatomy(model, "heads") == anatomy(peer, "num_heads"), name
+
+
+@pytest.mark.slow
+def test_a_real_siglip(tmp_path, inputs, compare):
+    text = {**SIGLIP_TEXT, "width": 768, "heads": 12, "layers": 1}
+    vision = {"image_size": 224, "timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map"}
+    config = {"embed_dim": 768, "vision_cfg": {**vision, "timm_proj": "none"}, "text_cfg": text}
+    config |= {"custom_text": True, "init_logit_bias": -10}
+    peer = built(config).to_empty(device="cpu").eval()
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            parameter.normal_(std=0.03)
+    torch.save(peer.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    (tmp_path / layout.CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    pixels, ids = inputs(config)
+    model = load(tmp_path)
+    compare(model, pixels[:2], ids, outputs(peer, pixels[:2], ids))
+    export(model, tmp_path / "back", layout="open_clip")
+    with pytest.raises(CheckpointError, match="fit"):
+        load(tmp_path / "back", config=model.config.replace_image(layers=11))
+    assert_same_weights(peer.state_dict(), read(tmp_path / "back"), "siglip")

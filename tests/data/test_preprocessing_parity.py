@@ -1,0 +1,161 @@
+"""Pictures to pixels as the peers do it: open_clip's transforms, and transformers' processors on Pillow."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from miniclip.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, ImageConfig, TextConfig
+from miniclip.data.decoding import open_picture
+from miniclip.models.clip import CLIP
+
+pytestmark = pytest.mark.peer
+
+_shared = [parent / "shared" / "data" for parent in Path(__file__).parents[1:3]]
+SHARED = next((folder for folder in _shared if folder.is_dir()), _shared[-1])
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared picture sets are not at {SHARED}")
+
+SIZES = [(31, 47), (47, 31), (224, 227), (227, 224), (500, 375), (375, 500), (224, 224), (64, 64), (33, 33), (61, 20)]
+MODES = [  # OpenAI's code and open_clip's resize first and convert then: pictures with a palette without smoothing
+    *(("open_clips", mode) for mode in ("RGB", "L", "CMYK")),
+    *(("transformers", mode) for mode in ("RGB", "L", "CMYK", "P", "1")),
+]
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+CASES = [
+    (224, {}),
+    (224, {"interpolation": "bilinear", **HALF}),
+    (30, {"interpolation": "bicubic", **IMAGENET}),
+    (33, {"interpolation": "bilinear"}),
+    (224, {"resize": "squash", **HALF}),
+    (64, {"resize": "squash", "interpolation": "bilinear", **IMAGENET}),
+]
+
+
+def configuration(size, options):
+    return CLIPConfig(ImageConfig(size, size, 4, 1, 1), TextConfig(4, 9, 4, 1, 1), 4, **options)
+
+
+def drawn(size, mode="RGB"):
+    """A picture with edges and noise, that is alike nowhere."""
+    width, height = size
+    picture = Image.fromarray(torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).numpy())
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((width // 3, height // 4, width - 2, height - 5), fill=(250, 20, 90))
+    draw.line((0, height, width, 0), fill=(0, 255, 40), width=3)
+    return picture.convert(mode)
+
+
+def real():
+    """Some of each set, of many shapes."""
+    for folder in ("clipart", "emoji"):
+        yield from sorted((SHARED / folder / "images").iterdir())[:: 700 if folder == "clipart" else 2000]
+
+
+@pytest.fixture
+def open_clips():
+    transform = pytest.importorskip("open_clip.transform", reason="open_clip_torch is not installed")
+
+    def build(config):
+        values = {"mean": config.mean, "std": config.std, "interpolation": config.interpolation}
+        settings = transform.PreprocessCfg(size=config.image.image_size, resize_mode=config.resize, **values)
+        return transform.image_transform_v2(settings, is_train=False)
+
+    return build, "rounded"
+
+
+@pytest.fixture
+def transformers():
+    library = pytest.importorskip("transformers", reason="transformers is not installed")
+
+    def build(config):
+        size, squash = config.image.image_size, config.resize == "squash"
+        square = {"height": size, "width": size}
+        values = {"resample": {"bilinear": 2, "bicubic": 3}[config.interpolation]}
+        values |= {"image_mean": list(config.mean), "image_std": list(config.std)}
+        if squash:
+            processor = library.SiglipImageProcessorPil(size=square, **values)
+        else:
+            processor = library.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=square, **values)
+        assert processor.backend == "pil"
+        return lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0]
+
+    return build, "floored"
+
+
+@pytest.fixture(params=["open_clips", "transformers"])
+def peer(request):
+    """A peer's preprocessing for a configuration, and how it crops."""
+    return request.getfixturevalue(request.param)
+
+
+def levels(ours, theirs, config):
+    """The largest difference, in grey levels."""
+    assert ours.shape == theirs.shape == (3, config.image.image_size, config.image.image_size)
+    assert ours.dtype == theirs.dtype == torch.float32
+    std = torch.tensor(config.std).view(3, 1, 1)
+    return float(((ours - theirs) * std * 255).abs().max())
+
+
+def compare(config, peer, pictures, exact=0.9):
+    """Hold our pixels to the peer's: one grey level at most, and to the rounding of floats for most pictures."""
+    build, crop = peer
+    config = dataclasses.replace(config, crop=crop)
+    with torch.device("meta"):
+        preprocess = CLIP(config).preprocess
+    theirs = build(config)
+    found = [levels(preprocess(picture), theirs(picture), config) for picture in pictures]
+    assert max(found) <= 1.01, found
+    assert sum(level < 1e-3 for level in found) >= exact * len(found), found
+
+
+@pytest.mark.parametrize(("size", "options"), CASES)
+def test_pictures_of_odd_sizes(size, options, peer):
+    compare(configuration(size, options), peer, [drawn(sides) for sides in SIZES])
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+@pytest.mark.parametrize(("size", "options"), [CASES[0], CASES[5]])
+def test_pictures_of_other_modes(size, options, name, mode, request):
+    pictures = [drawn(sides, mode) for sides in SIZES[:5]]
+    exact = 0.0 if (name, mode) == ("open_clips", "CMYK") else 0.9
+    compare(configuration(size, options), request.getfixturevalue(name), pictures, exact)
+
+
+@needs_shared
+@pytest.mark.parametrize(("size", "options"), CASES)
+def test_real_pictures(size, options, peer):
+    compare(configuration(size, options), peer, [open_picture(path) for path in real()])
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        (2, {"crop": "other"}),
+        (0, {"interpolation": "bilinear"}),
+        (0, {"resize": "squash"}),
+        (4, {"interpolation": "bilinear"}),
+        (4, {"resize": "shortest"}),
+        (0, {"mean": HALF["mean"]}),
+        (0, {"std": HALF["std"]}),
+    ],
+)
+def test_another_way_would_be_noticed(case, changes, peer):
+    build, crop = peer
+    size, options = CASES[case]
+    config = dataclasses.replace(configuration(size, options), crop=crop)
+    if "crop" in changes:
+        changes = {"crop": "floored" if crop == "rounded" else "rounded"}
+    with torch.device("meta"):
+        preprocess = CLIP(dataclasses.replace(config, **changes)).preprocess
+    theirs = build(config)
+    assert max(levels(preprocess(p), theirs(p), config) for p in map(drawn, SIZES[:4])) > 5
+
+
+def test_the_defaults_are_openais():
+    config = configuration(224, {})
+    assert (config.mean, config.std) == (OPENAI_MEAN, OPENAI_STD)
+    constants = pytest.importorskip("open_clip.constants", reason="open_clip_torch is not installed")
+    assert (constants.OPENAI_DATASET_MEAN, constants.OPENAI_DATASET_STD) == (OPENAI_MEAN, OPENAI_STD)

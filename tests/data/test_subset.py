@@ -1,0 +1,62 @@
+"""A data set without the pictures that cannot be read."""
+
+import pytest
+from PIL import Image
+
+from miniclip import DataError
+from miniclip.data import Captions
+from miniclip.data.skipping import LeftOut
+from miniclip.data.subset import readable
+
+
+@pytest.fixture
+def data(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (4, 4), (40 * number, 0, 0)).save(path)
+    return Captions(paths, [[f"picture {number}"] for number in range(6)])
+
+
+def test_sound_data_are_given_back_as_they_are(data):
+    assert readable(data, LeftOut("skip")) is data
+
+
+def test_the_others_keep_their_pictures_captions_and_names(data):
+    data.paths[1].write_bytes(b"")
+    data.paths[4].unlink()
+    left_out = LeftOut("skip", at_most=0.5)
+    with pytest.warns(UserWarning, match=r"(1|4)\.png: cannot be read"):
+        rest = readable(data, left_out)
+    assert list(left_out.reasons) == [str(data.paths[1]), str(data.paths[4])]
+    assert len(rest) == 4
+    for position, number in enumerate([0, 2, 3, 5]):
+        picture, captions = rest[position]
+        assert picture.getpixel((0, 0)) == (40 * number, 0, 0)
+        assert captions == rest.captions[position] == [f"picture {number}"]
+        assert rest.name(position) == str(data.paths[number])
+    with pytest.raises(IndexError):
+        rest[4]
+
+
+def test_raised_or_too_many(data):
+    data.paths[1].write_bytes(b"")
+    with pytest.raises(DataError, match=r"1\.png: cannot be read as a picture: the file is empty"):
+        readable(data, LeftOut("raise"))
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(DataError, match="1 of 6 cannot be used"):
+        readable(data, LeftOut("skip", at_most=0.1))
+
+
+def test_the_trainer_evaluates_on_what_can_be_read(data, tmp_path):
+    import miniclip
+
+    tokenizer = miniclip.Tokenizer.train(["picture 0 1 2 3 4 5"] * 9, 520)
+    model = miniclip.load("bert_vit_tiny", pretrained=False, tokenizer=tokenizer)
+    (tmp_path / "broken").mkdir()
+    broken = Captions([*data.paths, tmp_path / "broken"], [*data.captions, ["a folder"]])
+    config = miniclip.TrainConfig(epochs=1, batch_size=3, precision="float32", on_error="skip", max_left_out=0.2)
+    with pytest.warns(UserWarning, match=r"broken: cannot be read as a picture.* \(left out\)"):
+        trainer = miniclip.Trainer(
+            model, data, broken, config=config, run_dir=tmp_path / "run", callbacks=[], device="cpu"
+        )
+    assert len(trainer.fit().evaluations) == 1
+    assert len(trainer.val_data) == 6

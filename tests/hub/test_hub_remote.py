@@ -1,0 +1,218 @@
+"""Models by name over the Hub, against a server on this machine: opened, used offline, given a tokenizer, pushed."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+import miniclip
+from miniclip.checkpoints.export import export
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.hub import fresh, load, push_to_hub, save
+from miniclip.hub import loading as hub
+from miniclip.hub.registry import OPENAI_REPO, PRETRAINED
+from miniclip.models.clip import CLIP
+
+OPENAIS = CLIPConfig(
+    ImageConfig(16, 8, 64, 1, 1, activation="quickgelu"),
+    TextConfig(12, 600, 64, 1, 1, activation="quickgelu", causal=True, pooling="end"),
+    32,
+)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def model(toy_tokenizer) -> CLIP:
+    return fresh(OPENAIS, toy_tokenizer).eval()
+
+
+def files(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def same(one: CLIP, other: CLIP) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_repository_in_each_layout(model, hub_server, tmp_path):
+    save(model, tmp_path / "miniclip")
+    export(model, tmp_path / "open_clip", layout="open_clip")
+    export(model, tmp_path / "transformers", layout="transformers")
+    for layout in ("miniclip", "open_clip", "transformers"):
+        repo = f"someone/{layout}"
+        hub_server.repos[repo] = {**files(tmp_path / layout), "README.md": b"a card", "flax_model.msgpack": b"1" * 99}
+        loaded = load(repo)
+        assert same(loaded, model), layout
+        assert torch.equal(loaded.encode_text("a red dog"), model.encode_text("a red dog"))
+        assert not [r for r in hub_server.requests if "flax" in r or "README" in r]  # what is not needed stays there
+
+
+def test_a_well_known_name(model, hub_server, tmp_path, monkeypatch):
+    save(model, tmp_path / "model")
+    hub_server.repos["openai/clip-vit-base-patch16"] = files(tmp_path / "model")
+    assert same(load("vit_b_16"), model)
+
+
+def test_revisions_and_another_cache(model, hub_server, tmp_path):
+    save(model, tmp_path / "model")
+    hub_server.repos["me/mine"] = files(tmp_path / "model")
+    load("me/mine", cache_dir=tmp_path / "cache")
+    commit = next((tmp_path / "cache" / "models--me--mine" / "snapshots").iterdir()).name
+    with torch.no_grad():
+        model.log_scale.fill_(1.25)
+    save(model, tmp_path / "model")
+    hub_server.repos["me/mine"] = files(tmp_path / "model")
+    assert float(load("me/mine").log_scale) == 1.25
+    assert float(load("me/mine", revision=commit).log_scale) != 1.25
+    with pytest.raises(FileNotFoundError, match="no-such-branch"):
+        load("me/mine", revision="no-such-branch")
+
+
+def test_what_is_in_the_cache_needs_no_network(model, hub_server, tmp_path):
+    save(model, tmp_path / "model")
+    hub_server.repos["me/mine"] = files(tmp_path / "model")
+    load("me/mine")
+    hub_server.close()
+    assert same(load("me/mine"), model)
+    with pytest.raises(ConnectionError, match=r"me/other is no path here, and as a repository on the Hub: me/other"):
+        load("me/other")
+
+
+def test_a_cache_that_another_library_filled(model, tmp_path, hub_server, monkeypatch):
+    export(model, tmp_path / "model", layout="transformers")
+    folder = tmp_path / "cache" / "models--me--mine"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("a" * 40)
+    (folder / "blobs").mkdir()
+    snapshot = folder / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    for name, content in files(tmp_path / "model").items():
+        (folder / "blobs" / name).write_bytes(content)
+        (snapshot / name).symlink_to(folder / "blobs" / name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert same(load("me/mine", cache_dir=tmp_path / "cache"), model)
+
+
+def test_a_repository_without_a_model(hub_server):
+    hub_server.repos["me/resnet"] = {"config.json": b"{}", "weights.h5": b"1"}
+    with pytest.raises(
+        FileNotFoundError, match=r"no checkpoint in this repository .* it has config\.json, weights\.h5"
+    ):
+        load("me/resnet")
+
+
+def test_no_such_repository(hub_server):
+    with pytest.raises(FileNotFoundError, match="me/typo is no path here, and as a repository on the Hub") as caught:
+        load("me/typo")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_without_a_tokenizer_fetches_it_when_text_is_first_encoded(
+    model, hub_server, tmp_path, toy_tokenizer, monkeypatch
+):
+    """As an archive of OpenAI's: the vocabulary's size says that OpenAI's tokenizer belongs to it."""
+    monkeypatch.setattr(hub, "OPENAI_VOCABULARY", toy_tokenizer.vocab_size)
+    model = fresh(dataclasses.replace(OPENAIS, text=OPENAIS.text).replace_text(
+        vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)).eval()  # fmt: skip
+    export(model, tmp_path / "bare", layout="openai")
+    toy_tokenizer.save(tmp_path / "theirs")
+    hub_server.repos[OPENAI_REPO] = {**files(tmp_path / "theirs"), "model.safetensors": b"not wanted"}
+    loaded = load(tmp_path / "bare" / "model.pt")
+    pixels, ids = torch.randn(1, 3, 16, 16), toy_tokenizer("a red dog")
+    assert torch.equal(loaded.encode_image(pixels), model.encode_image(pixels))
+    assert torch.equal(loaded.encode_text(ids), model.encode_text(ids))
+    assert not hub_server.requests
+    assert torch.equal(loaded.encode_text("a red dog"), model.encode_text(ids))
+    assert hub_server.requests
+    assert not [request for request in hub_server.requests if "model.safetensors" in request]
+
+
+def test_without_a_network_a_bare_checkpoint_still_loads_and_says_what_text_needs(
+    hub_server, tmp_path, toy_tokenizer, monkeypatch
+):
+    monkeypatch.setattr(hub, "OPENAI_VOCABULARY", toy_tokenizer.vocab_size)
+    config = OPENAIS.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
+    model = fresh(config).eval()
+    export(model, tmp_path / "bare", layout="openai")
+    hub_server.close()
+    loaded = load(tmp_path / "bare")
+    assert loaded.encode_image(torch.randn(1, 3, 16, 16)).shape == (1, 32)
+    assert loaded.encode_text(toy_tokenizer("a red dog")).shape == (1, 32)
+    with pytest.raises(ConnectionError, match=r"came without a tokenizer.*tokenizer='tokenizer\.json'") as caught:
+        loaded.encode_text("a red dog")
+    assert "\n" not in str(caught.value)
+    toy_tokenizer.save(tmp_path / "words.json")
+    given = load(tmp_path / "bare", tokenizer=tmp_path / "words.json")
+    assert torch.equal(given.encode_text("a red dog"), loaded.encode_text(toy_tokenizer("a red dog")))
+
+
+def test_pushed_and_opened_again(model, hub_server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    metrics = {"text_to_image": {"R@1": 31.4}, "image_to_text": {"R@1": 33.4}}
+    address = push_to_hub(model, "me/mine", metrics=metrics, message="the first")
+    assert address.endswith("/me/mine")
+    assert hub_server.messages == ["the first"]
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= hub_server.repos["me/mine"].keys()
+    card = hub_server.repos["me/mine"]["README.md"].decode()
+    assert 'miniclip.load("me/mine")' in card
+    assert "31.4" in card
+    again = miniclip.load("me/mine")
+    assert same(again, model)
+    assert again.encode_text("a dog").shape == (1, 32)
+
+
+def test_pushed_for_open_clip(model, hub_server, monkeypatch):
+    """Whose settings name the repository that the tokenizer is in."""
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    push_to_hub(model, "me/theirs", layout="open_clip")
+    settings = json.loads(hub_server.repos["me/theirs"]["open_clip_config.json"])
+    assert settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "me/theirs"
+    assert same(load("me/theirs"), model)
+
+
+def test_pushing_what_cannot_be_pushed(model, hub_server, monkeypatch):
+    with pytest.raises(ValueError, match=r"unknown layout 'openclip'; did you mean 'open_clip'\?"):
+        push_to_hub(model, "me/mine", layout="openclip")
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    with pytest.raises(PermissionError, match="hf auth login"):
+        push_to_hub(model, "me/mine")
+    assert "me/mine" not in hub_server.repos
+
+
+def test_the_table_of_well_known_checkpoints():
+    assert all(repo.count("/") == 1 and what for repo, what in PRETRAINED.values())
+    assert len({repo for repo, _ in PRETRAINED.values()}) == len(PRETRAINED)
+    assert OPENAI_REPO in {repo for repo, _ in PRETRAINED.values()}
+
+
+def test_a_checkpoint_is_kept_and_exported_where_its_tokenizer_cannot_be_fetched(
+    hub_server, tmp_path, toy_tokenizer, monkeypatch
+):
+    monkeypatch.setattr(hub, "OPENAI_VOCABULARY", toy_tokenizer.vocab_size)
+    config = OPENAIS.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
+    export(fresh(config).eval(), tmp_path / "bare", layout="openai")
+    hub_server.close()
+    loaded = load(tmp_path / "bare")
+    with pytest.warns(UserWarning, match="written without a tokenizer: .*came without a tokenizer"):
+        save(loaded, tmp_path / "kept")
+    assert same(load(tmp_path / "kept"), loaded)
+    with pytest.warns(UserWarning, match="written without a tokenizer"):
+        export(loaded, tmp_path / "theirs", layout="open_clip")
+    export(loaded, tmp_path / "again", layout="openai")  # which needs none, and does not ask
+    assert same(load(tmp_path / "again"), loaded)
+
+
+def test_half_a_pixel_is_no_reason_to_refuse(model, tmp_path):
+    export(model, tmp_path / "open_clip", layout="open_clip")
+    with pytest.warns(UserWarning, match="transformers crops pictures at floored half pixels, this model at rounded"):
+        export(model, tmp_path / "transformers", layout="transformers")
+    theirs = load(tmp_path / "transformers")
+    with pytest.warns(UserWarning, match="open_clip crops pictures at rounded half pixels, this model at floored ones"):
+        export(theirs, tmp_path / "back", layout="open_clip")
+    assert same(load(tmp_path / "back"), model)

@@ -1,0 +1,226 @@
+"""The losses over ranks: the value and the gradients of one process with the whole batch, in a part of its memory.
+
+The file is also the program that each rank runs, on all cases after one start.
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from miniclip.losses import contrastive_loss, reference, sigmoid_loss
+from miniclip.runtime import distributed
+
+SIZES = {2: [(4, 4), (1, 6), (5, 0)], 4: [(3, 3, 3, 3), (1, 4, 2, 5), (0, 1, 7, 0)]}  # rows of each rank
+FEATURES, E = 6, 5
+MEMORY = {"n": 128, "columns": 16, "E": 32}
+
+
+def cases(count):
+    """Sizes, ids, loss, scale, chunk_size, type."""
+    for sizes, with_ids, sigmoid in itertools.product(SIZES[count], (False, True), (False, True)):
+        for scale, chunk, dtype in (
+            (10.0, None, torch.float64),
+            (1.0, 1, torch.float64),
+            (100.0, 2, torch.float64),
+            (0.0, 3, torch.float64),
+            (14.0, 2, torch.float32),
+        ):
+            yield sizes, with_ids, sigmoid, scale, chunk, dtype
+
+
+def drawn(number, total, with_ids, scale, dtype):
+    """What a case's model takes and has, the same in every process: a linear tower on each side, scale and bias."""
+    generator = torch.Generator().manual_seed(number)
+    rows = [torch.randn(total, FEATURES, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)]
+    towers = [torch.randn(FEATURES, E, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)]
+    numbers = [torch.tensor(scale, dtype=dtype), torch.tensor(-2.0, dtype=dtype)]
+    ids = torch.randint(0, max(1, total // 2), (total,), generator=generator) if with_ids else None
+    return rows, [p.requires_grad_() for p in towers + numbers], ids
+
+
+def loss_and_gradients(module, part, rows, parameters, ids, sigmoid, **options):
+    """Of the rows of a part, for a loss that stands for a factor 3 in something larger."""
+    x, y = (side[part] @ tower for side, tower in zip(rows, parameters[:2], strict=True))
+    function = module.sigmoid_loss if sigmoid else module.contrastive_loss
+    loss = function(x, y, *parameters[2 : 4 if sigmoid else 3], ids=None if ids is None else ids[part], **options)
+    (3.0 * loss).backward()
+    return loss.detach()
+
+
+class Losses:
+    """What a user calls, which must find the ranks by itself."""
+
+    contrastive_loss, sigmoid_loss = staticmethod(contrastive_loss), staticmethod(sigmoid_loss)
+
+
+def work(folder):
+    """A rank's part of all tests."""
+    torch.use_deterministic_algorithms(True)
+    results = {"cases": []}
+    with distributed.ranks("cpu"):
+        for number, (sizes, with_ids, sigmoid, scale, chunk, dtype) in enumerate(cases(distributed.world_size())):
+            rows, parameters, ids = drawn(number, sum(sizes), with_ids, scale, dtype)
+            start = sum(sizes[: distributed.rank()])
+            part = slice(start, start + sizes[distributed.rank()])
+            loss = loss_and_gradients(Losses, part, rows, parameters, ids, sigmoid, chunk_size=chunk)
+            distributed.average_gradients(parameters)
+            results["cases"].append([loss, *(p.grad for p in parameters if p.grad is not None)])
+        results["ddp"] = averaged_by_ddp()
+        results["errors"] = [mistake(kind) for kind in ("width", "ids", "chunk", "shape", "empty")]
+        results["largest"] = [largest_tensor(sigmoid) for sigmoid in (False, True)]
+        results["bf16"] = under_autocast()
+        torch.save(results, Path(folder) / f"{distributed.rank()}.pt")
+
+
+class Towers(torch.nn.Module):
+    """Two linear towers and a scale, as a model of a user's own."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.sides = torch.nn.ModuleList(torch.nn.Linear(FEATURES, E) for _ in range(2))
+        self.scale = torch.nn.Parameter(torch.tensor(7.0))
+
+    def forward(self, images, texts):
+        return self.sides[0](images), self.sides[1](texts), self.scale
+
+
+def uneven_part(total):
+    """The last rank has one row more than the others."""
+    size, me, count = total // distributed.world_size(), distributed.rank(), distributed.world_size()
+    return slice(me * size, total if me == count - 1 else (me + 1) * size)
+
+
+def averaged_by_ddp():
+    """The gradients that DistributedDataParallel leaves, in a loop of the user's own."""
+    model = Towers().double()
+    rows = torch.randn(2, 9, FEATURES, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)  # which must live until its gradients are averaged
+    contrastive_loss(*wrapped(*rows[:, uneven_part(9)])).backward()
+    return [p.grad for p in model.parameters()]
+
+
+def mistake(kind):
+    """The error that every rank gets where rank 1 alone passes something that does not fit."""
+    x, y, ids, chunk = torch.ones(3, 4), torch.ones(3, 4), torch.arange(3), None
+    if kind == "empty":
+        x = y = torch.ones(0, 4)
+        ids = ids[:0]
+    elif distributed.rank() == 1:
+        x = y = torch.ones(3, 5) if kind == "width" else x
+        ids = None if kind == "ids" else ids
+        chunk = 0 if kind == "chunk" else None
+        y = torch.ones(2, 4) if kind == "shape" else y
+    try:
+        contrastive_loss(x, y, 1.0, ids, chunk)
+    except ValueError as error:
+        return str(error)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        out = function(*arguments, **(options or {}))
+        for value in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return out
+
+
+def largest_tensor(sigmoid):
+    n = MEMORY["n"]
+    x, y = (torch.randn(n, MEMORY["E"], requires_grad=True) for _ in range(2))
+    ids = torch.arange(n) // 2
+    with Largest() as largest:
+        function = sigmoid_loss if sigmoid else contrastive_loss
+        function(x, y, 10.0, *([-10.0] if sigmoid else []), ids=ids, chunk_size=MEMORY["columns"]).backward()
+    return largest.elements
+
+
+def under_autocast():
+    """Loss and gradient of bfloat16 embeddings: the type of the loss, and how far it is from that in float32."""
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(distributed.rank())).bfloat16().requires_grad_()
+    exact = contrastive_loss(x.detach().float(), -x.detach().float(), 5.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = contrastive_loss(x, -x, 5.0)
+    loss.backward()
+    return loss.dtype, float((loss - exact).abs()), bool(x.grad.isfinite().all())
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """By the number of ranks, what each of them found; filled by the first test that asks."""
+    return {}
+
+
+@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def found(request, results, ranks, tmp_path):
+    if request.param not in results:
+        ranks(request.param, __file__, tmp_path)
+        results[request.param] = [torch.load(tmp_path / f"{r}.pt") for r in range(request.param)]
+    return results[request.param]
+
+
+def test_value_and_gradients_are_those_of_one_process_with_the_whole_batch(found):
+    for number, case in enumerate(cases(len(found))):
+        sizes, with_ids, sigmoid, scale, _, dtype = case
+        rows, parameters, ids = drawn(number, sum(sizes), with_ids, scale, torch.float64)
+        if dtype == torch.float32:  # the numbers that the ranks had, computed with more digits
+            rows, exact, ids = drawn(number, sum(sizes), with_ids, scale, dtype)
+            rows = [side.double() for side in rows]
+            parameters = [p.detach().double().requires_grad_() for p in exact]
+        loss = loss_and_gradients(reference, slice(None), rows, parameters, ids, sigmoid)
+        expected = [loss, *(p.grad for p in parameters if p.grad is not None)]
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        for rank in found:
+            for mine, theirs in zip(rank["cases"][number], expected, strict=True):
+                assert mine.dtype == dtype
+                error = float((mine.double() - theirs).abs().max())
+                assert error <= tolerance * max(1.0, scale) * max(1e-3, float(theirs.abs().max())), (case, error)
+
+
+def test_all_ranks_have_the_same_loss_to_the_bit(found):
+    for number in range(len(found[0]["cases"])):
+        assert len({float(rank["cases"][number][0]) for rank in found}) == 1
+
+
+def test_distributed_data_parallel_averages_to_the_gradient_of_one_process(found):
+    model = Towers().double()
+    rows = torch.randn(2, 9, FEATURES, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    reference.contrastive_loss(*model(*rows)).backward()
+    for rank in found:
+        for mine, parameter in zip(rank["ddp"], model.parameters(), strict=True):
+            torch.testing.assert_close(mine, parameter.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_a_mistake_of_one_rank_is_an_error_on_all_of_them(found):
+    for rank, errors in enumerate(r["errors"] for r in found):
+        assert all(error.startswith(f"rank {rank}: image embeddings (") for error in errors), errors
+
+
+def test_no_tensor_is_larger_than_a_ranks_rows_by_a_block(found):
+    n, columns, width = MEMORY.values()
+    everyone = n * len(found)
+    assert n * max(columns, width) < everyone * min(columns, width) * len(found), "the test would not see N x C"
+    for rank in found:
+        assert max(rank["largest"]) <= max(n * columns, n * width, everyone)
+
+
+def test_bfloat16_embeddings_under_autocast(found):
+    for dtype, error, finite in (rank["bf16"] for rank in found):
+        assert dtype == torch.float32
+        assert error < 1e-6
+        assert finite
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])

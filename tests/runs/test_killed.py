@@ -1,0 +1,137 @@
+"""A run that is killed at any moment, and taken up again until it is done, is the run that was never stopped.
+
+The processes are real and so are the kills (SIGKILL, which no program can catch). They are forked from one that has
+everything imported, so that each costs no more than its training. The moments are drawn in events of the interpreter,
+each call and return of any function of Python or C, in any thread, being one: they fall into starting, steps,
+evaluations and writing alike, and are the same whenever the test is run.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+from miniclip.data import Shapes
+from miniclip.runs.history import History
+from miniclip.runs.state import read_state
+from miniclip.tokenizer import Tokenizer
+from miniclip.train import TrainConfig, Trainer
+from miniclip.train.callbacks import MetricsFile
+from tests.toys import make_model
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
+
+SETTINGS = {
+    "epochs": 3, "batch_size": 8, "precision": "float32", "log_every": 2, "save_every": 2, "keep": 2, "ema": 0.9,
+    "color": 0.3, "rotate": 10.0, "patch_dropout": 0.5, "micro_batch_size": 5,
+}  # fmt: skip
+KILLS = 20
+TIMES = {"pairs_per_second", "waiting", "peak_share"}
+
+
+def train(run: Path) -> None:
+    """Start the run, or take it up where it stands."""
+    train_data, val_data = Shapes("train", 40, image_size=16), Shapes("val", 20, image_size=16)
+    if (run / "state.safetensors").exists():
+        trainer = Trainer.resume(run, train_data, val_data, callbacks=[MetricsFile()], device="cpu")
+    else:
+        tokenizer = Tokenizer.train([caption for group in train_data.captions for caption in group], 600)
+        config = TrainConfig(**SETTINGS)
+        options = {"config": config, "run_dir": run, "callbacks": [MetricsFile()], "device": "cpu"}
+        trainer = Trainer(make_model(tokenizer), train_data, val_data, **options)
+    trainer.fit()
+
+
+def events_until_killed(after: int) -> None:
+    """Let this process kill itself after so many events in any of its threads."""
+    left = [after]
+
+    def count(*_: object) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.setprofile(count)
+    sys.setprofile(count)
+
+
+def attempt(run: Path, events: int | None = None) -> int:
+    """Train in a fork; its exit status: 0, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if events is not None:
+                events_until_killed(events)
+            train(run)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(folder: Path) -> None:
+    """Run by the test in a process of its own: train one run undisturbed, then others until 20 kills are done."""
+    torch.set_num_threads(1)
+    train(folder / "whole")
+    draw, kills = random.Random(0), 0
+    while kills < KILLS:
+        run = folder / f"killed-{kills}"
+        while (status := attempt(run, draw.randrange(20_000, 400_000))) != 0:
+            assert status == -signal.SIGKILL, status
+            kills += 1
+            print(kills, "kills; at", run.name, sorted(path.name for path in run.glob("*")), flush=True)
+
+
+def records(run):
+    history = History.read(run)
+    every = history.steps + history.evaluations + history.skipped
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in every]
+
+
+def test_killed_at_twenty_moments(tmp_path):
+    command = [sys.executable, "-m", "tests.train.test_killed", tmp_path]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(tmp_path.glob("killed-*"))
+    assert done.stdout.count("kills; at") >= KILLS
+    assert runs
+    for run in runs:
+        assert_same(tmp_path / "whole", run)
+
+
+def assert_same(whole, killed):
+    assert records(killed) == records(whole)
+    for one, other in zip(states(whole), states(killed), strict=True):
+        assert one.position == other.position
+        for mine, theirs in (
+            (one.weights, other.weights),
+            (one.optimizer, other.optimizer),
+            (one.average, other.average),
+        ):
+            assert mine.keys() == theirs.keys()
+            assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
+    for name in ("best/model.safetensors", "last/model.safetensors"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes()
+    assert not list(killed.rglob(".*"))  # no half of a file is left
+
+
+def states(run):
+    return [read_state(path) for path in [run / "state.safetensors", *sorted((run / "states").iterdir())]]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,214 @@
+"""Checkpoints: when, how many, in the background; what becomes of them on a disk that is full."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from miniclip import cli
+from miniclip.errors import CheckpointError
+from miniclip.runs.saving import Writer
+from miniclip.runs.state import kept_states, read_state
+from miniclip.train import Callback, TrainConfig, Trainer
+from miniclip.train.validation import figure_of
+
+
+def test_a_write_is_of_the_moment_when_it_was_started():
+    writer, go, found = Writer(background=True), threading.Event(), []
+    tensors = {"a": torch.zeros(3)}
+    copy = writer.copy(tensors)
+
+    def write():
+        go.wait(timeout=30)
+        found.append(copy["a"].clone())
+
+    writer.start(write)
+    tensors["a"].fill_(1)
+    go.set()
+    writer.wait()
+    assert torch.equal(found[0], torch.zeros(3))
+
+
+def test_writes_come_in_order_and_the_first_error_is_raised_once():
+    writer, found = Writer(background=True), []
+    for number in range(20):
+        writer.start(lambda number=number: found.append(number))
+    writer.wait()
+    assert found == list(range(20))
+
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    writer.start(fail)
+    with pytest.raises(OSError, match="No space left"):
+        writer.wait()
+    writer.wait()
+
+
+def test_an_error_on_its_way_is_not_replaced():
+    def fail():
+        raise OSError("the disk")
+
+    def fail_twice():
+        with Writer(background=True) as writer:
+            writer.start(fail)
+            raise ValueError("the user's")
+
+    with pytest.raises(ValueError, match="the user's"):
+        fail_twice()
+    with pytest.raises(OSError, match="the disk"), Writer(background=True) as writer:
+        writer.start(fail)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_background_or_not_the_files_are_the_same(start, background):
+    trainer = start(callbacks=[], save_in_background=background, save_every=2)
+    trainer.fit()
+    saved = read_state(trainer.run_dir / "state.safetensors")
+    assert saved.position == {
+        "step": 10, "epoch": 2, "epoch_start": 10, "evaluated": 10, "closed": 10, "best": trainer.best, "skipped": 0,
+    }  # fmt: skip
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(saved.weights[name], value)
+
+
+def test_the_last_ones_are_kept_and_any_of_them_goes_on_to_the_same_end(start, train_data, val_data):
+    trainer = start(callbacks=[], save_every=2, keep=3)
+    trainer.fit()
+    assert list(kept_states(trainer.run_dir)) == [6, 8, 10]
+    end = read_state(trainer.run_dir / "state.safetensors")
+    resumed = Trainer.resume(trainer.run_dir, train_data, val_data, step=6, callbacks=[], device="cpu")
+    assert resumed.step == 6
+    resumed.fit()
+    again = read_state(trainer.run_dir / "state.safetensors")
+    assert all(torch.equal(end.weights[key], again.weights[key]) for key in end.weights)
+    assert list(kept_states(trainer.run_dir)) == [6, 8, 10]
+    with pytest.raises(FileNotFoundError, match="no state of step 7; there are those of 6, 8, 10"):
+        Trainer.resume(trainer.run_dir, train_data, val_data, step=7)
+
+
+def test_going_back_drops_what_came_after(start, train_data, val_data):
+    trainer = start(callbacks=[], save_every=2, keep=3)
+    trainer.fit()
+    resumed = Trainer.resume(
+        trainer.run_dir,
+        train_data,
+        val_data,
+        step=6,
+        settings={"max_steps": 7},
+        changed=True,
+        callbacks=[],
+        device="cpu",
+    )
+    resumed.fit()
+    assert list(kept_states(trainer.run_dir)) == [6, 7]
+
+
+def test_a_damaged_newest_state_leaves_the_one_before(start, train_data, val_data):
+    trainer = start(callbacks=[], save_every=5, keep=2)
+    trainer.fit()
+    newest = trainer.run_dir / "state.safetensors"
+    newest.unlink()  # the last one has two names
+    newest.write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match=r"state\.safetensors.*go back with --step 10, or one of 5"):
+        Trainer.resume(trainer.run_dir, train_data, val_data)
+    assert Trainer.resume(trainer.run_dir, train_data, val_data, step=5, device="cpu").step == 5
+
+
+def test_what_a_kill_left_is_swept_away(start, train_data, val_data):
+    trainer = start(callbacks=[], max_steps=1)
+    trainer.fit()
+    left = [trainer.run_dir / ".state.safetensors.0123abcd", trainer.run_dir / "last" / ".model.safetensors.89abcdef"]
+    mine = trainer.run_dir / ".notes.txt"
+    for path in (*left, mine):
+        path.write_text("half")
+    again = Trainer.resume(trainer.run_dir, train_data, val_data, callbacks=[], device="cpu")
+    assert all(path.exists() for path in left)  # they could be those of a run that is still on
+    again.fit()
+    assert not any(path.exists() for path in left)
+    assert mine.exists()
+
+
+class Clock(Callback):
+    def __init__(self):
+        self.saves = []
+
+    def on_save(self, trainer):
+        self.saves.append(trainer.step)
+
+
+def test_minutes(start, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("miniclip.train.trainer.time.perf_counter", lambda: now.append(now[-1] + 20) or now[-1])
+    clock = Clock()
+    start(callbacks=[clock], save_minutes=1.0, log_every=1).fit()
+    often = clock.saves
+    clock = Clock()
+    start("other", callbacks=[clock], save_minutes=None, log_every=1).fit()
+    assert clock.saves == [0, 5, 10]
+    assert {0, 5, 10} < set(often)
+
+
+@pytest.mark.parametrize(
+    ("best_by", "best"), [("recall", 2.5), ("text_to_image", 2.0), ("image_to_text", 3.0), ("val_loss", -0.5)]
+)
+def test_best_by(best_by, best):
+    record = {"text_to_image": {"R@1": 2.0}, "image_to_text": {"R@1": 3.0}, "val_loss": 0.5}
+    assert figure_of(record, best_by) == best
+    assert TrainConfig(best_by=best_by).best_by == best_by
+
+
+def test_best_by_the_validation_loss(start):
+    trainer = start(best_by="val_loss", epochs=3, callbacks=[])
+    history = trainer.fit()
+    assert trainer.best == -min(record["val_loss"] for record in history.evaluations)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a real disk of some KiB, and changes it; skips where that is not allowed."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("mounting a small disk takes Linux, and root")
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options):
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True)
+        if done.returncode:
+            pytest.skip("no small disk can be mounted here")
+        return place
+
+    yield mount
+    subprocess.run(["umount", "-l", place], capture_output=True)  # lazily: a state may still be mapped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("change", "message"), [("size={room}k", "No space left"), ("ro", "Read-only file system")])
+def test_a_disk_that_takes_no_more_leaves_the_last_good_state(start, train_data, val_data, disk, change, message):
+    """A full one: the first state has room, and the second, written beside it, has not. One that turned read-only."""
+    trainer = start(callbacks=[], max_steps=1)
+    trainer.fit()
+    room = sum(path.stat().st_size for path in trainer.run_dir.rglob("*") if path.is_file()) // 1024 + 40
+    run = disk("size=100m") / "run"
+    subprocess.run(["cp", "-r", trainer.run_dir, run], check=True)
+    before = (run / "state.safetensors").read_bytes()
+    resumed = Trainer.resume(
+        run, train_data, val_data, settings={"max_steps": 4}, changed=True, callbacks=[], device="cpu"
+    )
+    disk(f"remount,{change.format(room=room)}")
+    with pytest.raises(OSError, match=message):
+        resumed.fit()
+    assert (run / "state.safetensors").read_bytes() == before
+    assert not list(run.glob(".*"))
+
+
+@pytest.mark.slow
+def test_on_the_command_line_it_is_one_line_and_exit_code_2(disk, capsys):
+    run = disk("size=1m") / "run"
+    settings = ["--max-steps", "1", "--batch-size", "4", "--precision", "float32", "--device", "cpu"]
+    assert cli.main(["train", "--run-dir", str(run), *settings]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("miniclip:")]
+    assert "No space left on device" in line

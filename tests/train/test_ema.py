@@ -1,0 +1,80 @@
+"""The moving average of the weights: its equation, in a run, saved, resumed."""
+
+import pytest
+import torch
+from torch import nn
+
+import miniclip
+from miniclip.runs.state import read_state
+from miniclip.train import Callback, Trainer
+from miniclip.train.ema import Average
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.at = step
+
+    def on_step(self, trainer, record):
+        if record["step"] == self.at:
+            raise KeyboardInterrupt
+
+
+def test_the_equation():
+    model = nn.Linear(2, 1)
+    average = Average(model, decay=0.5)
+    expected = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for step in range(1, 9):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        average.update(model, step)
+        d = min(0.5, (1 + step) / (10 + step))
+        for name, p in model.named_parameters():
+            expected[name] += (1 - d) * (p.detach() - expected[name])
+            torch.testing.assert_close(average.values[name], expected[name])
+
+
+def test_in_place_and_back_to_the_bit():
+    model = nn.Linear(3, 2)
+    average = Average(model, decay=0.9)
+    nn.init.zeros_(model.weight)
+    weight, values = model.weight, average.values["weight"].clone()
+    with average.in_place(model):
+        assert model.weight is weight
+        assert torch.equal(model.weight, values)
+    assert torch.equal(model.weight, torch.zeros(2, 3))
+    assert torch.equal(average.values["weight"], values)
+
+
+def test_it_is_what_is_evaluated_and_saved(start, val_data):
+    trainer = start(ema=0.9, callbacks=[])
+    history = trainer.fit()
+    last = miniclip.load(trainer.run_dir / "last")
+    weights = dict(trainer.model.named_parameters())
+    assert any(not torch.equal(p, weights[name]) for name, p in last.named_parameters())
+    for name, p in last.named_parameters():
+        assert torch.equal(p, trainer.average.values[name])
+    figures = miniclip.evaluation.retrieval(last, val_data)
+    assert {way: history.evaluations[-1][way] for way in figures} == figures
+    saved = read_state(trainer.run_dir / "state.safetensors")
+    assert all(torch.equal(saved.weights[name], p) for name, p in weights.items())  # what training goes on from
+
+
+def test_it_changes_nothing_of_the_training(start):
+    plain, averaged = start("plain", callbacks=[]), start("averaged", ema=0.99, callbacks=[])
+    losses = [[record["loss"] for record in trainer.fit().steps] for trainer in (plain, averaged)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_stopped_and_resumed(start, train_data, val_data, step):
+    whole = start("whole", ema=0.9, callbacks=[], save_every=1, log_every=1)
+    whole.fit()
+    stopped = start("stopped", ema=0.9, callbacks=[StopAt(step)], save_every=1, log_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    resumed = Trainer.resume(stopped.run_dir, train_data, val_data, callbacks=[], device="cpu")
+    assert resumed.step in (step - 1, step)
+    resumed.fit()
+    for name, value in whole.average.values.items():
+        assert torch.equal(value, resumed.average.values[name]), name
