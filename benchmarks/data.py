@@ -1,4 +1,4 @@
-"""Reading pictures for training, a second and core: files, tar shards and a packed set, beside others' loaders.
+"""StepMetrics pictures for training, a second and core: files, tar shards and a packed set, beside others' loaders.
 
 python -m benchmarks.data [--data FOLDER --image-size 64] [--pictures 1000] [--rounds 7] [--json FILE]
 
@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from miniclip.config import preset
 from miniclip.data import Captions, WebDataset, open_data, pack
-from miniclip.data.sources import PackedPictures, StreamedPictures
+from miniclip.data.sources import CachedImages, StreamedImages
 from miniclip.data.transforms import Preprocess
 
 BATCH = 128
@@ -90,12 +90,12 @@ def webdataset(tar, size):
 
 
 def streamed(data, preprocess, reduced=False):
-    source = StreamedPictures(data, preprocess, 0, reduced=reduced)
+    source = StreamedImages(data, preprocess, 0, reduced=reduced)
     return lambda: (found.pixels for found in source.batches(rows(len(data))))
 
 
 def packed_batches(data, preprocess):
-    return lambda: (found.pixels for found in PackedPictures(data, preprocess).batches(rows(len(data))))
+    return lambda: (found.pixels for found in CachedImages(data, preprocess).batches(rows(len(data))))
 
 
 def rows(count):

@@ -27,7 +27,7 @@ def trainer_of(preset: str, batch_size: int, log_every: int, device: str, folder
     from miniclip.cli.train import fresh_model
 
     data = miniclip.data.Shapes("train", max(2000, 4 * batch_size))
-    config = miniclip.TrainConfig(epochs=1000, batch_size=batch_size, log_every=log_every, crop=1.0)
+    config = miniclip.TrainConfig(epochs=1000, batch_size=batch_size, log_every=log_every, min_crop_area=1.0)
     torch.manual_seed(0)
     model = fresh_model(preset, data.captions, config)
     return miniclip.Trainer(model, data, config=config, run_dir=folder / "run", callbacks=[], device=device)

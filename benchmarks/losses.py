@@ -132,10 +132,10 @@ def check(folder: Path, forms: list[str], pairs: int) -> None:
 def rows(scale: Scale) -> Iterator[Row]:
     for pairs in (2048,) if scale.small else (8192, 16384):
         results = compare(pairs, 512, scale.rounds, ("flat", "open_clip"), scale.device)
-        for key, unit, lead in (("seconds", "s", 2.5), ("mib", "MiB", 10.0)):
+        for key, l2_normalize, lead in (("seconds", "s", 2.5), ("mib", "MiB", 10.0)):
             values = {OURS: results["flat"][key], "open_clip": results["open_clip"][key]}
             case = f"{pairs:,} pairs, E = 512, forward and backward, {'peak memory' if key == 'mib' else 'time'}"
-            yield Row("contrastive loss", case, unit, values, {"open_clip": lead}, less=True)
+            yield Row("contrastive loss", case, l2_normalize, values, {"open_clip": lead}, less=True)
 
 
 def ratio(results: Results, other: str, key: str) -> float | None:

@@ -17,7 +17,7 @@ from torch.distributed import TCPStore
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
 from miniclip.models.clip import CLIP
-from miniclip.plots.callbacks import EvaluationPictures
+from miniclip.plots.callbacks import EvaluationPlots
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import Callback, TrainConfig, Trainer
 from tests.toys import make_model
@@ -119,7 +119,7 @@ def ranks(start_ranks):
 def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the pictures of evaluations, which take longer than these runs; a test that asks for `drawn` has them."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(EvaluationPictures, "draw", lambda self, trainer: None)
+        monkeypatch.setattr(EvaluationPlots, "draw", lambda self, trainer: None)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def test_round_trip_of_what_differs_from_the_defaults():
             projection="bias",
         ),
         4, logit_scale=10.0, logit_bias=-10.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bilinear",
-        resize="squash", crop="floored",
+        resize="squash", crop_rounding="floored",
     )  # fmt: skip
     assert CLIPConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     fields = dataclasses.asdict(config)

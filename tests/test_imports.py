@@ -18,7 +18,7 @@ LAYERS = [
     {
         "errors",
         "checks",
-        "alone",
+        
         "atomic",
         "config",
         "pretrained",

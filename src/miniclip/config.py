@@ -127,7 +127,7 @@ class CLIPConfig:
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize: Literal["shortest", "squash"] = "shortest"  # the short side, then a centre crop; or both sides at once
-    crop: Literal["rounded", "floored"] = "rounded"  # half pixels at the crop's corner: torchvision's, transformers'
+    crop_rounding: Literal["rounded", "floored"] = "rounded"  # half a pixel at the corner: as torchvision, transformers
 
     def __post_init__(self) -> None:
         check_types(self)

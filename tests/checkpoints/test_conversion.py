@@ -14,7 +14,7 @@ from miniclip.checkpoints.conversion import SHOWN, convert, expand, invert
 from miniclip.checkpoints.formats import open_clip, openai
 from miniclip.checkpoints.formats.safetensors import IN_PLACE
 from miniclip.checkpoints.key_maps import Row, prefixed
-from miniclip.checkpoints.reading import HeldTensors, own_rows
+from miniclip.checkpoints.reading import InMemoryTensors, own_rows
 from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
@@ -59,7 +59,7 @@ def weights(config):
     return {key: torch.randn(shape) for key, shape in shapes(config).items()}
 
 
-class Watched(HeldTensors):
+class Watched(InMemoryTensors):
     """A source that counts what is done with it."""
 
     def __init__(self, tensors):
@@ -101,7 +101,7 @@ def test_sizes_and_parts_do_not_matter(layout, image, text, bias, norm, patch):
     config = LAYOUTS[layout][1].replace_image(**image, norm_before=norm, patch_bias=patch).replace_text(**text)
     ours = {key: value for key, value in weights(config).items() if bias or key != "bias"}
     rows = own_rows(ours) if layout == "ours" else rows_of(layout)
-    source = HeldTensors(Path("the file"), invert(rows, config, ours))
+    source = InMemoryTensors(Path("the file"), invert(rows, config, ours))
     found = convert(source, rows, config, {key: tuple(value.shape) for key, value in ours.items()}, None)
     assert found.keys() == ours.keys()
     assert all(torch.equal(found[key], value) for key, value in ours.items())
@@ -222,14 +222,14 @@ def test_nothing_is_allocated_to_see_that_it_does_not_fit():
 
 def test_what_nobody_needs_may_be_there(theirs):
     theirs |= {row.theirs: torch.tensor(1) for row in tables.OPENAI_MARKS}
-    found = convert(HeldTensors(Path("f"), theirs), rows_of("openai with marks"), OPENAI, shapes(OPENAI), None)
+    found = convert(InMemoryTensors(Path("f"), theirs), rows_of("openai with marks"), OPENAI, shapes(OPENAI), None)
     assert found.keys() == shapes(OPENAI).keys()
     assert "input_resolution is unknown" in refused(theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_precision_is_changed_on_the_way(theirs, dtype):
-    found = convert(HeldTensors(Path("f"), theirs), openai.ROWS, OPENAI, shapes(OPENAI), dtype)
+    found = convert(InMemoryTensors(Path("f"), theirs), openai.ROWS, OPENAI, shapes(OPENAI), dtype)
     assert {value.dtype for value in found.values()} == {dtype}
     assert torch.equal(found["image.projection.weight"], theirs["visual.proj"].T.to(dtype))
 
@@ -258,7 +258,7 @@ def test_large_tensors_of_others_stay_where_they_are(theirs):
     theirs = invert(openai.ROWS, wide, weights(wide))
     embedding = theirs["token_embedding.weight"]
     theirs["token_embedding.weight"] = torch.zeros(embedding.numel() + 1)[1:].view(embedding.shape).copy_(embedding)
-    found = convert(HeldTensors(Path("f"), theirs), openai.ROWS, wide, shapes(wide), None)["text.tokens.weight"]
+    found = convert(InMemoryTensors(Path("f"), theirs), openai.ROWS, wide, shapes(wide), None)["text.tokens.weight"]
     assert found.data_ptr() % 64 == 4
     assert found.data_ptr() == theirs["token_embedding.weight"].data_ptr()
 
@@ -268,7 +268,7 @@ def test_parts_of_several_precisions_become_the_finest():
     name = "text_model.encoder.layers.0.self_attn.{}_proj.weight"
     parts = [theirs[name.format(part)] for part in "qkv"]
     theirs[name.format("k")] = parts[1] = parts[1].half()
-    found = convert(HeldTensors(Path("f"), theirs), tables.TRANSFORMERS_CLIP, OPENAI, shapes(OPENAI), None)
+    found = convert(InMemoryTensors(Path("f"), theirs), tables.TRANSFORMERS_CLIP, OPENAI, shapes(OPENAI), None)
     assert torch.equal(found["text.blocks.0.attention.qkv.weight"], torch.cat([part.float() for part in parts]))
 
 

@@ -60,7 +60,7 @@ SIGLIP = CLIPConfig(
     64,
     logit_bias=-10.0,
     resize="squash",
-    crop="floored",
+    crop_rounding="floored",
 )
 
 
@@ -121,7 +121,7 @@ def test_siglip_goes_to_transformers_alone(tmp_path):
             export(model, tmp_path / layout, layout=layout)
         assert not (tmp_path / layout).exists()
     with pytest.raises(ValueError, match="of timm's it could name none is as this one"):
-        export(build(dataclasses.replace(SIGLIP, crop="rounded")), tmp_path / "open_clip", layout="open_clip")
+        export(build(dataclasses.replace(SIGLIP, crop_rounding="rounded")), tmp_path / "open_clip", layout="open_clip")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -307,5 +307,7 @@ def test_from_one_layout_to_the_next_and_home(model, tmp_path):
             export(found, place, layout=layout)
         found = load(place)
         assert all(torch.equal(value, found.state_dict()[key]) for key, value in model.state_dict().items())
-    config = dataclasses.replace(found.config, crop=model.config.crop, logit_scale=model.config.logit_scale)
+    config = dataclasses.replace(
+        found.config, crop_rounding=model.config.crop_rounding, logit_scale=model.config.logit_scale
+    )
     assert config == model.config

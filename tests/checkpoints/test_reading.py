@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from miniclip.checkpoints.export import export
 from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.checkpoints.native import save_checkpoint
-from miniclip.checkpoints.reading import CANDIDATES, Opened, best_weights, find_weights, needed
+from miniclip.checkpoints.reading import CANDIDATES, CheckpointReader, best_weights, find_weights, needed
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load
@@ -35,13 +35,13 @@ SIGLIP_CONFIG = CLIPConfig(
     logit_bias=-10.0,
     mean=(0.5, 0.5, 0.5),
     resize="squash",
-    crop="floored",
+    crop_rounding="floored",
 )
 CONFIGS = {
     "miniclip": CLIP_CONFIG,
     "openai": CLIP_CONFIG,
     "open_clip": CLIP_CONFIG,
-    "transformers": dataclasses.replace(CLIP_CONFIG, crop="floored"),
+    "transformers": dataclasses.replace(CLIP_CONFIG, crop_rounding="floored"),
     "siglip": SIGLIP_CONFIG,
 }
 FILES = {
@@ -148,7 +148,7 @@ def test_the_precision_of_the_file(dtype, tmp_path):
     save_checkpoint(CLIP(CLIP_CONFIG).initialise().to(dtype), tmp_path)
     expected = torch.float32 if dtype == torch.float16 else dtype
     assert {p.dtype for p in load(tmp_path).parameters()} == {expected}
-    assert {p.dtype for p in Opened(tmp_path).model(keep_half=True).parameters()} == {dtype}
+    assert {p.dtype for p in CheckpointReader(tmp_path).model(keep_half=True).parameters()} == {dtype}
 
 
 def test_mixed_precision_becomes_the_full_one(tmp_path):

@@ -242,7 +242,7 @@ class TestErrors:
         assert "epochs: started with 2, now 3; to go on" in fails("train", "--resume", run, "--epochs", "3")
         assert "--preset is for a new run" in fails("train", "--resume", run, "--preset", "bert_vit_tiny")
         assert "no state of step 3" in fails("train", "--resume", run, "--step", "3")
-        assert "--changed and --step are for --resume" in fails("train", "--changed")
+        assert "--allow-changes and --step are for --resume" in fails("train", "--allow-changes")
         assert "there is no such file" in fails("train", "--config", tmp_path / "none.toml")
         (tmp_path / "bad.toml").write_text("epochs = = 3")
         assert "not TOML" in fails("train", "--config", tmp_path / "bad.toml")

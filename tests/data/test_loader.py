@@ -8,8 +8,8 @@ import torch
 from miniclip.config import preset
 from miniclip.data import Captions, Shapes
 from miniclip.data import sources as module
-from miniclip.data.loader import PairLoader
-from miniclip.data.sources import KeptPictures, StreamedPictures
+from miniclip.data.loader import ImageCaptionLoader
+from miniclip.data.sources import InMemoryImages, StreamedImages
 from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
 from miniclip.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ def tokenizer(data):
 
 
 def make(data, tokenizer, **options):
-    return PairLoader(data, tokenizer, PREPROCESS, context_length=77, **{"batch_size": 4, **options})
+    return ImageCaptionLoader(data, tokenizer, PREPROCESS, context_length=77, **{"batch_size": 4, **options})
 
 
 def same(one, other):
@@ -100,30 +100,30 @@ def test_a_set_smaller_than_a_batch_is_one_batch(data, tokenizer):
     assert len(batch.indices) == 22
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_change_nothing(data, tokenizer, workers):
-    kept, streamed = make(data, tokenizer), make(data, tokenizer, workers=workers)
-    assert isinstance(kept._pictures, KeptPictures)
-    assert isinstance(streamed._pictures, StreamedPictures)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_change_nothing(data, tokenizer, num_workers):
+    kept, streamed = make(data, tokenizer), make(data, tokenizer, num_workers=num_workers)
+    assert isinstance(kept._pictures, InMemoryImages)
+    assert isinstance(streamed._pictures, StreamedImages)
     assert all(same(a, b) for a, b in zip(kept.epoch(1), streamed.epoch(1), strict=True))
 
 
 def test_a_large_set_is_streamed(data, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "KEEP_BYTES", 22 * 3 * 64 * 64 - 1)
-    assert isinstance(make(data, tokenizer)._pictures, StreamedPictures)
+    assert isinstance(make(data, tokenizer)._pictures, StreamedImages)
     monkeypatch.setattr(module, "KEEP_BYTES", 22 * 3 * 64 * 64)
-    assert isinstance(make(data, tokenizer)._pictures, KeptPictures)
+    assert isinstance(make(data, tokenizer)._pictures, InMemoryImages)
 
 
-@pytest.mark.parametrize("workers", [None, 0, 1])
-def test_an_unreadable_picture_is_one_line(tmp_path, data, tokenizer, workers):
+@pytest.mark.parametrize("num_workers", [None, 0, 1])
+def test_an_unreadable_picture_is_one_line(tmp_path, data, tokenizer, num_workers):
     for name in "abc":
         data[0][0].save(tmp_path / f"{name}.jpg")
     path = tmp_path / "b.jpg"
     path.write_bytes(path.read_bytes()[:400])
     pairs = Captions([tmp_path / f"{name}.jpg" for name in "abc"], [["a shape"]] * 3)
     with pytest.raises(DataError) as error:
-        list(make(pairs, tokenizer, batch_size=3, workers=workers).epoch(0))
+        list(make(pairs, tokenizer, batch_size=3, num_workers=num_workers).epoch(0))
     assert "b.jpg" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from miniclip.cli import main
-from miniclip.data import Captions, Flickr8k, Flickr30k, Packed, Shapes, WebDataset, open_data
+from miniclip.data import CachedDataset, Captions, Flickr8k, Flickr30k, Shapes, WebDataset, open_data
 from miniclip.data.opening import parse_spec
 from miniclip.errors import DataError
 
@@ -187,7 +187,7 @@ def test_a_packed_set(pictures, tmp_path):
     kaggle_30k(tmp_path / "set")
     assert main(["data", "pack", str(tmp_path / "set"), str(tmp_path / "out"), "--image-size", "16"]) == 0
     data = open_data(tmp_path / "out", "val")
-    assert isinstance(data, Packed)
+    assert isinstance(data, CachedDataset)
     assert data.captions == open_data(tmp_path / "set", "val").captions
 
 
@@ -325,7 +325,7 @@ def test_training_evaluation_and_resuming_on_a_spreadsheet(pictures, tmp_path, m
     assert main(["eval", str(run), "--data", f"{tmp_path}/{spec}", "--split", "test"]) == 0
     (tmp_path / "photos.csv").write_text((tmp_path / "photos.csv").read_text().replace("caption 1", "another"))
     assert main(["train", "--resume", str(run)]) == 2
-    assert "--changed" in capsys.readouterr().err
+    assert "--allow-changes" in capsys.readouterr().err
 
 
 def test_what_a_run_leaves_out_its_evaluation_leaves_out(pictures, tmp_path, capsys):

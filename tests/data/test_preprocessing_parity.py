@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, ImageConfig, TextConfig
-from miniclip.data.decoding import open_picture
+from miniclip.data.decoding import open_image
 from miniclip.models.clip import CLIP
 
 pytestmark = pytest.mark.peer
@@ -102,7 +102,7 @@ def levels(ours, theirs, config):
 def compare(config, peer, pictures, exact=0.9):
     """Hold our pixels to the peer's: one grey level at most, and to the rounding of floats for most pictures."""
     build, crop = peer
-    config = dataclasses.replace(config, crop=crop)
+    config = dataclasses.replace(config, crop_rounding=crop)
     with torch.device("meta"):
         preprocess = CLIP(config).preprocess
     theirs = build(config)
@@ -127,13 +127,13 @@ def test_pictures_of_other_modes(size, options, name, mode, request):
 @needs_shared
 @pytest.mark.parametrize(("size", "options"), CASES)
 def test_real_pictures(size, options, peer):
-    compare(configuration(size, options), peer, [open_picture(path) for path in real()])
+    compare(configuration(size, options), peer, [open_image(path) for path in real()])
 
 
 @pytest.mark.parametrize(
     ("case", "changes"),
     [
-        (2, {"crop": "other"}),
+        (2, {"crop_rounding": "other"}),
         (0, {"interpolation": "bilinear"}),
         (0, {"resize": "squash"}),
         (4, {"interpolation": "bilinear"}),
@@ -145,9 +145,9 @@ def test_real_pictures(size, options, peer):
 def test_another_way_would_be_noticed(case, changes, peer):
     build, crop = peer
     size, options = CASES[case]
-    config = dataclasses.replace(configuration(size, options), crop=crop)
-    if "crop" in changes:
-        changes = {"crop": "floored" if crop == "rounded" else "rounded"}
+    config = dataclasses.replace(configuration(size, options), crop_rounding=crop)
+    if "crop_rounding" in changes:
+        changes = {"crop_rounding": "floored" if crop == "rounded" else "rounded"}
     with torch.device("meta"):
         preprocess = CLIP(dataclasses.replace(config, **changes)).preprocess
     theirs = build(config)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from miniclip.data import PairData, Shapes
+from miniclip.data import ImageCaptionDataset, Shapes
 from miniclip.data.shapes import COLOURS, HELD_OUT, SHAPES, Scene, Thing
 
 SPLITS = ("train", "val", "test")
@@ -133,7 +133,7 @@ class TestContents:
     @pytest.mark.parametrize("split", SPLITS)
     def test_five_different_captions_and_a_picture(self, split):
         data = Shapes(split, 60)
-        pairs: PairData = data
+        pairs: ImageCaptionDataset = data
         for picture, captions in pairs:
             assert picture.mode == "RGB"
             assert picture.size == (64, 64)

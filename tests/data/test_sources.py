@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from miniclip.config import preset
 from miniclip.data import Captions, Shapes, pack
-from miniclip.data.loader import PairLoader
-from miniclip.data.sources import KeptPictures, PackedPictures, StreamedPictures, ahead, deaths_named, open_pictures
+from miniclip.data.loader import ImageCaptionLoader
+from miniclip.data.sources import CachedImages, InMemoryImages, StreamedImages, ahead, deaths_named, open_image_source
 from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
 from miniclip.runtime import distributed
@@ -40,13 +40,13 @@ def data():
 @pytest.fixture(scope="module")
 def sources(data, tmp_path_factory):
     """The three of one set: kept, streamed in this process, packed."""
-    packed = pack(data, tmp_path_factory.mktemp("packs") / "out", PREPROCESS, workers=0)
+    packed = pack(data, tmp_path_factory.mktemp("packs") / "out", PREPROCESS, num_workers=0)
     return [data, data, packed], [None, 0, None]
 
 
-def make(data, workers=None, **options):
-    return PairLoader(
-        data, TOKENIZER, PREPROCESS, **{"context_length": 77, "batch_size": 4, **options, "workers": workers}
+def make(data, num_workers=None, **options):
+    return ImageCaptionLoader(
+        data, TOKENIZER, PREPROCESS, **{"context_length": 77, "batch_size": 4, **options, "num_workers": num_workers}
     )
 
 
@@ -64,8 +64,8 @@ def files(folder, count=20, bad=()):
 
 
 def test_each_set_has_its_source(sources):
-    kinds = [type(open_pictures(data, PREPROCESS, workers)) for data, workers in zip(*sources, strict=True)]
-    assert kinds == [KeptPictures, StreamedPictures, PackedPictures]
+    kinds = [type(open_image_source(data, PREPROCESS, num_workers)) for data, num_workers in zip(*sources, strict=True)]
+    assert kinds == [InMemoryImages, StreamedImages, CachedImages]
 
 
 @given(
@@ -100,10 +100,10 @@ def test_ranks_and_sources_see_the_same_epoch_once(sources, batch, seed, epoch, 
 
 
 def test_epochs_one_after_the_other_are_those_asked_for_singly(sources):
-    for data, workers in zip(*sources, strict=True):
-        loader = make(data, workers)
+    for data, num_workers in zip(*sources, strict=True):
+        loader = make(data, num_workers)
         for epoch in (0, 1, 2, 1, 7):  # going on, back, and ahead
-            fresh = make(data, workers)
+            fresh = make(data, num_workers)
             assert all(same(a, b) for a, b in zip(loader.epoch(epoch), fresh.epoch(epoch), strict=True))
             fresh.close()
         loader.close()
@@ -137,32 +137,35 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(data):
     next(batches)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(ChildProcessError, match=r"decodes pictures died.*out of memory.*fewer workers"), deaths_named():
+    with (
+        pytest.raises(ChildProcessError, match=r"decodes pictures died.*out of memory.*fewer workers"),
+        deaths_named(),
+    ):
         list(chain(batches, *map(loader.epoch, range(1, 1000))))
     assert not multiprocessing.active_children()
 
 
 class Wrong(Captions):
-    def picture(self, index, at_least=None):
+    def image(self, index, at_least=None):
         raise KeyError("a mistake in the user's own class")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_mistake_in_a_users_class_is_raised_and_leaves_no_process(tmp_path, workers):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_mistake_in_a_users_class_is_raised_and_leaves_no_process(tmp_path, num_workers):
     data = files(tmp_path, 4)
     with pytest.raises(KeyError, match="user's own class"):
-        list(make(Wrong(data.paths, data.captions), workers).epoch(0))
+        list(make(Wrong(data.paths, data.captions), num_workers).epoch(0))
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("workers", [None, 0, 2])
-def test_a_bad_picture_leaves_its_pair_out_of_its_batch(tmp_path, workers):
+@pytest.mark.parametrize("num_workers", [None, 0, 2])
+def test_a_bad_picture_leaves_its_pair_out_of_its_batch(tmp_path, num_workers):
     bad = {3, 11}
     whole = list(make(files(tmp_path)).epoch(2))
     data = files(tmp_path, bad=bad)
-    rule = {"on_error": "skip", "max_left_out": 0.1}
+    rule = {"on_error": "skip", "max_skip_fraction": 0.1}
     with warnings.catch_warnings(record=True, action="always") as warned:
-        loader = make(data, workers, **rule)
+        loader = make(data, num_workers, **rule)
         found = list(loader.epoch(2))
     said = [str(w.message) for w in warned if "left out" in str(w.message)]
     assert len(said) == 2
@@ -174,21 +177,21 @@ def test_a_bad_picture_leaves_its_pair_out_of_its_batch(tmp_path, workers):
         assert torch.equal(one.pixels, all_of_it.pixels[kept])
         width = one.tokens.shape[1]
         assert torch.equal(one.tokens, all_of_it.tokens[kept][:, :width])
-    assert {name.rpartition(os.sep)[2] for name in loader.left_out.reasons} == {"3.png", "11.png"}
+    assert {name.rpartition(os.sep)[2] for name in loader.skip_log.reasons} == {"3.png", "11.png"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         list(loader.epoch(3))  # known by now, and not said again
     loader.close()
 
 
-@pytest.mark.parametrize("workers", [None, 0, 1])
-def test_more_than_the_share_ends_the_run(tmp_path, workers):
+@pytest.mark.parametrize("num_workers", [None, 0, 1])
+def test_more_than_the_share_ends_the_run(tmp_path, num_workers):
     data = files(tmp_path, bad={3, 11})
 
     def run():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            list(make(data, workers, on_error="skip").epoch(0))
+            list(make(data, num_workers, on_error="skip").epoch(0))
 
     with pytest.raises(DataError, match=r"2 of 20 cannot be used, more than 5.0%"):
         run()
@@ -196,7 +199,7 @@ def test_more_than_the_share_ends_the_run(tmp_path, workers):
 
 
 def test_a_file_that_vanishes_in_mid_epoch(tmp_path):
-    loader = make(files(tmp_path), 0, on_error="skip", max_left_out=0.5)
+    loader = make(files(tmp_path), 0, on_error="skip", max_skip_fraction=0.5)
     batches = loader.epoch(0)
     next(batches)
     order = torch.cat([b.indices for b in make(files(tmp_path)).epoch(0)]).tolist()
@@ -210,7 +213,7 @@ def test_nothing_left_of_a_batch(tmp_path):
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(DataError, match="none of the 1 pictures of a batch"),
     ):
-        list(make(files(tmp_path, 3, bad=[1]), 0, batch_size=1, on_error="skip", max_left_out=1.0).epoch(0))
+        list(make(files(tmp_path, 3, bad=[1]), 0, batch_size=1, on_error="skip", max_skip_fraction=1.0).epoch(0))
 
 
 def test_a_thread_works_ahead_and_not_further():
@@ -239,8 +242,8 @@ def test_jpegs_are_read_the_fast_way_alike_by_all_sources_and_large_ones_reduced
     for i, side in enumerate((63, 64, 200, 500)):
         shapes[i][0].resize((side, side + 5)).save(tmp_path / f"{i}.jpg")
     data = Captions([tmp_path / f"{i}.jpg" for i in range(4)], shapes.captions)
-    whole, kept = (KeptPictures(data, PREPROCESS, reduced=reduced).pixels for reduced in (False, True))
-    (streamed,) = StreamedPictures(data, PREPROCESS, 0, reduced=True).batches([range(4)])
+    whole, kept = (InMemoryImages(data, PREPROCESS, reduced=reduced).pixels for reduced in (False, True))
+    (streamed,) = StreamedImages(data, PREPROCESS, 0, reduced=True).batches([range(4)])
     assert torch.equal(streamed.pixels, kept)
     exact = torch.stack([PREPROCESS.pixels(data[i][0]) for i in range(4)])
     assert torch.equal(whole, exact)  # as Pillow does it, to the bit
@@ -252,12 +255,12 @@ def test_jpegs_are_read_the_fast_way_alike_by_all_sources_and_large_ones_reduced
 
 def test_a_set_that_makes_its_pictures_is_asked_for_them(tmp_path):
     class Grey(Captions):
-        def picture(self, index, at_least=None):
-            return super().picture(index, at_least).convert("L").convert("RGB")
+        def image(self, index, at_least=None):
+            return super().image(index, at_least).convert("L").convert("RGB")
 
     shapes = Shapes("train", 1)
     shapes[0][0].resize((30, 40)).save(tmp_path / "0.jpg")  # too small to be reduced
     data = Grey([tmp_path / "0.jpg"], shapes.captions)
-    (pixels,) = KeptPictures(data, PREPROCESS, reduced=True).pixels
+    (pixels,) = InMemoryImages(data, PREPROCESS, reduced=True).pixels
     assert torch.equal(pixels[0], pixels[1])
     assert torch.equal(pixels, PREPROCESS.pixels(data[0][0]))

@@ -5,7 +5,7 @@ from PIL import Image
 
 from miniclip import DataError
 from miniclip.data import Captions
-from miniclip.data.skipping import LeftOut
+from miniclip.data.skipping import SkipLog
 from miniclip.data.subset import readable
 
 
@@ -18,16 +18,16 @@ def data(tmp_path):
 
 
 def test_sound_data_are_given_back_as_they_are(data):
-    assert readable(data, LeftOut("skip")) is data
+    assert readable(data, SkipLog("skip")) is data
 
 
 def test_the_others_keep_their_pictures_captions_and_names(data):
     data.paths[1].write_bytes(b"")
     data.paths[4].unlink()
-    left_out = LeftOut("skip", at_most=0.5)
+    skip_log = SkipLog("skip", max_skip_fraction=0.5)
     with pytest.warns(UserWarning, match=r"(1|4)\.png: cannot be read"):
-        rest = readable(data, left_out)
-    assert list(left_out.reasons) == [str(data.paths[1]), str(data.paths[4])]
+        rest = readable(data, skip_log)
+    assert list(skip_log.reasons) == [str(data.paths[1]), str(data.paths[4])]
     assert len(rest) == 4
     for position, number in enumerate([0, 2, 3, 5]):
         picture, captions = rest[position]
@@ -41,9 +41,9 @@ def test_the_others_keep_their_pictures_captions_and_names(data):
 def test_raised_or_too_many(data):
     data.paths[1].write_bytes(b"")
     with pytest.raises(DataError, match=r"1\.png: cannot be read as a picture: the file is empty"):
-        readable(data, LeftOut("raise"))
+        readable(data, SkipLog("raise"))
     with pytest.warns(UserWarning, match="left out"), pytest.raises(DataError, match="1 of 6 cannot be used"):
-        readable(data, LeftOut("skip", at_most=0.1))
+        readable(data, SkipLog("skip", max_skip_fraction=0.1))
 
 
 def test_the_trainer_evaluates_on_what_can_be_read(data, tmp_path):
@@ -53,7 +53,7 @@ def test_the_trainer_evaluates_on_what_can_be_read(data, tmp_path):
     model = miniclip.load("bert_vit_tiny", pretrained=False, tokenizer=tokenizer)
     (tmp_path / "broken").mkdir()
     broken = Captions([*data.paths, tmp_path / "broken"], [*data.captions, ["a folder"]])
-    config = miniclip.TrainConfig(epochs=1, batch_size=3, precision="float32", on_error="skip", max_left_out=0.2)
+    config = miniclip.TrainConfig(epochs=1, batch_size=3, precision="float32", on_error="skip", max_skip_fraction=0.2)
     with pytest.warns(UserWarning, match=r"broken: cannot be read as a picture.* \(left out\)"):
         trainer = miniclip.Trainer(
             model, data, broken, config=config, run_dir=tmp_path / "run", callbacks=[], device="cpu"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import transforms
-from miniclip.data.decoding import open_picture
+from miniclip.data.decoding import open_image
 from miniclip.data.transforms import Augment, Preprocess
 from miniclip.errors import DataError
 
@@ -60,11 +60,11 @@ def test_preprocess_equals_torchvision(size, mode, interpolation):
 
 
 @pytest.mark.parametrize("size", [(400, 7), (7, 400), (101, 10)])
-@pytest.mark.parametrize("crop", ["rounded", "floored"])
+@pytest.mark.parametrize("min_crop_area", ["rounded", "floored"])
 def test_the_middle_of_a_strip_is_that_of_the_whole(size, crop, monkeypatch):
     waves = 128 + 60 * np.add.outer(np.sin(np.arange(size[1]) / 5), np.cos(np.arange(size[0]) / 7))
     smooth = Image.fromarray(waves.astype(np.uint8)).convert("RGB")  # of noise, the order of Pillow's passes would show
-    preprocess = Preprocess(dataclasses.replace(CONFIG, crop=crop))
+    preprocess = Preprocess(dataclasses.replace(CONFIG, crop_rounding=crop))
     whole = preprocess.pixels(smooth).int()
     monkeypatch.setattr(transforms, "RESIZED", 1)
     assert (preprocess.pixels(smooth).int() - whole).abs().max() <= 1
@@ -118,7 +118,7 @@ def jpeg(width, height, kind="JPEG", mode="RGB"):
 
 def off(preprocess, content, **options):
     """How far the fast way is from Pillow's, in grey levels: mean and greatest."""
-    found, expected = preprocess.read(content, **options), preprocess.pixels(open_picture(content, **options))
+    found, expected = preprocess.read(content, **options), preprocess.pixels(open_image(content, **options))
     assert found.dtype == torch.uint8
     assert found.shape == (3, preprocess.size, preprocess.size)
     assert found.is_contiguous()
@@ -127,7 +127,7 @@ def off(preprocess, content, **options):
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("how", [{}, {"crop": "floored"}, {"resize": "squash"}])
+@pytest.mark.parametrize("how", [{}, {"crop_rounding": "floored"}, {"resize": "squash"}])
 @pytest.mark.parametrize("side", [24, 61, 224])
 def test_jpegs_are_read_within_two_grey_levels_of_pillow(side, how, interpolation):
     image = dataclasses.replace(CONFIG.image, image_size=side, patch_size=side)
@@ -183,10 +183,12 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-ALL = {"crop": 0.4, "rotate": 20, "flip": True, "color": 0.5}
+ALL = {"min_crop_area": 0.4, "max_rotation_degrees": 20, "flip": True, "color_jitter": 0.5}
 
 
-@pytest.mark.parametrize("options", [{}, {"crop": 1.0, "rotate": 0.0, "flip": False, "color": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"min_crop_area": 1.0, "max_rotation_degrees": 0.0, "flip": False, "color_jitter": 0.0}]
+)
 def test_nothing_asked_for_nothing_done(options):
     pixels = batch()
     assert torch.equal(Augment(**options)(pixels, seeded(0)), pixels.float() / 255)
@@ -204,7 +206,7 @@ def test_the_same_state_gives_the_same_pictures(options):
     assert torch.equal(pixels, kept)
 
 
-@pytest.mark.parametrize("options", [{"crop": 0.4}, {"rotate": 20}, {"color": 0.5}])
+@pytest.mark.parametrize("options", [{"min_crop_area": 0.4}, {"max_rotation_degrees": 20}, {"color_jitter": 0.5}])
 def test_each_picture_is_drawn_for_itself(options):
     same = batch(1).expand(6, -1, -1, -1)
     rows = Augment(**options)(same, seeded(0))
@@ -236,7 +238,7 @@ def test_crop_keeps_at_least_its_share_of_the_area():
     side = 64
     ramp = (torch.arange(side) * 255 / (side - 1)).round().to(torch.uint8)
     places = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), torch.zeros(side, side)]).byte()
-    x = Augment(crop=0.5)(places.expand(200, -1, -1, -1), seeded(0))
+    x = Augment(min_crop_area=0.5)(places.expand(200, -1, -1, -1), seeded(0))
     widths, heights = x[:, 0, 32, -1] - x[:, 0, 32, 0], x[:, 1, -1, 32] - x[:, 1, 0, 32]
     areas = widths * heights
     torch.testing.assert_close(widths, heights, rtol=0, atol=0.02)  # squares stay squares
@@ -251,7 +253,7 @@ def test_rotation_turns_no_further_than_asked():
     side = 65
     dot = torch.zeros(1, 3, side, side, dtype=torch.uint8)
     dot[..., 30:35, 50:55] = 255  # 20 pixels right of the centre
-    x = Augment(rotate=30)(dot.expand(200, -1, -1, -1), seeded(0))[:, 0]
+    x = Augment(max_rotation_degrees=30)(dot.expand(200, -1, -1, -1), seeded(0))[:, 0]
     row, column = torch.arange(side) - 32.0, torch.arange(side) - 32.0
     weight = x.sum(dim=(1, 2))
     angle = torch.atan2((x.sum(2) * row).sum(1) / weight, (x.sum(1) * column).sum(1) / weight).rad2deg()
@@ -261,14 +263,22 @@ def test_rotation_turns_no_further_than_asked():
 
 def test_colours_change_no_further_than_asked():
     grey = torch.full((200, 3, 4, 4), 100, dtype=torch.uint8)
-    x = Augment(color=0.3)(grey, seeded(0)) * 255
+    x = Augment(color_jitter=0.3)(grey, seeded(0)) * 255
     assert 69.9 < float(x.min()) < 75
     assert 125 < float(x.max()) < 130.1
     assert float((x.amax(dim=(1, 2, 3)) - x.amin(dim=(1, 2, 3))).max()) < 1e-3  # grey stays grey
 
 
 @pytest.mark.parametrize(
-    "options", [{"crop": 0.0}, {"crop": 1.1}, {"rotate": -1}, {"rotate": 181}, {"color": -0.1}, {"color": 1.1}]
+    "options",
+    [
+        {"min_crop_area": 0.0},
+        {"min_crop_area": 1.1},
+        {"max_rotation_degrees": -1},
+        {"max_rotation_degrees": 181},
+        {"color_jitter": -0.1},
+        {"color_jitter": 1.1},
+    ],
 )
 def test_options_out_of_their_range(options):
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -276,7 +286,7 @@ def test_options_out_of_their_range(options):
 
 
 def test_a_part_of_a_batch_is_augmented_as_in_the_whole():
-    augment, pixels = Augment(crop=0.5, rotate=20, flip=True, color=0.4), batch()
+    augment, pixels = Augment(min_crop_area=0.5, max_rotation_degrees=20, flip=True, color_jitter=0.4), batch()
     drawn = augment.draw(len(pixels), seeded(3))
     parts = [augment.apply(pixels[rows], drawn[rows]) for rows in (slice(0, 3), slice(3, len(pixels)))]
     torch.testing.assert_close(torch.cat(parts), augment(pixels, seeded(3)), rtol=0, atol=1e-6)
@@ -297,5 +307,5 @@ def test_the_crops_corner(over, rounded, floored):
     """Half pixels: to even, as Python and torchvision round, or down, as transformers does."""
     made = picture(S + over, S)
     for crop, left in (("rounded", rounded), ("floored", floored)):
-        pixels = Preprocess(dataclasses.replace(CONFIG, crop=crop)).pixels(made)
+        pixels = Preprocess(dataclasses.replace(CONFIG, crop_rounding=crop)).pixels(made)
         assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.asarray(made)[:, left : left + S])

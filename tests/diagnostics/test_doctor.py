@@ -40,7 +40,14 @@ def diagnosed(tmp_path, tokenizer, capsys, monkeypatch):
     monkeypatch.setattr(ailments, "STEPS", 30)  # tests shall be short; test_ailments.py has the real number
 
     def run(data=SHAPES, val=None, model=None, callbacks=(), **settings):
-        config = {"batch_size": 10, "epochs": 10, "lr": 1e-3, "warmup": 0.0, "precision": "float32", "log_every": 1}
+        config = {
+            "batch_size": 10,
+            "epochs": 10,
+            "lr": 1e-3,
+            "warmup_fraction": 0.0,
+            "precision": "float32",
+            "log_every": 1,
+        }
         trainer = Trainer(
             model or make_model(tokenizer),
             data,
@@ -72,7 +79,7 @@ def test_captions_that_do_not_belong_to_their_pictures(diagnosed):
 
 def test_pictures_that_are_all_the_same(diagnosed):
     blank = [Image.new("RGB", (16, 16), "grey")] * 40
-    found = diagnosed(Pairs(blank, SHAPES.captions), crop=1.0)
+    found = diagnosed(Pairs(blank, SHAPES.captions), min_crop_area=1.0)
     assert "the image embeddings have an effective rank of 1.0, a uniformity of -" in found["collapse"]
     assert "same picture twice in a batch" in found
     assert "repeat the picture of another one" in found["same picture twice in a batch"]
@@ -144,7 +151,7 @@ def test_captions_longer_than_the_context(diagnosed):
 def test_overfitting(diagnosed):
     captions = [[own[0]] for own in SHAPES.captions]
     others = Pairs(PICTURES, captions[7:] + captions[:7])  # of which nothing can be known
-    found = diagnosed(Pairs(PICTURES, captions), others, epochs=25, lr=3e-3, eval_every=5, crop=1.0)
+    found = diagnosed(Pairs(PICTURES, captions), others, epochs=25, lr=3e-3, eval_every=5, min_crop_area=1.0)
     assert "overfitting" in found
     assert found["overfitting"].startswith("the training loss is ")
 
@@ -152,7 +159,7 @@ def test_overfitting(diagnosed):
 def test_a_validation_loss_that_rises_while_recall_rises(diagnosed):
     captions = [[own[0]] for own in SHAPES.captions]
     some_wrong = Pairs(PICTURES, captions[7:14] + captions[:7] + captions[14:])  # known, and held the more surely
-    found = diagnosed(Pairs(PICTURES, captions), some_wrong, epochs=25, lr=3e-3, eval_every=5, crop=1.0)
+    found = diagnosed(Pairs(PICTURES, captions), some_wrong, epochs=25, lr=3e-3, eval_every=5, min_crop_area=1.0)
     assert "the validation loss rose from " in found["validation loss rises while recall rises"]
 
 
@@ -176,12 +183,12 @@ def test_pictures_that_come_slowly(diagnosed):
             large = self.pictures[index].resize((400, 400), Image.Resampling.BICUBIC)
             return large.resize((16, 16)), list(self.captions[index])
 
-    found = diagnosed(Slow(PICTURES, SHAPES.captions), workers=0)
+    found = diagnosed(Slow(PICTURES, SHAPES.captions), num_workers=0)
     assert found["waiting for data"].endswith("of the time goes into waiting for batches")
 
 
 def test_a_healthy_training_has_none(diagnosed):
-    assert diagnosed(epochs=25, lr=3e-3, warmup=0.2) == {}
+    assert diagnosed(epochs=25, lr=3e-3, warmup_fraction=0.2) == {}
 
 
 # the callback
@@ -193,7 +200,7 @@ class Run:
     def __init__(self, folder, model):
         from miniclip.runs.history import History
 
-        self.run_dir, self.model, self.config, self.step = folder, model, TrainConfig(warmup=0.0), 0
+        self.run_dir, self.model, self.config, self.step = folder, model, TrainConfig(warmup_fraction=0.0), 0
         self.total_steps, self.data, self.captions_cut, self.history = 1000, {"train": {"captions": 40}}, 0, History()
 
 

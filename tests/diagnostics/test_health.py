@@ -21,14 +21,14 @@ from miniclip.diagnostics.health import (
     picture_keys,
     uniformity,
 )
-from miniclip.losses.reference import contrastive_loss, sigmoid_loss, unit
+from miniclip.losses.reference import contrastive_loss, l2_normalize, sigmoid_loss
 from miniclip.models.clip import CLIPOutput
 
 sizes = st.tuples(st.integers(2, 20), st.integers(2, 20), st.integers(0, 2**31))
 
 
 def points(n, width, seed):
-    return unit(torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    return l2_normalize(torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
 
 
 def test_figures_worked_by_hand():

@@ -24,7 +24,7 @@ HEALTHY = {
     "pairs": 128,
     "captions": 127,
     "pictures": 128,
-    "waiting": 0.02,
+    "data_wait": 0.02,
 }
 
 
@@ -70,7 +70,7 @@ def test_a_healthy_run_has_nothing():
         ("same picture twice in a batch", {"pictures": 100}, {"pictures": 123}),
         ("a tower without gradient", {"grad_norm_image": 1e-5}, {"grad_norm_image": 0.01}),
         ("a tower without gradient", {"grad_norm_text": 0.0}, {}),
-        ("waiting for data", {"waiting": 0.6}, {"waiting": 0.2}),
+        ("waiting for data", {"data_wait": 0.6}, {"data_wait": 0.2}),
     ],
 )
 def test_looks(name, changes, spared):

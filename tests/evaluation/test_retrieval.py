@@ -80,8 +80,8 @@ def test_equals_two_plain_loops_on_unit_vectors(captions, seed):
         torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (len(captions), sum(captions))
     )
     owner = torch.arange(len(captions)).repeat_interleave(torch.tensor(captions))
-    unit = torch.nn.functional.normalize
-    embedded = Embedded(unit(images), unit(texts), owner)
+    l2_normalize = torch.nn.functional.normalize
+    embedded = Embedded(l2_normalize(images), l2_normalize(texts), owner)
     assert same(recalls(embedded), plain_recalls(embedded, (1, 5, 10)))
 
 

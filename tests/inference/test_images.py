@@ -14,7 +14,7 @@ from miniclip.data import Captions
 from miniclip.errors import DataError
 from miniclip.evaluation import retrieval
 from miniclip.inference import images
-from miniclip.inference.images import PictureReader, in_places, pixels_of
+from miniclip.inference.images import ImageReader, in_places, pixels_of
 from miniclip.models.clip import CLIP
 
 COUNT = 23
@@ -53,17 +53,17 @@ def with_bad(paths, tmp_path, places):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 23, 64])
-@pytest.mark.parametrize("workers", [1, 3, 40, None])
-def test_any_number_of_threads_gives_the_same_to_the_bit(model, paths, workers, batch_size):
-    expected = model.encode_image(paths, batch_size=batch_size, workers=0)
-    assert torch.equal(model.encode_image(paths, batch_size=batch_size, workers=workers), expected)
+@pytest.mark.parametrize("num_workers", [1, 3, 40, None])
+def test_any_number_of_threads_gives_the_same_to_the_bit(model, paths, num_workers, batch_size):
+    expected = model.encode_image(paths, batch_size=batch_size, num_workers=0)
+    assert torch.equal(model.encode_image(paths, batch_size=batch_size, num_workers=num_workers), expected)
     pixels = torch.stack([pixels_of(path, model.preprocess) for path in paths])
     ready = model.encode_image(model.preprocess.normalise(pixels), batch_size=batch_size)
     assert torch.equal(expected, ready)
 
 
 def test_slow_pictures_keep_their_place(model, paths, monkeypatch):
-    expected = model.encode_image(paths, workers=0)
+    expected = model.encode_image(paths, num_workers=0)
     chance = np.random.default_rng(0)
 
     def late(item, preprocess):
@@ -71,11 +71,11 @@ def test_slow_pictures_keep_their_place(model, paths, monkeypatch):
         return pixels_of(item, preprocess)
 
     monkeypatch.setattr(images, "pixels_of", late)
-    assert torch.equal(model.encode_image(paths, workers=8), expected)
+    assert torch.equal(model.encode_image(paths, num_workers=8), expected)
 
 
-@pytest.mark.parametrize(("workers", "most"), [(0, 1), (1, 2), (5, 2)])
-def test_two_batches_at_most_are_in_memory(model, paths, monkeypatch, workers, most):
+@pytest.mark.parametrize(("num_workers", "most"), [(0, 1), (1, 2), (5, 2)])
+def test_two_batches_at_most_are_in_memory(model, paths, monkeypatch, num_workers, most):
     """Counted: pictures begun and not yet embedded, and files open at once, of a thousand."""
     batch_size, lock = 4, threading.Lock()
     begun = embedded = opened = worst = worst_open = 0
@@ -103,9 +103,9 @@ def test_two_batches_at_most_are_in_memory(model, paths, monkeypatch, workers, m
     monkeypatch.setattr(images, "pixels_of", counted)
     monkeypatch.setattr(type(model.image), "forward", slow)
     many = (paths * 50)[:1000]
-    assert len(model.encode_image(many, batch_size=batch_size, workers=workers)) == 1000
+    assert len(model.encode_image(many, batch_size=batch_size, num_workers=num_workers)) == 1000
     assert worst <= most * batch_size
-    assert worst_open <= max(workers, 1)
+    assert worst_open <= max(num_workers, 1)
 
 
 def test_the_next_batch_is_read_while_the_model_works(model, paths, monkeypatch):
@@ -124,12 +124,12 @@ def test_the_next_batch_is_read_while_the_model_works(model, paths, monkeypatch)
 
     monkeypatch.setattr(images, "pixels_of", noted)
     monkeypatch.setattr(type(model.image), "forward", watched)
-    model.encode_image(paths, batch_size=5, workers=2)
+    model.encode_image(paths, batch_size=5, num_workers=2)
     assert waited == [True] * 5
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_a_bad_picture_is_raised_in_its_turn_and_the_rest_is_not_read(model, paths, tmp_path, workers, monkeypatch):
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_bad_picture_is_raised_in_its_turn_and_the_rest_is_not_read(model, paths, tmp_path, num_workers, monkeypatch):
     begun = []
 
     def noted(item, preprocess):
@@ -139,20 +139,20 @@ def test_a_bad_picture_is_raised_in_its_turn_and_the_rest_is_not_read(model, pat
     monkeypatch.setattr(images, "pixels_of", noted)
     mixed = with_bad(paths, tmp_path, [5, 6, 9]) * 50
     with pytest.raises(DataError, match=r"bad5\.jpg: cannot be read"):
-        model.encode_image(mixed, batch_size=4, workers=workers)
+        model.encode_image(mixed, batch_size=4, num_workers=num_workers)
     assert len(begun) <= 12
     with pytest.raises(FileNotFoundError, match=r"bad6\.jpg"):
-        model.encode_image(mixed[6:], batch_size=4, workers=workers)
+        model.encode_image(mixed[6:], batch_size=4, num_workers=num_workers)
 
 
-@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("num_workers", [0, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_bad_pictures_are_skipped_by_name_and_the_rest_goes_on(model, paths, tmp_path, workers, batch_size):
+def test_bad_pictures_are_skipped_by_name_and_the_rest_goes_on(model, paths, tmp_path, num_workers, batch_size):
     bad = [0, 5, 6, 12, 13, 14, 15, 22]  # a whole batch of 4 too
     mixed = with_bad(paths, tmp_path, bad)
     expected = model.encode_image(paths)
     with pytest.warns(UserWarning, match="8 of 23 pictures cannot be read, and their rows are NaN") as caught:
-        rows = model.encode_image(mixed, batch_size=batch_size, workers=workers, on_error="skip")
+        rows = model.encode_image(mixed, batch_size=batch_size, num_workers=num_workers, on_error="skip")
     assert len(caught) == 1
     assert caught[0].filename == __file__
     message = str(caught[0].message)
@@ -195,7 +195,7 @@ def test_what_stands_for_no_picture_is_never_skipped(model, paths, on_error):
 
 
 def test_options_out_of_their_range(model, paths):
-    for options in ({"workers": -1}, {"on_error": "ignore"}, {"batch_size": 0}):
+    for options in ({"num_workers": -1}, {"on_error": "ignore"}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             model.encode_image(paths, **options)
 
@@ -214,7 +214,7 @@ def test_an_interruption_ends_the_threads_and_what_has_not_begun_is_dropped(mode
     monkeypatch.setattr(images, "pixels_of", noted)
     monkeypatch.setattr(type(model.image), "forward", interrupted)
     with pytest.raises(kind):
-        model.encode_image(paths * 50, batch_size=4, workers=2)
+        model.encode_image(paths * 50, batch_size=4, num_workers=2)
     count = len(begun)
     assert count <= 8
     time.sleep(0.05)
@@ -236,10 +236,10 @@ class Lazy(Sequence):
         return Image.open(self.paths[index])
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_a_sequence_is_asked_once_for_each(model, paths, workers):
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_sequence_is_asked_once_for_each(model, paths, num_workers):
     lazy = Lazy(paths)
-    rows = model.encode_image(lazy, batch_size=5, workers=workers)
+    rows = model.encode_image(lazy, batch_size=5, num_workers=num_workers)
     assert sorted(lazy.asked) == list(range(COUNT))
     exact = torch.stack([model.preprocess(Image.open(path)) for path in paths])
     assert torch.equal(rows, model.encode_image(exact, batch_size=5))
@@ -254,7 +254,7 @@ def test_pinned_memory_is_asked_for_a_gpu_alone(model, paths, monkeypatch):
 
     monkeypatch.setattr(torch, "empty", noted)
     for pinned in (True, False):
-        (read,) = PictureReader(paths, model.preprocess, 64, pinned=pinned).batches()
+        (read,) = ImageReader(paths, model.preprocess, 64, pinned=pinned).batches()
         assert asked.pop() is pinned
         assert read.places == list(range(COUNT))
         assert read.pixels.shape == (COUNT, 3, 16, 16)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from miniclip.loggers.console import Progress, in_brief, in_time
 
-STEP = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1, "pairs_per_second": 1234.5}
+STEP = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1, "samples_per_second": 1234.5}
 
 
 class Clock:
@@ -54,7 +54,7 @@ def test_a_minute_says_some_lines_and_a_week_some_hundred(said):
 
 
 def test_what_a_record_has_is_shown():
-    assert in_brief({**STEP, "peak_share": 0.456, "waiting": 0.021}).endswith("pairs/s, 46% of peak, waiting 2%")
+    assert in_brief({**STEP, "mfu": 0.456, "data_wait": 0.021}).endswith("pairs/s, 46% of peak, waiting 2%")
     assert in_brief({"step": 1, "epoch": 1}) == ""
 
 

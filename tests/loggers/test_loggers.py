@@ -59,7 +59,7 @@ class TestTensorBoard:
             [history.steps[n - 1]["loss"] for n in (1, 3, 6, 9, 10)]
         )
         assert [e.step for e in events.Scalars("validation/text_to_image/R@1")] == [5, 10]
-        assert {"step/lr", "step/logit_scale", "step/pairs_per_second", "validation/val_loss"} <= set(
+        assert {"step/lr", "step/logit_scale", "step/samples_per_second", "validation/val_loss"} <= set(
             events.Tags()["scalars"]
         )
         assert {"pictures/similarities", "pictures/confusions"} <= set(events.Tags()["images"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from miniclip.losses import contrastive_loss, sigmoid_loss
-from miniclip.losses.reference import unit
+from miniclip.losses.reference import l2_normalize
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 7)
@@ -142,7 +142,7 @@ def test_near_zero_for_orthogonal_pairs_at_a_large_scale(n):
 
 def simplex(n: int) -> Tensor:
     """N unit vectors as far apart as they can be: cosine -1/(N-1) between any two."""
-    return unit(torch.eye(n, dtype=torch.float64) - 1 / n)
+    return l2_normalize(torch.eye(n, dtype=torch.float64) - 1 / n)
 
 
 @given(st.integers(2, 6), st.floats(0.5, 15), st.sampled_from([0.01, 0.3, 3.0]), seeds)
@@ -208,9 +208,9 @@ def test_finite_for_rows_of_zeros(scale, dtype):
     x[1], y[1], y[3] = 0, 0, 0
     losses = finite_with_gradients(x, y, scale)
     kept = torch.tensor([0, 2])
-    assert torch.equal(unit(x)[1], torch.zeros(3))
+    assert torch.equal(l2_normalize(x)[1], torch.zeros(3))
     assert losses.dtype == torch.float32
-    torch.testing.assert_close(unit(x)[kept].norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(l2_normalize(x)[kept].norm(dim=1), torch.ones(2))
 
 
 def test_bf16_inputs_are_computed_in_float32():
@@ -261,7 +261,7 @@ def test_ids_that_do_not_fit(ids):
 @pytest.mark.parametrize("n", [1, 2, 9])
 def test_equals_open_clip(n):
     peer = pytest.importorskip("open_clip.loss")
-    x, y = (unit(side).requires_grad_() for side in embeddings(n, 6, n, torch.float32))
+    x, y = (l2_normalize(side).requires_grad_() for side in embeddings(n, 6, n, torch.float32))
     scale = torch.tensor(14.0, requires_grad=True)
     bias = torch.tensor(-4.0, requires_grad=True)
     ours = both(x, y, scale, bias)

@@ -18,8 +18,8 @@ from miniclip.train import History
 
 
 def embedded(images, texts, owner):
-    unit = torch.nn.functional.normalize
-    return Embedded(unit(torch.tensor(images)), unit(torch.tensor(texts)), torch.tensor(owner))
+    l2_normalize = torch.nn.functional.normalize
+    return Embedded(l2_normalize(torch.tensor(images)), l2_normalize(torch.tensor(texts)), torch.tensor(owner))
 
 
 @pytest.fixture
@@ -118,5 +118,5 @@ def test_a_picture_that_fails_ends_no_run(start, drawn, monkeypatch):
         raise RuntimeError("no font")
 
     monkeypatch.setattr("miniclip.plots.similarity.draw_similarities", fail)
-    with pytest.warns(UserWarning, match="EvaluationPictures: RuntimeError: no font"):
+    with pytest.warns(UserWarning, match="EvaluationPlots: RuntimeError: no font"):
         assert len(start().fit().evaluations) == 2

@@ -12,7 +12,7 @@ from miniclip.train import TrainConfig, Trainer
 def test_what_differs_is_named(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
-    with pytest.raises(ValueError, match=r"lr: started with 0\.001, now 0\.0001; to go on .* --changed"):
+    with pytest.raises(ValueError, match=r"lr: started with 0\.001, now 0\.0001; to go on .* --allow-changes"):
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"lr": 1e-4})
     with pytest.raises(ValueError, match="unknown setting 'learning_rate'"):
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"learning_rate": 1e-4})
@@ -23,7 +23,7 @@ def test_with_the_word_it_goes_on_and_says_so_in_the_run(start, train_data, val_
     trainer.fit()
     for lr, steps in ((1e-4, 5), (1e-5, 7)):
         resumed = Trainer.resume(
-            trainer.run_dir, train_data, val_data, settings={"lr": lr, "max_steps": steps}, changed=True,
+            trainer.run_dir, train_data, val_data, settings={"lr": lr, "max_steps": steps}, allow_changes=True,
             callbacks=[], device="cpu",
         )  # fmt: skip
         resumed.fit()
@@ -39,12 +39,12 @@ def test_with_the_word_it_goes_on_and_says_so_in_the_run(start, train_data, val_
 def test_what_changes_nothing_needs_no_word(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
-    settings = {"log_every": 1, "keep": 2, "save_minutes": 1.0}
+    settings = {"log_every": 1, "keep_checkpoints": 2, "save_minutes": 1.0}
     assert settings.keys() <= HARMLESS
     resumed = Trainer.resume(trainer.run_dir, train_data, val_data, settings=settings, callbacks=[], device="cpu")
     resumed.fit()
     written = json.loads((trainer.run_dir / "config.json").read_text())
-    assert written["train"]["keep"] == 2  # what is used stands in the run, and is used from then on
+    assert written["train"]["keep_checkpoints"] == 2  # what is used stands in the run, and is used from then on
     assert written["changes"][-1].keys() == {"step", *settings}
     with pytest.raises(ValueError, match="max_steps: started with 3, now 4"):  # the learning rate would be another
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"max_steps": 4})
@@ -54,9 +54,9 @@ def test_another_best_by_starts_the_best_anew(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=5)
     trainer.fit()
     assert trainer.best >= 0
-    settings = {"best_by": "val_loss", "max_steps": None}
+    settings = {"monitor": "val_loss", "max_steps": None}
     resumed = Trainer.resume(
-        trainer.run_dir, train_data, val_data, settings=settings, changed=True, callbacks=[], device="cpu"
+        trainer.run_dir, train_data, val_data, settings=settings, allow_changes=True, callbacks=[], device="cpu"
     )
     assert resumed.best is None
     history = resumed.fit()
@@ -69,7 +69,7 @@ def test_other_batches_begin_the_epoch_anew(start, val_data, settings):
     trainer.fit()
     data = Shapes("train", 48, image_size=16)
     resumed = Trainer.resume(
-        trainer.run_dir, data, val_data, settings=settings | {"max_steps": None}, changed=True, callbacks=[],
+        trainer.run_dir, data, val_data, settings=settings | {"max_steps": None}, allow_changes=True, callbacks=[],
         device="cpu",
     )  # fmt: skip
     steps = 48 // resumed.config.batch_size
@@ -84,10 +84,13 @@ def test_more_epochs(start, train_data, val_data):
     trainer = start(callbacks=[])
     trainer.fit()
     resumed = Trainer.resume(
-        trainer.run_dir, train_data, val_data, settings={"epochs": 3}, changed=True, callbacks=[], device="cpu"
+        trainer.run_dir, train_data, val_data, settings={"epochs": 3}, allow_changes=True, callbacks=[], device="cpu"
     )
     assert [record["step"] for record in resumed.fit().evaluations][-1] == 15
 
 
 def test_every_setting_is_looked_at():
-    assert changed_settings(TrainConfig(), TrainConfig(lr=1.0, keep=2)) == {"lr": (1e-3, 1.0), "keep": (1, 2)}
+    assert changed_settings(TrainConfig(), TrainConfig(lr=1.0, keep_checkpoints=2)) == {
+        "lr": (1e-3, 1.0),
+        "keep_checkpoints": (1, 2),
+    }

@@ -32,11 +32,11 @@ pytestmark = [
 ]
 
 SETTINGS = {
-    "epochs": 3, "batch_size": 8, "precision": "float32", "log_every": 2, "save_every": 2, "keep": 2, "ema": 0.9,
-    "color": 0.3, "rotate": 10.0, "patch_dropout": 0.5, "micro_batch_size": 5,
+    "epochs": 3, "batch_size": 8, "precision": "float32", "log_every": 2, "save_every": 2, "keep_checkpoints": 2, "ema_decay": 0.9,
+    "color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "micro_batch_size": 5,
 }  # fmt: skip
 KILLS = 20
-TIMES = {"pairs_per_second", "waiting", "peak_share"}
+TIMES = {"samples_per_second", "data_wait", "mfu"}
 
 
 def train(run: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_skipped_step_changes_nothing(start):
 
 @pytest.mark.parametrize(("allowed", "done"), [(0, 1), (2, 3), (10, None)])
 def test_too_many_in_a_row_stop_the_run(start, allowed, done):
-    trainer = start(max_skipped=allowed, log_every=1)
+    trainer = start(max_nonfinite_steps=allowed, log_every=1)
     Poison(trainer, list(range(40)))
     if done is None:  # ten steps in all
         trainer.fit()

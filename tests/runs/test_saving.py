@@ -76,7 +76,7 @@ def test_background_or_not_the_files_are_the_same(start, background):
 
 
 def test_the_last_ones_are_kept_and_any_of_them_goes_on_to_the_same_end(start, train_data, val_data):
-    trainer = start(callbacks=[], save_every=2, keep=3)
+    trainer = start(callbacks=[], save_every=2, keep_checkpoints=3)
     trainer.fit()
     assert list(kept_states(trainer.run_dir)) == [6, 8, 10]
     end = read_state(trainer.run_dir / "state.safetensors")
@@ -91,7 +91,7 @@ def test_the_last_ones_are_kept_and_any_of_them_goes_on_to_the_same_end(start, t
 
 
 def test_going_back_drops_what_came_after(start, train_data, val_data):
-    trainer = start(callbacks=[], save_every=2, keep=3)
+    trainer = start(callbacks=[], save_every=2, keep_checkpoints=3)
     trainer.fit()
     resumed = Trainer.resume(
         trainer.run_dir,
@@ -99,7 +99,7 @@ def test_going_back_drops_what_came_after(start, train_data, val_data):
         val_data,
         step=6,
         settings={"max_steps": 7},
-        changed=True,
+        allow_changes=True,
         callbacks=[],
         device="cpu",
     )
@@ -108,7 +108,7 @@ def test_going_back_drops_what_came_after(start, train_data, val_data):
 
 
 def test_a_damaged_newest_state_leaves_the_one_before(start, train_data, val_data):
-    trainer = start(callbacks=[], save_every=5, keep=2)
+    trainer = start(callbacks=[], save_every=5, keep_checkpoints=2)
     trainer.fit()
     newest = trainer.run_dir / "state.safetensors"
     newest.unlink()  # the last one has two names
@@ -153,16 +153,16 @@ def test_minutes(start, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("best_by", "best"), [("recall", 2.5), ("text_to_image", 2.0), ("image_to_text", 3.0), ("val_loss", -0.5)]
+    ("monitor", "best"), [("recall", 2.5), ("text_to_image", 2.0), ("image_to_text", 3.0), ("val_loss", -0.5)]
 )
-def test_best_by(best_by, best):
+def test_best_by(monitor, best):
     record = {"text_to_image": {"R@1": 2.0}, "image_to_text": {"R@1": 3.0}, "val_loss": 0.5}
-    assert figure_of(record, best_by) == best
-    assert TrainConfig(best_by=best_by).best_by == best_by
+    assert figure_of(record, monitor) == best
+    assert TrainConfig(monitor=monitor).monitor == monitor
 
 
 def test_best_by_the_validation_loss(start):
-    trainer = start(best_by="val_loss", epochs=3, callbacks=[])
+    trainer = start(monitor="val_loss", epochs=3, callbacks=[])
     history = trainer.fit()
     assert trainer.best == -min(record["val_loss"] for record in history.evaluations)
 
@@ -196,7 +196,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_good_state(start, train_data,
     subprocess.run(["cp", "-r", trainer.run_dir, run], check=True)
     before = (run / "state.safetensors").read_bytes()
     resumed = Trainer.resume(
-        run, train_data, val_data, settings={"max_steps": 4}, changed=True, callbacks=[], device="cpu"
+        run, train_data, val_data, settings={"max_steps": 4}, allow_changes=True, callbacks=[], device="cpu"
     )
     disk(f"remount,{change.format(room=room)}")
     with pytest.raises(OSError, match=message):

@@ -99,9 +99,9 @@ def test_records_carry_the_share_of_the_peak(start, monkeypatch):
     trainer = start(max_steps=4)
     for record in trainer.fit().steps:
         flops = pair_flops(trainer.model, record["tokens"])
-        assert record["peak_share"] == pytest.approx(record["pairs_per_second"] * flops / 1e12, abs=1e-4)
+        assert record["mfu"] == pytest.approx(record["samples_per_second"] * flops / 1e12, abs=1e-4)
     logged = [json.loads(line) for line in (trainer.run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert all("peak_share" in record for record in logged if "loss" in record)
+    assert all("mfu" in record for record in logged if "loss" in record)
 
 
 def test_a_plan_counts_right_and_leaves_no_trace(start):
@@ -157,7 +157,7 @@ class TestDryRun:
         assert rows["lr"] == ["0.0001", "file"]
         assert rows["seed"] == ["5", "flag"]
         assert rows["batch_size"] == ["8", "flag"]
-        assert rows["warmup"] == ["0.1", "default"]
+        assert rows["warmup_fraction"] == ["0.1", "default"]
         assert rows["epochs"] == ["10", "default", "for", "this", "set"]
         assert rows["device"] == ["cpu", "flag"]
         assert rows["preset"] == ["bert_vit_tiny", "default"]

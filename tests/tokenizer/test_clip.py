@@ -396,7 +396,7 @@ def test_merges_are_known_by_content(openai: Tokenizer, merges_file: Path, tmp_p
     lines = raw.split(b"\n")
     contents = {
         "plain.json": raw,
-        "packed": gzip.compress(raw),
+        "packed": gzip.compress(raw, mtime=0),
         "merges.txt": b"#version: 0.2\n" + b"\n".join(lines[1:48895]),
     }
     for name, content in contents.items():
@@ -517,11 +517,22 @@ def test_other_files_are_refused_in_one_line(trained: Tokenizer, tmp_path: Path,
         (b'{"model": {', "damaged"),
         (b"[" * 100_000, "damaged"),
         (b"\x80\x81 not text", "damaged"),
-        (gzip.compress(b"#version: 0.2\ni n\n")[:-9], "damaged"),
+        (gzip.compress(b"#version: 0.2\ni n\n", mtime=0)[:-9], "damaged"),
         (b"\x1f\x8b", "damaged"),
         (b"#version: 0.2\ni n\nthree in line</w>\n", "three in line"),
         (b"#version: 0.2\ni n\nt h\n", "GPT-2"),
         (b"#version: 0.2\nin g</w>\n", "merge 0"),
+    ],
+    ids=[
+        "empty",
+        "cut",
+        "deep",
+        "not UTF-8",
+        "a cut gzip",
+        "a gzip header",
+        "three symbols",
+        "GPT-2",
+        "unknown symbol",
     ],
 )
 def test_damaged_files(tmp_path: Path, content: bytes, message: str):

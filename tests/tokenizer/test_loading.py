@@ -175,7 +175,11 @@ def test_sentencepiece_is_refused_with_advice(tmp_path: Path, name: str):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\x80\x81", b"[" * 100_000, b"3", b"{}", gzip.compress(b"{}")[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\x80\x81", b"[" * 100_000, b"3", b"{}", gzip.compress(b"{}", mtime=0)[:-9]],
+    ids=["empty", "cut", "not UTF-8", "deep", "a number", "an empty object", "a cut gzip"],
+)
 def test_damaged_files(tmp_path: Path, content: bytes):
     file = tmp_path / "tokenizer.json"
     file.write_bytes(content)

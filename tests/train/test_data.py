@@ -46,9 +46,10 @@ def test_packed_and_unpacked_are_the_same_run_to_the_bit(tokenizer, sets, tmp_pa
     _, unpacked = sets
     preprocess = make_model(tokenizer).preprocess
     packed = {
-        split: pack(data, tmp_path / "packed", preprocess, split=split, workers=0) for split, data in unpacked.items()
+        split: pack(data, tmp_path / "packed", preprocess, split=split, num_workers=0)
+        for split, data in unpacked.items()
     }
-    kinds = {"kept": (unpacked, {}), "streamed": (unpacked, {"workers": 2}), "packed": (packed, {})}
+    kinds = {"kept": (unpacked, {}), "streamed": (unpacked, {"num_workers": 2}), "packed": (packed, {})}
     for name, (data, options) in kinds.items():
         run(tokenizer, tmp_path / name, data["train"], data["val"], reduced_decoding=False, **options).fit()
         assert not multiprocessing.active_children()
@@ -61,20 +62,26 @@ def test_packed_and_unpacked_are_the_same_run_to_the_bit(tokenizer, sets, tmp_pa
 def test_a_packed_set_of_another_size_is_refused_before_the_first_step(tokenizer, sets, tmp_path):
     _, data = sets
     other = miniclip.load("bert_vit_tiny", pretrained=False, tokenizer=tokenizer).preprocess
-    packed = pack(data["val"], tmp_path / "packed", other, split="val", workers=0)
+    packed = pack(data["val"], tmp_path / "packed", other, split="val", num_workers=0)
     with pytest.raises(ValueError, match="packed for another model"):
         run(tokenizer, tmp_path / "run", data["train"], packed)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("workers", [None, 1])
-def test_bad_pictures_are_left_out_and_a_resumed_run_is_the_same(tokenizer, sets, tmp_path, workers):
+@pytest.mark.parametrize("num_workers", [None, 1])
+def test_bad_pictures_are_left_out_and_a_resumed_run_is_the_same(tokenizer, sets, tmp_path, num_workers):
     folder, data = sets
     bad = folder / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff\xe0 no more")
     paths = [bad if i == 7 else path for i, path in enumerate(data["train"].paths)]
     train = Captions(paths, data["train"].captions)
-    settings = {"workers": workers, "color": 0.3, "rotate": 10.0, "patch_dropout": 0.5, "micro_batch_size": 3}
+    settings = {
+        "num_workers": num_workers,
+        "color_jitter": 0.3,
+        "max_rotation_degrees": 10.0,
+        "patch_dropout": 0.5,
+        "micro_batch_size": 3,
+    }
     with pytest.raises(miniclip.DataError, match=r"bad\.jpg"):
         run(tokenizer, tmp_path / "raised", train, **settings).fit()
     with warnings.catch_warnings(record=True, action="always") as said:
@@ -103,20 +110,20 @@ class KillWorker(Callback):
 
 def test_no_process_is_left_after_an_error(tokenizer, sets, tmp_path):
     with pytest.raises(RuntimeError, match="of the user's"):
-        run(tokenizer, tmp_path / "run", sets[1]["train"], None, [Fail()], workers=2).fit()
+        run(tokenizer, tmp_path / "run", sets[1]["train"], None, [Fail()], num_workers=2).fit()
     assert not multiprocessing.active_children()
 
 
 def test_a_killed_worker_ends_the_run_with_its_reason(tokenizer, sets, tmp_path):
     with pytest.raises(ChildProcessError, match="decodes pictures died"):
-        run(tokenizer, tmp_path / "run", sets[1]["train"], None, [KillWorker()], workers=1, epochs=500).fit()
+        run(tokenizer, tmp_path / "run", sets[1]["train"], None, [KillWorker()], num_workers=1, epochs=500).fit()
     assert not multiprocessing.active_children()
 
 
 def test_the_share_of_waiting_is_in_the_log(tokenizer, sets, tmp_path):
-    run(tokenizer, tmp_path / "run", sets[1]["train"], workers=0).fit()
+    run(tokenizer, tmp_path / "run", sets[1]["train"], num_workers=0).fit()
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    waiting = [record["waiting"] for record in records]
+    waiting = [record["data_wait"] for record in records]
     assert all(0 <= share <= 1 for share in waiting)
     assert max(waiting) > 0
 

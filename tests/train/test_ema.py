@@ -7,7 +7,7 @@ from torch import nn
 import miniclip
 from miniclip.runs.state import read_state
 from miniclip.train import Callback, Trainer
-from miniclip.train.ema import Average
+from miniclip.train.ema import EMA
 
 
 class StopAt(Callback):
@@ -21,7 +21,7 @@ class StopAt(Callback):
 
 def test_the_equation():
     model = nn.Linear(2, 1)
-    average = Average(model, decay=0.5)
+    average = EMA(model, decay=0.5)
     expected = {name: p.detach().clone() for name, p in model.named_parameters()}
     for step in range(1, 9):
         with torch.no_grad():
@@ -36,7 +36,7 @@ def test_the_equation():
 
 def test_in_place_and_back_to_the_bit():
     model = nn.Linear(3, 2)
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     nn.init.zeros_(model.weight)
     weight, values = model.weight, average.values["weight"].clone()
     with average.in_place(model):
@@ -47,7 +47,7 @@ def test_in_place_and_back_to_the_bit():
 
 
 def test_it_is_what_is_evaluated_and_saved(start, val_data):
-    trainer = start(ema=0.9, callbacks=[])
+    trainer = start(ema_decay=0.9, callbacks=[])
     history = trainer.fit()
     last = miniclip.load(trainer.run_dir / "last")
     weights = dict(trainer.model.named_parameters())
@@ -61,16 +61,16 @@ def test_it_is_what_is_evaluated_and_saved(start, val_data):
 
 
 def test_it_changes_nothing_of_the_training(start):
-    plain, averaged = start("plain", callbacks=[]), start("averaged", ema=0.99, callbacks=[])
+    plain, averaged = start("plain", callbacks=[]), start("averaged", ema_decay=0.99, callbacks=[])
     losses = [[record["loss"] for record in trainer.fit().steps] for trainer in (plain, averaged)]
     assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("step", [3, 6])
 def test_stopped_and_resumed(start, train_data, val_data, step):
-    whole = start("whole", ema=0.9, callbacks=[], save_every=1, log_every=1)
+    whole = start("whole", ema_decay=0.9, callbacks=[], save_every=1, log_every=1)
     whole.fit()
-    stopped = start("stopped", ema=0.9, callbacks=[StopAt(step)], save_every=1, log_every=1)
+    stopped = start("stopped", ema_decay=0.9, callbacks=[StopAt(step)], save_every=1, log_every=1)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
     resumed = Trainer.resume(stopped.run_dir, train_data, val_data, callbacks=[], device="cpu")

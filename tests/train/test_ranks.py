@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from miniclip.data import Shapes
-from miniclip.data.loader import PairLoader
+from miniclip.data.loader import ImageCaptionLoader
 from miniclip.errors import DataError
 from miniclip.models.clip import CLIP
 from miniclip.runs.state import read_state
@@ -28,16 +28,22 @@ from miniclip.train.callbacks import MetricsFile, default_callbacks
 from tests.toys import make_model
 
 ROOT = Path(__file__).parents[2]
-RANDOM = {"color": 0.3, "rotate": 10.0, "patch_dropout": 0.5}
+RANDOM = {"color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5}
 CASES = {  # by ranks and name: settings
     2: {
-        "plain": {"batch_size": 8, "ema": 0.5, "save_every": 2, "keep": 2, **RANDOM},
+        "plain": {"batch_size": 8, "ema_decay": 0.5, "save_every": 2, "keep_checkpoints": 2, **RANDOM},
         "cached": {"batch_size": 9, "micro_batch_size": 2, **RANDOM},  # 5 and 4 rows, 3 and 2 parts
         "sigmoid": {"batch_size": 7, "loss": "sigmoid"},
-        "sigmoid-cached": {"batch_size": 7, "loss": "sigmoid", "micro_batch_size": 3, "workers": 1},
-        "skip": {"batch_size": 8, "on_error": "skip", "max_left_out": 0.2, **RANDOM},  # 4 and 3 rows, in turn
-        "skip-cached": {"batch_size": 9, "on_error": "skip", "max_left_out": 0.2, "micro_batch_size": 2, "workers": 0},
-        "fsdp": {"batch_size": 8, "fsdp": True, "ema": 0.5, "epochs": 3, **RANDOM},
+        "sigmoid-cached": {"batch_size": 7, "loss": "sigmoid", "micro_batch_size": 3, "num_workers": 1},
+        "skip": {"batch_size": 8, "on_error": "skip", "max_skip_fraction": 0.2, **RANDOM},  # 4 and 3 rows, in turn
+        "skip-cached": {
+            "batch_size": 9,
+            "on_error": "skip",
+            "max_skip_fraction": 0.2,
+            "micro_batch_size": 2,
+            "num_workers": 0,
+        },
+        "fsdp": {"batch_size": 8, "fsdp": True, "ema_decay": 0.5, "epochs": 3, **RANDOM},
         "fsdp-cached": {"batch_size": 10, "fsdp": True, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
         "fsdp-checkpointed": {"batch_size": 8, "fsdp": True, "gradient_checkpointing": True, "micro_batch_size": 3},
         "checkpointed": {"batch_size": 9, "gradient_checkpointing": True, "micro_batch_size": 3, **RANDOM},
@@ -48,7 +54,7 @@ CASES = {  # by ranks and name: settings
         "four-cached": {"batch_size": 10, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
     },
 }
-OWN = {"pairs_per_second", "waiting", "peak_share", "tokens"}  # of rank 0 alone, or of the machine
+OWN = {"samples_per_second", "data_wait", "mfu", "tokens"}  # of rank 0 alone, or of the machine
 
 
 class WithBroken(Shapes):
@@ -273,7 +279,7 @@ def test_a_batch_that_does_not_go_round(monkeypatch, tmp_path):
     data = Shapes("train", 8, image_size=16)
     tokenizer = Tokenizer.train(data.captions[0], 514)
     with pytest.raises(ValueError, match="a batch of 8 pairs for 9 ranks"):
-        PairLoader(data, tokenizer, make_model(tokenizer).preprocess, context_length=77, batch_size=100)
+        ImageCaptionLoader(data, tokenizer, make_model(tokenizer).preprocess, context_length=77, batch_size=100)
     monkeypatch.setattr("miniclip.runtime.fsdp.world_size", lambda: 3)
     with pytest.raises(ValueError, match="a batch of 8 pairs is no multiple of 3 ranks"):
         require_even(8)

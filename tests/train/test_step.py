@@ -19,7 +19,7 @@ from miniclip.train.optimizer import build_optimizer
 from miniclip.train.step import cached_step, forward, loss_function, plain_step
 from tests.toys import make_model
 
-CONFIG = TrainConfig(precision="float32", lr=1e-2, clip_norm=0.5)
+CONFIG = TrainConfig(precision="float32", lr=1e-2, max_grad_norm=0.5)
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_a_step_is_what_its_words_say(model, batch):
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in other.parameters()))
     assert float(result.loss) == pytest.approx(loss.item())
     assert float(result.grad_norm) == pytest.approx(norm, rel=1e-4)
-    assert norm > CONFIG.clip_norm, "the test wants a gradient that is clipped"
+    assert norm > CONFIG.max_grad_norm, "the test wants a gradient that is clipped"
     for p in other.parameters():
-        p.grad *= CONFIG.clip_norm / (norm + 1e-6)
+        p.grad *= CONFIG.max_grad_norm / (norm + 1e-6)
     build_optimizer(other, CONFIG).step()
     for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6, msg=name)
@@ -62,7 +62,7 @@ def test_the_scale_stays_within_its_bounds(tokenizer, batch, start, end):
 def test_bfloat16_is_near_float32(model, batch):
     other = copy.deepcopy(model)
     exact = step(model, batch)
-    rough = step(other, batch, TrainConfig(precision="bfloat16", lr=1e-2, clip_norm=0.5))
+    rough = step(other, batch, TrainConfig(precision="bfloat16", lr=1e-2, max_grad_norm=0.5))
     assert float(rough.loss) == pytest.approx(float(exact.loss), rel=0.02)
     assert rough.loss.dtype == torch.float32
     assert all(p.dtype == torch.float32 for p in other.parameters())
@@ -125,7 +125,7 @@ def random_inputs(model, size, seed, patch_dropout=0.0):
     tokens = torch.randint(599, (size, 9), generator=random)
     ends = torch.randint(1, 9, (size, 1), generator=random)
     tokens = torch.where(torch.arange(9) >= ends, 599, tokens)  # captions of 1 to 8 tokens and their end
-    augment = Augment(0.6, rotate=20.0, flip=True, color=0.3)
+    augment = Augment(0.6, max_rotation_degrees=20.0, flip=True, color_jitter=0.3)
     drawn = augment.draw(size, random)
     kept = draw_patches(size, model.config.image.patches, patch_dropout, random) if patch_dropout else None
     device, dtype = model.device, model.log_scale.dtype
@@ -166,7 +166,7 @@ def assert_same(one, other, tolerance):
 
 
 def caching(micro, loss="contrastive", **settings):
-    return TrainConfig(**{"precision": "float32", "clip_norm": 1e9, **settings}, loss=loss, micro_batch_size=micro)
+    return TrainConfig(**{"precision": "float32", "max_grad_norm": 1e9, **settings}, loss=loss, micro_batch_size=micro)
 
 
 sizes, micros, seeds = st.integers(2, 9), st.integers(1, 10), st.integers(0, 2**31)

@@ -19,7 +19,7 @@ from miniclip.runs.state import read_state
 from miniclip.train import Callback, History, TrainConfig, Trainer
 from miniclip.train.callbacks import MetricsFile
 
-TIMES = {"pairs_per_second", "peak_share", "waiting"}
+TIMES = {"samples_per_second", "mfu", "data_wait"}
 
 
 class StopAt(Callback):
@@ -95,7 +95,7 @@ def test_the_saved_models_are_the_trained_ones(start, val_data):
 
 
 def test_it_learns_its_training_pictures(start, train_data):
-    trainer = start(epochs=50, lr=3e-3, eval_every=50, crop=1.0)
+    trainer = start(epochs=50, lr=3e-3, eval_every=50, min_crop_area=1.0)
     history = trainer.fit()
     assert history.steps[0]["loss"] > math.log(8)
     assert sum(record["loss"] for record in history.steps[-5:]) / 5 < 0.5 * math.log(8)
@@ -105,8 +105,8 @@ def test_it_learns_its_training_pictures(start, train_data):
 
 def test_the_same_seed_gives_the_same_run_and_another_another(start):
     for run in ("a", "b"):
-        start(run, color=0.3, rotate=10.0).fit()
-    other = start("c", color=0.3, rotate=10.0, seed=1)
+        start(run, color_jitter=0.3, max_rotation_degrees=10.0).fit()
+    other = start("c", color_jitter=0.3, max_rotation_degrees=10.0, seed=1)
     other.fit()
     assert_same_run(other.run_dir.parent / "a", other.run_dir.parent / "b")
     assert records(other.run_dir) != records(other.run_dir.parent / "a")
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(start):
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 10])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_resumed_is_the_run_that_was_never_stopped(start, train_data, val_data, step, number):
-    settings = {"color": 0.3, "rotate": 10.0, "patch_dropout": 0.5, "log_every": 1}
+    settings = {"color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "log_every": 1}
     whole = start("whole", **settings)
     whole.fit()
     stopped = start("stopped", [*default(), StopAt(step, number)], **settings)
@@ -129,7 +129,7 @@ def test_stopped_and_resumed_is_the_run_that_was_never_stopped(start, train_data
 
 
 def test_micro_batches_change_nothing(start):
-    settings = {"color": 0.3, "rotate": 10.0, "patch_dropout": 0.5}
+    settings = {"color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5}
     plain, cached = start("plain", **settings), start("cached", **settings, micro_batch_size=3)
     plain.fit()
     cached.fit()
@@ -236,7 +236,7 @@ def test_a_file_in_the_place_of_the_run_is_refused(start, tmp_path):
 def test_resume_refuses_other_data(start, train_data, val_data):
     trainer = start(max_steps=1)
     trainer.fit()
-    with pytest.raises(ValueError, match=r"train data: started with \(40 pictures.*now \(30 pictures.*--changed"):
+    with pytest.raises(ValueError, match=r"train data: started with \(40 pictures.*now \(30 pictures.*--allow-changes"):
         Trainer.resume(trainer.run_dir, Shapes("train", 30, image_size=16), val_data)
     with pytest.raises(ValueError, match="val data"):
         Trainer.resume(trainer.run_dir, train_data, None)
@@ -254,7 +254,7 @@ def test_resume_of_nothing_and_of_something_damaged(start, train_data, val_data,
 
 
 def test_weights_that_are_not_finite_stop_the_run_and_the_last_good_state_stays(start):
-    trainer = start(log_every=1, max_skipped=2)
+    trainer = start(log_every=1, max_nonfinite_steps=2)
     trainer.callbacks.append(
         type("Poison", (Callback,), {"on_step": lambda self, t, r: t.model.image.class_token.data.fill_(math.nan)})()
     )

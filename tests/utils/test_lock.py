@@ -94,9 +94,9 @@ def test_a_run_is_trained_by_one_process(tmp_path, toy_config, toy_tokenizer):
 
 def test_a_split_is_packed_by_one_process(tmp_path, toy_config, toy_tokenizer):
     preprocess = fresh(toy_config, toy_tokenizer).preprocess
-    pack(Shapes("test", 8, image_size=16), tmp_path, preprocess, split="test", workers=0)
+    pack(Shapes("test", 8, image_size=16), tmp_path, preprocess, split="test", num_workers=0)
     with alone_in(tmp_path / "train"):
         with pytest.raises(BlockingIOError, match="another process is writing there"):
-            pack(Shapes("train", 8, image_size=16), tmp_path, preprocess, workers=0)
-        pack(Shapes("val", 8, image_size=16), tmp_path, preprocess, split="val", workers=0)
-    assert len(pack(Shapes("train", 8, image_size=16), tmp_path, preprocess, workers=0)) == 8
+            pack(Shapes("train", 8, image_size=16), tmp_path, preprocess, num_workers=0)
+        pack(Shapes("val", 8, image_size=16), tmp_path, preprocess, split="val", num_workers=0)
+    assert len(pack(Shapes("train", 8, image_size=16), tmp_path, preprocess, num_workers=0)) == 8

@@ -17,7 +17,7 @@ from miniclip.checkpoints.formats import open_clip, openai, transformers
 from miniclip.checkpoints.formats.safetensors import write_tensors
 from miniclip.checkpoints.layout import Written
 from miniclip.checkpoints.native import TOKENIZER, read_json, tokenizer_at_hand, write_json
-from miniclip.checkpoints.reading import Opened
+from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.models.clip import CLIP
@@ -116,7 +116,7 @@ def _verify(model: CLIP, folder: Path) -> None:
     The same weights could still be another model, by the settings: so noise and random ids are embedded, too.
     """
     config, dtype = model.config, model.log_scale.dtype
-    copy = Opened(folder).model(dtype).to(model.device).eval()
+    copy = CheckpointReader(folder).model(dtype).to(model.device).eval()
     theirs = copy.state_dict()
     for key, value in model.state_dict().items():
         if not torch.equal(value, theirs[key]):

@@ -102,9 +102,9 @@ class Settings:
 
 def warn_of_crops(config: CLIPConfig, theirs: str, project: str) -> None:
     """Warn where another project crops half a pixel beside: no setting of its files could say it."""
-    if config.resize == "shortest" and config.crop != theirs:
+    if config.resize == "shortest" and config.crop_rounding != theirs:
         warnings.warn(
-            f"{project} crops pictures at {theirs} half pixels, this model at {config.crop} ones (config.crop): "
+            f"{project} crops pictures at {theirs} half pixels, this model at {config.crop_rounding} ones (config.crop_rounding): "
             "pictures of about one size in four it will see one pixel beside",
             UserWarning,
             stacklevel=5,

@@ -50,7 +50,7 @@ OURS, OPENAI, TIMM, TRANSFORMERS = (  # a key that only this layout has
 )
 
 
-class HeldTensors:
+class InMemoryTensors:
     """Weights that are in memory already, as a source for `convert`."""
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], archive: bool = False) -> None:
@@ -82,7 +82,7 @@ class Weights(Source, Protocol):
     dtypes: dict[str, torch.dtype]
 
 
-class Opened:
+class CheckpointReader:
     """A checkpoint that is about to be a model: its weights, what to do with them, and its tokenizer's options."""
 
     def __init__(self, path: Path, config: CLIPConfig | None = None) -> None:
@@ -166,7 +166,7 @@ def open_weights(path: Path) -> Weights:
     if path.name.endswith(INDEX) or start[8:9] == b"{" or path.suffix == ".safetensors":
         return open_tensors(path)
     pickled = read_pickled(path)
-    return HeldTensors(path, pickled.tensors, pickled.archive)
+    return InMemoryTensors(path, pickled.tensors, pickled.archive)
 
 
 def common_dtype(dtypes: Iterable[torch.dtype], widened: torch.dtype | None = None) -> torch.dtype | None:

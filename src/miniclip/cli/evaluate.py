@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.cli.parsing import add_command
-from miniclip.data.skipping import AT_MOST
+from miniclip.data.skipping import MAX_SKIP_FRACTION
 
 EPILOG = """examples:
   miniclip eval runs/shapes                          the best model of a run, on the data it was validated with
@@ -62,7 +62,10 @@ def data_of(run: str, settings: dict[str, Any]) -> str:
 
 def rule_of(train: dict[str, Any]) -> dict[str, Any]:
     """What a run does with rows and pictures that cannot be used."""
-    return {"on_error": train.get("on_error", "raise"), "at_most": train.get("max_left_out", AT_MOST)}
+    return {
+        "on_error": train.get("on_error", "raise"),
+        "max_skip_fraction": train.get("max_skip_fraction", MAX_SKIP_FRACTION),
+    }
 
 
 def in_words(record: dict[str, Any], data: Any) -> str:

@@ -21,7 +21,11 @@ from miniclip.train.config import TrainConfig
 from miniclip.utils.checks import did_you_mean
 
 DATA, PRESET = "shapes", "bert_vit_tiny"
-SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "crop": 1.0}  # the defaults on the drawn set: there a crop could lie
+SHAPES_SETTINGS = {
+    "epochs": 10,
+    "lr": 2e-3,
+    "min_crop_area": 1.0,
+}  # the defaults on the drawn set: there a crop could lie
 
 EPILOG = """examples:
   miniclip train                                     the drawn set and a tiny model, about a minute on two cores
@@ -31,7 +35,7 @@ EPILOG = """examples:
   miniclip train --data flickr30k --check            look before a long run; warnings exit with 0, errors with 1
   miniclip train --resume runs/flickr                go on where a run was stopped
   miniclip train --data photos --dry-run             what would be used, and the time and memory it would take
-  miniclip train --resume runs/flickr --lr 1e-4 --changed         with another setting, as another run
+  miniclip train --resume runs/flickr --lr 1e-4 --allow-changes         with another setting, as another run
   torchrun --nproc-per-node 4 -m miniclip train …    on four GPUs, or processes
 """
 
@@ -42,9 +46,9 @@ def add(commands: Any) -> None:
     train.add_argument(
         "--resume", metavar="RUN", help="go on with a run; what is not given comes from it, and what is, it asks about"
     )
-    train.add_argument("--changed", action="store_true", help="with --resume: yes, with other data or settings")
+    train.add_argument("--allow-changes", action="store_true", help="with --resume: yes, with other data or settings")
     train.add_argument(
-        "--step", type=int, metavar="N", help="with --resume: go back to the state of this step (--keep)"
+        "--step", type=int, metavar="N", help="with --resume: go back to the state of this step (--keep-checkpoints)"
     )
     train.add_argument("--config", metavar="FILE", help="a TOML file with any of the settings below")
     train.add_argument(
@@ -134,7 +138,7 @@ def refuse_resuming(flags: dict[str, Any]) -> None:
         ValueError: one of them was given.
     """
     if flags.pop("changed", False) or flags.pop("step", None) is not None:
-        raise ValueError("--changed and --step are for --resume RUN")
+        raise ValueError("--allow-changes and --step are for --resume RUN")
 
 
 def run_training(resume: str | None, config: str | None, dry_run: bool = False, **flags: Any) -> None:
@@ -262,7 +266,7 @@ def summary(trainer: Any) -> str:
 
     lines = []
     if trainer.history.evaluations:
-        best = max(trainer.history.evaluations, key=lambda record: figure_of(record, trainer.config.best_by))
+        best = max(trainer.history.evaluations, key=lambda record: figure_of(record, trainer.config.monitor))
         last = trainer.history.evaluations[-1]
         for name, record in (("last", last), ("best", best)) if best is not last else (("last, and best", last),):
             lines.append(f"{name} (epoch {record['epoch']}): {in_words(record, trainer.val_data)}")

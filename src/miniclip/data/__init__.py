@@ -1,8 +1,8 @@
 """Data sets of pictures with captions: `data[i]` is `(picture, [captions])`, and `len(data)` counts pictures."""
 
-from miniclip.data.cache.reading import Packed
+from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.cache.writing import pack
-from miniclip.data.dataset import Captions, PairData
+from miniclip.data.dataset import Captions, ImageCaptionDataset
 from miniclip.data.formats.coco import CocoCaptions
 from miniclip.data.formats.flickr30k import Flickr8k, Flickr30k
 from miniclip.data.formats.webdataset import WebDataset
@@ -12,13 +12,13 @@ from miniclip.data.tools.contact_sheet import contact_sheet
 from miniclip.data.tools.inspection import Inspection, inspect
 
 __all__ = [
+    "CachedDataset",
     "Captions",
     "CocoCaptions",
     "Flickr8k",
     "Flickr30k",
+    "ImageCaptionDataset",
     "Inspection",
-    "Packed",
-    "PairData",
     "Shapes",
     "WebDataset",
     "contact_sheet",

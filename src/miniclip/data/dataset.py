@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from miniclip.data.decoding import open_picture
+from miniclip.data.decoding import open_image
 from miniclip.data.formats.rows import Pictures, Rule, Stored, collect
-from miniclip.data.skipping import AT_MOST, LeftOut, OnError
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
 from miniclip.data.splits import Split
 
 
-class PairData(Protocol):
+class ImageCaptionDataset(Protocol):
     """Pictures with one or more captions each: all that training and evaluation ask of a data set."""
 
     @property
@@ -40,7 +40,7 @@ class Captions:
         paths: the pictures, N of them: files, or objects whose `read()` gives the bytes of one, and whose `str` is
             its name.
         captions: for each picture its captions, one or more.
-        left_out: what a reader could not use.
+        skip_log: what a reader could not use.
         splits: the split of each picture; empty where nothing is known of it.
         about: what the set was read from, in words.
 
@@ -54,7 +54,7 @@ class Captions:
         paths: Sequence[Path | Stored],
         captions: Sequence[Sequence[str]],
         *,
-        left_out: LeftOut | None = None,
+        skip_log: SkipLog | None = None,
         splits: Sequence[str] = (),
         about: str = "",
     ) -> None:
@@ -67,7 +67,7 @@ class Captions:
                 raise ValueError(f"{path} has no caption: give it one, or leave the picture out")
         self.paths: list[Path | Stored] = [Path(path) if isinstance(path, str) else path for path in paths]
         self.captions: list[list[str]] = [list(own) for own in captions]
-        self.left_out = LeftOut() if left_out is None else left_out
+        self.skip_log = SkipLog() if skip_log is None else skip_log
         self.splits: list[str] = list(splits)
         self.about = about
 
@@ -82,7 +82,7 @@ class Captions:
         split: Split = "all",
         seed: int = 0,
         on_error: OnError = "raise",
-        at_most: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> Captions:
         """Read a table of paths and captions, CSV or TSV, one caption a row, or lists of them.
 
@@ -94,8 +94,8 @@ class Captions:
             separator: between fields; None: the one that makes sense of the first line.
             split: "train", "val", "test" or "all", by the column split where there is one, else drawn by a hash.
             seed: of the drawn split.
-            on_error: "raise" at a row or a picture that cannot be used, or "skip" it, named in `left_out`.
-            at_most: the share that may be left out.
+            on_error: "raise" at a row or a picture that cannot be used, or "skip" it, named in `skip_log`.
+            max_skip_fraction: the share that may be left out.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -104,11 +104,11 @@ class Captions:
         """
         from miniclip.data.formats.tables import open_table, read_table
 
-        path, left_out = Path(path).expanduser(), LeftOut(on_error, at_most)
-        table = open_table(path, left_out, image, caption, separator)
-        rule = Rule(split, seed, on_error, at_most)
-        entries = read_table(table, left_out)
-        return cls._of(collect(path, entries, rule, left_out, about=table.about, exact=True))
+        path, skip_log = Path(path).expanduser(), SkipLog(on_error, max_skip_fraction)
+        table = open_table(path, skip_log, image, caption, separator)
+        rule = Rule(split, seed, on_error, max_skip_fraction)
+        entries = read_table(table, skip_log)
+        return cls._of(collect(path, entries, rule, skip_log, about=table.about, exact=True))
 
     @classmethod
     def from_jsonl(
@@ -120,13 +120,13 @@ class Captions:
         split: Split = "all",
         seed: int = 0,
         on_error: OnError = "raise",
-        at_most: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> Captions:
         """Read a file with an object a line, such as `{"image": "a.jpg", "caption": "a dog"}`, or a JSON list of them.
 
         The captions may be text or a list. The rest is as in `from_csv`.
         """
-        return cls._of_files([Path(path).expanduser()], image, caption, Rule(split, seed, on_error, at_most))
+        return cls._of_files([Path(path).expanduser()], image, caption, Rule(split, seed, on_error, max_skip_fraction))
 
     @classmethod
     def from_parquet(
@@ -138,7 +138,7 @@ class Captions:
         split: Split = "all",
         seed: int = 0,
         on_error: OnError = "raise",
-        at_most: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> Captions:
         """Read a parquet file, a folder of them, or a list: paths, or the pictures themselves, as on the Hub.
 
@@ -154,7 +154,7 @@ class Captions:
         files = find_parquet(paths[0]) if len(paths) == 1 and paths[0].is_dir() else paths
         if not files:
             raise FileNotFoundError(f"{paths[0] if paths else 'an empty list'}: holds no parquet files")
-        return cls._of_files(files, image, caption, Rule(split, seed, on_error, at_most))
+        return cls._of_files(files, image, caption, Rule(split, seed, on_error, max_skip_fraction))
 
     @classmethod
     def from_folder(
@@ -164,7 +164,7 @@ class Captions:
         split: Split = "all",
         seed: int = 0,
         on_error: OnError = "raise",
-        at_most: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> Captions:
         """Read the pictures at or below a folder, each with a text file beside it: `dog.jpg`, `dog.txt`.
 
@@ -173,9 +173,9 @@ class Captions:
         """
         from miniclip.data.formats.folder import read_folder
 
-        path, left_out = Path(path).expanduser(), LeftOut(on_error, at_most)
-        rule, about = Rule(split, seed, on_error, at_most), "pictures with text files beside them"
-        return cls._of(collect(path, read_folder(path, left_out), rule, left_out, about=about))
+        path, skip_log = Path(path).expanduser(), SkipLog(on_error, max_skip_fraction)
+        rule, about = Rule(split, seed, on_error, max_skip_fraction), "pictures with text files beside them"
+        return cls._of(collect(path, read_folder(path, skip_log), rule, skip_log, about=about))
 
     @classmethod
     def from_huggingface(
@@ -187,7 +187,7 @@ class Captions:
         split: Split = "all",
         seed: int = 0,
         on_error: OnError = "raise",
-        at_most: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> Captions:
         """Take a `Dataset` of Hugging Face's datasets library. No picture is decoded before it is asked for.
 
@@ -198,7 +198,7 @@ class Captions:
             split: as in `from_csv`: what is passed is all in all; "train" and "val" divide it.
             seed: of the drawn split.
             on_error: as in `from_csv`.
-            at_most: as in `from_csv`.
+            max_skip_fraction: as in `from_csv`.
 
         Raises:
             TypeError: it is a dict of splits, or streamed.
@@ -207,10 +207,10 @@ class Captions:
         from miniclip.data.formats.huggingface import open_dataset, read_dataset
 
         dataset, columns = open_dataset(dataset, image, caption)
-        left_out, rule = LeftOut(on_error, at_most), Rule(split, seed, on_error, at_most)
+        skip_log, rule = SkipLog(on_error, max_skip_fraction), Rule(split, seed, on_error, max_skip_fraction)
         about, source = f"a Hugging Face data set, {columns}", Path("the data set")
         entries = read_dataset(dataset, columns)
-        return cls._of(collect(source, entries, rule, left_out, about=about, base=Path.cwd(), exact=True))
+        return cls._of(collect(source, entries, rule, skip_log, about=about, base=Path.cwd(), exact=True))
 
     @classmethod
     def _of_files(
@@ -224,15 +224,15 @@ class Captions:
         """One table, or several that are one set; `source` is the folder that they are in."""
         from miniclip.data.formats.multifile import read_several
 
-        left_out = LeftOut(rule.on_error, rule.at_most)
+        skip_log = SkipLog(rule.on_error, rule.max_skip_fraction)
         base = source or Path(os.path.commonpath([file.parent for file in files]))
-        read = read_several(files, left_out, base, image, caption)
+        read = read_several(files, skip_log, base, image, caption)
         about, exact = read.about, read.says_split
-        return cls._of(collect(source or files[0], read.entries, rule, left_out, about=about, base=base, exact=exact))
+        return cls._of(collect(source or files[0], read.entries, rule, skip_log, about=about, base=base, exact=exact))
 
     @classmethod
     def _of(cls, found: Pictures) -> Captions:
-        return Captions(found.paths, found.captions, left_out=found.left_out, splits=found.splits, about=found.about)
+        return Captions(found.paths, found.captions, skip_log=found.skip_log, splits=found.splits, about=found.about)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -245,17 +245,17 @@ class Captions:
             DataError: the file cannot be read as a picture.
         """
         index = checked_index(index, len(self))
-        return self.picture(index), list(self.captions[index])
+        return self.image(index), list(self.captions[index])
 
-    def picture(self, index: int, at_least: int | None = None) -> Image.Image:
+    def image(self, index: int, at_least: int | None = None) -> Image.Image:
         """The picture alone; a JPEG may come out smaller, both sides `at_least` pixels long, where that is faster.
 
-        Optional for a data set, and so is `name`: the loader asks for them through `picture_of` and `name_of`.
+        Optional for a data set, and so is `name`: the loader asks for them through `image_of` and `name_of`.
         """
-        return open_picture(self.file(index), self.name(index), at_least)
+        return open_image(self.file(index), self.name(index), at_least)
 
     def file(self, index: int) -> Path | bytes:
-        """The picture's file, as `open_picture` takes it: its path, or its bytes where it lies in another file.
+        """The picture's file, as `open_image` takes it: its path, or its bytes where it lies in another file.
 
         Raises:
             OSError: the other file cannot be read.
@@ -280,20 +280,20 @@ class Captions:
         return f"{type(self).__name__}({len(self):,} pictures, {sum(map(len, self.captions)):,} captions)"
 
 
-def picture_of(data: PairData, index: int, at_least: int | None = None) -> Image.Image:
+def image_of(data: ImageCaptionDataset, index: int, at_least: int | None = None) -> Image.Image:
     """A picture of any data set; reduced, down to `at_least` pixels a side, where the set has a method `picture`."""
-    picture = getattr(data, "picture", None)
-    return data[index][0] if picture is None else picture(index, at_least)
+    image = getattr(data, "image", None)
+    return data[index][0] if image is None else image(index, at_least)
 
 
-def file_of(data: PairData, index: int) -> Path | bytes | None:
+def file_of(data: ImageCaptionDataset, index: int) -> Path | bytes | None:
     """The file that a picture of any data set is in; None where the set makes its pictures in a way of its own."""
-    if not isinstance(data, Captions) or type(data).picture is not Captions.picture:
+    if not isinstance(data, Captions) or type(data).image is not Captions.image:
         return None
     return data.file(index)
 
 
-def name_of(data: PairData, index: int) -> str:
+def name_of(data: ImageCaptionDataset, index: int) -> str:
     """What a user finds a picture by: what the set's method `name` says, or its number."""
     name = getattr(data, "name", None)
     return f"picture {index}" if name is None else str(name(index))

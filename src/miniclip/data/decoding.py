@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # What a header may ask for, before memory is taken for the pixels.
-MOST_PIXELS = 178_956_970  # of one picture, as Pillow has it: half a GiB as RGB; it warns at half of that
+MAX_PIXELS = 178_956_970  # of one picture, as Pillow has it: half a GiB as RGB; it warns at half of that
 LONGEST_SIDE = 1 << 17  # JPEG ends at 65,535
 SMALL = 1 << 24  # pixels; up to here a bomb does no harm
 PIXELS_A_BYTE = 1_000  # of the file, in larger pictures: photographs have 1 to 50, and a bomb has 10,000
@@ -44,7 +44,7 @@ _UPRIGHT = {
 }
 
 
-def as_picture(item: Any) -> Image.Image:
+def as_image(item: Any) -> Image.Image:
     """Whatever stands for a picture: a path, a PIL image, or an array (H, W, 3) of uint8.
 
     Raises:
@@ -55,7 +55,7 @@ def as_picture(item: Any) -> Image.Image:
     if isinstance(item, Image.Image):
         return item
     if isinstance(item, str | Path):
-        return open_picture(existing(item))
+        return open_image(existing(item))
     if getattr(item, "ndim", None) == 3 and item.shape[2] == 3 and str(item.dtype) == "uint8":
         return Image.fromarray(item)
     shape = f" {tuple(item.shape)} of {item.dtype}" if hasattr(item, "shape") else ""
@@ -76,7 +76,7 @@ def existing(path: str | Path) -> str | Path:
     return path
 
 
-def open_picture(source: str | Path | bytes, name: str | None = None, at_least: int | None = None) -> Image.Image:
+def open_image(source: str | Path | bytes, name: str | None = None, at_least: int | None = None) -> Image.Image:
     """Open a picture file as an RGB image, wholly decoded, upright by its EXIF orientation, transparency over white.
 
     Pictures of 16 bits a channel are brought to 8. A file of several frames gives its first. A file's name says
@@ -97,17 +97,17 @@ def open_picture(source: str | Path | bytes, name: str | None = None, at_least: 
         return _whole(image)
 
 
-def decode_picture(
+def decode_image(
     source: str | Path | bytes, name: str | None = None, at_least: int | None = None
 ) -> Image.Image | Tensor:
-    """The same pixels as `open_picture`, in a form that is quicker to work on where the file is a plain JPEG.
+    """The same pixels as `open_image`, in a form that is quicker to work on where the file is a plain JPEG.
 
     That is one of three channels, upright, and of any size. It is decoded straight to a tensor, by torchvision, or by
     Pillow if it is to be reduced, which torchvision cannot do. Whatever torchvision refuses goes to Pillow: what is a
     bad picture, and what is said of it, does not depend on who decodes.
 
     Args:
-        source: as in `open_picture`, and likewise the others.
+        source: as in `open_image`, and likewise the others.
         name: what errors call it.
         at_least: how small a JPEG may come out.
 
@@ -115,7 +115,7 @@ def decode_picture(
         (3, H, W) uint8 of a plain JPEG, whose memory is that of (H, W, 3); else an RGB picture.
 
     Raises:
-        DataError: as of `open_picture`.
+        DataError: as of `open_image`.
     """
     with _opened(source, name) as (image, file):
         plain = image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1
@@ -204,8 +204,8 @@ def _check_header(image: Image.Image, pixels: int, file: BinaryIO) -> None:
     size = f"{image.width:,} x {image.height:,} pixels"
     if not pixels:
         raise DataError(f"it has {size}")
-    if pixels > MOST_PIXELS or max(image.size) > LONGEST_SIDE:
-        raise DataError(f"{size} are more than {MOST_PIXELS:,}, or than {LONGEST_SIDE:,} on a side")
+    if pixels > MAX_PIXELS or max(image.size) > LONGEST_SIDE:
+        raise DataError(f"{size} are more than {MAX_PIXELS:,}, or than {LONGEST_SIDE:,} on a side")
     if image.format == "EPS":
         raise DataError("EPS is a program that draws, and is not run: convert it to PNG")
     if pixels > SMALL:

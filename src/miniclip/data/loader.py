@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.data.cache.reading import Packed
-from miniclip.data.dataset import PairData, name_of
-from miniclip.data.skipping import AT_MOST, LeftOut, OnError
-from miniclip.data.sources import Batches, Decoded, KeptPictures, open_pictures
+from miniclip.data.cache.reading import CachedDataset
+from miniclip.data.dataset import ImageCaptionDataset, name_of
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
+from miniclip.data.sources import Batches, Decoded, InMemoryImages, open_image_source
 from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
 from miniclip.runtime import distributed
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     rows: Tensor  # (B,) int64, which rows of the whole batch: all of this rank's but those that could not be read
 
 
-class PairLoader:
+class ImageCaptionLoader:
     """Batches of a data set.
 
     The last, smaller batch of an epoch is left out, since the loss depends on the batch's size; each epoch leaves out
@@ -53,7 +53,7 @@ class PairLoader:
         context_length: captions are cut there (the tokenizer warns).
         batch_size: B, of all ranks together.
         seed: of order and captions.
-        workers: processes that decode pictures, for each rank; None: none where the decoded pictures are kept in
+        num_workers: processes that decode pictures, for each rank; None: none where the decoded pictures are kept in
             memory (by every rank all of them), else one a core but one, eight at most, shared out to the ranks here.
             A packed set needs none.
         pad: rows of tokens as long as the context, for a text tower that attends to its padding.
@@ -62,13 +62,13 @@ class PairLoader:
         on_error: "raise" at the first picture that cannot be read; or "skip": warn of it by name, and leave its pair
             out of its batch, which is then smaller by it. No other pair takes its place: it could be in the batch
             already, as its own false negative.
-        max_left_out: the share of the pictures that may be left out, as far as this rank knows of them.
+        max_skip_fraction: the share of the pictures that may be left out, as far as this rank knows of them.
 
     Attributes:
         size: N.
         batch_size: B, which is N where the set is smaller.
         rows: this rank's of each batch.
-        left_out: the pictures that could not be read so far.
+        skip_log: the pictures that could not be read so far.
         waited: seconds in which batches were waited for, so far; whoever reads it may set it to 0.
 
     Raises:
@@ -79,18 +79,18 @@ class PairLoader:
 
     def __init__(
         self,
-        data: PairData,
+        data: ImageCaptionDataset,
         tokenizer: TextTokenizer,
         preprocess: Preprocess,
         *,
         context_length: int,
         batch_size: int,
         seed: int = 0,
-        workers: int | None = None,
+        num_workers: int | None = None,
         pad: bool = False,
         reduced: bool = False,
         on_error: OnError = "raise",
-        max_left_out: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> None:
         if not len(data):
             raise ValueError("the training data are empty: there is nothing to train on")
@@ -103,14 +103,14 @@ class PairLoader:
             )
         self.rows = distributed.part(self.batch_size)
         self.seed = seed
-        self.left_out = LeftOut(on_error, max_left_out)
+        self.skip_log = SkipLog(on_error, max_skip_fraction)
         self.waited = 0.0
         self._data = data
         self._captions = CaptionTable(data, tokenizer, context_length, pad)
-        self._pictures = open_pictures(data, preprocess, workers, reduced=reduced, on_error=on_error)
+        self._pictures = open_image_source(data, preprocess, num_workers, reduced=reduced, on_error=on_error)
         self._stream: Batches | None = None
         self._position: tuple[int, int] | None = None  # epoch and number of the batch that the stream gives next
-        if isinstance(self._pictures, KeptPictures):
+        if isinstance(self._pictures, InMemoryImages):
             self._leave_out(self._pictures.failed)
 
     @property
@@ -175,17 +175,17 @@ class PairLoader:
     def _leave_out(self, failed: dict[int, str]) -> None:
         """Raise, or warn of them, and see that they are few."""
         for index, reason in failed.items():
-            self.left_out.add(name_of(self._data, index), reason)
-        self.left_out.require_few(self.size)
+            self.skip_log.add(name_of(self._data, index), reason)
+        self.skip_log.require_few(self.size)
 
 
 class CaptionTable:
     """All captions of a set as token ids, in one table."""
 
-    def __init__(self, data: PairData, tokenizer: TextTokenizer, context_length: int, pad: bool) -> None:
+    def __init__(self, data: ImageCaptionDataset, tokenizer: TextTokenizer, context_length: int, pad: bool) -> None:
         self.counts = [len(c) for c in data.captions]
         self.first = torch.tensor([0, *self.counts]).cumsum(0)[:-1]  # where a picture's captions begin
-        packed = data.tokens(tokenizer, context_length, pad) if isinstance(data, Packed) else None
+        packed = data.tokens(tokenizer, context_length, pad) if isinstance(data, CachedDataset) else None
         if packed is None:
             flat = [caption for group in data.captions for caption in group]
             packed = tokenizer(flat, context_length=context_length, pad=pad).int()

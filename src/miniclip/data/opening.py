@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from miniclip.data.cache.reading import Packed
-from miniclip.data.dataset import Captions, PairData
+from miniclip.data.cache.reading import CachedDataset
+from miniclip.data.dataset import Captions, ImageCaptionDataset
 from miniclip.data.formats.coco import CocoCaptions, find_coco
 from miniclip.data.formats.flickr30k import Flickr8k, Flickr30k, find_forms
 from miniclip.data.formats.folder import holds_pictures_with_texts
@@ -17,7 +17,7 @@ from miniclip.data.formats.multifile import SUFFIXES, find_parquet, split_of
 from miniclip.data.formats.rows import Rule
 from miniclip.data.formats.webdataset import WebDataset, is_tar
 from miniclip.data.shapes import Shapes
-from miniclip.data.skipping import AT_MOST, OnError
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
 from miniclip.data.splits import MEANING
 from miniclip.errors import DataError
 
@@ -78,8 +78,8 @@ def open_data(
     *,
     seed: int = 0,
     on_error: OnError = "raise",
-    at_most: float = AT_MOST,
-) -> PairData:
+    max_skip_fraction: float = MAX_SKIP_FRACTION,
+) -> ImageCaptionDataset:
     """Open a data set by what the command line calls it.
 
     Args:
@@ -88,8 +88,8 @@ def open_data(
             question mark, where their names are unusual: "photos.csv?image=file&caption=what it shows".
         split: "train", "val", "test"; what is on disk has "all" too.
         seed: of the drawing, or of the split where the set has none.
-        on_error: "raise" at what cannot be used, or "skip" it, named in `left_out`.
-        at_most: the share that may be left out.
+        on_error: "raise" at what cannot be used, or "skip" it, named in `skip_log`.
+        max_skip_fraction: the share that may be left out.
 
     Raises:
         ValueError: no such split; an address in place of a path.
@@ -104,7 +104,7 @@ def open_data(
             "a list of URLs: img2dataset), and give their path"
         )
     path, image, caption = parse_spec(spec)
-    rule: dict[str, Any] = {"split": split, "seed": seed, "on_error": on_error, "at_most": at_most}
+    rule: dict[str, Any] = {"split": split, "seed": seed, "on_error": on_error, "max_skip_fraction": max_skip_fraction}
     shards = _open_shards(str(path), rule)
     if shards is not None:
         return shards
@@ -115,14 +115,14 @@ def open_data(
     raise FileNotFoundError(f"{path}: nothing there; give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes")
 
 
-def _open_shards(spec: str, rule: dict[str, Any]) -> PairData | None:
+def _open_shards(spec: str, rule: dict[str, Any]) -> ImageCaptionDataset | None:
     """A packed set, or tar shards; None for anything else."""
-    if Packed.is_packed(spec):
-        return Packed(spec, rule["split"])
+    if CachedDataset.is_packed(spec):
+        return CachedDataset(spec, rule["split"])
     return WebDataset(spec, **rule) if is_tar(spec) else None
 
 
-def _open_file(path: Path, image: str | None, caption: str | None, rule: Rule) -> PairData:
+def _open_file(path: Path, image: str | None, caption: str | None, rule: Rule) -> ImageCaptionDataset:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         found = suffix or "without an ending"
@@ -132,7 +132,7 @@ def _open_file(path: Path, image: str | None, caption: str | None, rule: Rule) -
     return Captions._of_files([path], image, caption, rule)
 
 
-def _open_folder(root: Path, image: str | None, caption: str | None, rule: dict[str, Any]) -> PairData:
+def _open_folder(root: Path, image: str | None, caption: str | None, rule: dict[str, Any]) -> ImageCaptionDataset:
     for fits, opened in LAYOUTS:
         if image is None and caption is None and fits(root):
             return opened(root, rule)
@@ -164,7 +164,7 @@ def _is_saved(root: Path) -> bool:
     return (root / "state.json").is_file() or (root / "dataset_dict.json").is_file()
 
 
-def _open_saved(root: Path, rule: dict[str, Any]) -> PairData:
+def _open_saved(root: Path, rule: dict[str, Any]) -> ImageCaptionDataset:
     """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     try:
         import datasets
@@ -181,7 +181,7 @@ def _open_saved(root: Path, rule: dict[str, Any]) -> PairData:
 
 
 # Asked in this order: the marks of the first are the most particular.
-LAYOUTS: Sequence[tuple[Callable[[Path], bool], Callable[[Path, dict[str, Any]], PairData]]] = (
+LAYOUTS: Sequence[tuple[Callable[[Path], bool], Callable[[Path, dict[str, Any]], ImageCaptionDataset]]] = (
     (_is_saved, _open_saved),
     (_is_coco, lambda root, rule: CocoCaptions(root, **rule)),
     (_is_flickr8k, lambda root, rule: Flickr8k(root, **rule)),

@@ -13,16 +13,16 @@ from typing import Literal, get_args
 from miniclip.errors import DataError
 
 OnError = Literal["raise", "skip"]
-AT_MOST = 0.05  # share of a set that may be left out
+MAX_SKIP_FRACTION = 0.05  # share of a set that may be left out
 SHOWN = 10  # warnings for single things; a list of thousands helps nobody
 
 
-class LeftOut:
+class SkipLog:
     """The things of a data set that cannot be used, by name, each with its reason.
 
     Args:
         on_error: "raise" or "skip".
-        at_most: the share of a set, in [0, 1], that may be left out before `require_few` raises.
+        max_skip_fraction: the share of a set, in [0, 1], that may be left out before `require_few` raises.
 
     Attributes:
         reasons: name to reason, in the order in which they were found.
@@ -31,13 +31,13 @@ class LeftOut:
         ValueError: another word, or a share out of its range.
     """
 
-    def __init__(self, on_error: OnError = "raise", at_most: float = AT_MOST) -> None:
+    def __init__(self, on_error: OnError = "raise", max_skip_fraction: float = MAX_SKIP_FRACTION) -> None:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-        if not 0 <= at_most <= 1:
-            raise ValueError(f"the share that may be left out is {at_most}; expected a number in 0..1")
+        if not 0 <= max_skip_fraction <= 1:
+            raise ValueError(f"the share that may be left out is {max_skip_fraction}; expected a number in 0..1")
         self.on_error = on_error
-        self.at_most = at_most
+        self.max_skip_fraction = max_skip_fraction
         self.reasons: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -74,9 +74,9 @@ class LeftOut:
         Raises:
             DataError: too many are gone; the message names the first and its reason.
         """
-        if len(self) > self.at_most * total:
+        if len(self) > self.max_skip_fraction * total:
             first, reason = next(iter(self.reasons.items()))
             raise DataError(
-                f"{len(self):,} of {total:,} cannot be used, more than {self.at_most:.1%}; the first: {first}: "
+                f"{len(self):,} of {total:,} cannot be used, more than {self.max_skip_fraction:.1%}; the first: {first}: "
                 f"{reason}; mend them, or allow a larger share"
             )

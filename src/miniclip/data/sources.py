@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from miniclip.data.cache.reading import Packed
-from miniclip.data.dataset import PairData, file_of, name_of, picture_of
+from miniclip.data.cache.reading import CachedDataset
+from miniclip.data.dataset import ImageCaptionDataset, file_of, image_of, name_of
 from miniclip.data.skipping import OnError
 from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
@@ -46,11 +46,11 @@ class Decoded(NamedTuple):
 Batches = Generator[Decoded, None, None]
 
 
-class KeptPictures:
+class InMemoryImages:
     """All pictures of a set, decoded once and kept: (N, 3, S, S) uint8."""
 
     def __init__(
-        self, data: PairData, preprocess: Preprocess, *, reduced: bool = False, on_error: OnError = "raise"
+        self, data: ImageCaptionDataset, preprocess: Preprocess, *, reduced: bool = False, on_error: OnError = "raise"
     ) -> None:
         self.pixels = torch.empty(len(data), 3, preprocess.size, preprocess.size, dtype=torch.uint8)
         failed: dict[int, str] = {}
@@ -76,10 +76,10 @@ class KeptPictures:
             yield Decoded(self.pixels[kept], {i: self.failed[i] for i in row if i in self.failed})
 
 
-class PackedPictures:
+class CachedImages:
     """Those of a packed set, copied from its map by a thread ahead of the model."""
 
-    def __init__(self, data: Packed, preprocess: Preprocess) -> None:
+    def __init__(self, data: CachedDataset, preprocess: Preprocess) -> None:
         data.require(preprocess)
         self.data = data
 
@@ -92,19 +92,24 @@ class PackedPictures:
         return Decoded(pixels.pin_memory() if torch.cuda.is_available() else pixels, {})
 
 
-class StreamedPictures(Dataset[Any]):
+class StreamedImages(Dataset[Any]):
     """Pictures decoded by worker processes as they are needed, a batch at a time.
 
     The workers are started once and go on from epoch to epoch.
     """
 
     def __init__(
-        self, data: PairData, preprocess: Preprocess, workers: int | None = None, *, reduced: bool = False
+        self,
+        data: ImageCaptionDataset,
+        preprocess: Preprocess,
+        num_workers: int | None = None,
+        *,
+        reduced: bool = False,
     ) -> None:
         import torchvision.transforms.v2  # noqa: F401  # a second, here instead of in every worker
 
         self.data, self.preprocess, self.reduced = data, preprocess, reduced
-        self.workers = min(8, max(1, cores() - 1)) if workers is None else workers
+        self.num_workers = min(8, max(1, cores() - 1)) if num_workers is None else num_workers
         self._stopping: Any = None
 
     def batches(self, rows: Rows) -> Batches:
@@ -113,19 +118,19 @@ class StreamedPictures(Dataset[Any]):
         Raises:
             ChildProcessError: a worker was killed.
         """
-        self._stopping = torch.multiprocessing.Event() if self.workers else None
+        self._stopping = torch.multiprocessing.Event() if self.num_workers else None
         loader = DataLoader(
             self,
             batch_sampler=rows,  # type: ignore[arg-type]  # any iterable of lists does, and this one may have no end
-            num_workers=self.workers,
-            prefetch_factor=AHEAD if self.workers else None,
+            num_workers=self.num_workers,
+            prefetch_factor=AHEAD if self.num_workers else None,
             collate_fn=_as_it_is,
             worker_init_fn=self._leave_signals_to_the_trainer,
             pin_memory=torch.cuda.is_available(),
         )
         batches = iter(loader)
         try:
-            with deaths_named(receiving=self.workers > 0):
+            with deaths_named(receiving=self.num_workers > 0):
                 yield from batches
         finally:
             if self._stopping is not None:
@@ -163,27 +168,27 @@ class StreamedPictures(Dataset[Any]):
         signal.signal(signal.SIGTERM, end)
 
 
-def open_pictures(
-    data: PairData,
+def open_image_source(
+    data: ImageCaptionDataset,
     preprocess: Preprocess,
-    workers: int | None = None,
+    num_workers: int | None = None,
     *,
     reduced: bool = False,
     on_error: OnError = "raise",
-) -> KeptPictures | StreamedPictures | PackedPictures:
+) -> InMemoryImages | StreamedImages | CachedImages:
     """The source that suits a set.
 
     A packed one is read as it is. Else the decoded pictures are kept where no workers are asked for and all ranks here
     keep `KEEP_BYTES` at most; else they are streamed.
     """
-    if isinstance(data, Packed):
-        return PackedPictures(data, preprocess)
-    if workers is None and len(data) * 3 * preprocess.size**2 * distributed.ranks_here() <= KEEP_BYTES:
-        return KeptPictures(data, preprocess, reduced=reduced, on_error=on_error)
-    return StreamedPictures(data, preprocess, workers, reduced=reduced)
+    if isinstance(data, CachedDataset):
+        return CachedImages(data, preprocess)
+    if num_workers is None and len(data) * 3 * preprocess.size**2 * distributed.ranks_here() <= KEEP_BYTES:
+        return InMemoryImages(data, preprocess, reduced=reduced, on_error=on_error)
+    return StreamedImages(data, preprocess, num_workers, reduced=reduced)
 
 
-def pixels_or_reason(data: PairData, index: int, preprocess: Preprocess, reduced: bool) -> Tensor | str:
+def pixels_or_reason(data: ImageCaptionDataset, index: int, preprocess: Preprocess, reduced: bool) -> Tensor | str:
     """A picture at the model's size, (3, S, S) uint8; or why it cannot be read, in a line without its name.
 
     Args:
@@ -197,7 +202,7 @@ def pixels_or_reason(data: PairData, index: int, preprocess: Preprocess, reduced
         file = file_of(data, index) if reduced else None
         if file is not None:
             return preprocess.read(file, name_of(data, index), at_least)
-        return preprocess.pixels(picture_of(data, index, at_least))
+        return preprocess.pixels(image_of(data, index, at_least))
     except (DataError, OSError) as error:
         return " ".join(str(error).split()).removeprefix(f"{name_of(data, index)}: ")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from miniclip.data.dataset import PairData, checked_index, name_of
-from miniclip.data.skipping import LeftOut
+from miniclip.data.dataset import ImageCaptionDataset, checked_index, name_of
+from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 from miniclip.utils.threads import threads
 
@@ -20,7 +20,7 @@ class Part:
         indices: which of it.
     """
 
-    def __init__(self, data: PairData, indices: Sequence[int]) -> None:
+    def __init__(self, data: ImageCaptionDataset, indices: Sequence[int]) -> None:
         self.data, self.indices = data, list(indices)
         self.captions = [data.captions[index] for index in self.indices]
 
@@ -36,18 +36,18 @@ class Part:
         return name_of(self.data, self.indices[checked_index(index, len(self))])
 
 
-def readable(data: PairData, left_out: LeftOut) -> PairData:
+def readable(data: ImageCaptionDataset, skip_log: SkipLog) -> ImageCaptionDataset:
     """The data without the pictures that cannot be read; every picture is opened once, in threads.
 
     Args:
         data: the whole.
-        left_out: is told of those that cannot be read, and raises where it is to, or where they are too many.
+        skip_log: is told of those that cannot be read, and raises where it is to, or where they are too many.
 
     Returns:
         The data themselves where nothing is wrong with them.
 
     Raises:
-        DataError: as `left_out` decides; or nothing is left.
+        DataError: as `skip_log` decides; or nothing is left.
     """
 
     def reason(index: int) -> str | None:
@@ -62,7 +62,7 @@ def readable(data: PairData, left_out: LeftOut) -> PairData:
     for index, found in enumerate(reasons):
         if found is not None:
             name = name_of(data, index)
-            left_out.add(name, found.removeprefix(f"{name}: "))
-    left_out.require_few(len(data))
+            skip_log.add(name, found.removeprefix(f"{name}: "))
+    skip_log.require_few(len(data))
     kept = [index for index, found in enumerate(reasons) if found is None]
     return data if len(kept) == len(data) else Part(data, kept)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from miniclip.config import CLIPConfig
-from miniclip.data.decoding import as_tensor, decode_picture, to_rgb
+from miniclip.data.decoding import as_tensor, decode_image, to_rgb
 
 RESIZED = 1 << 26  # pixels, 256 MiB: what would be larger once resized is cut first
 FAST = {"AVX2", "AVX512"}  # instructions for which torch has code to resize bytes: as Pillow does, 6 times as fast
@@ -31,7 +31,7 @@ class Preprocess:
     def __init__(self, config: CLIPConfig) -> None:
         self.size = config.image.image_size
         self.interpolation = config.interpolation
-        self.resize, self.crop = config.resize, config.crop
+        self.resize, self.crop_rounding = config.resize, config.crop_rounding
         # on the CPU even where a model is being built on the meta device
         self.mean = torch.tensor(config.mean, device="cpu").view(3, 1, 1)
         self.std = torch.tensor(config.std, device="cpu").view(3, 1, 1)
@@ -57,18 +57,18 @@ class Preprocess:
     def read(self, source: str | Path | bytes, name: str | None = None, at_least: int | None = None) -> Tensor:
         """A picture file to uint8 (3, S, S), the fast way.
 
-        That is `pixels(open_picture(…))`; of a plain JPEG to a grey level, here and there, since torch resizes it: like
+        That is `pixels(open_image(…))`; of a plain JPEG to a grey level, here and there, since torch resizes it: like
         Pillow in integers, whose weights it rounds more. Tests hold the two within 2 levels.
 
         Args:
             source: the path of a file, or the bytes of one.
             name: what errors call it; by default its path.
-            at_least: as in `open_picture`; None: decoded whole.
+            at_least: as in `open_image`; None: decoded whole.
 
         Raises:
             DataError: it cannot be read as a picture.
         """
-        found = decode_picture(source, name, at_least)
+        found = decode_image(source, name, at_least)
         if isinstance(found, Image.Image):
             return self.pixels(found)
         height, width = found.shape[1:]
@@ -113,13 +113,13 @@ class Preprocess:
 
     def how(self) -> dict[str, Any]:
         """All that `pixels` depends on: two models that agree in it take the same uint8 pictures."""
-        names = ("size", "resize", "crop", "interpolation")
+        names = ("size", "resize", "crop_rounding", "interpolation")
         return {name: getattr(self, name) for name in names}
 
     def _corner(self, side: int) -> int:
         """Where the centre begins: half a pixel is rounded to even as torchvision does, or floored as transformers."""
         half = (side - self.size) / 2
-        return round(half) if self.crop == "rounded" else math.floor(half)
+        return round(half) if self.crop_rounding == "rounded" else math.floor(half)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(…, 3, S, S) uint8, or float in 0..1, to normalised float32."""
@@ -131,7 +131,7 @@ class Preprocess:
     def __repr__(self) -> str:
         mean, std = (tuple(round(float(v), 4) for v in t.flatten()) for t in (self.mean, self.std))
         return (
-            f"Preprocess(size={self.size}, resize={self.resize!r}, crop={self.crop!r}, "
+            f"Preprocess(size={self.size}, resize={self.resize!r}, crop_rounding={self.crop_rounding!r}, "
             f"interpolation={self.interpolation!r}, mean={mean}, std={std})"
         )
 
@@ -143,19 +143,26 @@ class Augment:
     be kept. (torchvision's transforms draw one set of parameters for a whole batch.)
 
     Args:
-        crop: the least share of the picture's area that a random crop keeps, in (0, 1]; 1 crops nothing.
-        rotate: greatest angle, in degrees, either way.
+        min_crop_area: the least share of the picture's area that a random crop keeps, in (0, 1]; 1 crops nothing.
+        max_rotation_degrees: greatest angle, in degrees, either way.
         flip: mirror half of the pictures. Off by default: captions speak of left and right.
-        color: greatest relative change of brightness, contrast and saturation, in [0, 1].
+        color_jitter: greatest relative change of brightness, contrast and saturation, in [0, 1].
     """
 
-    def __init__(self, crop: float = 1.0, rotate: float = 0.0, flip: bool = False, color: float = 0.0) -> None:
-        if not 0 < crop <= 1 or not 0 <= color <= 1 or not 0 <= rotate <= 180:
+    def __init__(
+        self,
+        min_crop_area: float = 1.0,
+        max_rotation_degrees: float = 0.0,
+        flip: bool = False,
+        color_jitter: float = 0.0,
+    ) -> None:
+        if not 0 < min_crop_area <= 1 or not 0 <= color_jitter <= 1 or not 0 <= max_rotation_degrees <= 180:
             raise ValueError(
-                f"augmentation crop={crop}, rotate={rotate}, color={color}: expected crop in (0, 1], rotate in "
-                "0..180 degrees, color in [0, 1]"
+                f"min_crop_area={min_crop_area}, max_rotation_degrees={max_rotation_degrees}, color_jitter={color_jitter}: "
+                "expected min_crop_area in (0, 1], max_rotation_degrees in 0..180, color_jitter in [0, 1]"
             )
-        self.crop, self.rotate, self.flip, self.color = crop, rotate, flip, color
+        self.min_crop_area, self.max_rotation_degrees = min_crop_area, max_rotation_degrees
+        self.flip, self.color_jitter = flip, color_jitter
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Augment a batch: `draw`, then `apply`.
@@ -172,22 +179,22 @@ class Augment:
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         """What happens to each picture of a batch, (B, 9): an affine map (six numbers) and three factors of colour."""
         affine = self._affine(torch.rand(batch, 5, generator=generator))
-        color = 1 + self.color * (2 * torch.rand(3, batch, generator=generator).T - 1)
+        color = 1 + self.color_jitter * (2 * torch.rand(3, batch, generator=generator).T - 1)
         return torch.cat([affine, color], dim=1)
 
     def apply(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         """Augment pictures (B, 3, S, S) uint8 as drawn (B, 9); a part of a batch takes its part of the rows."""
         x, drawn = pixels.float() / 255, drawn.to(pixels.device)
-        if self.crop < 1 or self.rotate or self.flip:
+        if self.min_crop_area < 1 or self.max_rotation_degrees or self.flip:
             grid = F.affine_grid(drawn[:, :6].view(-1, 2, 3), list(x.shape), align_corners=False)
             x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        return _recolor(x, drawn[:, 6:]) if self.color else x
+        return _recolor(x, drawn[:, 6:]) if self.color_jitter else x
 
     def _affine(self, u: Tensor) -> Tensor:
         """Where in the picture, whose sides are -1..1, each output pixel looks: numbers in 0..1 (B, 5) to (B, 6)."""
-        zoom = (self.crop + (1 - self.crop) * u[:, 0]).sqrt()  # area to side
+        zoom = (self.min_crop_area + (1 - self.min_crop_area) * u[:, 0]).sqrt()  # area to side
         shift = (1 - zoom)[:, None] * (2 * u[:, 1:3] - 1)
-        angle = math.radians(self.rotate) * (2 * u[:, 3] - 1)
+        angle = math.radians(self.max_rotation_degrees) * (2 * u[:, 3] - 1)
         mirror = torch.where(u[:, 4] < 0.5, -1.0, 1.0) if self.flip else torch.ones(len(u))
         cos, sin = zoom * angle.cos(), zoom * angle.sin()
         return torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], dim=1)

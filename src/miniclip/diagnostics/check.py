@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.data.dataset import PairData, picture_of
+from miniclip.data.dataset import ImageCaptionDataset, image_of
 from miniclip.diagnostics.check_data import (
     Finding,
     Severity,
@@ -83,8 +83,8 @@ class Report:
 
 def check(
     model: CLIP,
-    train_data: PairData,
-    val_data: PairData | None,
+    train_data: ImageCaptionDataset,
+    val_data: ImageCaptionDataset | None,
     config: TrainConfig,
     *,
     steps: int = STEPS,
@@ -169,7 +169,7 @@ class Overfit(NamedTuple):
         return self.loss <= FAR_BELOW * self.nothing
 
 
-def check_learning(model: CLIP, data: PairData, config: TrainConfig, steps: int, seconds: float) -> Finding:
+def check_learning(model: CLIP, data: ImageCaptionDataset, config: TrainConfig, steps: int, seconds: float) -> Finding:
     """Whether the model can learn a few pairs by heart, with the run's learning rate, else with another one."""
     pixels, tokens = few_pairs(model, data, config)
     name = "learning by heart"
@@ -220,7 +220,7 @@ def check_learning(model: CLIP, data: PairData, config: TrainConfig, steps: int,
     )
 
 
-def few_pairs(model: CLIP, data: PairData, config: TrainConfig) -> tuple[Tensor, Tensor]:
+def few_pairs(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) -> tuple[Tensor, Tensor]:
     """Up to `PAIRS` pairs with different captions, from all over the set: (n, 3, S, S) uint8 and (n, T)."""
     assert model.tokenizer is not None
     micro = config.micro_batch_size if isinstance(config.micro_batch_size, int) else PAIRS
@@ -230,7 +230,7 @@ def few_pairs(model: CLIP, data: PairData, config: TrainConfig) -> tuple[Tensor,
         if len(captions) == most or caption in captions:
             continue
         with contextlib.suppress(DataError, OSError):  # named by another finding
-            pixels.append(model.preprocess.pixels(picture_of(data, index)))
+            pixels.append(model.preprocess.pixels(image_of(data, index)))
             captions.append(caption)
     text = model.config.text
     tokens = model.tokenizer(captions, context_length=text.context_length, pad=text.padding == "attended")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from miniclip.data.dataset import PairData, name_of, picture_of
+from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
 from miniclip.diagnostics.rules import CUT, REPEATED
 from miniclip.errors import DataError
 from miniclip.utils.randomness import generator
@@ -61,7 +61,9 @@ def judge(name: str, severity: Severity, what: str, meaning: str, advice: str) -
 # captions
 
 
-def check_captions(data: PairData, tokenizer: TextTokenizer, context_length: int, batch: int) -> list[Finding]:
+def check_captions(
+    data: ImageCaptionDataset, tokenizer: TextTokenizer, context_length: int, batch: int
+) -> list[Finding]:
     """Captions that are the same, cut, empty, or of tokens that the tokenizer does not know."""
     flat = [caption for own in data.captions for caption in own]
     chosen = [flat[i] for i in _drawn(len(flat), CAPTIONS)]
@@ -69,7 +71,7 @@ def check_captions(data: PairData, tokenizer: TextTokenizer, context_length: int
     return [_repeated_captions(data, batch), *_tokens(chosen, seen, tokenizer, context_length)]
 
 
-def _repeated_captions(data: PairData, batch: int) -> Finding:
+def _repeated_captions(data: ImageCaptionDataset, batch: int) -> Finding:
     pictures: Counter[str] = Counter()
     chance: defaultdict[str, float] = defaultdict(float)  # that a row of a batch has the caption
     for own in data.captions:
@@ -163,22 +165,22 @@ class Pictures(NamedTuple):
         return "" if len(self.seen) == self.total else f" (of {len(self.seen):,} looked at, {self.total:,} in all)"
 
 
-def look_at(data: PairData, most: int = PICTURES, seconds: float = SECONDS) -> Pictures:
+def look_at(data: ImageCaptionDataset, most: int = PICTURES, seconds: float = SECONDS) -> Pictures:
     """Open pictures in a drawn order, as many as the limits allow."""
     order, seen = _drawn(len(data), most), list[Picture]()
-    end, workers = time.monotonic() + seconds, cores()
-    with threads(workers) as pool:
-        for start in range(0, len(order), 8 * workers):
-            seen += pool.map(lambda index: _look(data, index), order[start : start + 8 * workers])
+    end, num_workers = time.monotonic() + seconds, cores()
+    with threads(num_workers) as pool:
+        for start in range(0, len(order), 8 * num_workers):
+            seen += pool.map(lambda index: _look(data, index), order[start : start + 8 * num_workers])
             if time.monotonic() > end:
                 break
     return Pictures(seen, len(data))
 
 
-def _look(data: PairData, index: int) -> Picture:
+def _look(data: ImageCaptionDataset, index: int) -> Picture:
     name = name_of(data, index)
     try:
-        picture = picture_of(data, index)
+        picture = image_of(data, index)
     except (DataError, OSError) as error:
         return Picture(name, (0, 0), b"", False, " ".join(str(error).removeprefix(f"{name}: ").split()))
     digest = hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest()
@@ -275,7 +277,9 @@ def _ratio(picture: Picture) -> float:
 # both sets
 
 
-def check_overlap(train: PairData, val: PairData, trained: Pictures, validated: Pictures) -> list[Finding]:
+def check_overlap(
+    train: ImageCaptionDataset, val: ImageCaptionDataset, trained: Pictures, validated: Pictures
+) -> list[Finding]:
     """Pictures and captions that training and validation share."""
     names = {picture.pixels: picture.name for picture in trained.seen if not picture.reason}
     shared = [p for p in validated.seen if not p.reason and p.pixels in names]

@@ -102,7 +102,7 @@ def facts_of(trainer: Any) -> Facts:
     config, groups = trainer.config, dict(zip(("image", "text"), by_tower(trainer.model), strict=False))
     return Facts(
         steps=trainer.total_steps,
-        warmup=round(config.warmup * trainer.total_steps),
+        warmup=round(config.warmup_fraction * trainer.total_steps),
         max_logit_scale=config.max_logit_scale,
         trained=tuple(side for side, group in groups.items() if any(p.requires_grad for p in group)),
         captions=trainer.data["train"]["captions"],

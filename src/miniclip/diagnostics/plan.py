@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.utils.data import Subset
 
-from miniclip.data.sources import KeptPictures
+from miniclip.data.sources import InMemoryImages
 from miniclip.evaluation.retrieval import Pictures, embed
 from miniclip.loggers.console import in_time
 from miniclip.runtime import distributed
@@ -81,7 +81,7 @@ class Plan:
         return self.steps * self.step_seconds + self.evaluations * self.evaluation_seconds
 
     @property
-    def peak_share(self) -> float | None:
+    def mfu(self) -> float | None:
         """Of the machine's peak, 0 to 1."""
         if self.flops is None or not self.step_seconds:
             return None
@@ -119,7 +119,7 @@ class Plan:
         peak = f"this machine multiplies {self.peak / 1e9:,.0f} GFLOP a second at best (measured)"
         if self.flops is None:
             return f"not counted: towers of its own; {peak}"
-        share = "" if self.peak_share is None else f", a step makes use of {self.peak_share:.0%} of it"
+        share = "" if self.mfu is None else f", a step makes use of {self.mfu:.0%} of it"
         return f"{self.flops / 1e9:,.0f} GFLOP a step; {peak}{share}"
 
     def _time(self) -> str:
@@ -164,13 +164,13 @@ def plan(trainer: Trainer) -> Plan:
         steps_per_epoch=loader.steps,
         steps=trainer.total_steps - trainer.step,
         epochs=trainer.epochs,
-        warmup_steps=round(config.warmup * trainer.total_steps),
+        warmup_steps=round(config.warmup_fraction * trainer.total_steps),
         evaluations=sum(epoch % config.eval_every == 0 or epoch == trainer.epochs for epoch in left),
         flops=None if flops is None else flops * loader.batch_size,
         peak=peak * distributed.world_size(),
         weights=sum(p.numel() * p.element_size() for p in model.parameters()),
         step_memory=step_memory,
-        picture_memory=kept.pixels.nbytes if isinstance(kept, KeptPictures) else 0,
+        picture_memory=kept.pixels.nbytes if isinstance(kept, InMemoryImages) else 0,
         free=free,
         step_seconds=step_seconds,
         timed_pairs=pairs,

@@ -19,7 +19,7 @@ WINDOW, STEPS = 10, 100  # looks, and steps from the first of them to the last, 
 STUCK = 0.02  # share of what can be learned (`health.learned`) below which nothing was
 ALIKE = -0.05  # uniformity above which embeddings are all alike: cosines of 0.99
 ONE_LINE = 1.5  # effective rank below which they lie along one line
-AT_MOST = 0.99  # of the greatest scale that is allowed: there it stands
+MAX_SKIP_FRACTION = 0.99  # of the greatest scale that is allowed: there it stands
 HALF_LEARNED = 0.5  # with so little learned, or in the first half of a run, a scale at its greatest ran away
 FLAT = 2.0  # a scale that falls below makes all similarities nearly the same
 CUT = 0.01  # share of the captions
@@ -150,7 +150,7 @@ def scale_ran_away(seen: Seen) -> str | None:
     if not seen.ready or seen.first is None or seen.first["logit_scale"] > 0.9 * most:
         return None
     early = seen.looks[-1]["step"] < seen.facts.steps / 2 or (share is not None and share < HALF_LEARNED)
-    if not early or any(look["logit_scale"] < AT_MOST * most for look in seen.looks):
+    if not early or any(look["logit_scale"] < MAX_SKIP_FRACTION * most for look in seen.looks):
         return None
     return f"the scale stands at {seen.looks[-1]['logit_scale']:.1f}, the greatest that max_logit_scale allows"
 
@@ -194,7 +194,7 @@ def tower_without_gradient(seen: Seen) -> str | None:
 
 def waiting(seen: Seen) -> str | None:
     """The device waits for data."""
-    share = seen.mean("waiting")
+    share = seen.mean("data_wait")
     if not seen.full or share is None or share < WAITING:
         return None
     return f"{share:.0%} of the time goes into waiting for batches"
@@ -279,7 +279,7 @@ AT_STEPS: dict[Rule, Ailment] = {
         "A number grew beyond what its format holds, or something was divided by 0: in bfloat16 and float16 most often "
         "an activation or a gradient, after weights grew too fast. One such step in a long run is bad luck, more "
         "are not.",
-        "Go on from the last state with a smaller lr, a longer warmup or a smaller clip_norm; try precision float32, "
+        "Go on from the last state with a smaller lr, a longer warmup or a smaller max_grad_norm; try precision float32, "
         "which tells rounding from divergence; look at the pictures of the batch.",
     ),
 }

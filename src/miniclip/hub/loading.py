@@ -15,7 +15,7 @@ import torch
 from miniclip.checkpoints.export import LAYOUTS, export
 from miniclip.checkpoints.formats.open_clip import model_config
 from miniclip.checkpoints.native import parse_config, read_json, save_checkpoint
-from miniclip.checkpoints.reading import Opened, best_weights, needed
+from miniclip.checkpoints.reading import CheckpointReader, best_weights, needed
 from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.errors import CheckpointError
 from miniclip.hub.model_card import model_card
@@ -123,7 +123,7 @@ def _opened(
     cache_dir: str | Path | None,
 ) -> CLIP:
     path = find_checkpoint(name, revision=revision, cache_dir=cache_dir)
-    opened = Opened(path, _config(config))
+    opened = CheckpointReader(path, _config(config))
     model = opened.model(dtype, image_size, keep_half=torch.device(device or "cpu").type != "cpu")
     _give_tokenizer(model, opened, tokenizer, cache_dir)
     return model.to(device=device).eval()
@@ -150,7 +150,7 @@ def _tokenizer(tokenizer: str | Path | TextTokenizer | None) -> TextTokenizer | 
 
 
 def _give_tokenizer(
-    model: CLIP, opened: Opened, given: str | Path | TextTokenizer | None, cache_dir: str | Path | None
+    model: CLIP, opened: CheckpointReader, given: str | Path | TextTokenizer | None, cache_dir: str | Path | None
 ) -> None:
     """The tokenizer that is given, or the one beside the weights, or a way to get it when it is first needed."""
     options = dict(opened.plan.tokenizer)
@@ -165,7 +165,7 @@ def _give_tokenizer(
         model.tokenizer_source = functools.partial(_fetch_tokenizer, repo, options, opened.weights_path, cache_dir)
 
 
-def _tokenizer_repo(model: CLIP, opened: Opened) -> str | None:
+def _tokenizer_repo(model: CLIP, opened: CheckpointReader) -> str | None:
     """Where the tokenizer of a checkpoint without one is: where its settings say, or at OpenAI's."""
     if opened.own:
         return None  # it was saved without

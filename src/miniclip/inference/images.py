@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from miniclip.data.decoding import as_picture, existing
+from miniclip.data.decoding import as_image, existing
 from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
 from miniclip.utils.threads import cores, threads
@@ -35,7 +35,7 @@ class Read(NamedTuple):
     places: list[int]  # theirs in the batch, n of 0..B-1
 
 
-class PictureReader:
+class ImageReader:
     """Pictures in batches, in the order given; while the model works on one, the next is read.
 
     Never more than two batches are in memory, at the model's size, and as many whole pictures as there are threads.
@@ -44,7 +44,7 @@ class PictureReader:
         items: N of what `pixels_of` takes; a sequence that opens its pictures when it is asked is asked by the threads.
         preprocess: how they become pixels.
         batch_size: B.
-        workers: threads that read; 0: none, and nothing is read ahead; None: one a core.
+        num_workers: threads that read; 0: none, and nothing is read ahead; None: one a core.
         on_error: "raise" what is wrong with a picture, in its turn; or "skip": go on without it.
         pinned: in memory that a GPU can copy from while it computes.
 
@@ -61,17 +61,17 @@ class PictureReader:
         preprocess: Preprocess,
         batch_size: int,
         *,
-        workers: int | None = None,
+        num_workers: int | None = None,
         on_error: OnError = "raise",
         pinned: bool = False,
     ) -> None:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error {on_error!r}: expected 'raise' or 'skip'")
-        if workers is not None and workers < 0:
-            raise ValueError(f"workers {workers}: expected at least 0")
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"workers {num_workers}: expected at least 0")
         self.items, self.preprocess, self.batch_size = items, preprocess, batch_size
-        wanted = min(MOST_WORKERS, cores()) if workers is None else workers
-        self.workers = min(wanted, len(items)) if len(items) > 1 else 0
+        wanted = min(MOST_WORKERS, cores()) if num_workers is None else num_workers
+        self.num_workers = min(wanted, len(items)) if len(items) > 1 else 0
         self.on_error, self.pinned = on_error, pinned
         self.failed: list[str] = []
 
@@ -95,12 +95,12 @@ class PictureReader:
         total, size = len(self.items), self.batch_size
         sizes = [min(size, total - start) for start in range(0, total, size)]
         left = iter(range(total))
-        if not self.workers:
+        if not self.num_workers:
             for count in sizes:
                 yield [self._read(index) for index in islice(left, count)]
             return
         waiting: deque[Future[Tensor | str]] = deque()
-        with threads(self.workers) as pool:
+        with threads(self.num_workers) as pool:
             for count in sizes:
                 waiting.extend(pool.submit(self._read, index) for index in islice(left, 2 * size - len(waiting)))
                 yield [waiting.popleft().result() for _ in range(count)]
@@ -135,7 +135,7 @@ def pixels_of(item: Any, preprocess: Preprocess) -> Tensor:
     """
     if isinstance(item, str | Path):
         return preprocess.read(existing(item))
-    return preprocess.pixels(as_picture(item))
+    return preprocess.pixels(as_image(item))
 
 
 def in_places(rows: Tensor, places: list[int], count: int) -> Tensor:

@@ -89,11 +89,11 @@ def in_brief(record: Record) -> str:
     parts = []
     if record.get("loss") is not None:
         parts.append(f"loss {record['loss']:.3f} (log N {record['log_n']:.2f})")
-    if "pairs_per_second" in record:
-        parts.append(f"{record['pairs_per_second']:,.0f} pairs/s")
-    if "peak_share" in record:
-        parts.append(f"{record['peak_share']:.0%} of peak")
-    if "waiting" in record:
+    if "samples_per_second" in record:
+        parts.append(f"{record['samples_per_second']:,.0f} pairs/s")
+    if "mfu" in record:
+        parts.append(f"{record['mfu']:.0%} of peak")
+    if "data_wait" in record:
         parts.append(f"waiting {record['waiting']:.0%}")
     return ", ".join(parts)
 
@@ -101,7 +101,7 @@ def in_brief(record: Record) -> str:
 def describe(record: Record, trainer: Trainer) -> str:
     """An evaluation in a line, with the means of its epoch's steps."""
     epoch = [r for r in trainer.history.steps if r["epoch"] == record["epoch"]]
-    loss, waiting = _mean(epoch, "loss"), _mean(epoch, "waiting")
+    loss, waiting = _mean(epoch, "loss"), _mean(epoch, "data_wait")
     return (
         f"epoch {record['epoch']:>3}/{trainer.epochs}  {'' if loss is None else f'loss {loss:.3f}  '}"
         f"validation loss {record['val_loss']:.3f} "

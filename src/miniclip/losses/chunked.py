@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from miniclip.fast.matmul import add_product_, product
-from miniclip.losses.reference import check_pairs, unit
+from miniclip.losses.reference import check_pairs, l2_normalize
 
 SIDES = {"cpu": 1024, "cuda": 4096}  # 4 MiB stay in a processor's cache; a GPU wants more work at a time
 LOG_2 = math.log(2)
@@ -136,10 +136,10 @@ def _tiles(images: Tensor, texts: Tensor, ids: Tensor | None, side: int, factor:
     """Tiles of factor * x @ y.T, -inf where different rows share an id."""
     parts = _parts(len(images), side)
     y = torch.empty_like(texts, dtype=factor.dtype)
-    for part in parts:  # not unit(texts): the copies that it makes on its way would be as large again
-        y[part] = unit(texts[part])
+    for part in parts:  # not l2_normalize(texts): the copies that it makes on its way would be as large again
+        y[part] = l2_normalize(texts[part])
     for rows in parts:
-        x = unit(images[rows])
+        x = l2_normalize(images[rows])
         scaled = x * factor
         for columns in parts:
             tile = _Tile(rows, columns, x, y[columns], product(scaled, y[columns].T))
@@ -291,7 +291,7 @@ def _through_unit(given: Tensor, gradient: Tensor, side: int, factor: Tensor) ->
     """
     along = torch.zeros_like(factor)
     for part in _parts(len(given), side):
-        x, to_x = unit(given[part]), gradient[part]
+        x, to_x = l2_normalize(given[part]), gradient[part]
         stretch = (x * to_x).sum(dim=1, keepdim=True)
         length = (x * given[part]).sum(dim=1, keepdim=True)
         to_x.addcmul_(x, stretch, value=-1).mul_(factor / torch.where(length > 0, length, 0.5))  # 0.5: see `unit`

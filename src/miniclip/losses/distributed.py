@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from miniclip.fast.matmul import add_product_, product
-from miniclip.losses.reference import unit
+from miniclip.losses.reference import l2_normalize
 from miniclip.runtime.distributed import all_ranks, gather, rank, total, world_size
 
 BLOCK_BYTES = {
@@ -131,7 +131,7 @@ def _prepare(
             "on some rank"
         )
     with torch.autocast(images.device.type, enabled=False):
-        x, y = unit(images), unit(texts)
+        x, y = l2_normalize(images), l2_normalize(texts)
     return x, y, _Batch(sizes, None if ids is None else gather(ids.to(x.device)), chunk_size or _columns(x))
 
 

@@ -78,7 +78,7 @@ def sigmoid_loss(
         return loss.sum() / len(logits)
 
 
-def unit(x: Tensor) -> Tensor:
+def l2_normalize(x: Tensor) -> Tensor:
     """Rows of length 1, in float32 or finer; a row of zeros stays one.
 
     The row is divided by its greatest magnitude first, or its length would overflow near 1e19 in float32. That divisor
@@ -108,7 +108,7 @@ def check_pairs(image_embeddings: Tensor, text_embeddings: Tensor, ids: Tensor |
 
 
 def _cosines(image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
-    return unit(image_embeddings) @ unit(text_embeddings).T
+    return l2_normalize(image_embeddings) @ l2_normalize(text_embeddings).T
 
 
 def _repeats(ids: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from miniclip.config import CLIPConfig
 from miniclip.data.transforms import Preprocess
-from miniclip.inference.images import OnError, PictureReader, in_places
+from miniclip.inference.images import ImageReader, OnError, in_places
 from miniclip.inference.texts import MOST_TOKENS, embed_texts
-from miniclip.losses.reference import unit
+from miniclip.losses.reference import l2_normalize
 from miniclip.models.init import initialise
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
@@ -110,7 +110,9 @@ class CLIP(nn.Module):
         Returns:
             Unit vectors of both sides, the scale and the bias.
         """
-        return CLIPOutput(unit(self.image(pixels, kept)), unit(self.text(tokens)), self.log_scale.exp(), self.bias)
+        return CLIPOutput(
+            l2_normalize(self.image(pixels, kept)), l2_normalize(self.text(tokens)), self.log_scale.exp(), self.bias
+        )
 
     @torch.no_grad()
     def encode_image(
@@ -120,7 +122,7 @@ class CLIP(nn.Module):
         batch_size: int = 64,
         normalize: bool = True,
         progress: bool = False,
-        workers: int | None = None,
+        num_workers: int | None = None,
         on_error: OnError = "raise",
     ) -> Tensor:
         """Embed pictures.
@@ -132,7 +134,7 @@ class CLIP(nn.Module):
             batch_size: pictures embedded at a time; the next as many are read meanwhile, and no more.
             normalize: divide each embedding by its length.
             progress: show a bar.
-            workers: threads that read pictures; 0: none; None: one a core, 16 at most. The result is the same.
+            num_workers: threads that read pictures; 0: none; None: one a core, 16 at most. The result is the same.
             on_error: "raise" at the first picture that cannot be read; or "skip": its row is NaN, and a warning at the
                 end names it.
 
@@ -156,7 +158,9 @@ class CLIP(nn.Module):
             return self._encode(images, embed, *options)
         items = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
         pinned = self.device.type == "cuda"
-        reader = PictureReader(items, self.preprocess, batch_size, workers=workers, on_error=on_error, pinned=pinned)
+        reader = ImageReader(
+            items, self.preprocess, batch_size, num_workers=num_workers, on_error=on_error, pinned=pinned
+        )
         with closing(reader.batches()) as batches:
 
             def embed_next(numbers: Sequence[int]) -> Tensor:
@@ -199,7 +203,7 @@ class CLIP(nn.Module):
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: expected at least 1")
         embeddings = embed_texts(self, [texts] if isinstance(texts, str) else texts, batch_size, progress)
-        return unit(embeddings) if normalize else embeddings
+        return l2_normalize(embeddings) if normalize else embeddings
 
     def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """Which of some labels each picture shows, without training (zero-shot).
@@ -217,7 +221,7 @@ class CLIP(nn.Module):
             raise ValueError(f"labels: expected a list of at least one name, found {labels!r}")
         templates = templates or TEMPLATES
         sentences = [template.format(label) for template in templates for label in labels]
-        classes = unit(self.encode_text(sentences).view(len(templates), len(labels), -1).mean(dim=0))  # (C, E)
+        classes = l2_normalize(self.encode_text(sentences).view(len(templates), len(labels), -1).mean(dim=0))  # (C, E)
         return (self.log_scale.detach().exp() * self.encode_image(images) @ classes.T).softmax(dim=-1)
 
     def _at_a_time(self, pixels: Tensor) -> Sequence[Tensor]:
@@ -236,7 +240,7 @@ class CLIP(nn.Module):
         if not rows:
             return torch.empty(0, self.config.embed_dim, device=self.device)
         embeddings = torch.cat(rows).float()
-        return unit(embeddings) if normalize else embeddings
+        return l2_normalize(embeddings) if normalize else embeddings
 
 
 def require_fit(tokenizer: TextTokenizer, config: CLIPConfig) -> None:

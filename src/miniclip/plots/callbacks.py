@@ -64,7 +64,7 @@ class LearningCurve(Drawing):
         learning_curve(trainer.history, trainer.run_dir / CURVE, title=trainer.run_dir.name)
 
 
-class EvaluationPictures(Drawing):
+class EvaluationPlots(Drawing):
     """`similarities.png` and `confusions.png`, drawn anew at each evaluation, from the embeddings that it made.
 
     Where that is every few seconds they are drawn less often.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.data.dataset import PairData, name_of, picture_of
+from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
 from miniclip.errors import DataError
 from miniclip.evaluation.retrieval import Embedded
 from miniclip.plots.learning_curve import new_figure, write_figure
@@ -86,7 +86,7 @@ def _of(embedded: Embedded, rows: Tensor, text: Tensor, texts: int, count: int) 
             yield Confusion(int(rows[i]), (int(right_at[i]), float(right[i])), wrong[:WINNERS])
 
 
-def draw_confusions(embedded: Embedded, data: PairData, path: str | Path, title: str = "") -> None:
+def draw_confusions(embedded: Embedded, data: ImageCaptionDataset, path: str | Path, title: str = "") -> None:
     """Draw the worst confusions: each picture, its own caption, and the captions that won.
 
     Args:
@@ -112,9 +112,9 @@ def draw_confusions(embedded: Embedded, data: PairData, path: str | Path, title:
     write_figure(figure, path)
 
 
-def _draw_picture(axes: Any, data: PairData, index: int) -> None:
+def _draw_picture(axes: Any, data: ImageCaptionDataset, index: int) -> None:
     try:
-        picture = picture_of(data, index, at_least=SIDE)
+        picture = image_of(data, index, at_least=SIDE)
     except DataError:  # it could be read a moment ago
         axes.text(0.5, 0.5, "cannot be read", ha="center", fontsize=8)
         return

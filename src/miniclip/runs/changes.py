@@ -18,10 +18,10 @@ HARMLESS = {
     "save_every",
     "save_minutes",
     "save_in_background",
-    "keep",
+    "keep_checkpoints",
     "log_every",
-    "workers",
-    "max_skipped",
+    "num_workers",
+    "max_nonfinite_steps",
     "tensorboard",
     "wandb",
 }
@@ -55,7 +55,7 @@ def require_the_word(run_dir: Path, changes: Changes, said: bool) -> None:
     if other and not said:
         raise ValueError(
             f"{run_dir}: {in_words(other)}; to go on all the same, as another run than it would have been, say so: "
-            "--changed, or changed=True"
+            "--allow-changes, or allow_changes=True"
         )
 
 

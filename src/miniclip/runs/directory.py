@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from miniclip.checkpoints.native import read_json, write_json
-from miniclip.data.dataset import PairData
+from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.errors import CheckpointError
 from miniclip.runs import history, state
 from miniclip.runs.changes import Changes, describe
@@ -99,7 +99,7 @@ def read_run(path: str | Path) -> dict[str, Any]:
     return settings
 
 
-def fingerprint(data: PairData | None) -> dict[str, Any] | None:
+def fingerprint(data: ImageCaptionDataset | None) -> dict[str, Any] | None:
     """What tells whether data are the same: the counts, and a digest of the captions in their order."""
     if data is None:
         return None

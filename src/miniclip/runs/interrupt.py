@@ -12,7 +12,7 @@ from miniclip.runtime.distributed import any_rank
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a person's Ctrl-C; a scheduler's notice
 
 
-class StopRequest:
+class GracefulStop:
     """A context in which the first of these signals sets `requested`, and a second one stops at once.
 
     Outside of the main thread, where Python delivers no signals, it does nothing.
@@ -22,7 +22,7 @@ class StopRequest:
         self.requested = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self

@@ -55,9 +55,9 @@ def too_many(where: str, record: Mapping[str, Any], count: int, run_dir: Path) -
     """What to say when a run stops because so many steps in a row were skipped."""
     return (
         f"not finite: {where}, at step {record['step']}, the last of {count} in a row that were skipped (setting "
-        f"max_skipped); the learning rate ({record['lr']:.1e}) may be too high, or bfloat16 too coarse; {run_dir} "
+        f"max_nonfinite_steps); the learning rate ({record['lr']:.1e}) may be too high, or bfloat16 too coarse; {run_dir} "
         f"keeps the state of before, and the batches in {FOLDER}/: go on with a smaller one (--resume {run_dir} "
-        "--lr X --changed), or start anew with a longer warmup or precision float32"
+        "--lr X --allow-changes), or start anew with a longer warmup or precision float32"
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from miniclip.checkpoints.reading import HeldTensors, fill, own_rows
+from miniclip.checkpoints.reading import InMemoryTensors, fill, own_rows
 from miniclip.config import CLIPConfig
-from miniclip.data.dataset import PairData
+from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.models.clip import CLIP
 from miniclip.runs.changes import Changes, changed_data, changed_settings, require_the_word
 from miniclip.runs.directory import LAST, fingerprint, read_run
@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
 def compare(
     run_dir: Path,
-    data: tuple[PairData, PairData | None],
+    data: tuple[ImageCaptionDataset, ImageCaptionDataset | None],
     settings: Mapping[str, Any],
     about: Mapping[str, Any],
     changed: bool,
@@ -70,5 +70,5 @@ def restored(run_dir: Path, step: int | None) -> tuple[CLIP, State]:
     saved = read_state(path)
     with torch.device("meta"):
         model = CLIP(CLIPConfig.from_dict(read_run(run_dir)["model"]), load_tokenizer(run_dir / LAST))
-    fill(model, HeldTensors(path, saved.weights), own_rows(model.state_dict()))
+    fill(model, InMemoryTensors(path, saved.weights), own_rows(model.state_dict()))
     return model, saved

@@ -21,7 +21,7 @@ from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.errors import CheckpointError
 from miniclip.runtime import distributed
 from miniclip.runtime.fsdp import part_of
-from miniclip.train.ema import Average
+from miniclip.train.ema import EMA
 from miniclip.utils.atomic import write_atomically
 
 FILE = "state.safetensors"
@@ -48,7 +48,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def state_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any], average: Average | None
+    model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any], average: EMA | None
 ) -> State:
     """The state as it is now; every rank must call it, rank 0 gets it."""
     moments = {
@@ -83,7 +83,7 @@ def save_state(path: Path, state: State, keep: int = 1) -> None:
 
 
 def keep_only(path: Path, step: int, keep: int) -> None:
-    """Keep the state at `path`, of that step, under its own name too, and of those in `states/` the last `keep`."""
+    """Keep the state at `path`, of that step, under its own name too, and of those in `states/` the last `keep_checkpoints`."""
     folder = path.parent / KEPT
     if keep > 1:
         folder.mkdir(exist_ok=True)
@@ -132,7 +132,7 @@ def find_state(run_dir: Path, step: int | None = None) -> Path:
         return run_dir / FILE
     kept = kept_states(run_dir)
     if step not in kept:
-        there = ", ".join(map(str, kept)) or "none: the setting `keep` is 1"
+        there = ", ".join(map(str, kept)) or "none: the setting `keep_checkpoints` is 1"
         raise FileNotFoundError(f"{run_dir / KEPT}: no state of step {step}; there are those of {there}")
     return kept[step]
 
@@ -187,7 +187,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
         optimizer.state[parameter][kind] = value.to(parameter.device) if single else part_of(value, parameter)
 
 
-def restore_average(average: Average, model: nn.Module, saved: dict[str, Tensor]) -> None:
+def restore_average(average: EMA, model: nn.Module, saved: dict[str, Tensor]) -> None:
     """Give a moving average the values that it had; where it is new to the run, it starts from the weights."""
     for name, parameter in model.named_parameters():
         if name in saved:

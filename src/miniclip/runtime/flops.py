@@ -115,8 +115,8 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-class PeakShare(Callback):
-    """Adds `peak_share` to the records of steps: the share, 0 to 1, of the peak that the towers' products make use of.
+class MFULogger(Callback):
+    """Adds `mfu` to the records of steps: the share, 0 to 1, of the peak that the towers' products make use of.
 
     It stands before the log among the callbacks, so that the log has it.
     """
@@ -130,5 +130,5 @@ class PeakShare(Callback):
     def on_step(self, trainer: Trainer, record: Record) -> None:
         """Add the share; pairs a second are those of the steps since the last look."""
         flops = pair_flops(trainer.model, record["tokens"], trainer.config.patch_dropout)
-        if flops is not None and "pairs_per_second" in record:
-            record["peak_share"] = round(record["pairs_per_second"] * flops / self._peak, 4)
+        if flops is not None and "samples_per_second" in record:
+            record["mfu"] = round(record["samples_per_second"] * flops / self._peak, 4)

@@ -84,10 +84,10 @@ def default_callbacks() -> list[Callback]:
     """What a trainer does unless it is told otherwise."""
     from miniclip.diagnostics.doctor import Doctor
     from miniclip.loggers.console import Progress  # these are callbacks themselves
-    from miniclip.plots.callbacks import EvaluationPictures, LearningCurve
-    from miniclip.runtime.flops import PeakShare
+    from miniclip.plots.callbacks import EvaluationPlots, LearningCurve
+    from miniclip.runtime.flops import MFULogger
 
-    return [PeakShare(), MetricsFile(), EvaluationPictures(), LearningCurve(), Progress(), Doctor()]
+    return [MFULogger(), MetricsFile(), EvaluationPlots(), LearningCurve(), Progress(), Doctor()]
 
 
 def sinks(config: TrainConfig) -> list[Callback]:

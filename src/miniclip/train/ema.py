@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from miniclip.runtime.distributed import is_sharded
 
 
-class Average:
+class EMA:
     """The average of a model's parameters, each where its parameter is, and sharded as it is.
 
     Args:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.data.loader import PairLoader
+from miniclip.data.loader import ImageCaptionLoader
 from miniclip.runs.history import Record
 from miniclip.runs.nonfinite import finite_rows
 from miniclip.train.step import StepResult
 
 
-class Reading(NamedTuple):
+class StepMetrics(NamedTuple):
     """A step's figures, read."""
 
     record: Record  # with them, where they are finite
@@ -28,14 +28,14 @@ class Reading(NamedTuple):
         return math.isfinite(self.figures["loss"]) and math.isfinite(self.figures["grad_norm"])
 
 
-class Readings:
+class MetricsBuffer:
     """Steps whose figures are still on the device, and the clock.
 
     Args:
         loader: counts the time in which batches were waited for.
     """
 
-    def __init__(self, loader: PairLoader) -> None:
+    def __init__(self, loader: ImageCaptionLoader) -> None:
         self.loader = loader
         self._unread: list[tuple[Record, dict[str, Tensor], Tensor]] = []
         self.start_the_clock()
@@ -48,7 +48,7 @@ class Readings:
         """Note a step; `record` is what is known of it on the CPU."""
         self._unread.append((record, result.figures, finite_rows(result.seen)))
 
-    def read(self) -> list[Reading]:
+    def read(self) -> list[StepMetrics]:
         """Fetch what was noted since the last time; this waits for the device."""
         if not self._unread:
             return []
@@ -56,14 +56,14 @@ class Readings:
         values = torch.stack([torch.stack(list(figures.values())) for _, figures, _ in unread]).tolist()
         seconds = time.perf_counter() - self._since
         pace = {
-            "pairs_per_second": round(len(unread) * self.loader.batch_size / seconds, 1),
-            "waiting": round(min(1.0, self.loader.waited / seconds), 4),
+            "samples_per_second": round(len(unread) * self.loader.batch_size / seconds, 1),
+            "data_wait": round(min(1.0, self.loader.waited / seconds), 4),
         }
         self.start_the_clock()
         readings = []
         for (record, figures, rows), numbers in zip(unread, values, strict=True):
             found = dict(zip(figures, numbers, strict=True))
-            reading = Reading(record, found, rows)
+            reading = StepMetrics(record, found, rows)
             if reading.finite:
                 record.update(found | pace)
             readings.append(reading)

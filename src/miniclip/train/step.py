@@ -165,11 +165,11 @@ def forward(model: CLIP, inputs: tuple[Tensor, Tensor, Tensor | None], config: T
 def _update(
     model: CLIP, optimizer: torch.optim.Optimizer, loss: Tensor, out: CLIPOutput, config: TrainConfig
 ) -> StepResult:
-    """Average the gradient over the ranks, clip it, step, clamp the scale; without finite figures, change nothing."""
+    """EMA the gradient over the ranks, clip it, step, clamp the scale; without finite figures, change nothing."""
     average_gradients(model.parameters())  # once a step, however many backward passes the micro batches took
     norms = torch.stack([gradient_norm(group, loss) for group in by_tower(model)])
     norm = norms.norm()
-    clip_gradients(model.parameters(), config.clip_norm, norm)
+    clip_gradients(model.parameters(), config.max_grad_norm, norm)
     step_where(optimizer, torch.isfinite(norm) & torch.isfinite(loss.detach()))
     optimizer.zero_grad()
     with torch.no_grad():  # above it training gets unstable (CLIP, section 2.5); below 1 the softmax is flat

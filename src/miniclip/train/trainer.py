@@ -2,7 +2,7 @@
 
 A run directory holds `config.json` (every setting), `metrics.jsonl`, `learning_curve.png`, the checkpoints `last/` and
 `best/`, and `state.safetensors`, from which `Trainer.resume` goes on to the same bit. With a moving average of the
-weights (`ema`), that is what is evaluated and what `last/` and `best/` hold; the state holds both.
+weights (`ema_decay`), that is what is evaluated and what `last/` and `best/` hold; the state holds both.
 
 Started by torchrun, every rank has the model and trains on its rows of each batch; rank 0 alone decides, writes, and
 has callbacks. The gradients are averaged by hand, once a step: DistributedDataParallel would do it in each of a step's
@@ -24,9 +24,9 @@ import torch
 
 from miniclip.checkpoints.native import save_checkpoint
 from miniclip.data.cache.reading import require_pixels
-from miniclip.data.dataset import PairData
-from miniclip.data.loader import Batch, PairLoader
-from miniclip.data.skipping import LeftOut
+from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.loader import Batch, ImageCaptionLoader
+from miniclip.data.skipping import SkipLog
 from miniclip.data.sources import deaths_named
 from miniclip.data.subset import readable
 from miniclip.data.transforms import Augment
@@ -49,7 +49,7 @@ from miniclip.runs.directory import (
 )
 from miniclip.runs.history import FILE as METRICS
 from miniclip.runs.history import History, Record
-from miniclip.runs.interrupt import StopRequest
+from miniclip.runs.interrupt import GracefulStop
 from miniclip.runs.resume import compare, restored
 from miniclip.runs.saving import Writer
 from miniclip.runtime import distributed
@@ -59,8 +59,8 @@ from miniclip.runtime.memory import settle_memory
 from miniclip.runtime.precision import Precision, resolve
 from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
 from miniclip.train.config import TrainConfig
-from miniclip.train.ema import Average
-from miniclip.train.metrics import Reading, Readings
+from miniclip.train.ema import EMA
+from miniclip.train.metrics import MetricsBuffer, StepMetrics
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.schedule import learning_rate
 from miniclip.train.step import Inputs, cached_step, loss_function, plain_step
@@ -91,11 +91,11 @@ class Trainer:
         changes: what of data and settings is other than when the run was started, by name: (before, now).
 
     Attributes:
-        model: with the weights of the last step, also where their average (`ema`) is evaluated and saved.
+        model: with the weights of the last step, also where their average (`ema_decay`) is evaluated and saved.
         callbacks: on rank 0; none on the others.
         step: steps done.
         epoch: epochs done, their evaluation included.
-        best: the best figure so far by the setting `best_by`, greater is better; None before the first evaluation.
+        best: the best figure so far by the setting `monitor`, greater is better; None before the first evaluation.
         history: all records so far.
         seen: the last step's batch and output, of this rank's rows; None before the first step.
 
@@ -108,8 +108,8 @@ class Trainer:
     def __init__(
         self,
         model: CLIP,
-        train_data: PairData,
-        val_data: PairData | None = None,
+        train_data: ImageCaptionDataset,
+        val_data: ImageCaptionDataset | None = None,
         *,
         config: TrainConfig | None = None,
         run_dir: str | Path | None = None,
@@ -137,7 +137,7 @@ class Trainer:
         self.model = model.to(device)
         distributed.copy_weights(self.model)
         if val_data is not None and config.on_error == "skip":  # now, and not at the first evaluation
-            val_data = readable(val_data, LeftOut("skip", config.max_left_out))
+            val_data = readable(val_data, SkipLog("skip", config.max_skip_fraction))
         self.train_data, self.val_data = train_data, val_data
         self.about = dict(about or {})
         cut = getattr(model.tokenizer, "truncated", 0)
@@ -149,7 +149,9 @@ class Trainer:
             require_even(self.loader.batch_size, self.config.on_error)
             shard(self.model)
         self.loss = loss_function(self.config, model)
-        self.augment = Augment(self.config.crop, self.config.rotate, self.config.flip, self.config.color)
+        self.augment = Augment(
+            self.config.min_crop_area, self.config.max_rotation_degrees, self.config.flip, self.config.color_jitter
+        )
         self.optimizer = build_optimizer(model, self.config)
         callbacks = default_callbacks() if callbacks is None else list(callbacks)
         self.callbacks = [*callbacks, *sinks(self.config)] if distributed.is_main() else []
@@ -158,12 +160,12 @@ class Trainer:
         self.best: float | None = None
         self.evaluated, self.closed = 0, -1  # the steps of the last evaluation, and of the last end of an epoch
         self.skipped = 0  # in a row
-        self.average = None if self.config.ema is None else Average(self.model, self.config.ema)
+        self.average = None if self.config.ema_decay is None else EMA(self.model, self.config.ema_decay)
         self.writer = Writer(self.config.save_in_background)
         self.seen: tuple[Batch, CLIPOutput] | None = None  # the last step's
         self.embedded: Embedded | None = None  # the validation data as the last evaluation saw them
         self._changes = dict(changes or {})
-        self.readings = Readings(self.loader)
+        self.readings = MetricsBuffer(self.loader)
         self._saved_at = time.perf_counter()
         if saved is not None:
             self._restore(saved)
@@ -177,8 +179,8 @@ class Trainer:
     def resume(
         cls,
         run_dir: str | Path,
-        train_data: PairData,
-        val_data: PairData | None = None,
+        train_data: ImageCaptionDataset,
+        val_data: ImageCaptionDataset | None = None,
         *,
         settings: Mapping[str, Any] | None = None,
         changed: bool = False,
@@ -197,7 +199,7 @@ class Trainer:
             changed: the word that data and settings may be other ones, and the run another than it would have been;
                 what only changes how a run is watched and stored needs no word. With other training data, another
                 batch size or seed the epoch in hand begins anew.
-            step: go back to the state of this step, one of those in `states/` (setting `keep`).
+            step: go back to the state of this step, one of those in `states/` (setting `keep_checkpoints`).
             about: what of the run's `about` is other now, such as where the data are.
             callbacks: as in the constructor.
             device: as in the constructor.
@@ -221,13 +223,13 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: Ctrl-C, or SIGTERM, of any rank: after the step in hand and with the state saved.
-            FloatingPointError: more than `max_skipped` steps in a row were not finite, or the weights are not; the
+            FloatingPointError: more than `max_nonfinite_steps` steps in a row were not finite, or the weights are not; the
                 last state that was saved stays.
             OSError: a file cannot be written; the last that was written whole stays.
             BlockingIOError: another process is training in the run directory.
             ChildProcessError: a process that decodes pictures was killed.
         """
-        with contextlib.ExitStack() as held, StopRequest() as stop, self.writer, deaths_named():
+        with contextlib.ExitStack() as held, GracefulStop() as stop, self.writer, deaths_named():
             distributed.on_main(lambda: held.enter_context(alone_in(self.run_dir)))
             self._start()
             try:
@@ -268,7 +270,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """One step on one batch, or on this rank's rows of it."""
-        warmup = round(self.config.warmup * self.total_steps)
+        warmup = round(self.config.warmup_fraction * self.total_steps)
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -311,7 +313,7 @@ class Trainer:
         """Fetch the figures of the steps since the last look, and hand them to the callbacks.
 
         Raises:
-            FloatingPointError: they were not finite in more than `max_skipped` steps in a row.
+            FloatingPointError: they were not finite in more than `max_nonfinite_steps` steps in a row.
             OSError: a write in the background failed.
         """
         self.writer.look()
@@ -327,7 +329,7 @@ class Trainer:
             self.history.add(record)
             self._call("on_step", record)
 
-    def _skip(self, reading: Reading) -> None:
+    def _skip(self, reading: StepMetrics) -> None:
         """Say of a step that has changed nothing where it went wrong, and keep its batch."""
         self.skipped, record = self.skipped + 1, reading.record
         batch = next(iter(self.loader.epoch(self.epoch, start=record["step"] - 1 - self.epoch_start)))
@@ -337,7 +339,7 @@ class Trainer:
         record |= {"skipped": where, "batch": kept and kept.name}
         self.history.add(record)
         self._call("on_skip", record)
-        if self.skipped > self.config.max_skipped:
+        if self.skipped > self.config.max_nonfinite_steps:
             raise FloatingPointError(skipping.too_many(where, record, self.skipped, self.run_dir))
 
     def _look(self) -> Record:
@@ -363,7 +365,7 @@ class Trainer:
         self.save()
         self.readings.start_the_clock()
 
-    def evaluate(self, data: PairData) -> None:
+    def evaluate(self, data: ImageCaptionDataset) -> None:
         """Measure the model, log it, and keep it as `best/` where its figure is the best so far."""
         with self.average.in_place(self.model) if self.average else contextlib.nullcontext():
             with unsharded(self.model), untranslated(self.config.compile):
@@ -374,7 +376,7 @@ class Trainer:
             record = {"step": self.step, "epoch": self.epoch + 1, **figures}
             self.evaluated = self.step
             self.history.add(record)
-            figure = figure_of(record, self.config.best_by)
+            figure = figure_of(record, self.config.monitor)
             if self.best is None or figure > self.best:
                 self.best = figure
                 weights = state.weights_of(self.model)
@@ -398,7 +400,7 @@ class Trainer:
             state.require_finite(now, self.run_dir)
             now = now.mapped(self.writer.copy)
             self._write_checkpoint(LAST, {**now.weights, **now.average})  # first: a resume has its tokenizer from it
-            self.writer.start(lambda: state.save_state(self.run_dir / state.FILE, now, self.config.keep))
+            self.writer.start(lambda: state.save_state(self.run_dir / state.FILE, now, self.config.keep_checkpoints))
 
     def _write_checkpoint(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
         self.writer.start(lambda: save_checkpoint(self.model, self.run_dir / name, weights))
@@ -433,7 +435,7 @@ class Trainer:
             setattr(self, name, saved.position[name])
         if self._changes.keys() & {"train data", "batch_size", "seed"}:
             self.epoch_start = self.step
-        if "best_by" in self._changes:  # the best so far is a figure of another kind
+        if "monitor" in self._changes:  # the best so far is a figure of another kind
             self.best = None
         if (self.run_dir / METRICS).exists():
             self.history = History.read(self.run_dir, self.step, self.evaluated)
@@ -452,20 +454,20 @@ class Trainer:
         call(self.callbacks, event, self, *arguments)
 
 
-def loader_of(model: CLIP, data: PairData, config: TrainConfig) -> PairLoader:
+def loader_of(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) -> ImageCaptionLoader:
     """Batches of the training data for a model, as the settings have them."""
-    return PairLoader(
+    return ImageCaptionLoader(
         data,
         tokenizer_of(model),
         model.preprocess,
         context_length=model.config.text.context_length,
         batch_size=config.batch_size,
         seed=config.seed,
-        workers=config.workers,
+        num_workers=config.num_workers,
         pad=model.config.text.padding == "attended",
         reduced=config.reduced_decoding,
         on_error=config.on_error,
-        max_left_out=config.max_left_out,
+        max_skip_fraction=config.max_skip_fraction,
     )
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from miniclip.data.dataset import PairData
+from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.evaluation.retrieval import Embedded, Pictures, embed, recalls
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.runtime import distributed
-from miniclip.train.config import BestBy
+from miniclip.train.config import Monitor
 from miniclip.train.step import LossFunction
 from miniclip.utils.randomness import draw, generator
 
@@ -24,7 +24,7 @@ ROUNDS = 5  # so many times over the pictures, each time with other captions: th
 
 
 def validate(
-    model: CLIP, data: PairData, loss: LossFunction, batch_size: int, seed: int
+    model: CLIP, data: ImageCaptionDataset, loss: LossFunction, batch_size: int, seed: int
 ) -> tuple[dict[str, Any], Embedded]:
     """Measure a model on held-out data.
 
@@ -46,7 +46,7 @@ def validate(
     return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embedded)}, embedded
 
 
-def figure_of(record: Mapping[str, Any], best_by: BestBy) -> float:
+def figure_of(record: Mapping[str, Any], monitor: Monitor) -> float:
     """The figure of an evaluation by which a model is the best so far; greater is better."""
     to_image, to_text = (record[way]["R@1"] for way in ("text_to_image", "image_to_text"))
     figures = {
@@ -55,10 +55,10 @@ def figure_of(record: Mapping[str, Any], best_by: BestBy) -> float:
         "image_to_text": to_text,
         "val_loss": -record["val_loss"],
     }
-    return float(figures[best_by])
+    return float(figures[monitor])
 
 
-def _embed(model: CLIP, data: PairData) -> Embedded:
+def _embed(model: CLIP, data: ImageCaptionDataset) -> Embedded:
     """All pictures and captions in their order, on every rank; each of them embedded by one rank."""
     mine = distributed.part(len(data))
     pictures: Any = Subset(cast(Any, data), range(mine.start, mine.stop))  # opened as the model comes to them

@@ -313,7 +313,7 @@ def test_words_that_were_added_to_openais(save, inputs, compare, tmp_path):
 def test_pictures_that_are_not_cropped_may_be_cropped_in_any_way(tmp_path):
     """transformers' SigLIP squashes pictures as open_clip's does; how each would crop them does not matter."""
     text = TextConfig(12, 99, 24, 2, 3, padding="attended", pooling="last", projection="bias")
-    config = CLIPConfig(TOWERS["vit_toy_siglip"], text, 32, logit_bias=-10.0, resize="squash", crop="floored")
+    config = CLIPConfig(TOWERS["vit_toy_siglip"], text, 32, logit_bias=-10.0, resize="squash", crop_rounding="floored")
     export(CLIP(config).initialise(), tmp_path, layout="open_clip")
     assert load(tmp_path).config.resize == "squash"
 

@@ -323,7 +323,7 @@ def test_preprocessing_that_nobody_named(build, tmp_path):
     for case, resize, mean in (("quick_gelu", "shortest", 0.48145466), ("siglip", "squash", 0.5)):
         build(CASES[case]).save_pretrained(tmp_path / case)
         config = load(tmp_path / case).config
-        assert (config.resize, config.mean[0], config.interpolation, config.crop) == (
+        assert (config.resize, config.mean[0], config.interpolation, config.crop_rounding) == (
             resize,
             mean,
             "bicubic",

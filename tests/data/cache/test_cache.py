@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import miniclip
 from miniclip.cli import main
 from miniclip.config import preset
-from miniclip.data import Captions, Packed, Shapes, pack
+from miniclip.data import CachedDataset, Captions, Shapes, pack
 from miniclip.data.cache import writing as module
-from miniclip.data.loader import PairLoader
+from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
 from miniclip.tokenizer import Tokenizer
@@ -57,7 +57,7 @@ def _small_shards(monkeypatch):
 
 
 def packed_here(data, out, **options):
-    return pack(data, out, PREPROCESS, **{"workers": 0, **options})
+    return pack(data, out, PREPROCESS, **{"num_workers": 0, **options})
 
 
 def content(out):
@@ -83,7 +83,7 @@ def test_what_is_packed_is_what_the_pictures_are(data, tmp_path):
 @given(st.lists(st.integers(0, COUNT - 1), max_size=20))
 def test_pictures_in_any_order(folder, indices):
     out = folder.parent / "any order"
-    packed = Packed(out) if Packed.is_packed(out) else packed_here(make(folder), out)
+    packed = CachedDataset(out) if CachedDataset.is_packed(out) else packed_here(make(folder), out)
     each = [packed.pixels([i]) for i in indices]
     assert torch.equal(packed.pixels(indices), torch.cat(each) if each else torch.empty(0, 3, 32, 32))
     assert torch.equal(pickle.loads(pickle.dumps(packed)).pixels(indices), packed.pixels(indices))
@@ -91,7 +91,7 @@ def test_pictures_in_any_order(folder, indices):
 
 def test_workers_change_no_byte(data, tmp_path):
     packed_here(data, tmp_path / "a")
-    packed_here(data, tmp_path / "b", workers=2)
+    packed_here(data, tmp_path / "b", num_workers=2)
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
@@ -101,11 +101,11 @@ class Interrupted(Captions):
     at: int | None = None
     opened = 0
 
-    def picture(self, index, at_least=None):
+    def image(self, index, at_least=None):
         if index == self.at:
             raise KeyboardInterrupt
         self.opened += 1
-        return super().picture(index, at_least)
+        return super().image(index, at_least)
 
 
 @pytest.mark.parametrize(("at", "kept"), [(0, 0), (63, 0), (64, 64), (140, 128)])
@@ -117,7 +117,7 @@ def test_interrupted_and_gone_on_with_is_the_same_to_the_byte(data, tmp_path, at
         packed_here(stopped, tmp_path / "out")
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]  # no half of a file
     with pytest.raises((DataError, ValueError), match=r"not packed to its end|no split"):
-        Packed(tmp_path / "out")
+        CachedDataset(tmp_path / "out")
     stopped.at, stopped.opened = None, 0
     packed_here(stopped, tmp_path / "out")
     assert stopped.opened == COUNT - kept
@@ -137,7 +137,7 @@ class Killed(Shapes):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
 config = preset("bert_vit_tiny").replace_image(image_size=32)
-packing.pack(Killed("train", 150), sys.argv[1], Preprocess(config), workers=0)
+packing.pack(Killed("train", 150), sys.argv[1], Preprocess(config), num_workers=0)
 """
 
 
@@ -169,7 +169,7 @@ def test_damage_is_named_and_mended(data, tmp_path, name, how):
     else:
         file.write_bytes(new[how])
     with pytest.raises((DataError, ValueError)) as error:
-        Packed(out).verify()
+        CachedDataset(out).verify()
     assert str(out) in str(error.value)
     assert "\n" not in str(error.value)
     if name != "index.json":
@@ -193,38 +193,38 @@ def test_other_pixels_and_other_pictures_are_refused(data, tmp_path):
     before = content(tmp_path / "out")
     other = Preprocess(preset("bert_vit_tiny"))
     with pytest.raises(ValueError, match=r"packed otherwise \(size 32.*now size 64"):
-        pack(data, tmp_path / "out", other, workers=0)
+        pack(data, tmp_path / "out", other, num_workers=0)
     with pytest.raises(ValueError, match="from other pictures or captions"):
         packed_here(Captions(data.paths[:9], data.captions[:9]), tmp_path / "out")
     assert content(tmp_path / "out") == before
     with pytest.raises(ValueError, match="another model: its pixels have size 32, not 64"):
         packed.require(other)
     with pytest.raises(ValueError, match="another model"):
-        PairLoader(packed, Tokenizer.train(["a picture"], 514), other, context_length=9, batch_size=2)
+        ImageCaptionLoader(packed, Tokenizer.train(["a picture"], 514), other, context_length=9, batch_size=2)
     model = miniclip.load("bert_vit_tiny", pretrained=False, tokenizer=Tokenizer.train(["a picture"], 514))
     with pytest.raises(ValueError, match="another model"):
         miniclip.evaluation.retrieval(model, packed)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_what_cannot_be_read_is_left_out_by_name(data, tmp_path, folder, workers):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_cannot_be_read_is_left_out_by_name(data, tmp_path, folder, num_workers):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
     paths = [bad if i == 70 else path for i, path in enumerate(data.paths)]
     pairs = Captions(paths, data.captions)
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"bad\.jpg: cannot be read"):
-        packed_here(pairs, out, workers=workers)
+        packed_here(pairs, out, num_workers=num_workers)
     with pytest.warns(UserWarning, match=r"bad\.jpg: cannot be read.*\(left out\)"):
-        packed = packed_here(pairs, out, workers=workers, on_error="skip")
+        packed = packed_here(pairs, out, num_workers=num_workers, on_error="skip")
     assert len(packed) == COUNT - 1
     assert packed.captions == data.captions[:70] + data.captions[71:]
     rest = [i for i in range(COUNT) if i != 70]
     assert torch.equal(packed.pixels(range(COUNT - 1)), torch.stack([PREPROCESS.pixels(data[i][0]) for i in rest]))
-    (reason,) = packed.left_out.reasons.values()
+    (reason,) = packed.skip_log.reasons.values()
     assert "no picture format" in reason
     bad.write_bytes(data.paths[70].read_bytes())  # mended by the user: packing again takes it in
-    assert len(packed_here(pairs, out, workers=workers)) == COUNT
+    assert len(packed_here(pairs, out, num_workers=num_workers)) == COUNT
 
 
 @contextlib.contextmanager
@@ -251,8 +251,8 @@ def test_token_ids_travel_with_the_captions(data, tmp_path):
     assert packed.tokens(tokenizer, 20, True) is None
     assert packed.tokens(Tokenizer.train(["others"], 530), 20, False) is None
     options = {"context_length": 20, "batch_size": 8}
-    kept = PairLoader(data, tokenizer, PREPROCESS, **options)
-    quick = PairLoader(packed, only_saved(tokenizer), PREPROCESS, **options)
+    kept = ImageCaptionLoader(data, tokenizer, PREPROCESS, **options)
+    quick = ImageCaptionLoader(packed, only_saved(tokenizer), PREPROCESS, **options)
     for one, other in zip(kept.epoch(1), quick.epoch(1), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     quick.close()
@@ -268,17 +268,17 @@ def only_saved(tokenizer):
 
 
 def test_what_is_no_packed_set(tmp_path, data):
-    assert not Packed.is_packed(tmp_path)
+    assert not CachedDataset.is_packed(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        Packed(tmp_path / "absent")
+        CachedDataset(tmp_path / "absent")
     with pytest.raises(DataError, match=r"pack\.json: is missing"):
-        Packed(tmp_path)
+        CachedDataset(tmp_path)
     packed_here(data, tmp_path / "out")
     with pytest.raises(ValueError, match=r"no split 'val': .* has train"):
-        Packed(tmp_path / "out", "val")
+        CachedDataset(tmp_path / "out", "val")
     (tmp_path / "out" / "pack.json").write_text(json.dumps({"format": "miniclip pack 9"}))
     with pytest.raises(DataError, match="miniclip pack 9"):
-        Packed(tmp_path / "out")
+        CachedDataset(tmp_path / "out")
 
 
 def test_the_command(folder, tmp_path, capsys):
@@ -286,7 +286,7 @@ def test_the_command(folder, tmp_path, capsys):
     table = folder / "captions.csv"
     table.write_text("image,caption\n" + rows, encoding="utf-8")
     out = tmp_path / "packed set"
-    command = ["data", "pack", str(table), str(out), "--preset", "bert_vit_tiny", "--workers", "0"]
+    command = ["data", "pack", str(table), str(out), "--preset", "bert_vit_tiny", "--num-workers", "0"]
     try:
         assert main(command) == 0
         assert "pictures of 64 px" in capsys.readouterr().out
@@ -296,7 +296,7 @@ def test_the_command(folder, tmp_path, capsys):
     finally:
         table.unlink()
     for split in ("train", "val", "test"):
-        assert len(miniclip.data.open_data(out, split)) == len(Packed(out, split))
+        assert len(miniclip.data.open_data(out, split)) == len(CachedDataset(out, split))
 
 
 def test_ctrl_c_of_the_command(folder, tmp_path, monkeypatch, capsys):

@@ -28,8 +28,8 @@ from miniclip import DataError, Tokenizer
 from miniclip.config import preset
 from miniclip.data import decoding as pictures
 from miniclip.data import open_data
-from miniclip.data.decoding import open_picture
-from miniclip.data.loader import PairLoader
+from miniclip.data.decoding import open_image
+from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.skipping import SHOWN
 from miniclip.data.transforms import Preprocess
 
@@ -301,10 +301,10 @@ def test_read_right(tmp_path, case):
     path.write_bytes(make())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about EXIF that is broken
-        picture = open_picture(path)
+        picture = open_image(path)
         assert picture.mode == "RGB"
         expected(colour, picture)
-        assert np.array_equal(np.array(open_picture(path.read_bytes())), np.array(picture))
+        assert np.array_equal(np.array(open_image(path.read_bytes())), np.array(picture))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -315,9 +315,9 @@ def test_refused_by_name_with_the_reason(tmp_path, case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(DataError, match=words) as caught:
-            open_picture(path)
+            open_image(path)
         with pytest.raises(DataError, match=words) as of_bytes:
-            open_picture(path.read_bytes(), name="shard.tar: 0.jpg")
+            open_image(path.read_bytes(), name="shard.tar: 0.jpg")
     assert str(caught.value).startswith(f"{path}: cannot be read as a picture: ")
     assert str(of_bytes.value).startswith("shard.tar: 0.jpg: cannot be read as a picture: ")
     assert "\n" not in str(caught.value)
@@ -356,7 +356,7 @@ def test_what_stands_in_a_file_s_place(tmp_path, case):
         "a name with a NUL": (tmp_path / "a\0.jpg", "null"),
     }.get(case, (path, words))
     with pytest.raises(DataError, match=words):
-        open_picture(path)
+        open_image(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -365,7 +365,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
     path.write_bytes(saved(plain(), "PNG"))
     path.chmod(0)
     with pytest.raises(DataError, match="permission denied"):
-        open_picture(path)
+        open_image(path)
 
 
 def test_the_warning_of_large_pictures_is_no_error(tmp_path, monkeypatch):
@@ -373,11 +373,11 @@ def test_the_warning_of_large_pictures_is_no_error(tmp_path, monkeypatch):
     path.write_bytes(saved(plain(size=(100, 10)), "PNG"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
     with pytest.warns(Image.DecompressionBombWarning):
-        assert open_picture(path).size == (100, 10)
+        assert open_image(path).size == (100, 10)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as people set it
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 999)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 999)
     with pytest.raises(DataError, match="100 x 10 pixels are more than 999"):
-        open_picture(path)
+        open_image(path)
 
 
 # Random damage
@@ -430,7 +430,7 @@ def test_whatever_is_damaged_is_a_picture_or_a_data_error(kind, damage):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            picture = open_picture(content)
+            picture = open_image(content)
         except DataError as error:
             refusal, picture = str(error), None
     assert refusal.startswith("a picture: cannot be read as a picture: ")
@@ -468,18 +468,18 @@ def write_set(folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes, sockets and links as POSIX has them")
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about EXIF that is broken
-@pytest.mark.parametrize("workers", [None, 1])
-def test_every_row_of_the_tables_in_one_set(tmp_path, tokenizer, workers):
+@pytest.mark.parametrize("num_workers", [None, 1])
+def test_every_row_of_the_tables_in_one_set(tmp_path, tokenizer, num_workers):
     good, bad = write_set(tmp_path)
     with warnings.catch_warnings(action="ignore"):
-        data = open_data(tmp_path / "all.csv", "all", on_error="skip", at_most=1.0)
+        data = open_data(tmp_path / "all.csv", "all", on_error="skip", max_skip_fraction=1.0)
     preprocess = Preprocess(preset("bert_vit_tiny"))
-    options = {"context_length": 16, "batch_size": len(data), "workers": workers}
+    options = {"context_length": 16, "batch_size": len(data), "num_workers": num_workers}
     with warnings.catch_warnings(record=True, action="always") as shown:
-        loader = PairLoader(data, tokenizer, preprocess, on_error="skip", max_left_out=1.0, **options)
+        loader = ImageCaptionLoader(data, tokenizer, preprocess, on_error="skip", max_skip_fraction=1.0, **options)
         batches = [*loader.epoch(0), *loader.epoch(1)]
         loader.close()
-    assert loader.left_out.reasons.keys() | data.left_out.reasons.keys() == bad
+    assert loader.skip_log.reasons.keys() | data.skip_log.reasons.keys() == bad
     assert len([warning for warning in shown if "(left out)" in str(warning.message)]) == SHOWN  # the rest are counted
     seen = set()
     for batch in batches:
@@ -487,11 +487,11 @@ def test_every_row_of_the_tables_in_one_set(tmp_path, tokenizer, workers):
             name = data.name(index)
             seen.add(name)
             assert tokenizer.decode(tokens.tolist()).split()[2:] == list(good[name].split()[2])  # digits are tokens
-            assert torch.equal(pixels, preprocess.pixels(open_picture(name)))
+            assert torch.equal(pixels, preprocess.pixels(open_image(name)))
     assert seen == good.keys()
 
     def epoch(**rule):
-        with contextlib.closing(PairLoader(data, tokenizer, preprocess, **options, **rule)) as loader:
+        with contextlib.closing(ImageCaptionLoader(data, tokenizer, preprocess, **options, **rule)) as loader:
             list(loader.epoch(0))
 
     with warnings.catch_warnings(action="ignore"):
@@ -501,21 +501,21 @@ def test_every_row_of_the_tables_in_one_set(tmp_path, tokenizer, workers):
             epoch(on_error="skip")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_vanishes_in_mid_epoch(tmp_path, tokenizer, workers):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_vanishes_in_mid_epoch(tmp_path, tokenizer, num_workers):
     for number in range(20):
         (tmp_path / f"{number}.png").write_bytes(saved(plain((number, 0, 0)), "PNG"))
         (tmp_path / f"{number}.txt").write_text(f"picture number {number}")
     data = open_data(tmp_path, "all")
 
     def epochs(**options):
-        loader = PairLoader(
+        loader = ImageCaptionLoader(
             data,
             tokenizer,
             Preprocess(preset("bert_vit_tiny")),
             context_length=16,
             batch_size=2,
-            workers=workers,
+            num_workers=num_workers,
             **options,
         )
         gone = int(loader._order(0)[-1, 0])
@@ -525,7 +525,7 @@ def test_a_file_that_vanishes_in_mid_epoch(tmp_path, tokenizer, workers):
         content = path.read_bytes()
         path.unlink()
         try:
-            return path, [*first, *loader.epoch(1)], loader.left_out
+            return path, [*first, *loader.epoch(1)], loader.skip_log
         finally:
             loader.close()
             path.write_bytes(content)
@@ -533,9 +533,9 @@ def test_a_file_that_vanishes_in_mid_epoch(tmp_path, tokenizer, workers):
     with pytest.raises(DataError, match=r"png: cannot be read as a picture: there is no such file"):
         epochs()
     with pytest.warns(UserWarning, match="no such file") as warned:
-        path, batches, left_out = epochs(on_error="skip")
+        path, batches, skip_log = epochs(on_error="skip")
     assert len([warning for warning in warned if "no such file" in str(warning.message)]) == 1
-    assert list(left_out.reasons) == [str(path)]
+    assert list(skip_log.reasons) == [str(path)]
     assert sorted(len(batch.indices) for batch in batches) == [1, 1, *[2] * 17]
     assert str(path) not in {data.name(k) for batch in batches for k in batch.indices.tolist()}
 
@@ -621,6 +621,6 @@ def test_captions(tmp_path, make, case):
         assert len(str(caught.value)) < 1_000
         with pytest.warns(UserWarning, match=expected) as warned:
             data = open_data(spec, "all", on_error="skip")
-        assert len(warned) == len(data.left_out) == 1
+        assert len(warned) == len(data.skip_log) == 1
     rest = {captions[0]: picture.getpixel((0, 0)) for picture, captions in data if captions[0].startswith("number")}
     assert rest == {f"number {k}": (k, 0, 0) for k in range(GOOD)}

@@ -88,9 +88,9 @@ class TestOfficial:
         (root / "train2017" / f"{9:012d}.jpg").unlink()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = CocoCaptions(root, on_error="skip", at_most=0.5)
+            data = CocoCaptions(root, on_error="skip", max_skip_fraction=0.5)
         assert names(data) == ["000000000025.jpg"]
-        assert len(data.left_out) == 1
+        assert len(data.skip_log) == 1
         official(root / "annotations" / "captions_val2017.json", _7=[" "])
         with pytest.raises(DataError, match=r"val2017.json: images\[0\]: .*no caption"):
             CocoCaptions(root, "val")

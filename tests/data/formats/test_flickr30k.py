@@ -1,4 +1,4 @@
-"""Reading pictures with captions: the layouts people have, the broken rows, the splits, and what goes wrong."""
+"""StepMetrics pictures with captions: the layouts people have, the broken rows, the splits, and what goes wrong."""
 
 import json
 import pickle
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from miniclip.data import Captions, Flickr30k, PairData
-from miniclip.data.decoding import open_picture
+from miniclip.data import Captions, Flickr30k, ImageCaptionDataset
+from miniclip.data.decoding import open_image
 from miniclip.errors import DataError
 
 HEADER = "image_name| comment_number| comment\n"
@@ -387,7 +387,7 @@ class TestCaptions:
     def test_indexing(self, tmp_path):
         write_pictures(tmp_path, NAMES)
         data = Captions([tmp_path / name for name in NAMES], [["one"], ["two"], ["three", "four"]])
-        pairs: PairData = data
+        pairs: ImageCaptionDataset = data
         assert len(pairs) == 3
         assert data[-1][1] == data[2][1] == ["three", "four"]
         assert [captions for _, captions in data] == data.captions
@@ -431,14 +431,14 @@ class TestOpenPicture:
         (tmp_path / "dir.jpg").mkdir()
         reason = {"empty.jpg": "the file is empty", "text.jpg": "<html>", "missing.jpg": "no such file"}
         with pytest.raises(DataError) as error:
-            open_picture(tmp_path / name)
+            open_image(tmp_path / name)
         one_line(error, tmp_path / name, reason.get(name, ""), "take it out")
         with pytest.raises(DataError, match=name):
             Captions([tmp_path / name], [["one"]])[0]
 
     def test_a_plain_jpeg_is_what_pillow_reads(self, tmp_path):
         Image.effect_noise((40, 30), 50).convert("RGB").save(tmp_path / "a.jpg")
-        picture = open_picture(str(tmp_path / "a.jpg"))
+        picture = open_image(str(tmp_path / "a.jpg"))
         assert picture.tobytes() == Image.open(tmp_path / "a.jpg").convert("RGB").tobytes()
         assert picture.resize((5, 5)).size == (5, 5)
 
@@ -453,7 +453,7 @@ class TestOpenPicture:
         exif[0x0112] = orientation
         path = tmp_path / f"a.{kind}"
         stored.save(path, exif=exif)
-        picture = open_picture(path)
+        picture = open_image(path)
         assert picture.size == (48, 32)
         assert picture.getpixel((5, 5))[1] < 60
         assert picture.getpixel((43, 27))[1] > 200
@@ -462,7 +462,7 @@ class TestOpenPicture:
     @pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's own
     def test_broken_exif_is_passed_over(self, tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff" + b"\xff" * 20)
-        assert open_picture(tmp_path / "a.jpg").size == (8, 8)
+        assert open_image(tmp_path / "a.jpg").size == (8, 8)
 
     @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P-bytes", "RGB-key", "L-key"])
     def test_transparency_lies_over_white(self, tmp_path, mode):
@@ -481,14 +481,14 @@ class TestOpenPicture:
             picture = Image.new(own, (2, 1), 0)
             picture.putpixel((1, 0), (1,) * len(own) if own == "RGB" else 1)
             picture.save(path, transparency=(0, 0, 0) if own == "RGB" else 0)
-        opened = open_picture(path)
+        opened = open_image(path)
         assert opened.mode == "RGB"
         assert opened.getpixel((0, 0)) == (255, 255, 255)
         assert max(opened.getpixel((1, 0))) <= 1
 
     def test_half_transparent_is_half_white(self, tmp_path):
         Image.new("RGBA", (1, 1), (255, 0, 0, 128)).save(tmp_path / "a.png")
-        assert open_picture(tmp_path / "a.png").getpixel((0, 0)) == (255, 127, 127)
+        assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (255, 127, 127)
 
     def test_grey_of_16_bits_is_scaled(self, tmp_path):
         picture = Image.new("I;16", (3, 1))
@@ -498,7 +498,7 @@ class TestOpenPicture:
         picture.save(tmp_path / "a.tif")
         picture.save(tmp_path / "key.png", transparency=40_000)
         for name in ("a.png", "a.tif", "key.png"):
-            opened = open_picture(tmp_path / name)
+            opened = open_image(tmp_path / name)
             assert [opened.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
 
     @pytest.mark.parametrize("white", [1.0, 255.0])
@@ -506,7 +506,7 @@ class TestOpenPicture:
         picture = Image.new("F", (2, 1), white)
         picture.putpixel((0, 0), 0.0)
         picture.save(tmp_path / "a.tif")
-        opened = open_picture(tmp_path / "a.tif")
+        opened = open_image(tmp_path / "a.tif")
         assert [opened.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), (255, 255, 255)]
 
     @pytest.mark.parametrize(
@@ -514,11 +514,11 @@ class TestOpenPicture:
     )
     def test_other_modes_become_rgb(self, tmp_path, mode, kind):
         Image.new("RGB", (8, 8), "white").convert(mode).save(tmp_path / f"a.{kind}")
-        opened = open_picture(tmp_path / f"a.{kind}")
+        opened = open_image(tmp_path / f"a.{kind}")
         assert opened.mode == "RGB"
         assert min(opened.getpixel((4, 4))) > 250
 
     def test_the_first_of_several_frames(self, tmp_path):
         frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
         frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-        assert open_picture(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+        assert open_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)

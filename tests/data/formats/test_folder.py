@@ -83,9 +83,9 @@ def test_a_picture_without_text(tmp_path):
         Captions.from_folder(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = Captions.from_folder(tmp_path, on_error="skip", at_most=0.4)
+        data = Captions.from_folder(tmp_path, on_error="skip", max_skip_fraction=0.4)
     assert names(data, tmp_path) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    assert len(data.left_out) == 2
+    assert len(data.skip_log) == 2
 
 
 def test_no_pictures_no_texts_no_folder(tmp_path):

@@ -58,7 +58,7 @@ def error_of(call, *arguments, **options) -> str:
 def skipped(call, *arguments, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return call(*arguments, on_error="skip", at_most=options.pop("at_most", 0.9), **options)
+        return call(*arguments, on_error="skip", max_skip_fraction=options.pop("max_skip_fraction", 0.9), **options)
 
 
 class TestCsv:
@@ -129,15 +129,15 @@ class TestCsv:
         assert "line 4: b.jpg: has no caption" in error_of(read, text)
         data = skipped(read, text)
         assert data.captions == [["one"]]
-        assert len(data.left_out) == 1
+        assert len(data.skip_log) == 1
 
     def test_a_missing_picture(self, read, folder):
         text = "image,caption\na.jpg,one\nno.jpg,two\nb.jpg,three\n"
         assert "1 of the 3 pictures that have captions are not in" in error_of(read, text)
         data = skipped(read, text)
         assert names(data) == ["a.jpg", "b.jpg"]
-        assert list(data.left_out.reasons) == [str(folder / "no.jpg")]
-        assert "line 3" in data.left_out.reasons[str(folder / "no.jpg")]
+        assert list(data.skip_log.reasons) == [str(folder / "no.jpg")]
+        assert "line 3" in data.skip_log.reasons[str(folder / "no.jpg")]
 
     def test_too_much_is_missing(self, read):
         with pytest.warns(UserWarning, match="no.jpg"), pytest.raises(DataError, match="1 of 2 cannot be used"):
@@ -202,7 +202,7 @@ class TestBrokenCsv:
         assert reason in message
         data = skipped(read, text)
         assert names(data) == ["a.jpg", "c.jpg", "d.jpg"]
-        assert len(data.left_out) == 1
+        assert len(data.skip_log) == 1
 
     def test_between_tabs_a_lone_quote_is_a_quote(self, read):
         data = read('image\tcaption\na.jpg\t"one\nb.jpg\t"two" three\n', "x.tsv")
@@ -234,7 +234,7 @@ class TestBrokenCsv:
         assert "line 3: byte b'\\xe9' (at 33) is not UTF-8" in message
         data = skipped(read, content)
         assert names(data) == ["a.jpg"]
-        assert "b'\\xe9' is not UTF-8" in next(iter(data.left_out.reasons.values()))
+        assert "b'\\xe9' is not UTF-8" in next(iter(data.skip_log.reasons.values()))
 
     @pytest.mark.parametrize("content", ["", "\n", "image,caption\n"])
     def test_nothing(self, read, content):
@@ -252,7 +252,7 @@ class TestBrokenCsv:
     def test_any_bytes_are_read_or_refused_in_words(self, folder, content):
         (folder / "any.csv").write_bytes(b"image,caption\na.jpg,one\n" + content)
         with contextlib.suppress(DataError):
-            assert names(skipped(Captions.from_csv, folder / "any.csv", at_most=1.0))[0] == "a.jpg"
+            assert names(skipped(Captions.from_csv, folder / "any.csv", max_skip_fraction=1.0))[0] == "a.jpg"
 
 
 class TestJsonLines:
@@ -295,7 +295,7 @@ class TestJsonLines:
         assert reason in message
         data = skipped(read, text, "x.jsonl")
         assert names(data) == ["a.jpg"]
-        assert len(data.left_out) == 1
+        assert len(data.skip_log) == 1
 
     def test_a_line_separator_inside_a_caption(self, read):
         assert read('{"image": "a.jpg", "caption": "one\u2028two\x85"}', "x.jsonl").captions == [["one\u2028two"]]

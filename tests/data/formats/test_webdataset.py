@@ -81,7 +81,7 @@ class TestReading:
         file = io.BytesIO()
         Image.new("RGB", (64, 64), "white").save(file, "JPEG")
         data = one(tmp_path, ("0.jpg", file.getvalue()), ("0.txt", b"white"))
-        assert data.picture(0, 16).size == (16, 16)
+        assert data.image(0, 16).size == (16, 16)
 
     @pytest.mark.parametrize(
         ("content", "captions"),
@@ -296,8 +296,8 @@ def test_bad_samples_are_named_or_left_out(tmp_path, case):
         everything(path)
     assert str(caught.value).startswith(f"{path}: x.")
     with pytest.warns(UserWarning, match=message) as warned:
-        data = everything(path, on_error="skip", at_most=0.5)
-    assert len(warned) == len(data.left_out) == 1
+        data = everything(path, on_error="skip", max_skip_fraction=0.5)
+    assert len(warned) == len(data.skip_log) == 1
     assert [(grey(image), captions) for image, captions in data] == [(0, ["number 0"]), (1, ["number 1"])]
 
 
@@ -338,7 +338,7 @@ def test_bad_shards_are_named_or_left_out(tmp_path, case):
         everything(paths)
     assert str(caught.value).startswith(f"{paths[1]}: ")
     with pytest.warns(UserWarning, match=message):
-        data = everything(paths, on_error="skip", at_most=0.5)
+        data = everything(paths, on_error="skip", max_skip_fraction=0.5)
     assert len(data) == 8 + left
     for image, captions in data:
         assert captions == [f"number {grey(image)}"]

@@ -84,7 +84,7 @@ class TestInspect:
         (folder / "e.txt").unlink()
         data = open_data_quietly(folder)
         found = inspect(data)
-        assert list(found.left_out) == [str(folder / "e.png")]
+        assert list(found.skip_log) == [str(folder / "e.png")]
         assert "e.png: has no e.txt beside it" in str(found)
 
     def test_nothing_can_be_read(self, folder):
@@ -107,7 +107,7 @@ class TestInspect:
 
 def open_data_quietly(folder: Path) -> Captions:
     with pytest.warns(UserWarning, match="left out"):
-        return open_data(folder, "all", on_error="skip", at_most=1.0)
+        return open_data(folder, "all", on_error="skip", max_skip_fraction=1.0)
 
 
 class TestSheet:

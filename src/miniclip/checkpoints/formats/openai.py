@@ -91,7 +91,7 @@ def written(config: CLIPConfig) -> Written:
         logit_scale=config.logit_scale,
         mean=OPENAI_MEAN,
         std=OPENAI_STD,
-        crop=config.crop,
+        crop_rounding=config.crop_rounding,
     )
     warn_of_crops(config, "rounded", "OpenAI's code")
     differences = _differences(expected.to_dict(), config.to_dict())

@@ -76,7 +76,7 @@ def _clip(config: Mapping[str, Any], vision: Settings, text: Settings) -> CLIPCo
         TextConfig(**_text(text), **_tower(text), causal=True, pooling="end", end_id=end),
         embed_dim=Settings(config, "config", {"projection_dim": 512}).number("projection_dim"),
         logit_scale=math.exp(float(config.get("logit_scale_init_value", 2.6592))),
-        crop="floored",
+        crop_rounding="floored",
     )
 
 
@@ -102,7 +102,7 @@ def _siglip(config: Mapping[str, Any], vision: Settings, text: Settings) -> CLIP
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         resize="squash",
-        crop="floored",
+        crop_rounding="floored",
     )
 
 

@@ -57,7 +57,7 @@ def opened(data: str, split: str | None) -> tuple[Any, str]:
     """The set, with whatever of it can be read, and which split of it."""
     from miniclip.data import open_data
 
-    rule: dict[str, Any] = {"on_error": "skip", "at_most": 1.0}
+    rule: dict[str, Any] = {"on_error": "skip", "max_skip_fraction": 1.0}
     if split is not None:
         return open_data(data, split, **rule), split
     try:

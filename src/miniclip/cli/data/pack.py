@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from miniclip.cli.parsing import add_command
-from miniclip.data.skipping import AT_MOST, OnError
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
 
 PRESET = "bert_vit_b_16"
 SPLITS = ("train", "val", "test")
@@ -36,12 +36,16 @@ def add(commands: Any) -> None:
         metavar="PATH",
         help="keep the captions as this one's token ids: a tokenizer.json, or a checkpoint",
     )
-    pack.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: one a core)")
+    pack.add_argument("--num-workers", type=int, metavar="N", help="processes that decode (default: one a core)")
     pack.add_argument(
         "--on-error", choices=get_args(OnError), default="raise", help="a picture that cannot be read (default raise)"
     )
     pack.add_argument(
-        "--max-left-out", type=float, default=AT_MOST, metavar="X", help=f"share that skip may leave out ({AT_MOST})"
+        "--max-skip-fraction",
+        type=float,
+        default=MAX_SKIP_FRACTION,
+        metavar="X",
+        help=f"share that skip may leave out ({MAX_SKIP_FRACTION})",
     )
 
 
@@ -53,23 +57,23 @@ def pack_command(
     model: str | None,
     image_size: int | None,
     tokenizer: str | None,
-    workers: int | None,
+    num_workers: int | None,
     on_error: OnError,
-    max_left_out: float,
+    max_skip_fraction: float,
 ) -> None:
     """`miniclip data pack`."""
     from miniclip.data.cache.writing import pack
 
-    if workers is not None and workers < 0:
-        raise ValueError(f"--workers is {workers}; expected 0 or more")
+    if num_workers is not None and num_workers < 0:
+        raise ValueError(f"--num-workers is {num_workers}; expected 0 or more")
     settings = settings_of(preset, model, image_size, tokenizer)
-    rule: dict[str, Any] = {"on_error": on_error, "max_left_out": max_left_out}
+    rule: dict[str, Any] = {"on_error": on_error, "max_skip_fraction": max_skip_fraction}
     try:
-        for name, pairs in opened(data, split, on_error, max_left_out):
-            packed = pack(pairs, out, **settings, **rule, split=name, workers=workers, progress=True)
+        for name, pairs in opened(data, split, on_error, max_skip_fraction):
+            packed = pack(pairs, out, **settings, **rule, split=name, num_workers=num_workers, progress=True)
             packed.verify()
             size = sum(shard["bytes"] for shard in packed.index["shards"])
-            gone = f", {len(packed.left_out):,} left out" if len(packed.left_out) else ""
+            gone = f", {len(packed.skip_log):,} left out" if len(packed.skip_log) else ""
             print(f"{packed.folder}: {len(packed):,} pictures of {packed.how['size']} px, {size / 1e6:,.0f} MB{gone}")
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on, and keeps what is whole in {out}")
@@ -96,7 +100,7 @@ def settings_of(preset: str, model: str | None, image_size: int | None, tokenize
     return {"preprocess": Preprocess(config), **ids}
 
 
-def opened(data: str, splits: list[str] | None, on_error: OnError, at_most: float) -> list[tuple[str, Any]]:
+def opened(data: str, splits: list[str] | None, on_error: OnError, max_skip_fraction: float) -> list[tuple[str, Any]]:
     """The splits that are asked for, or all that the set has.
 
     Raises:
@@ -106,11 +110,14 @@ def opened(data: str, splits: list[str] | None, on_error: OnError, at_most: floa
     from miniclip.errors import DataError
 
     if splits is not None:
-        return [(name, open_data(data, name, on_error=on_error, at_most=at_most)) for name in dict.fromkeys(splits)]
+        return [
+            (name, open_data(data, name, on_error=on_error, max_skip_fraction=max_skip_fraction))
+            for name in dict.fromkeys(splits)
+        ]
     found, missing = [], []
     for name in SPLITS:
         try:
-            found.append((name, open_data(data, name, on_error=on_error, at_most=at_most)))
+            found.append((name, open_data(data, name, on_error=on_error, max_skip_fraction=max_skip_fraction)))
         except DataError:
             raise
         except ValueError as error:

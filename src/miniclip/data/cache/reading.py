@@ -1,4 +1,4 @@
-"""Reading a packed set: pictures at the model's size, uint8, in files that are mapped into memory.
+"""StepMetrics a packed set: pictures at the model's size, uint8, in files that are mapped into memory.
 
     OUT/pack.json            the format, and how the pictures became pixels
     OUT/SPLIT/index.json     the shards and the other files with their checksums; what was left out
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from miniclip.data.dataset import checked_index
-from miniclip.data.skipping import LeftOut
+from miniclip.data.skipping import SkipLog
 from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
 
@@ -35,7 +35,7 @@ PACK, INDEX, CAPTIONS, TOKENS, JOURNAL = "pack.json", "index.json", "captions.js
 MEND = "pack the set again into the same folder: what is whole is kept"
 
 
-class Packed:
+class CachedDataset:
     """A split of a packed set.
 
     `data[i]` is `(picture, captions)`, as of any set, the picture at the size that it was packed for. `pixels` gives
@@ -48,7 +48,7 @@ class Packed:
     Attributes:
         captions: of every picture.
         names: what the pictures were called.
-        left_out: the pictures that could not be read when the set was packed.
+        skip_log: the pictures that could not be read when the set was packed.
         how: the picture side, the resizing, the crop and the interpolation that the pixels were made with.
 
     Raises:
@@ -71,8 +71,8 @@ class Packed:
         for file, expected in self._files():
             require_bytes(file, expected["bytes"])
         self.names, self.captions = self._read_captions()
-        self.left_out = LeftOut("skip", 1.0)
-        self.left_out.reasons = {one["name"]: one["reason"] for one in self.index["left_out"]}
+        self.skip_log = SkipLog("skip", 1.0)
+        self.skip_log.reasons = {one["name"]: one["reason"] for one in self.index["skip_log"]}
 
     @staticmethod
     def is_packed(path: str | Path) -> bool:
@@ -89,9 +89,9 @@ class Packed:
             IndexError: the index is out of range.
         """
         index = checked_index(index, len(self))
-        return self.picture(index), list(self.captions[index])
+        return self.image(index), list(self.captions[index])
 
-    def picture(self, index: int, at_least: int | None = None) -> Image.Image:
+    def image(self, index: int, at_least: int | None = None) -> Image.Image:
         """The picture alone; there is but one size of it."""
         (pixels,) = self.pixels([checked_index(index, len(self))])
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
@@ -173,7 +173,7 @@ class Packed:
     def __repr__(self) -> str:
         captions = sum(map(len, self.captions))
         size = self.how["size"]
-        return f"Packed({str(self.path)!r}, {self.split!r}: {len(self):,} pictures of {size} px, {captions:,} captions)"
+        return f"CachedDataset({str(self.path)!r}, {self.split!r}: {len(self):,} pictures of {size} px, {captions:,} captions)"
 
 
 def require_pixels(data: Any, model: Any) -> None:
@@ -182,7 +182,7 @@ def require_pixels(data: Any, model: Any) -> None:
     Raises:
         ValueError: it has others.
     """
-    if isinstance(data, Packed) and hasattr(model, "preprocess"):
+    if isinstance(data, CachedDataset) and hasattr(model, "preprocess"):
         data.require(model.preprocess)
 
 
@@ -204,7 +204,7 @@ def read_index(file: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or damaged.
     """
-    return _read(file, ("shards", "captions", "tokens", "left_out", "source"))
+    return _read(file, ("shards", "captions", "tokens", "skip_log", "source"))
 
 
 def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Packing a set: every picture decoded and resized once, into files that `Packed` maps into memory.
+"""Packing a set: every picture decoded and resized once, into files that `CachedDataset` maps into memory.
 
 A shard is written whole or not at all, and then noted in a journal with its checksum. Packing that was interrupted,
 however it was, goes on from there: shards that are whole are kept, the others made, and the files are in the end those
@@ -28,7 +28,7 @@ from miniclip.data.cache.reading import (
     JOURNAL,
     PACK,
     TOKENS,
-    Packed,
+    CachedDataset,
     digest,
     digest_of,
     read_index,
@@ -36,9 +36,9 @@ from miniclip.data.cache.reading import (
     require_bytes,
     sealed,
 )
-from miniclip.data.dataset import PairData, name_of
-from miniclip.data.skipping import AT_MOST, LeftOut, OnError
-from miniclip.data.sources import Decoded, StreamedPictures, pixels_or_reason
+from miniclip.data.dataset import ImageCaptionDataset, name_of
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
+from miniclip.data.sources import Decoded, StreamedImages, pixels_or_reason
 from miniclip.data.transforms import Preprocess
 from miniclip.errors import DataError
 from miniclip.utils.atomic import write_atomically
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 CHUNK = 64  # pictures that a worker decodes at a time
 SHARD_BYTES = 64 << 20  # a shard holds as many chunks as fit, 1,024 pictures at most
 
-Shard = dict[str, Any]  # file, pictures, bytes, sha256; first, the number of its first picture in the set; left_out
+Shard = dict[str, Any]  # file, pictures, bytes, sha256; first, the number of its first picture in the set; skip_log
 
 
 def pack(
-    data: PairData,
+    data: ImageCaptionDataset,
     out: str | Path,
     preprocess: Preprocess,
     *,
@@ -63,11 +63,11 @@ def pack(
     tokenizer: TextTokenizer | None = None,
     context_length: int = 77,
     pad: bool = False,
-    workers: int | None = None,
+    num_workers: int | None = None,
     on_error: OnError = "raise",
-    max_left_out: float = AT_MOST,
+    max_skip_fraction: float = MAX_SKIP_FRACTION,
     progress: bool = False,
-) -> Packed:
+) -> CachedDataset:
     """Pack a split of a set, or go on where packing it stopped; a split that is packed already is verified and mended.
 
     Args:
@@ -78,9 +78,9 @@ def pack(
         tokenizer: keep the captions as its token ids, too; training with the same one then need not tokenize.
         context_length: of those rows: `model.config.text.context_length`.
         pad: whether those rows are as long as the context: `model.config.text.padding == "attended"`.
-        workers: processes that decode; None: one a core; 0: this process alone.
+        num_workers: processes that decode; None: one a core; 0: this process alone.
         on_error: "raise" at the first picture that cannot be read, or "skip": leave it out, and say so.
-        max_left_out: the share of the pictures that may be left out.
+        max_skip_fraction: the share of the pictures that may be left out.
         progress: show a bar, where there is a terminal.
 
     Returns:
@@ -94,7 +94,7 @@ def pack(
     out = Path(out)
     _claim(out, split, preprocess)
     folder, names, total = out / split, _names(data), len(data)
-    left_out = LeftOut(on_error, max_left_out)
+    skip_log = SkipLog(on_error, max_skip_fraction)
     with alone_in(folder):
         source = _source(data, names, preprocess)
         whole = _whole_shards(folder, source).items()
@@ -102,19 +102,19 @@ def pack(
         spans = _spans(total, preprocess.size)
         missing = [span for span in spans if span.start not in done]
         rows = (list(span[at : at + CHUNK]) for span in missing for at in range(0, len(span), CHUNK))
-        decoder = StreamedPictures(data, preprocess, cores() if workers is None else workers)
+        decoder = StreamedImages(data, preprocess, cores() if num_workers is None else num_workers)
         there = total - sum(map(len, missing))
         with closing(decoder.batches(rows)) as decoded, _bar(total, there, progress, split) as bar:
             for number, span in enumerate(spans):
                 if span.start not in done:
                     chunks = islice(decoded, math.ceil(len(span) / CHUNK))
-                    done[span.start] = _write_shard(folder, number, span.start, chunks, names, bar, left_out)
+                    done[span.start] = _write_shard(folder, number, span.start, chunks, names, bar, skip_log)
                     _note(folder, source, done[span.start])
-                for one in done[span.start]["left_out"]:
-                    left_out.add(one["name"], one["reason"])
-                left_out.require_few(total)
+                for one in done[span.start]["skip_log"]:
+                    skip_log.add(one["name"], one["reason"])
+                skip_log.require_few(total)
         _finish(folder, data, names, source, [done[span.start] for span in spans], tokenizer, context_length, pad)
-    return Packed(out, split)
+    return CachedDataset(out, split)
 
 
 # what was there before
@@ -130,7 +130,7 @@ def _claim(out: Path, split: str, preprocess: Preprocess) -> None:
         raise ValueError(f"the split {split!r} cannot be the name of a folder; take one such as 'train'")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; a packed set is a folder: name another one")
-    ours = Packed.is_packed(out) or any((out / split / name).is_file() for name in (INDEX, JOURNAL))
+    ours = CachedDataset.is_packed(out) or any((out / split / name).is_file() for name in (INDEX, JOURNAL))
     if not ours and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds other files; a packed set needs a folder of its own: name another one")
     try:
@@ -170,9 +170,9 @@ def _whole_shards(folder: Path, source: dict[str, Any]) -> dict[int, Shard]:
     return whole
 
 
-def _mended(data: PairData, shard: Shard, preprocess: Preprocess) -> bool:
+def _mended(data: ImageCaptionDataset, shard: Shard, preprocess: Preprocess) -> bool:
     """Whether a picture that a shard leaves out can be read by now."""
-    gone = [one["picture"] for one in shard["left_out"]]
+    gone = [one["picture"] for one in shard["skip_log"]]
     return any(isinstance(pixels_or_reason(data, i, preprocess, reduced=False), Tensor) for i in gone)
 
 
@@ -191,7 +191,7 @@ def _noted(folder: Path) -> tuple[dict[str, Any], list[Shard]] | None:
     return (records[0], records[1:]) if records else None
 
 
-def _source(data: PairData, names: Sequence[str], preprocess: Preprocess) -> dict[str, Any]:
+def _source(data: ImageCaptionDataset, names: Sequence[str], preprocess: Preprocess) -> dict[str, Any]:
     """What tells whether packing is the one that was begun: of which pictures and captions, and to which pixels."""
     found = hashlib.sha256()
     for name, own in zip(names, data.captions, strict=True):
@@ -201,7 +201,7 @@ def _source(data: PairData, names: Sequence[str], preprocess: Preprocess) -> dic
     return {**counts, "sha256": found.hexdigest(), "pixels": preprocess.how()}
 
 
-def _names(data: PairData) -> list[str]:
+def _names(data: ImageCaptionDataset) -> list[str]:
     """What the pictures are called, below the folder that all of them are in."""
     names = [name_of(data, index) for index in range(len(data))]
     common = ""
@@ -221,7 +221,7 @@ def _write_shard(
     chunks: Iterator[Decoded],
     names: Sequence[str],
     bar: Any,
-    left_out: LeftOut,
+    skip_log: SkipLog,
 ) -> Shard:
     """Write the pictures that could be read, and say what is in the file."""
     found, gone, pictures, size = hashlib.sha256(), list[dict[str, Any]](), 0, 0
@@ -236,13 +236,13 @@ def _write_shard(
                 found.update(content)
                 pictures, size = pictures + len(pixels), size + content.nbytes
                 for i, reason in failed.items():
-                    left_out.add(names[i], reason)
+                    skip_log.add(names[i], reason)
                     gone.append({"picture": i, "name": names[i], "reason": reason})
                 bar.update(len(pixels) + len(failed))
 
     write_atomically(file, write)
     about = {"file": file.name, "first": first, "pictures": pictures, "bytes": size, "sha256": found.hexdigest()}
-    return about | {"left_out": gone}
+    return about | {"skip_log": gone}
 
 
 def _note(folder: Path, source: dict[str, Any], shard: Shard) -> None:
@@ -261,7 +261,7 @@ def _note(folder: Path, source: dict[str, Any], shard: Shard) -> None:
 
 def _finish(
     folder: Path,
-    data: PairData,
+    data: ImageCaptionDataset,
     names: Sequence[str],
     source: dict[str, Any],
     shards: list[Shard],
@@ -270,7 +270,7 @@ def _finish(
     pad: bool,
 ) -> None:
     """Write the captions, the token ids and the index, which makes the split whole; then the journal is done with."""
-    gone = {one["picture"] for shard in shards for one in shard["left_out"]}
+    gone = {one["picture"] for shard in shards for one in shard["skip_log"]}
     kept = [i for i in range(len(data)) if i not in gone]
     lines = [json.dumps({"name": names[i], "captions": list(data.captions[i])}) + "\n" for i in kept]
     text = "".join(lines).encode()
@@ -284,9 +284,9 @@ def _finish(
     else:
         (folder / TOKENS).unlink(missing_ok=True)
     about = {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}
-    left_out = [one for shard in shards for one in shard["left_out"]]
+    skip_log = [one for shard in shards for one in shard["skip_log"]]
     index = {"format": FORMAT, "source": source, "shards": shards, "captions": about, "tokens": tokens}
-    _write_json(folder / INDEX, index | {"left_out": left_out})
+    _write_json(folder / INDEX, index | {"skip_log": skip_log})
     (folder / JOURNAL).unlink(missing_ok=True)
 
 

@@ -16,7 +16,7 @@ from miniclip.data.dataset import Captions
 from miniclip.data.formats.files import find_files
 from miniclip.data.formats.karpathy import Image, read_json, read_karpathy
 from miniclip.data.formats.rows import Entry, Rule, collect
-from miniclip.data.skipping import AT_MOST, LeftOut, OnError
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
 from miniclip.data.splits import Split
 from miniclip.errors import DataError
 
@@ -48,8 +48,8 @@ class CocoCaptions(Captions):
         root: the folder.
         split: "train", "val", "test", or "all" for everything.
         seed: of a drawn split, where a part of the files is there alone.
-        on_error: "raise" at an entry or a picture that cannot be used, or "skip" it, named in `left_out`.
-        at_most: the share that may be left out.
+        on_error: "raise" at an entry or a picture that cannot be used, or "skip" it, named in `skip_log`.
+        max_skip_fraction: the share that may be left out.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -64,19 +64,19 @@ class CocoCaptions(Captions):
         *,
         seed: int = 0,
         on_error: OnError = "raise",
-        at_most: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> None:
         self.root = Path(root).expanduser()
         self.split = split
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder; give the one that holds annotations/ and train2017/")
-        rule, left_out = Rule(split, seed, on_error, at_most), LeftOut(on_error, at_most)
+        rule, skip_log = Rule(split, seed, on_error, max_skip_fraction), SkipLog(on_error, max_skip_fraction)
         karpathy, official = find_coco(self.root)
         if karpathy is not None:
-            entries = _of_karpathy(self.root, read_karpathy(karpathy, left_out), split)
+            entries = _of_karpathy(self.root, read_karpathy(karpathy, skip_log), split)
             source, about = karpathy, f"COCO Captions, Karpathy's {karpathy.name}"
         elif official:
-            entries = [entry for file in official for entry in _read_official(self.root, file, split, left_out)]
+            entries = [entry for file in official for entry in _read_official(self.root, file, split, skip_log)]
             source, about = official[0].path.parent, f"COCO Captions of {official[0].year}, {_names(official)}"
             if split == "test":
                 raise ValueError(
@@ -88,8 +88,8 @@ class CocoCaptions(Captions):
                 f"{self.root}: holds no captions_train2017.json or captions_val2017.json (or of 2014) and no "
                 f"{KARPATHY}; looked in {', '.join(PLACES)}; extract annotations_trainval2017.zip there"
             )
-        found = collect(source, entries, rule, left_out, about=about, base=self.root, exact=True)
-        super().__init__(found.paths, found.captions, left_out=found.left_out, splits=found.splits, about=found.about)
+        found = collect(source, entries, rule, skip_log, about=about, base=self.root, exact=True)
+        super().__init__(found.paths, found.captions, skip_log=found.skip_log, splits=found.splits, about=found.about)
 
 
 def find_coco(root: Path) -> tuple[Path | None, list[Official]]:
@@ -109,7 +109,7 @@ def _names(files: Sequence[Official]) -> str:
     return " and ".join(file.path.name for file in files)
 
 
-def _read_official(root: Path, file: Official, split: str, left_out: LeftOut) -> Iterator[Entry]:
+def _read_official(root: Path, file: Official, split: str, skip_log: SkipLog) -> Iterator[Entry]:
     """The pictures of an official file, with their captions by number."""
     content = read_json(file.path)
     images, annotations = (_list(file.path, content, key) for key in ("images", "annotations"))
@@ -119,14 +119,14 @@ def _read_official(root: Path, file: Official, split: str, left_out: LeftOut) ->
             captions.setdefault(annotation["image_id"], []).append((annotation["id"], annotation["caption"]))
         except (KeyError, TypeError):
             where = f"{file.path}: annotations[{position}]"
-            left_out.add(where, f"is {str(annotation)[:80]!r}; expected 'image_id', 'id' and 'caption'")
+            skip_log.add(where, f"is {str(annotation)[:80]!r}; expected 'image_id', 'id' and 'caption'")
     rows = []
     for position, image in enumerate(images):
         try:
             rows.append((f"{file.path}: images[{position}]", str(image["file_name"]), image["id"]))
         except (KeyError, TypeError):
             where = f"{file.path}: images[{position}]"
-            left_out.add(where, f"is {str(image)[:80]!r}; expected 'id' and 'file_name'")
+            skip_log.add(where, f"is {str(image)[:80]!r}; expected 'id' and 'file_name'")
     folder = f"{file.split}{file.year}"
     paths = {}
     if split in (file.split, "all"):  # the other split's pictures need not be there

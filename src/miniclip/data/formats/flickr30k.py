@@ -16,7 +16,7 @@ from miniclip.data.formats.karpathy import Image, find_split_file, read_karpathy
 from miniclip.data.formats.multifile import find_parquet, read_several
 from miniclip.data.formats.rows import Entry, Rule, collect
 from miniclip.data.formats.tables import open_table, read_table
-from miniclip.data.skipping import AT_MOST, LeftOut, OnError
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
 from miniclip.data.splits import Split
 from miniclip.errors import DataError
 
@@ -55,8 +55,8 @@ class Flickr30k(Captions):
         root: the folder.
         split: "train", "val", "test", or "all" for everything.
         seed: of the drawn split; without effect where there is a split.
-        on_error: "raise" at a row or a picture that cannot be used, or "skip" it, named in `left_out`.
-        at_most: the share that may be left out.
+        on_error: "raise" at a row or a picture that cannot be used, or "skip" it, named in `skip_log`.
+        max_skip_fraction: the share that may be left out.
 
     Attributes:
         unsplit: how many pictures have captions and are in no split.
@@ -76,19 +76,19 @@ class Flickr30k(Captions):
         *,
         seed: int = 0,
         on_error: OnError = "raise",
-        at_most: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> None:
         self.root = _existing_folder(root)
         self.split = split
-        rule, left_out = Rule(split, seed, on_error, at_most), LeftOut(on_error, at_most)
+        rule, skip_log = Rule(split, seed, on_error, max_skip_fraction), SkipLog(on_error, max_skip_fraction)
         table, split_file = find_forms(self.root, self.split_file)
-        entries, about, source = _read(self.root, table, split_file, left_out)
+        entries, about, source = _read(self.root, table, split_file, skip_log)
         exact = table is not None or split_file is not None
-        entries, self.unsplit = _split(source, entries, split_file, table, left_out)
+        entries, self.unsplit = _split(source, entries, split_file, table, skip_log)
         if table and split_file:
             about = f"{about}, the split of {split_file.name}"
-        found = collect(source, entries, rule, left_out, about=about, split_by=split_file, exact=exact)
-        super().__init__(found.paths, found.captions, left_out=found.left_out, splits=found.splits, about=found.about)
+        found = collect(source, entries, rule, skip_log, about=about, split_by=split_file, exact=exact)
+        super().__init__(found.paths, found.captions, skip_log=found.skip_log, splits=found.splits, about=found.about)
 
 
 class Flickr8k(Flickr30k):
@@ -119,17 +119,17 @@ def _existing_folder(root: str | Path) -> Path:
 
 
 def _read(
-    root: Path, table: Path | None, split_file: Path | None, left_out: LeftOut
+    root: Path, table: Path | None, split_file: Path | None, skip_log: SkipLog
 ) -> tuple[Iterable[Entry], str, Path]:
     """The captions, the form in words, and the file or folder that they are from."""
     if table is not None:
-        return *_read_table(table, left_out), table
+        return *_read_table(table, skip_log), table
     files = find_parquet(root)
     if files:
-        read = read_several(files, left_out, root)
+        read = read_several(files, skip_log, root)
         return read.entries, read.about, root
     if split_file is not None:
-        images = read_karpathy(split_file, left_out)
+        images = read_karpathy(split_file, skip_log)
         return [_entry(image) for image in images], f"Karpathy's {split_file.name}", split_file
     raise DataError(
         f"{root}: holds no {PIPED} (header {'| '.join(COLUMNS)}), no {', '.join(FORMS[1:])}, no dataset_*.json "
@@ -138,13 +138,13 @@ def _read(
     )
 
 
-def _read_table(table: Path, left_out: LeftOut) -> tuple[Iterable[Entry], str]:
+def _read_table(table: Path, skip_log: SkipLog) -> tuple[Iterable[Entry], str]:
     if table.name == PIPED:
-        return read_piped(table, left_out), f"{PIPED} with pipes"
+        return read_piped(table, skip_log), f"{PIPED} with pipes"
     if table.name in TOKENS:
-        return read_tokens(table, left_out), table.name
-    opened = open_table(table, left_out)
-    return read_table(opened, left_out), opened.about
+        return read_tokens(table, skip_log), table.name
+    opened = open_table(table, skip_log)
+    return read_table(opened, skip_log), opened.about
 
 
 def _entry(image: Image) -> Entry:
@@ -152,12 +152,12 @@ def _entry(image: Image) -> Entry:
 
 
 def _split(
-    source: Path, entries: Iterable[Entry], split_file: Path | None, table: Path | None, left_out: LeftOut
+    source: Path, entries: Iterable[Entry], split_file: Path | None, table: Path | None, skip_log: SkipLog
 ) -> tuple[Sequence[Entry], int]:
     """The rows with the split that a file beside them says, and how many pictures it leaves out."""
     rows = list(entries)
     if split_file is not None and source != split_file:
-        splits = {image.name: image.split for image in read_karpathy(split_file, left_out)}
+        splits = {image.name: image.split for image in read_karpathy(split_file, skip_log)}
         by = split_file
     else:
         splits = read_split_lists(table.parent) if table is not None and table.name in TOKENS else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from miniclip.data.formats.rows import Entry
 from miniclip.data.formats.text_files import read_text
-from miniclip.data.skipping import LeftOut
+from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 
 COLUMNS = ("image_name", "comment_number", "comment")
@@ -20,18 +20,18 @@ _TOKEN = re.compile(r"(?P<name>[^\t]*[^\t\s])#(?P<number>[0-9]{1,9})\t(?P<captio
 SPLIT_LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
 
 
-def read_piped(path: Path, left_out: LeftOut) -> Iterator[Entry]:
+def read_piped(path: Path, skip_log: SkipLog) -> Iterator[Entry]:
     """Read results.csv, `image_name| comment_number| comment`. Quotes are literal, and pipes after the second.
 
     Raises:
         DataError: the header is another one, a row cannot be taken apart, the bytes are not UTF-8.
     """
-    lines = read_text(path, left_out.on_error).split("\n")  # not splitlines: captions may hold what it breaks at
+    lines = read_text(path, skip_log.on_error).split("\n")  # not splitlines: captions may hold what it breaks at
     _check_header(path, lines[0])
-    return _in_order(path, lines, 1, _PIPED, "'picture.jpg| 0| a caption'", left_out)
+    return _in_order(path, lines, 1, _PIPED, "'picture.jpg| 0| a caption'", skip_log)
 
 
-def read_tokens(path: Path, left_out: LeftOut) -> Iterator[Entry]:
+def read_tokens(path: Path, skip_log: SkipLog) -> Iterator[Entry]:
     """Read Flickr8k.token.txt or results_20130124.token, a line a caption: `picture.jpg#0<tab>a caption`.
 
     Flickr8k's has five lines of a picture that never was, `2258277193_586949ec62.jpg.1`; they are passed over.
@@ -39,8 +39,8 @@ def read_tokens(path: Path, left_out: LeftOut) -> Iterator[Entry]:
     Raises:
         DataError: a row cannot be taken apart, the bytes are not UTF-8.
     """
-    lines = read_text(path, left_out.on_error).split("\n")
-    for entry in _in_order(path, lines, 0, _TOKEN, "'picture.jpg#0', a tab and a caption", left_out):
+    lines = read_text(path, skip_log.on_error).split("\n")
+    for entry in _in_order(path, lines, 0, _TOKEN, "'picture.jpg#0', a tab and a caption", skip_log):
         if not entry.name.endswith(".jpg.1"):
             yield entry
 
@@ -68,7 +68,7 @@ def _check_header(path: Path, line: str) -> None:
 
 
 def _in_order(
-    path: Path, lines: list[str], start: int, row: re.Pattern[str], expected: str, left_out: LeftOut
+    path: Path, lines: list[str], start: int, row: re.Pattern[str], expected: str, skip_log: SkipLog
 ) -> Iterator[Entry]:
     """The rows: pictures in the order of the file, the captions of each by their numbers."""
     numbered: dict[str, list[tuple[int, Entry]]] = {}
@@ -79,7 +79,7 @@ def _in_order(
         match = row.match(line.strip())
         if match is None:
             shown = line.strip() if len(line) <= 80 else line.strip()[:80] + "…"
-            left_out.add(where, f"found {shown!r}; expected {expected}; mend the row")
+            skip_log.add(where, f"found {shown!r}; expected {expected}; mend the row")
             continue
         entry = Entry(where, match["name"], [match["caption"]])
         numbered.setdefault(entry.name, []).append((int(match["number"]), entry))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from miniclip.data.formats.rows import Entry
 from miniclip.data.formats.text_files import read_text
-from miniclip.data.skipping import LeftOut
+from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import MEANING
 from miniclip.errors import DataError
 
@@ -18,7 +18,7 @@ SUFFIXES = frozenset(
 )
 
 
-def read_folder(root: Path, left_out: LeftOut) -> Iterator[Entry]:
+def read_folder(root: Path, skip_log: SkipLog) -> Iterator[Entry]:
     """The pictures at or below a folder, by name, with the captions beside them.
 
     Files and folders whose names begin with a dot are passed over, and so are text files without a picture. Folders
@@ -44,12 +44,12 @@ def read_folder(root: Path, left_out: LeftOut) -> Iterator[Entry]:
     for path, text in beside.items():
         name = path.relative_to(root).as_posix()
         if text is None:
-            left_out.add(str(path), f"has no {path.stem}.txt beside it; write one, with a caption a line")
+            skip_log.add(str(path), f"has no {path.stem}.txt beside it; write one, with a caption a line")
             continue
         try:
-            captions = read_text(text, left_out.on_error).splitlines()
+            captions = read_text(text, skip_log.on_error).splitlines()
         except OSError as error:
-            left_out.add(str(text), f"cannot be read: {error.strerror}")
+            skip_log.add(str(text), f"cannot be read: {error.strerror}")
             continue
         yield Entry(str(text), name, captions, splits.get(path), path)
 

@@ -12,7 +12,7 @@ from miniclip.data.formats.rows import Entry
 from miniclip.errors import DataError
 
 
-class HubPicture:
+class HuggingFaceImage:
     """A picture in a row of a `Dataset`."""
 
     def __init__(self, dataset: Any, column: str, row: int) -> None:
@@ -85,7 +85,7 @@ def read_dataset(dataset: Any, columns: Columns) -> Iterator[Entry]:
             yield Entry(f"row {row}", str(paths[row] or ""), own, split)
         else:
             name = str(row) if names is None or names[row] is None else str(names[row])
-            yield Entry(f"row {row}", name, own, split, HubPicture(pictures, columns.image, row))
+            yield Entry(f"row {row}", name, own, split, HuggingFaceImage(pictures, columns.image, row))
 
 
 def _column(dataset: Any, name: str) -> list[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from miniclip.data.formats.text_files import read_text
-from miniclip.data.skipping import LeftOut
+from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 
 
@@ -35,7 +35,7 @@ class Image(NamedTuple):
     cocoid: int | None
 
 
-def read_karpathy(path: Path, left_out: LeftOut) -> list[Image]:
+def read_karpathy(path: Path, skip_log: SkipLog) -> list[Image]:
     """Read a split file.
 
     Raises:
@@ -54,10 +54,10 @@ def read_karpathy(path: Path, left_out: LeftOut) -> list[Image]:
         read = _parse(where, image)
         if read is None:
             expected = "an object with 'filename', 'split' and 'sentences', each of which has 'raw'"
-            left_out.add(where, f"is {str(image)[:80]!r}; expected {expected}")
+            skip_log.add(where, f"is {str(image)[:80]!r}; expected {expected}")
         else:
             found.append(read)
-    left_out.require_few(len(images))
+    skip_log.require_few(len(images))
     return found
 
 

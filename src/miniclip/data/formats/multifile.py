@@ -11,7 +11,7 @@ from miniclip.data.formats.json_lines import open_json_lines, read_json_lines
 from miniclip.data.formats.parquet import open_parquet, read_parquet
 from miniclip.data.formats.rows import Entry, is_url
 from miniclip.data.formats.tables import open_table, read_table
-from miniclip.data.skipping import LeftOut
+from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import MEANING, in_name
 
 LINES = {".jsonl", ".ndjson", ".json"}
@@ -28,7 +28,7 @@ class Read(NamedTuple):
 
 def read_file(
     path: Path,
-    left_out: LeftOut,
+    skip_log: SkipLog,
     image: str | None = None,
     caption: str | Sequence[str] | None = None,
     split: str | None = None,
@@ -39,16 +39,16 @@ def read_file(
         file, columns = open_parquet(path, image, caption)
         return Read(read_parquet(file, columns, split), f"{path.name}, {columns}", columns.split is not None)
     if suffix in LINES:
-        columns, rows = open_json_lines(path, left_out, image, caption)
-        entries = read_json_lines(columns, rows, left_out, split)
+        columns, rows = open_json_lines(path, skip_log, image, caption)
+        entries = read_json_lines(columns, rows, skip_log, split)
         return Read(entries, f"{path.name}, {columns}", columns.split is not None)
-    table = open_table(path, left_out, image, caption)
-    return Read(read_table(table, left_out, split), table.about, table.columns.split is not None)
+    table = open_table(path, skip_log, image, caption)
+    return Read(read_table(table, skip_log, split), table.about, table.columns.split is not None)
 
 
 def read_several(
     files: Sequence[Path],
-    left_out: LeftOut,
+    skip_log: SkipLog,
     base: Path,
     image: str | None = None,
     caption: str | Sequence[str] | None = None,
@@ -58,7 +58,7 @@ def read_several(
     read = []
     for path in files:
         split = split_of(path)
-        file = read_file(path, left_out, image, caption, split)
+        file = read_file(path, skip_log, image, caption, split)
         folder = path.parent.relative_to(base).as_posix()
         named = _named(file.entries, "" if folder == "." else f"{folder}/", f"{split}/" if several else "")
         read.append(file._replace(entries=named))

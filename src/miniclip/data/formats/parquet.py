@@ -21,7 +21,7 @@ from miniclip.errors import DataError
 KEPT = 2  # row groups of a file that stay in memory, in each process
 
 
-class ParquetPicture:
+class ParquetImage:
     """A picture in a row of a parquet file."""
 
     def __init__(self, file: ParquetFile, row: int) -> None:
@@ -164,7 +164,7 @@ def read_parquet(file: ParquetFile, columns: Columns, split: str | None = None) 
             yield Entry(where, (paths[row] or "").strip(), own, said)
         else:
             name = f"{file.path.name}/{row}" if names is None or names[row] is None else str(names[row])
-            yield Entry(where, name, own, said, ParquetPicture(file, row))
+            yield Entry(where, name, own, said, ParquetImage(file, row))
 
 
 def _listed(value: object) -> list[object]:

@@ -5,7 +5,7 @@ A reader says what is where, as `Entry`s in the order of the file. Then, for all
 2. rows of the same picture become one picture;
 3. the split is the set's own, or drawn;
 4. the picture files are looked for; missing ones are left out.
-What is left out is raised, or named and counted: `left_out.py` has the rule.
+What is left out is raised, or named and counted: `skip_log.py` has the rule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from miniclip.data.formats.files import PLACES, find_files
 from miniclip.data.formats.text_files import not_text
-from miniclip.data.skipping import AT_MOST, LeftOut, OnError
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
 from miniclip.data.splits import chosen, meaning, settled
 from miniclip.errors import DataError
 
@@ -61,13 +61,13 @@ class Rule(NamedTuple):
         split: "train", "val", "test" or "all".
         seed: of the drawn split.
         on_error: "raise" or "skip".
-        at_most: the share that may be left out.
+        max_skip_fraction: the share that may be left out.
     """
 
     split: str = "all"
     seed: int = 0
     on_error: OnError = "raise"
-    at_most: float = AT_MOST
+    max_skip_fraction: float = MAX_SKIP_FRACTION
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Pictures:
     paths: list[Path | Stored]
     captions: list[list[str]]
     splits: list[str]
-    left_out: LeftOut
+    skip_log: SkipLog
     about: str
 
 
@@ -93,7 +93,7 @@ def collect(
     source: Path,
     entries: Iterable[Entry],
     rule: Rule,
-    left_out: LeftOut,
+    skip_log: SkipLog,
     *,
     about: str,
     base: Path | None = None,
@@ -107,7 +107,7 @@ def collect(
         source: the file or folder that errors about the whole name.
         entries: what is there.
         rule: what is asked for.
-        left_out: of the same rule; the reader may have left out rows already.
+        skip_log: of the same rule; the reader may have left out rows already.
         about: the layout, in words.
         base: the folder that the pictures' names start from; by default that of the source.
         places: where below it to look for them.
@@ -118,51 +118,51 @@ def collect(
         DataError: nothing is left, or more than may be left out.
         ValueError: no such split.
     """
-    groups, rows = _grouped(entries, left_out)
-    left_out.require_few(rows)
+    groups, rows = _grouped(entries, skip_log)
+    skip_log.require_few(rows)
     if not groups:
-        raise DataError(f"{source}: names no pictures with captions{_first(left_out)}")
+        raise DataError(f"{source}: names no pictures with captions{_first(skip_log)}")
     base = base or (source if source.is_dir() else source.parent)
     splits, split_words = settled({name: group.split for name, group in groups.items()}, rule.seed, exact)
     said_by = f"{split_by or source} has" if "own" in split_words else f"these {len(groups)} pictures have"
     names = chosen(list(groups), splits, rule.split, said_by)
-    paths = _found(base, names, groups, places, left_out, rule)
+    paths = _found(base, names, groups, places, skip_log, rule)
     captions = [groups[name].captions for name in paths]
     counts = Counter(splits[name] for name in groups if name in splits)
     order = sorted(counts, key=lambda split: (("train", "val", "test", split).index(split), split))
     sizes = ", ".join(f"{split} {counts[split]:,}" for split in order)
     said = [splits.get(name, "") for name in paths]
-    return Pictures(list(paths.values()), captions, said, left_out, f"{about}; {split_words}: {sizes}")
+    return Pictures(list(paths.values()), captions, said, skip_log, f"{about}; {split_words}: {sizes}")
 
 
-def _grouped(entries: Iterable[Entry], left_out: LeftOut) -> tuple[dict[str, _Group], int]:
+def _grouped(entries: Iterable[Entry], skip_log: SkipLog) -> tuple[dict[str, _Group], int]:
     """Pictures by name with their clean captions, and how many rows there were."""
     groups: dict[str, _Group] = {}
     rows = known = 0
     for entry in entries:
-        rows += 1 + len(left_out) - known  # and those before it that the reader could not take apart
-        _take(entry, groups, left_out)
-        known = len(left_out)
-    rows += len(left_out) - known
+        rows += 1 + len(skip_log) - known  # and those before it that the reader could not take apart
+        _take(entry, groups, skip_log)
+        known = len(skip_log)
+    rows += len(skip_log) - known
     bare = [name for name, group in groups.items() if not group.captions]
     for name in bare:
-        if name not in left_out and groups[name].where not in left_out:  # else its captions are named already
-            left_out.add(f"{groups[name].where}: {name}", "has no caption that is not blank; write one, or take it out")
+        if name not in skip_log and groups[name].where not in skip_log:  # else its captions are named already
+            skip_log.add(f"{groups[name].where}: {name}", "has no caption that is not blank; write one, or take it out")
         del groups[name]
     return groups, rows
 
 
-def _take(entry: Entry, groups: dict[str, _Group], left_out: LeftOut) -> None:
+def _take(entry: Entry, groups: dict[str, _Group], skip_log: SkipLog) -> None:
     """Put an entry to its picture."""
     problem = _wrong_name(entry)
     if problem is not None:
-        left_out.add(entry.where, problem)
+        skip_log.add(entry.where, problem)
         return
     group = groups.setdefault(entry.name, _Group(entry.where, [], entry.split, entry.picture))
     if _differ(group.split, entry.split):
-        left_out.add(entry.where, f"{entry.name} is in {group.split!r} in {group.where}, here in {entry.split!r}")
+        skip_log.add(entry.where, f"{entry.name} is in {group.split!r} in {group.where}, here in {entry.split!r}")
     else:
-        group.captions += _clean(entry, left_out)
+        group.captions += _clean(entry, skip_log)
 
 
 def _differ(one: str | None, other: str | None) -> bool:
@@ -185,13 +185,13 @@ def is_url(name: str) -> bool:
     return _URL.match(name) is not None
 
 
-def _clean(entry: Entry, left_out: LeftOut) -> list[str]:
+def _clean(entry: Entry, skip_log: SkipLog) -> list[str]:
     """The captions of an entry that can be used, as stripped text; blank ones are dropped, as they describe nothing."""
     kept = []
     for caption in entry.captions:
         text, problem = as_text(caption)
         if problem is not None:
-            left_out.add(entry.where, problem)
+            skip_log.add(entry.where, problem)
         elif text:
             kept.append(text)
     return kept
@@ -216,7 +216,7 @@ def as_text(caption: object) -> tuple[str, str | None]:
 
 
 def _found(
-    base: Path, names: Sequence[str], groups: dict[str, _Group], places: Sequence[str], left_out: LeftOut, rule: Rule
+    base: Path, names: Sequence[str], groups: dict[str, _Group], places: Sequence[str], skip_log: SkipLog, rule: Rule
 ) -> dict[str, Path | Stored]:
     """Where each picture is; those that are not there are left out."""
     files = [name for name in names if groups[name].picture is None]
@@ -228,19 +228,19 @@ def _found(
             f"{base}: {len(absent)} of the {len(names)} pictures that have captions are not in {folder}: {first}; "
             f"put all the pictures there, or take the rows of the missing ones out"
         )
-    missing = LeftOut(rule.on_error, rule.at_most)
+    missing = SkipLog(rule.on_error, rule.max_skip_fraction)
     for name in absent:
         missing.add(str(folder / name), f"there is no such picture ({groups[name].where})")
     missing.require_few(len(names))
-    left_out.reasons |= missing.reasons
+    skip_log.reasons |= missing.reasons
     known = {name: groups[name].picture or paths.get(name) for name in names}
     found = {name: path for name, path in known.items() if path is not None}
     if not found:
-        raise DataError(f"{base}: none of the {len(names)} pictures is there{_first(left_out)}")
+        raise DataError(f"{base}: none of the {len(names)} pictures is there{_first(skip_log)}")
     return found
 
 
-def _first(left_out: LeftOut) -> str:
-    for name, reason in left_out.reasons.items():
-        return f"; {len(left_out):,} left out, the first: {name}: {reason}"
+def _first(skip_log: SkipLog) -> str:
+    for name, reason in skip_log.reasons.items():
+        return f"; {len(skip_log):,} left out, the first: {name}: {reason}"
     return ""

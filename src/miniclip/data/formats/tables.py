@@ -17,7 +17,7 @@ from typing import NamedTuple
 from miniclip.data.formats.columns import Columns, as_list, choose, recognised
 from miniclip.data.formats.rows import Entry
 from miniclip.data.formats.text_files import read_text
-from miniclip.data.skipping import LeftOut
+from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 
 SEPARATORS = (",", "\t", ";", "|")
@@ -49,7 +49,7 @@ class Table(NamedTuple):
 
 def open_table(
     path: Path,
-    left_out: LeftOut,
+    skip_log: SkipLog,
     image: str | None = None,
     caption: str | Sequence[str] | None = None,
     separator: str | None = None,
@@ -58,7 +58,7 @@ def open_table(
 
     Args:
         path: the file.
-        left_out: takes the rows that cannot be taken apart.
+        skip_log: takes the rows that cannot be taken apart.
         image: the pictures' column; None: by a usual name.
         caption: the captions' column or columns; likewise.
         separator: between fields; None: the one that makes sense of the first line.
@@ -67,7 +67,7 @@ def open_table(
         FileNotFoundError: there is no such file.
         DataError: a column is not there, a row cannot be taken apart, the bytes are in another encoding.
     """
-    lines = list(io.StringIO(read_text(path, left_out.on_error), newline=""))
+    lines = list(io.StringIO(read_text(path, skip_log.on_error), newline=""))
     if not lines or not "".join(lines[:1]).strip():
         raise DataError(f"{path}, line 1: is empty; the first line must name the columns, such as image,caption")
     if "\0" in lines[0]:
@@ -82,12 +82,12 @@ def open_table(
     return Table(path, choose(f"{path}, line 1", header, image, caption), header, separator, records[1:])
 
 
-def read_table(table: Table, left_out: LeftOut, split: str | None = None) -> Iterator[Entry]:
+def read_table(table: Table, skip_log: SkipLog, split: str | None = None) -> Iterator[Entry]:
     """The rows of a table; each is a picture with one or more captions.
 
     Args:
         table: an open one.
-        left_out: takes the rows that cannot be used.
+        skip_log: takes the rows that cannot be used.
         split: of all of them, where the file's name says it.
     """
     columns, header = table.columns, table.header
@@ -101,7 +101,7 @@ def read_table(table: Table, left_out: LeftOut, split: str | None = None) -> Ite
     for line, fields, problem in _rows(table, joins):
         where = f"{table.path}, line {line}"
         if problem is not None:
-            left_out.add(where, problem)
+            skip_log.add(where, problem)
             continue
         own: list[str] = [fields[k] for k in captions]
         if lists:

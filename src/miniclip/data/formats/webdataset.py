@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from miniclip.data.dataset import Captions
 from miniclip.data.formats.rows import Entry, Rule, collect
 from miniclip.data.formats.tars import Member, read_table
-from miniclip.data.skipping import AT_MOST, LeftOut, OnError
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
 from miniclip.data.splits import Split, in_name
 from miniclip.errors import DataError
 
@@ -55,10 +55,10 @@ class WebDataset(Captions):
         caption: the key of the captions in the json, where it is another; "a.b" for `{"a": {"b": "a dog"}}`.
         on_error: what happens to a shard that is missing, packed or cut short, and to a sample without a picture or a
             caption, or with two members of one name: "raise", or "skip" to leave it out.
-        at_most: the share of the shards, and of the samples, that may be left out.
+        max_skip_fraction: the share of the shards, and of the samples, that may be left out.
 
     Attributes:
-        left_out: what was left out, with reasons.
+        skip_log: what was left out, with reasons.
         about: what was found, in words.
 
     Raises:
@@ -76,23 +76,23 @@ class WebDataset(Captions):
         picture: str | None = None,
         caption: str | None = None,
         on_error: OnError = "raise",
-        at_most: float = AT_MOST,
+        max_skip_fraction: float = MAX_SKIP_FRACTION,
     ) -> None:
         self.split = split
-        left_out = LeftOut(on_error, at_most)
+        skip_log = SkipLog(on_error, max_skip_fraction)
         found = _shards(find_shards(shards))
         about = f"WebDataset, {len(found)} {'shard' if len(found) == 1 else 'shards'}"
         of_split = [shard for shard in found if shard.split == split]
         told = {shard.split for shard in found}
         if of_split and {"train", "val"} <= told:  # then the others need not be read
             found, split = of_split, "all"
-        entries = _entries(found, _Fields(picture, caption), left_out)
-        rule = Rule(split, seed, on_error, at_most)
-        pictures = collect(found[0].path, entries, rule, left_out, about=about, exact=len(told) > 1)
+        entries = _entries(found, _Fields(picture, caption), skip_log)
+        rule = Rule(split, seed, on_error, max_skip_fraction)
+        pictures = collect(found[0].path, entries, rule, skip_log, about=about, exact=len(told) > 1)
         super().__init__(
             pictures.paths,
             pictures.captions,
-            left_out=pictures.left_out,
+            skip_log=pictures.skip_log,
             splits=pictures.splits,
             about=pictures.about,
         )
@@ -172,7 +172,7 @@ def _shards(paths: Sequence[Path]) -> list[_Shard]:
     return [_Shard(path, name, in_name(name)) for path, name in zip(paths, names, strict=True)]
 
 
-# Reading a shard
+# StepMetrics a shard
 
 
 class _Shard(NamedTuple):
@@ -187,7 +187,7 @@ class _Fields(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TarPicture:
+class TarImage:
     """A picture in a tar, read from its place; the tar is opened anew each time: workers and threads share nothing."""
 
     shard: Path
@@ -222,16 +222,16 @@ def _in_words(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def _entries(shards: Sequence[_Shard], fields: _Fields, left_out: LeftOut) -> Iterator[Entry]:
+def _entries(shards: Sequence[_Shard], fields: _Fields, skip_log: SkipLog) -> Iterator[Entry]:
     """The samples of all shards; shards are counted by themselves, since one is worth a thousand samples."""
-    lost = LeftOut(left_out.on_error, left_out.at_most)
+    lost = SkipLog(skip_log.on_error, skip_log.max_skip_fraction)
     for shard in shards:
-        yield from _read_shard(shard, fields, left_out, lost)
+        yield from _read_shard(shard, fields, skip_log, lost)
     lost.require_few(len(shards))
-    left_out.reasons |= lost.reasons
+    skip_log.reasons |= lost.reasons
 
 
-def _read_shard(shard: _Shard, fields: _Fields, left_out: LeftOut, lost: LeftOut) -> Iterator[Entry]:
+def _read_shard(shard: _Shard, fields: _Fields, skip_log: SkipLog, lost: SkipLog) -> Iterator[Entry]:
     path = shard.path
     if not path.is_file():  # and not a pipe: nothing is waited for
         lost.add(str(path), "no regular file" if path.exists() else "there is no such file; get it again")
@@ -249,11 +249,11 @@ def _read_shard(shard: _Shard, fields: _Fields, left_out: LeftOut, lost: LeftOut
                     picture, captions = _parse(parts, fields, file)
                 except _UnusableError as error:
                     if not (table.wrong and key == last):
-                        left_out.add(f"{path}: {error.member}", error.reason)
+                        skip_log.add(f"{path}: {error.member}", error.reason)
                 except _NoSampleError:
                     continue
                 else:
-                    stored = TarPicture(path, state, picture)
+                    stored = TarImage(path, state, picture)
                     yield Entry(str(stored), f"{shard.name}/{key}", captions, shard.split, stored)
     except OSError as error:
         lost.add(str(path), f"cannot be read: {_in_words(error)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from miniclip.data.dataset import PairData, picture_of
+from miniclip.data.dataset import ImageCaptionDataset, image_of
 from miniclip.utils.atomic import write_atomically
 
 SIDE, GAP, LINES, TEXT = 176, 12, 4, 13  # pixels: of a picture's box, between boxes; lines of a caption, its letters
@@ -15,7 +15,12 @@ GROUND, INK, BOX = "white", (30, 30, 30), (236, 236, 236)
 
 
 def contact_sheet(
-    data: PairData, path: str | Path, *, indices: Sequence[int] | None = None, count: int = 30, columns: int = 6
+    data: ImageCaptionDataset,
+    path: str | Path,
+    *,
+    indices: Sequence[int] | None = None,
+    count: int = 30,
+    columns: int = 6,
 ) -> None:
     """Draw pictures from all over a data set, at equal distances, into a PNG; written atomically.
 
@@ -46,7 +51,7 @@ def contact_sheet(
     for place, index in enumerate(chosen):
         left, top = GAP + place % columns * width, GAP + place // columns * height
         draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), fill=BOX)
-        picture = _fitted(picture_of(data, index, SIDE))
+        picture = _fitted(image_of(data, index, SIDE))
         sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
         for number, text in enumerate(texts[place]):
             draw.text((left, top + SIDE + GAP // 2 + number * line), text, fill=INK, font=font)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from miniclip.data.dataset import PairData, name_of, picture_of
-from miniclip.data.decoding import open_picture
+from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
+from miniclip.data.decoding import open_image
 from miniclip.errors import DataError
 from miniclip.utils.threads import threads
 
@@ -66,7 +66,7 @@ class Inspection:
         across: groups of names of pictures with the same pixels in several splits: what is tested was trained on.
         repeated: the captions that several pictures have, and how many have it, the most frequent first.
         unreadable: name to reason.
-        left_out: name to reason of what the reader left out before.
+        skip_log: name to reason of what the reader left out before.
         readable: the indices of the pictures that can be read.
     """
 
@@ -88,7 +88,7 @@ class Inspection:
     across: list[list[str]]
     repeated: dict[str, int]
     unreadable: dict[str, str]
-    left_out: dict[str, str]
+    skip_log: dict[str, str]
     readable: list[int]
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ class Inspection:
         often = [f"{count:,} times {_short(caption)!r}" for caption, count in self.repeated.items()]
         lines += _listed("captions that several pictures have", often, min(at_most, 5))
         lines += _listed("pictures that cannot be read", _reasons(self.unreadable), at_most)
-        lines += _listed("rows and pictures that were left out", _reasons(self.left_out), at_most)
+        lines += _listed("rows and pictures that were left out", _reasons(self.skip_log), at_most)
         return "\n".join(lines)
 
 
@@ -133,7 +133,7 @@ class _Seen(NamedTuple):
 
 
 def inspect(
-    data: PairData,
+    data: ImageCaptionDataset,
     *,
     tokenizer: Tokenizer | LibraryTokenizer | None = None,
     context_length: int = 77,
@@ -160,7 +160,7 @@ def inspect(
     names, folder = _names(data)
     sizes = {index: one.size for index, one in enumerate(seen) if one.size is not None}
     pictures_of = Counter(caption for own in data.captions for caption in set(own))
-    left_out = getattr(data, "left_out", None)
+    skip_log = getattr(data, "skip_log", None)
     return Inspection(
         folder=folder,
         layout=str(getattr(data, "about", "") or repr(data)),
@@ -180,12 +180,12 @@ def inspect(
         across=_across(names, seen, getattr(data, "splits", [])),
         repeated={caption: count for caption, count in pictures_of.most_common() if count > 1},
         unreadable={names[k]: one.reason for k, one in enumerate(seen) if one.reason is not None},
-        left_out=dict(left_out.reasons) if left_out is not None else {},
+        skip_log=dict(skip_log.reasons) if skip_log is not None else {},
         readable=list(sizes),
     )
 
 
-def _look_at_all(data: PairData, count: int, progress: bool) -> Iterator[_Seen]:
+def _look_at_all(data: ImageCaptionDataset, count: int, progress: bool) -> Iterator[_Seen]:
     from tqdm import tqdm
 
     step = AT_ONCE * count
@@ -196,12 +196,12 @@ def _look_at_all(data: PairData, count: int, progress: bool) -> Iterator[_Seen]:
                 yield one
 
 
-def _look(data: PairData, index: int) -> _Seen:
+def _look(data: ImageCaptionDataset, index: int) -> _Seen:
     encoded = getattr(data, "encoded", None)
     name = name_of(data, index)
     try:
         content = None if encoded is None else encoded(index)
-        picture = picture_of(data, index) if content is None else open_picture(content, name)
+        picture = image_of(data, index) if content is None else open_image(content, name)
     except (DataError, OSError) as error:
         return _Seen(None, None, None, " ".join(str(error).removeprefix(f"{name}: ").split()))
     return _Seen(
@@ -230,7 +230,7 @@ def _token_lengths(captions: Sequence[str], tokenizer: Tokenizer | LibraryTokeni
     return [frame + len(tokenizer.encode(caption)) for caption in captions], named
 
 
-def _names(data: PairData) -> tuple[list[str], str]:
+def _names(data: ImageCaptionDataset) -> tuple[list[str], str]:
     """What the pictures are called, and the folder that is left out of it, since all are in it."""
     names = [name_of(data, index) for index in range(len(data))]
     if not all(Path(name).is_absolute() for name in names):
