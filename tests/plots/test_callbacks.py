@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from miniclip.data.dataset import Captions
-from miniclip.evaluation.retrieval import Embedded
+from miniclip.evaluation.retrieval import Embeddings
 from miniclip.plots.callbacks import LearningCurve
 from miniclip.plots.confusions import draw_confusions, worst
 from miniclip.plots.learning_curve import learning_curve
@@ -19,7 +19,7 @@ from miniclip.train import History
 
 def embedded(images, texts, owner):
     l2_normalize = torch.nn.functional.normalize
-    return Embedded(l2_normalize(torch.tensor(images)), l2_normalize(torch.tensor(texts)), torch.tensor(owner))
+    return Embeddings(l2_normalize(torch.tensor(images)), l2_normalize(torch.tensor(texts)), torch.tensor(owner))
 
 
 @pytest.fixture

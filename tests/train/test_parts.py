@@ -126,7 +126,7 @@ class TestValidation:
         model.encode_image = lambda items: torch.ones(len(items), 16) / 4
         model.encode_text = lambda items: torch.ones(len(items), 16) / 4
         figures, embedded = validate(model, val_data, loss_function(TrainConfig(), model), 8, seed=0)
-        assert embedded.owner.tolist() == [i for i in range(20) for _ in val_data.captions[i]]
+        assert embedded.image_indices.tolist() == [i for i in range(20) for _ in val_data.captions[i]]
         assert figures["val_loss"] == pytest.approx(math.log(8))
         assert figures["text_to_image"]["R@1"] == 0
 

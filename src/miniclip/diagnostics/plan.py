@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Subset
 
 from miniclip.data.sources import InMemoryImages
-from miniclip.evaluation.retrieval import Pictures, embed
+from miniclip.evaluation.retrieval import LazyImages, embed
 from miniclip.loggers.console import in_time
 from miniclip.runtime import distributed
 from miniclip.runtime.flops import pair_flops, peak_flops
@@ -210,7 +210,7 @@ def _timed_evaluation(trainer: Trainer) -> float:
     while few < len(data) and seconds < SECONDS / 10:  # the first ones take longer, but are not those that count
         few = min(max(1, 4 * few), len(data))
         start = time.perf_counter()
-        embed(model, data.captions[:few], Pictures(Subset(cast(Any, data), range(few))))
+        embed(model, data.captions[:few], LazyImages(Subset(cast(Any, data), range(few))))
         seconds = time.perf_counter() - start
     model.train(training)
     return seconds * len(data) / few / distributed.world_size()

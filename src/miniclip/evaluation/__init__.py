@@ -1,4 +1,4 @@
-"""How good a model is: metrics as pure functions, over any model with `encode_image` and `encode_text`."""
+"""Evaluation metrics for any model with `encode_image` and `encode_text`."""
 
 from miniclip.evaluation.retrieval import retrieval
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
 from miniclip.errors import DataError
-from miniclip.evaluation.retrieval import Embedded
+from miniclip.evaluation.retrieval import Embeddings
 from miniclip.plots.learning_curve import new_figure, write_figure
 from miniclip.plots.similarity import evenly
 
@@ -44,7 +44,7 @@ class Confusion(NamedTuple):
         return self.wrong[0][1] - self.right[1]
 
 
-def worst(embedded: Embedded, captions: Sequence[Sequence[str]], count: int = SHOWN) -> list[Confusion]:
+def worst(embedded: Embeddings, captions: Sequence[Sequence[str]], count: int = SHOWN) -> list[Confusion]:
     """The pictures that are confused worst, the worst one first; where few are, the closest calls follow.
 
     Args:
@@ -62,9 +62,9 @@ def worst(embedded: Embedded, captions: Sequence[Sequence[str]], count: int = SH
     return sorted(found, key=lambda confusion: -confusion.margin)[:count]
 
 
-def _of(embedded: Embedded, rows: Tensor, text: Tensor, texts: int, count: int) -> Iterator[Confusion]:
+def _of(embedded: Embeddings, rows: Tensor, text: Tensor, texts: int, count: int) -> Iterator[Confusion]:
     """The worst of some pictures, of which a picture is left out if no caption differs from its own."""
-    owner = embedded.owner.cpu()
+    owner = embedded.image_indices.cpu()
     similarity = (embedded.images[rows.to(embedded.images.device)] @ embedded.texts.T).float().cpu()  # (n, M)
     similarity = similarity.nan_to_num(-1.0)
     mine = owner == rows[:, None]
@@ -86,7 +86,7 @@ def _of(embedded: Embedded, rows: Tensor, text: Tensor, texts: int, count: int) 
             yield Confusion(int(rows[i]), (int(right_at[i]), float(right[i])), wrong[:WINNERS])
 
 
-def draw_confusions(embedded: Embedded, data: ImageCaptionDataset, path: str | Path, title: str = "") -> None:
+def draw_confusions(embedded: Embeddings, data: ImageCaptionDataset, path: str | Path, title: str = "") -> None:
     """Draw the worst confusions: each picture, its own caption, and the captions that won.
 
     Args:
@@ -96,7 +96,7 @@ def draw_confusions(embedded: Embedded, data: ImageCaptionDataset, path: str | P
         title: above it.
     """
     flat = [caption for own in data.captions for caption in own]
-    owners = embedded.owner.tolist()
+    owners = embedded.image_indices.tolist()
     found = worst(embedded, data.captions)
     rows = max(1, -(-len(found) // 2))
     figure = new_figure(13, 0.5 + 2.3 * rows, arranged=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from miniclip.evaluation.retrieval import Embedded
+from miniclip.evaluation.retrieval import Embeddings
 from miniclip.plots.learning_curve import TRAIN, VALIDATION, new_figure, write_figure
 
 FILE = "similarities.png"
@@ -26,14 +26,14 @@ def evenly(n: int, most: int) -> Tensor:
     return torch.arange(few) * n // max(1, few)
 
 
-def pairs(embedded: Embedded, most: int) -> Tensor:
+def pairs(embedded: Embeddings, most: int) -> Tensor:
     """Cosines (n, n) of at most so many pictures, evenly spread, with the first caption of each."""
-    rows = evenly(len(embedded.images), most).to(embedded.owner.device)
-    firsts = torch.searchsorted(embedded.owner, rows)
+    rows = evenly(len(embedded.images), most).to(embedded.image_indices.device)
+    firsts = torch.searchsorted(embedded.image_indices, rows)
     return (embedded.images[rows].float() @ embedded.texts[firsts].float().T).cpu()
 
 
-def draw_similarities(embedded: Embedded, path: str | Path, title: str = "") -> None:
+def draw_similarities(embedded: Embeddings, path: str | Path, title: str = "") -> None:
     """Draw the matrix, and how the cosines of right and of wrong pairs are spread.
 
     Args:

@@ -32,7 +32,7 @@ from miniclip.data.subset import readable
 from miniclip.data.transforms import Augment
 from miniclip.diagnostics.check import Report, check
 from miniclip.diagnostics.health import look
-from miniclip.evaluation.retrieval import Embedded
+from miniclip.evaluation.retrieval import Embeddings
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.vision import draw_patches
 from miniclip.runs import nonfinite as skipping
@@ -163,7 +163,7 @@ class Trainer:
         self.average = None if self.config.ema_decay is None else EMA(self.model, self.config.ema_decay)
         self.writer = Writer(self.config.save_in_background)
         self.seen: tuple[Batch, CLIPOutput] | None = None  # the last step's
-        self.embedded: Embedded | None = None  # the validation data as the last evaluation saw them
+        self.embedded: Embeddings | None = None  # the validation data as the last evaluation saw them
         self._changes = dict(changes or {})
         self.readings = MetricsBuffer(self.loader)
         self._saved_at = time.perf_counter()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from miniclip.data.dataset import ImageCaptionDataset
-from miniclip.evaluation.retrieval import Embedded, Pictures, embed, recalls
+from miniclip.evaluation.retrieval import Embeddings, LazyImages, embed, recalls
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.runtime import distributed
 from miniclip.train.config import Monitor
@@ -25,7 +25,7 @@ ROUNDS = 5  # so many times over the pictures, each time with other captions: th
 
 def validate(
     model: CLIP, data: ImageCaptionDataset, loss: LossFunction, batch_size: int, seed: int
-) -> tuple[dict[str, Any], Embedded]:
+) -> tuple[dict[str, Any], Embeddings]:
     """Measure a model on held-out data.
 
     Args:
@@ -58,21 +58,21 @@ def figure_of(record: Mapping[str, Any], monitor: Monitor) -> float:
     return float(figures[monitor])
 
 
-def _embed(model: CLIP, data: ImageCaptionDataset) -> Embedded:
+def _embed(model: CLIP, data: ImageCaptionDataset) -> Embeddings:
     """All pictures and captions in their order, on every rank; each of them embedded by one rank."""
     mine = distributed.part(len(data))
     pictures: Any = Subset(cast(Any, data), range(mine.start, mine.stop))  # opened as the model comes to them
-    images, texts, owner = embed(model, data.captions[mine], Pictures(pictures))
-    return Embedded(*map(distributed.gather, (images, texts, owner + mine.start)))
+    images, texts, image_indices = embed(model, data.captions[mine], LazyImages(pictures))
+    return Embeddings(*map(distributed.gather, (images, texts, image_indices + mine.start)))
 
 
-def _batches(embedded: Embedded, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _batches(embedded: Embeddings, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """Matching rows (size, E) of both sides: every round all pictures in another order, as many as fill batches.
 
     Of several ranks, each gets its part of the rows.
     """
     mine = distributed.part(size)
-    counts = torch.bincount(embedded.owner.cpu(), minlength=len(embedded.images)).tolist()
+    counts = torch.bincount(embedded.image_indices.cpu(), minlength=len(embedded.images)).tolist()
     first = torch.tensor([0, *counts]).cumsum(0).tolist()
     batches = []
     for turn in range(ROUNDS):
