@@ -131,7 +131,7 @@ def results():
 @pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request, results, ranks, tmp_path):
     if request.param not in results:
-        ranks(request.param, "-m", "tests.test_distributed", "work", tmp_path, seconds=60)
+        ranks(request.param, "-m", "tests.runtime.test_distributed", "work", tmp_path, seconds=60)
         results[request.param] = [
             torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(request.param)
         ]
@@ -178,7 +178,7 @@ def test_they_meet(found):
 
 @pytest.mark.slow
 def test_a_failure_is_told_once_and_ends_all_at_once(ranks, tmp_path):
-    results = ranks(2, "-m", "tests.test_distributed", "fail", tmp_path, seconds=60, succeed=False)
+    results = ranks(2, "-m", "tests.runtime.test_distributed", "fail", tmp_path, seconds=60, succeed=False)
     assert [code for code, *_ in results] == [1, 1]
     assert "the learning rate is a banana" in results[1][2]
     assert results[0][2] == ""
@@ -186,7 +186,7 @@ def test_a_failure_is_told_once_and_ends_all_at_once(ranks, tmp_path):
 
 @pytest.mark.slow
 def test_ranks_leave_together(ranks, tmp_path):
-    ranks(2, "-m", "tests.test_distributed", "leave_early", tmp_path, seconds=60)
+    ranks(2, "-m", "tests.runtime.test_distributed", "leave_early", tmp_path, seconds=60)
     first, last = (float((tmp_path / str(rank)).read_text()) for rank in range(2))
     assert abs(first - last) < 0.7, "rank 0 was gone a second before rank 1"
 

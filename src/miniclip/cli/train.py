@@ -127,8 +127,8 @@ def run_check(resume: str | None, config: str | None, dry_run: bool = False, **f
 def taken_up(run: str, config: str | None, flags: dict[str, Any]) -> Any:
     """A trainer for a run that goes on, with what the command line changes of it."""
     settings = {**read_toml(config), **flags} if config else dict(flags)
-    changed, step = settings.pop("changed", False), settings.pop("step", None)
-    return resumed(run, settings, changed, step)
+    allow_changes, step = settings.pop("allow_changes", False), settings.pop("step", None)
+    return resumed(run, settings, allow_changes, step)
 
 
 def refuse_resuming(flags: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ def refuse_resuming(flags: dict[str, Any]) -> None:
     Raises:
         ValueError: one of them was given.
     """
-    if flags.pop("changed", False) or flags.pop("step", None) is not None:
+    if flags.pop("allow_changes", False) or flags.pop("step", None) is not None:
         raise ValueError("--allow-changes and --step are for --resume RUN")
 
 
@@ -218,7 +218,7 @@ def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: Tra
     return fresh(architecture, tokenizer)
 
 
-def resumed(run: str, settings: dict[str, Any], changed: bool, step: int | None) -> Any:
+def resumed(run: str, settings: dict[str, Any], allow_changes: bool, step: int | None) -> Any:
     """A trainer for a run that goes on."""
     import miniclip
     from miniclip.data.opening import from_anywhere
@@ -233,7 +233,7 @@ def resumed(run: str, settings: dict[str, Any], changed: bool, step: int | None)
     data = None if data is None else from_anywhere(data)
     both = open_both(data or data_of(run, before), rule_of(before["train"] | settings))
     about = {} if data is None else {"data": data}
-    rest = {"changed": changed, "step": step, "device": device, "about": about}
+    rest = {"allow_changes": allow_changes, "step": step, "device": device, "about": about}
     return miniclip.Trainer.resume(run, *both, settings=settings, **rest)
 
 

@@ -68,7 +68,7 @@ class ImageReader:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error {on_error!r}: expected 'raise' or 'skip'")
         if num_workers is not None and num_workers < 0:
-            raise ValueError(f"workers {num_workers}: expected at least 0")
+            raise ValueError(f"num_workers {num_workers}: expected at least 0")
         self.items, self.preprocess, self.batch_size = items, preprocess, batch_size
         wanted = min(MOST_WORKERS, cores()) if num_workers is None else num_workers
         self.num_workers = min(wanted, len(items)) if len(items) > 1 else 0

@@ -94,7 +94,7 @@ def in_brief(record: Record) -> str:
     if "mfu" in record:
         parts.append(f"{record['mfu']:.0%} of peak")
     if "data_wait" in record:
-        parts.append(f"waiting {record['waiting']:.0%}")
+        parts.append(f"waiting {record['data_wait']:.0%}")
     return ", ".join(parts)
 
 

@@ -32,7 +32,7 @@ def compare(
     data: tuple[ImageCaptionDataset, ImageCaptionDataset | None],
     settings: Mapping[str, Any],
     about: Mapping[str, Any],
-    changed: bool,
+    allow_changes: bool,
 ) -> Found:
     """Hold data and settings against those that a run was started with.
 
@@ -41,7 +41,7 @@ def compare(
         data: for training, and for validation.
         settings: those that shall be other, by name.
         about: what of the run's `about` is other.
-        changed: the word that it may be another run from here on.
+        allow_changes: the word that it may be another run from here on.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -52,7 +52,7 @@ def compare(
     before, now = TrainConfig.from_dict(run["train"]), TrainConfig.from_dict({**run["train"], **settings})
     found = dict(zip(("train", "val"), map(fingerprint, data), strict=True))
     changes = changed_settings(before, now) | changed_data(run["data"], found)
-    require_the_word(run_dir, changes, changed)
+    require_the_word(run_dir, changes, allow_changes)
     merged = {**run["about"], **about}
     if merged != run["about"]:
         changes["about"] = (run["about"], merged)

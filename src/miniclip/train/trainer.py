@@ -183,7 +183,7 @@ class Trainer:
         val_data: ImageCaptionDataset | None = None,
         *,
         settings: Mapping[str, Any] | None = None,
-        changed: bool = False,
+        allow_changes: bool = False,
         step: int | None = None,
         about: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] | None = None,
@@ -196,7 +196,7 @@ class Trainer:
             train_data: the data that it was started with.
             val_data: likewise.
             settings: those that shall be other than the run's, by name.
-            changed: the word that data and settings may be other ones, and the run another than it would have been;
+            allow_changes: the word that data and settings may be other ones, and the run another than it would have been;
                 what only changes how a run is watched and stored needs no word. With other training data, another
                 batch size or seed the epoch in hand begins anew.
             step: go back to the state of this step, one of those in `states/` (setting `keep_checkpoints`).
@@ -210,7 +210,7 @@ class Trainer:
             ValueError: the data or settings are not those that the run was started with; it says what differs.
         """
         run_dir = Path(run_dir)
-        found = compare(run_dir, (train_data, val_data), settings or {}, about or {}, changed)
+        found = compare(run_dir, (train_data, val_data), settings or {}, about or {}, allow_changes)
         model, saved = restored(run_dir, step)
         rest: dict[str, Any] = {"callbacks": callbacks, "device": device, "saved": saved, **found._asdict()}
         return cls(model, train_data, val_data, run_dir=run_dir, **rest)
