@@ -13,7 +13,7 @@ from miniclip.models.clip import CLIP
 
 pytestmark = pytest.mark.peer
 
-_shared = [parent / "shared" / "data" for parent in Path(__file__).parents[1:3]]
+_shared = [parent / "shared" / "data" for parent in Path(__file__).parents[2:4]]
 SHARED = next((folder for folder in _shared if folder.is_dir()), _shared[-1])
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared picture sets are not at {SHARED}")
 

@@ -18,7 +18,7 @@ from miniclip.errors import DataError
 HEADER = "image_name| comment_number| comment\n"
 BROKEN = "2199200615.jpg| 4   A dog runs across the grass .\n"
 
-_shared = [parent / "shared" / "data" for parent in Path(__file__).parents[2:4]]
+_shared = [parent / "shared" / "data" for parent in Path(__file__).parents[3:5]]
 SHARED = next((folder for folder in _shared if folder.is_dir()), _shared[-1])
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared picture sets are not at {SHARED}")
 
