@@ -12,8 +12,8 @@ from miniclip.diagnostics import rules as ailments
 from miniclip.diagnostics.doctor import FILE, Doctor, in_words
 from miniclip.diagnostics.rules import AT_LOOKS, STEPS, stuck
 from miniclip.train import Callback, Trainer
-from miniclip.train.callbacks import default_callbacks
 from miniclip.train.config import TrainConfig
+from miniclip.train.setup import default_callbacks
 from tests.diagnostics.test_rules import HEALTHY
 from tests.toys import make_model
 

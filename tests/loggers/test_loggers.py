@@ -8,7 +8,7 @@ import pytest
 
 from miniclip import cli
 from miniclip.train import Callback, Trainer
-from miniclip.train.callbacks import default_callbacks
+from miniclip.train.setup import default_callbacks
 
 
 class StopAt(Callback):

@@ -53,14 +53,16 @@ def test_what_changes_nothing_needs_no_word(start, train_data, val_data):
 def test_another_best_by_starts_the_best_anew(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=5)
     trainer.fit()
-    assert trainer.best >= 0
+    assert trainer.progress.best >= 0
     settings = {"monitor": "val_loss", "max_steps": None}
     resumed = Trainer.resume(
         trainer.run_dir, train_data, val_data, settings=settings, allow_changes=True, callbacks=[], device="cpu"
     )
-    assert resumed.best is None
+    assert resumed.progress.best is None
     history = resumed.fit()
-    assert resumed.best == -history.evaluations[-1]["val_loss"]  # by the recall's 0 to 100 it would never be better
+    assert (
+        resumed.progress.best == -history.evaluations[-1]["val_loss"]
+    )  # by the recall's 0 to 100 it would never be better
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 4}, {"seed": 5}, {}])

@@ -20,10 +20,10 @@ import torch
 
 from miniclip.data import Shapes
 from miniclip.runs.history import History
+from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import TrainConfig, Trainer
-from miniclip.train.callbacks import MetricsFile
 from tests.toys import make_model
 
 pytestmark = [
@@ -116,7 +116,7 @@ def test_killed_at_twenty_moments(tmp_path):
 def assert_same(whole, killed):
     assert records(killed) == records(whole)
     for one, other in zip(states(whole), states(killed), strict=True):
-        assert one.position == other.position
+        assert one.progress == other.progress
         for mine, theirs in (
             (one.weights, other.weights),
             (one.optimizer, other.optimizer),

@@ -10,6 +10,7 @@ import torch
 
 from miniclip import cli
 from miniclip.errors import CheckpointError
+from miniclip.runs.progress import Progress
 from miniclip.runs.saving import Writer
 from miniclip.runs.state import kept_states, read_state
 from miniclip.train import Callback, TrainConfig, Trainer
@@ -68,9 +69,7 @@ def test_background_or_not_the_files_are_the_same(start, background):
     trainer = start(callbacks=[], save_in_background=background, save_every=2)
     trainer.fit()
     saved = read_state(trainer.run_dir / "state.safetensors")
-    assert saved.position == {
-        "step": 10, "epoch": 2, "epoch_start": 10, "evaluated": 10, "closed": 10, "best": trainer.best, "skipped": 0,
-    }  # fmt: skip
+    assert saved.progress == trainer.progress == Progress(10, 2, 10, 10, 10, trainer.progress.best, 0)
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(saved.weights[name], value)
 
@@ -164,7 +163,7 @@ def test_best_by(monitor, best):
 def test_best_by_the_validation_loss(start):
     trainer = start(monitor="val_loss", epochs=3, callbacks=[])
     history = trainer.fit()
-    assert trainer.best == -min(record["val_loss"] for record in history.evaluations)
+    assert trainer.progress.best == -min(record["val_loss"] for record in history.evaluations)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 import miniclip
 from miniclip.data import Captions, Shapes, pack
+from miniclip.runs.metrics_file import MetricsFile
 from miniclip.train import Callback, TrainConfig, Trainer
-from miniclip.train.callbacks import MetricsFile
 from tests.toys import make_model
 from tests.train.test_trainer import StopAt, assert_same_run
 

@@ -4,6 +4,7 @@ The file is also the program that each rank runs (`python -m tests.train.test_ra
 start, since a start takes seconds.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,12 +20,13 @@ from miniclip.data import Shapes
 from miniclip.data.loader import ImageCaptionLoader
 from miniclip.errors import DataError
 from miniclip.models.clip import CLIP
+from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.runtime import distributed
 from miniclip.runtime.fsdp import require_even
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import History, TrainConfig, Trainer
-from miniclip.train.callbacks import MetricsFile, default_callbacks
+from miniclip.train.setup import default_callbacks
 from tests.toys import make_model
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +74,7 @@ def trainer_of(run_dir: Path, callbacks=None, **settings) -> Trainer:
     tokenizer = Tokenizer.train([caption for group in train_data.captions for caption in group], 600)
     model = make_model(tokenizer, logit_scale=10.0, logit_bias=-10.0).double()
     if distributed.rank():  # rank 0's weights must be taken
-        torch.nn.init.ones_(model.image.positions)
+        torch.nn.init.ones_(model.image.progresss)
     model.image.register_forward_pre_hook(in_float64)
     config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 3, **settings})
     callbacks = [MetricsFile()] if callbacks is None else callbacks
@@ -178,7 +180,7 @@ def assert_same_run(a: Path, b: Path, tolerance: float = 1e-9) -> None:
         exact = "val_loss" not in mine  # evaluation is in float32
         assert flat(mine) == pytest.approx(flat(theirs), rel=tolerance if exact else 1e-6, abs=1e-12)
     mine, theirs = (read_state(run / "state.safetensors") for run in (a, b))
-    assert mine.position == pytest.approx(theirs.position)
+    assert dataclasses.asdict(mine.progress) == pytest.approx(dataclasses.asdict(theirs.progress))
     for x, y in zip(
         (mine.weights, mine.optimizer, mine.average), (theirs.weights, theirs.optimizer, theirs.average), strict=True
     ):
@@ -248,7 +250,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(trained, alone):
 @pytest.mark.parametrize(("run", "case"), [("resumed-by-one", "plain"), ("resumed-by-one-fsdp", "fsdp")])
 def test_one_process_goes_on_where_two_have_stopped(trained, alone, run, case):
     run = trained(2) / run
-    assert read_state(run / "state.safetensors").position["step"] == 4
+    assert read_state(run / "state.safetensors").progress.step == 4
     resumed(run).fit()
     assert_same_run(run, alone(CASES[2][case]))
 
@@ -263,7 +265,7 @@ def test_one_rank_failing_ends_all_with_its_error_alone(ranks, tmp_path):
     assert (code0, code1) == (1, 1)
     assert "DataError: photos/17.jpg: not a picture" in error1
     assert "Traceback" not in error0, error0
-    assert read_state(tmp_path / "run" / "state.safetensors").position["step"] == 0
+    assert read_state(tmp_path / "run" / "state.safetensors").progress.step == 0
 
 
 @pytest.mark.slow

@@ -15,9 +15,9 @@ from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
 from miniclip.errors import CheckpointError, DataError
 from miniclip.models.clip import CLIP
+from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.train import Callback, History, TrainConfig, Trainer
-from miniclip.train.callbacks import MetricsFile
 
 TIMES = {"samples_per_second", "mfu", "data_wait"}
 
@@ -50,7 +50,7 @@ def weights(path):
 def assert_same_run(a, b):
     assert records(a) == records(b)
     one, other = read_state(a / "state.safetensors"), read_state(b / "state.safetensors")
-    assert one.position == other.position
+    assert one.progress == other.progress
     for mine, theirs in ((one.weights, other.weights), (one.optimizer, other.optimizer)):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
@@ -122,7 +122,7 @@ def test_stopped_and_resumed_is_the_run_that_was_never_stopped(start, train_data
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
     assert stopped.step == step
-    assert read_state(stopped.run_dir / "state.safetensors").position["step"] == step
+    assert read_state(stopped.run_dir / "state.safetensors").progress.step == step
     resumed = Trainer.resume(stopped.run_dir, train_data, val_data, device="cpu")
     assert resumed.fit().evaluations == whole.history.evaluations
     assert_same_run(stopped.run_dir, whole.run_dir)
@@ -139,7 +139,7 @@ def test_micro_batches_change_nothing(start):
 
 
 def default():
-    from miniclip.train.callbacks import default_callbacks
+    from miniclip.train.setup import default_callbacks
 
     return default_callbacks()
 
@@ -263,7 +263,7 @@ def test_weights_that_are_not_finite_stop_the_run_and_the_last_good_state_stays(
     ):
         trainer.fit()
     saved = read_state(trainer.run_dir / "state.safetensors")
-    assert saved.position["step"] == 0
+    assert saved.progress.step == 0
     assert all(value.isfinite().all() for value in saved.weights.values())
 
 

@@ -105,8 +105,8 @@ def facts_of(trainer: Any) -> Facts:
         warmup=round(config.warmup_fraction * trainer.total_steps),
         max_logit_scale=config.max_logit_scale,
         trained=tuple(side for side, group in groups.items() if any(p.requires_grad for p in group)),
-        captions=trainer.data["train"]["captions"],
-        cut=trainer.captions_cut,
+        captions=trainer.train_captions,
+        cut=trainer.truncated_captions,
     )
 
 

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from miniclip.train.callbacks import Callback
+from miniclip.train.callbacks import Callback, TrainerProtocol
 
 if TYPE_CHECKING:
     from miniclip.runs.history import Record
-    from miniclip.train.trainer import Trainer
 
 LEAST, SHARE = 10.0, 0.01  # between two lines pass so many seconds, and such a share of the time since the start
 
@@ -30,7 +29,7 @@ class Progress(Callback):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerProtocol) -> None:
         """Show the bar."""
         from tqdm import tqdm
 
@@ -45,7 +44,7 @@ class Progress(Callback):
             dynamic_ncols=True,
         )
 
-    def on_step(self, trainer: Trainer, record: Record) -> None:
+    def on_step(self, trainer: TrainerProtocol, record: Record) -> None:
         """Move the bar, or say a line where it is time to."""
         if self._bar.disable:
             self._say_step(trainer, record)
@@ -54,22 +53,22 @@ class Progress(Callback):
         self._bar.set_postfix_str(f"{self._recall}{in_brief(record)}", refresh=False)
         self._bar.update()
 
-    def on_skip(self, trainer: Trainer, record: Record) -> None:
+    def on_skip(self, trainer: TrainerProtocol, record: Record) -> None:
         """Print a line that stays."""
         self._bar.update()
         batch = f"; its batch is in skipped/{record['batch']}" if record["batch"] else ""
         self._say(f"step {record['step']} skipped, not finite: {record['skipped']}{batch}")
 
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+    def on_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
         """Print a line that stays."""
         self._recall = f"R@1 {record['text_to_image']['R@1']:.1f} "
         self._say(describe(record, trainer))
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerProtocol) -> None:
         """Take the bar away."""
         self._bar.close()
 
-    def _say_step(self, trainer: Trainer, record: Record) -> None:
+    def _say_step(self, trainer: TrainerProtocol, record: Record) -> None:
         now = self._clock()
         if now - self._said < max(LEAST, SHARE * (now - self._started)):
             return
@@ -98,7 +97,7 @@ def in_brief(record: Record) -> str:
     return ", ".join(parts)
 
 
-def describe(record: Record, trainer: Trainer) -> str:
+def describe(record: Record, trainer: TrainerProtocol) -> str:
     """An evaluation in a line, with the means of its epoch's steps."""
     epoch = [r for r in trainer.history.steps if r["epoch"] == record["epoch"]]
     loss, waiting = _mean(epoch, "loss"), _mean(epoch, "data_wait")

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.plots.callbacks import PICTURES
-from miniclip.train.callbacks import Callback
+from miniclip.train.callbacks import Callback, TrainerProtocol
 
 if TYPE_CHECKING:
     from miniclip.runs.history import Record
-    from miniclip.train.trainer import Trainer
 
 FOLDER = "tensorboard"
 APART = ("step", "epoch")  # where a figure stands, and no figure
@@ -33,7 +32,7 @@ class TensorBoard(Callback):
         except ImportError:
             raise ImportError('the setting tensorboard needs it: pip install "miniclip[tensorboard]"') from None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerProtocol) -> None:
         """Open a file, and write the settings; what came after the state of a run that is taken up is purged."""
         from torch.utils.tensorboard import SummaryWriter
 
@@ -52,22 +51,22 @@ class TensorBoard(Callback):
             if record["step"] == trainer.step:
                 self.on_evaluate(trainer, record)
 
-    def on_step(self, trainer: Trainer, record: Record) -> None:
+    def on_step(self, trainer: TrainerProtocol, record: Record) -> None:
         """Write a step, if its turn has come."""
         if is_due(trainer, record):
             self._scalars("step", record, record["step"])
 
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+    def on_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
         """Write an evaluation and its pictures."""
         self._scalars("validation", record, record["step"])
         for path in pictures_of(trainer):
             self._writer.add_image(f"pictures/{path.stem}", _pixels(path), record["step"], dataformats="HWC")
 
-    def on_save(self, trainer: Trainer) -> None:
+    def on_save(self, trainer: TrainerProtocol) -> None:
         """See that it is on the disk."""
         self._writer.flush()
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerProtocol) -> None:
         """Close the file."""
         self._writer.close()
 
@@ -76,7 +75,7 @@ class TensorBoard(Callback):
             self._writer.add_scalar(f"{group}/{name}", value, step)
 
 
-def is_due(trainer: Trainer, record: Record) -> bool:
+def is_due(trainer: TrainerProtocol, record: Record) -> bool:
     """Whether a step is shown elsewhere: every `log_every`-th, and the last. The log keeps all of them."""
     step: int = record["step"]
     return step % trainer.config.log_every == 0 or step in (1, trainer.total_steps)
@@ -93,7 +92,7 @@ def scalars(record: Record) -> dict[str, float]:
     return found
 
 
-def pictures_of(trainer: Trainer) -> list[Path]:
+def pictures_of(trainer: TrainerProtocol) -> list[Path]:
     """The pictures that an evaluation leaves in the run directory, but for the curve: others draw their own."""
     return [path for name in PICTURES[1:] if (path := trainer.run_dir / name).exists()]
 

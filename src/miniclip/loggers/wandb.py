@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.loggers.tensorboard import is_due, pictures_of, scalars
-from miniclip.train.callbacks import Callback
+from miniclip.train.callbacks import Callback, TrainerProtocol
 from miniclip.utils.atomic import write_atomically
 
 if TYPE_CHECKING:
     from miniclip.runs.history import Record
-    from miniclip.train.trainer import Trainer
 
 FILE = "wandb.json"
 
@@ -42,7 +41,7 @@ class WeightsAndBiases(Callback):
             raise ImportError('the setting wandb needs it: pip install "miniclip[wandb]"') from None
         self._wandb: Any = wandb
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerProtocol) -> None:
         """Open their run, the same one if ours is taken up."""
         self._path = trainer.run_dir / FILE
         self._mark = _read(self._path)  # id; step and evaluation: the last ones that were logged
@@ -57,19 +56,19 @@ class WeightsAndBiases(Callback):
         self._run.define_metric("*", step_metric="step")
         self._set(id=self._run.id)
 
-    def on_step(self, trainer: Trainer, record: Record) -> None:
+    def on_step(self, trainer: TrainerProtocol, record: Record) -> None:
         """Log a step, if its turn has come and it was not logged before."""
         if is_due(trainer, record) and self._is_new("step", record):
             self._run.log({"step": record["step"], "epoch": record["epoch"], **_named("train", record)})
 
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+    def on_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
         """Log an evaluation and its pictures, if it was not logged before."""
         if self._is_new("evaluation", record):
             pictures = {f"pictures/{path.stem}": self._wandb.Image(str(path)) for path in pictures_of(trainer)}
             row = {"step": record["step"], "epoch": record["epoch"], **_named("validation", record)}
             self._run.log({**row, **pictures})
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerProtocol) -> None:
         """Close their run."""
         self._run.finish()
 

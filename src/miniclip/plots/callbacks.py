@@ -9,11 +9,10 @@ from miniclip.plots import confusions
 from miniclip.plots import similarity as similarities
 from miniclip.plots.learning_curve import learning_curve
 from miniclip.runs.directory import CURVE
-from miniclip.train.callbacks import Callback
+from miniclip.train.callbacks import Callback, TrainerProtocol
 
 if TYPE_CHECKING:
     from miniclip.runs.history import Record
-    from miniclip.train.trainer import Trainer
 
 SHARE = 0.04  # of a run's time, at most, goes to its pictures, and to each of the two callbacks the half
 PICTURES = (CURVE, similarities.FILE, confusions.FILE)  # in the run directory
@@ -24,15 +23,15 @@ class Drawing(Callback):
 
     optional = True
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerProtocol) -> None:
         """Nothing is new yet."""
         self._new, self._next = False, 0.0
 
-    def draw(self, trainer: Trainer) -> None:
+    def draw(self, trainer: TrainerProtocol) -> None:
         """Draw."""
         raise NotImplementedError
 
-    def draw_if_due(self, trainer: Trainer) -> None:
+    def draw_if_due(self, trainer: TrainerProtocol) -> None:
         """Draw, or leave it to the next time."""
         self._new = True
         start = time.monotonic()
@@ -41,7 +40,7 @@ class Drawing(Callback):
             self._new, end = False, time.monotonic()
             self._next = end + (end - start) / (SHARE / 2)
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerProtocol) -> None:
         """Draw what is new since the last time."""
         if self._new:
             self.draw(trainer)
@@ -54,12 +53,12 @@ class LearningCurve(Drawing):
     Where that is every few seconds it is drawn less often.
     """
 
-    def on_save(self, trainer: Trainer) -> None:
+    def on_save(self, trainer: TrainerProtocol) -> None:
         """Draw what there is."""
         if trainer.history.steps:
             self.draw_if_due(trainer)
 
-    def draw(self, trainer: Trainer) -> None:
+    def draw(self, trainer: TrainerProtocol) -> None:
         """Draw the history."""
         learning_curve(trainer.history, trainer.run_dir / CURVE, title=trainer.run_dir.name)
 
@@ -70,13 +69,13 @@ class EvaluationPlots(Drawing):
     Where that is every few seconds they are drawn less often.
     """
 
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+    def on_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
         """Draw both."""
         if trainer.embedded is not None and trainer.val_data is not None:
             self._about = f"validation pictures after epoch {record['epoch']}, step {record['step']:,}"
             self.draw_if_due(trainer)
 
-    def draw(self, trainer: Trainer) -> None:
+    def draw(self, trainer: TrainerProtocol) -> None:
         """Draw what the last evaluation saw."""
         assert trainer.embedded is not None
         assert trainer.val_data is not None

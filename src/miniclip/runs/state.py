@@ -6,19 +6,21 @@ it: every draw is a function of the seed and the step (`randomness.py`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.errors import CheckpointError
+from miniclip.runs.progress import Progress
 from miniclip.runtime import distributed
 from miniclip.runtime.fsdp import part_of
 from miniclip.train.ema import EMA
@@ -26,7 +28,7 @@ from miniclip.utils.atomic import write_atomically
 
 FILE = "state.safetensors"
 KEPT = "states"  # the folder of those that are kept besides the newest
-FORMAT = "miniclip state 1"
+FORMAT = "miniclip state 2"
 
 
 class State(NamedTuple):
@@ -34,12 +36,12 @@ class State(NamedTuple):
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]  # by KEY.NAME
-    position: dict[str, Any]  # anything that JSON can hold: steps and epochs done, the best figure
+    progress: Progress
     average: dict[str, Tensor]  # the moving average of the weights, where there is one
 
     def mapped(self, function: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> State:
         """The same with other tensors."""
-        return State(function(self.weights), function(self.optimizer), self.position, function(self.average))
+        return State(function(self.weights), function(self.optimizer), self.progress, function(self.average))
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -47,9 +49,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: whole for name, value in model.state_dict().items() for whole in _on_main(value)}
 
 
-def state_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any], average: EMA | None
-) -> State:
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, average: EMA | None) -> State:
     """The state as it is now; every rank must call it, rank 0 gets it."""
     moments = {
         f"{key}.{name}": whole
@@ -58,7 +58,7 @@ def state_of(
         for whole in _on_main(value)
     }
     averaged = {} if average is None else {n: whole for n, v in average.values.items() for whole in _on_main(v)}
-    return State(weights_of(model), moments, position, averaged)
+    return State(weights_of(model), moments, dataclasses.replace(progress), averaged)
 
 
 def _on_main(value: Tensor) -> list[Tensor]:
@@ -78,8 +78,8 @@ def save_state(path: Path, state: State, keep: int = 1) -> None:
     tensors = {f"model.{name}": value for name, value in state.weights.items()}
     tensors |= {f"optimizer.{name}": value for name, value in state.optimizer.items()}
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
-    write_tensors(path, tensors, {"format": FORMAT, "position": json.dumps(state.position)})
-    keep_only(path, state.position["step"], keep)
+    write_tensors(path, tensors, {"format": FORMAT, "progress": json.dumps(dataclasses.asdict(state.progress))})
+    keep_only(path, state.progress.step, keep)
 
 
 def keep_only(path: Path, step: int, keep: int) -> None:
@@ -174,7 +174,7 @@ def read_state(path: Path) -> State:
     for key, value in tensors.items():
         part, name = key.split(".", 1)
         parts[part][name] = value
-    return State(parts["model"], parts["optimizer"], json.loads(metadata["position"]), parts["average"])
+    return State(parts["model"], parts["optimizer"], Progress(**json.loads(metadata["progress"])), parts["average"])
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Tensor]) -> None:

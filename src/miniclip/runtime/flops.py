@@ -25,13 +25,9 @@ from miniclip.fast.matmul import product
 from miniclip.models.clip import CLIP
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
-from miniclip.runtime import distributed
-from miniclip.train.callbacks import Callback
 
 if TYPE_CHECKING:
-    from miniclip.runs.history import Record
     from miniclip.runtime.precision import Precision
-    from miniclip.train.trainer import Trainer
 
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices: large enough for the peak, small enough for the memory
 SECONDS = 0.1  # that the measurement goes on, and three products at least
@@ -113,22 +109,3 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-class MFULogger(Callback):
-    """Adds `mfu` to the records of steps: the share, 0 to 1, of the peak that the towers' products make use of.
-
-    It stands before the log among the callbacks, so that the log has it.
-    """
-
-    optional = True
-
-    def on_start(self, trainer: Trainer) -> None:
-        """Measure the peak, of this rank's device; the others' are taken to be like it."""
-        self._peak = peak_flops(trainer.model.device, trainer.config.precision) * distributed.world_size()
-
-    def on_step(self, trainer: Trainer, record: Record) -> None:
-        """Add the share; pairs a second are those of the steps since the last look."""
-        flops = pair_flops(trainer.model, record["tokens"], trainer.config.patch_dropout)
-        if flops is not None and "samples_per_second" in record:
-            record["mfu"] = round(record["samples_per_second"] * flops / self._peak, 4)

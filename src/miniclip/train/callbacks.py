@@ -1,118 +1,97 @@
-"""What happens around the steps: the log, pictures, progress. Write your own by deriving from `Callback`."""
+"""Callbacks of a training run: logging, plots, progress. Derive from `Callback` to write your own."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from miniclip.runs import history
+from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.evaluation.retrieval import Embedded
+from miniclip.models.clip import CLIP
+from miniclip.runs.history import History, Record
+from miniclip.train.config import TrainConfig
 
-if TYPE_CHECKING:
-    from miniclip.runs.history import Record
-    from miniclip.train.config import TrainConfig
-    from miniclip.train.trainer import Trainer
+
+class TrainerProtocol(Protocol):
+    """The part of a trainer that callbacks use.
+
+    Attributes:
+        model: the model in training, with the weights of the last step.
+        config: the settings.
+        run_dir: the run directory.
+        about: facts about the run that the user gave, JSON values.
+        train_data: the training dataset.
+        val_data: the validation dataset, or None.
+        train_captions: number of captions in the training dataset.
+        truncated_captions: number of them that are longer than the context.
+        history: all records so far.
+        embedded: embeddings of the validation dataset at the last evaluation; None before the first.
+        total_steps: number of steps of the whole run.
+        epochs: number of epochs of the whole run.
+    """
+
+    model: CLIP
+    config: TrainConfig
+    run_dir: Path
+    about: dict[str, Any]
+    train_data: ImageCaptionDataset
+    val_data: ImageCaptionDataset | None
+    train_captions: int
+    truncated_captions: int
+    history: History
+    embedded: Embedded | None
+    total_steps: int
+    epochs: int
+
+    @property
+    def step(self) -> int:
+        """Number of completed steps."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of completed epochs."""
 
 
 class Callback:
-    """Called by the trainer, in the order in which the callbacks stand. Every method does nothing here.
+    """Base class of callbacks: every method does nothing. Records are shared between callbacks: do not edit them.
 
     Attributes:
-        optional: whether the run goes on where a method raises: True for what only shows how it goes.
-        failed: the first method of an optional callback that has raised.
+        optional: whether the run continues if a method raises. True for callbacks that only display the run.
+        failed: name of the first method that raised, if the callback is optional.
     """
 
     optional = False
     failed: str | None = None
 
-    def on_start(self, trainer: Trainer) -> None:
-        """Before the first step, of a new run or of one taken up."""
+    def on_start(self, trainer: TrainerProtocol) -> None:
+        """Called before the first step of a new or resumed run."""
 
-    def on_step(self, trainer: Trainer, record: Record) -> None:
-        """For each step, in order, some steps late: they are read from the device `log_every` at a time."""
+    def on_step(self, trainer: TrainerProtocol, record: Record) -> None:
+        """Called for each step, in order, with a delay: metrics are read every `log_every` steps."""
 
-    def on_skip(self, trainer: Trainer, record: Record) -> None:
-        """For each step that was not finite and changed nothing; `record["skipped"]` says where it went wrong."""
+    def on_skip(self, trainer: TrainerProtocol, record: Record) -> None:
+        """Called for each non-finite step, which changed nothing; `record["skipped"]` is the cause."""
 
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
-        """After each evaluation, with its record already in `trainer.history`."""
+    def on_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
+        """Called after each evaluation; `trainer.history` contains its record."""
 
-    def on_save(self, trainer: Trainer) -> None:
-        """Before a state is written."""
+    def after_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
+        """Called after every callback's `on_evaluate`, when the plots of the evaluation are on disk."""
 
-    def on_end(self, trainer: Trainer) -> None:
-        """After the last step, also when the run is interrupted or fails."""
+    def on_save(self, trainer: TrainerProtocol) -> None:
+        """Called before a training state is written."""
 
-
-class MetricsFile(Callback):
-    """`metrics.jsonl`: a line a step, a line an evaluation."""
-
-    def on_start(self, trainer: Trainer) -> None:
-        """Open the file; a run taken up drops what came after its state."""
-        path = trainer.run_dir / history.FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
-        self._file.truncate(min(trainer.history.end, path.stat().st_size))
-
-    def on_step(self, trainer: Trainer, record: Record) -> None:
-        """Append a line."""
-        self._write(trainer, record)
-
-    def on_skip(self, trainer: Trainer, record: Record) -> None:
-        """Append a line."""
-        self._write(trainer, record)
-
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
-        """Append a line."""
-        self._write(trainer, record)
-
-    def on_save(self, trainer: Trainer) -> None:
-        """See that every line is in the file: a state is never ahead of its log."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def on_end(self, trainer: Trainer) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _write(self, trainer: Trainer, record: Record) -> None:
-        trainer.history.end += self._file.write(history.line(record).encode())
-
-
-def default_callbacks() -> list[Callback]:
-    """What a trainer does unless it is told otherwise."""
-    from miniclip.diagnostics.doctor import Doctor
-    from miniclip.loggers.console import Progress  # these are callbacks themselves
-    from miniclip.plots.callbacks import EvaluationPlots, LearningCurve
-    from miniclip.runtime.flops import MFULogger
-
-    return [MFULogger(), MetricsFile(), EvaluationPlots(), LearningCurve(), Progress(), Doctor()]
-
-
-def sinks(config: TrainConfig) -> list[Callback]:
-    """The places that a run shall also be logged to, by its settings.
-
-    Raises:
-        ImportError: what they need is not installed.
-    """
-    found: list[Callback] = []
-    if config.tensorboard:
-        from miniclip.loggers.tensorboard import TensorBoard
-
-        found.append(TensorBoard())
-    if config.wandb is not None:
-        from miniclip.loggers.wandb import WeightsAndBiases
-
-        found.append(WeightsAndBiases(config.wandb))
-    return found
+    def on_end(self, trainer: TrainerProtocol) -> None:
+        """Called after the last step, also if the run is interrupted or fails."""
 
 
 def call(callbacks: Sequence[Callback], event: str, *arguments: Any) -> None:
-    """Call a method of each; of an `optional` one a failure is said, once, and the run goes on."""
+    """Call one method of every callback. An optional callback that raises is reported once, and the run continues."""
     for callback in callbacks:
         if callback.failed == "on_start":
-            continue  # it never began
+            continue
         try:
             getattr(callback, event)(*arguments)
         except Exception as error:
@@ -120,8 +99,8 @@ def call(callbacks: Sequence[Callback], event: str, *arguments: Any) -> None:
                 raise
             if callback.failed is None:
                 callback.failed = event
-                name, why = type(callback).__name__, " ".join(str(error).split())
+                name, reason = type(callback).__name__, " ".join(str(error).split())
                 warnings.warn(
-                    f"{name}: {type(error).__name__}: {why}; the run goes on, and {history.FILE} keeps its figures",
+                    f"{name}: {type(error).__name__}: {reason}; the run continues, and metrics.jsonl is complete",
                     stacklevel=2,
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,8 +36,8 @@ class MetricsBuffer:
         loader: counts the time in which batches were waited for.
     """
 
-    def __init__(self, loader: ImageCaptionLoader) -> None:
-        self.loader = loader
+    def __init__(self, loader: ImageCaptionLoader, mfu: Callable[[int, float], float | None]) -> None:
+        self.loader, self.mfu = loader, mfu
         self._unread: list[tuple[Record, dict[str, Tensor], Tensor]] = []
         self.start_the_clock()
 
@@ -66,5 +67,7 @@ class MetricsBuffer:
             reading = StepMetrics(record, found, rows)
             if reading.finite:
                 record.update(found | pace)
+                if (mfu := self.mfu(record["tokens"], pace["samples_per_second"])) is not None:
+                    record["mfu"] = mfu
             readings.append(reading)
         return readings

@@ -50,6 +50,7 @@ from miniclip.runs.directory import (
 from miniclip.runs.history import FILE as METRICS
 from miniclip.runs.history import History, Record
 from miniclip.runs.interrupt import GracefulStop
+from miniclip.runs.progress import Progress
 from miniclip.runs.resume import compare, restored
 from miniclip.runs.saving import Writer
 from miniclip.runtime import distributed
@@ -57,12 +58,13 @@ from miniclip.runtime.compilation import compile_blocks, in_few_widths, untransl
 from miniclip.runtime.fsdp import require_even, shard, unsharded
 from miniclip.runtime.memory import settle_memory
 from miniclip.runtime.precision import Precision, resolve
-from miniclip.train.callbacks import Callback, call, default_callbacks, sinks
+from miniclip.train.callbacks import Callback, call
 from miniclip.train.config import TrainConfig
 from miniclip.train.ema import EMA
 from miniclip.train.metrics import MetricsBuffer, StepMetrics
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.schedule import learning_rate
+from miniclip.train.setup import default_callbacks, logger_callbacks, mfu_meter
 from miniclip.train.step import Inputs, cached_step, loss_function, plain_step
 from miniclip.train.validation import figure_of, validate
 from miniclip.utils.lock import alone_in
@@ -70,8 +72,6 @@ from miniclip.utils.randomness import draw, generator
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
-
-POSITION = ("step", "epoch", "epoch_start", "evaluated", "closed", "best", "skipped")  # what a state says of the run
 
 
 class Trainer:
@@ -131,6 +131,7 @@ class Trainer:
 
         self.data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
         require_same_everywhere(self.data)
+        self.train_captions: int = sum(len(captions) for captions in train_data.captions)
         self.run_dir, precision = distributed.on_main(decide)  # ranks could answer differently
         self.config = dataclasses.replace(config, precision=precision)
         require_pixels(val_data, model)  # now, and not after an epoch
@@ -142,7 +143,7 @@ class Trainer:
         self.about = dict(about or {})
         cut = getattr(model.tokenizer, "truncated", 0)
         self.loader = loader_of(model, train_data, self.config)
-        self.captions_cut: int = getattr(model.tokenizer, "truncated", 0) - cut  # of the training data
+        self.truncated_captions: int = getattr(model.tokenizer, "truncated", 0) - cut  # of the training data
         rows = self.loader.rows
         self.config = settle_memory(self.model, self.config, rows.stop - rows.start)
         if self.config.fsdp:
@@ -154,24 +155,21 @@ class Trainer:
         )
         self.optimizer = build_optimizer(model, self.config)
         callbacks = default_callbacks() if callbacks is None else list(callbacks)
-        self.callbacks = [*callbacks, *sinks(self.config)] if distributed.is_main() else []
+        self.callbacks = [*callbacks, *logger_callbacks(self.config)] if distributed.is_main() else []
         self.history = History()
-        self.step, self.epoch, self.epoch_start = 0, 0, 0  # the last: the step at which the epoch in hand began
-        self.best: float | None = None
-        self.evaluated, self.closed = 0, -1  # the steps of the last evaluation, and of the last end of an epoch
-        self.skipped = 0  # in a row
+        self.progress = Progress()
         self.average = None if self.config.ema_decay is None else EMA(self.model, self.config.ema_decay)
         self.writer = Writer(self.config.save_in_background)
         self.seen: tuple[Batch, CLIPOutput] | None = None  # the last step's
         self.embedded: Embeddings | None = None  # the validation data as the last evaluation saw them
         self._changes = dict(changes or {})
-        self.readings = MetricsBuffer(self.loader)
+        self.readings = MetricsBuffer(self.loader, mfu_meter(self.model, self.config))
         self._saved_at = time.perf_counter()
         if saved is not None:
             self._restore(saved)
-        steps = self.epoch_start + (self.config.epochs - self.epoch) * self.loader.steps
+        steps = self.progress.epoch_start + (self.config.epochs - self.epoch) * self.loader.steps
         self.total_steps = min(steps, self.config.max_steps or steps)
-        self.epochs = self.epoch + math.ceil((self.total_steps - self.epoch_start) / self.loader.steps)
+        self.epochs = self.epoch + math.ceil((self.total_steps - self.progress.epoch_start) / self.loader.steps)
         if self.config.compile:
             compile_blocks(self.model)
 
@@ -233,7 +231,7 @@ class Trainer:
             distributed.on_main(lambda: held.enter_context(alone_in(self.run_dir)))
             self._start()
             try:
-                while not (self.step >= self.total_steps and self.closed == self.step):
+                while not (self.step >= self.total_steps and self.progress.closed == self.step):
                     for batch in self.batches():
                         self.train_step(batch)
                         if self._due(self.config.log_every):
@@ -252,6 +250,16 @@ class Trainer:
                 self._call("on_end")
         return self.history
 
+    @property
+    def step(self) -> int:
+        """Number of completed steps."""
+        return self.progress.step
+
+    @property
+    def epoch(self) -> int:
+        """Number of completed epochs."""
+        return self.progress.epoch
+
     def check(self, **limits: Any) -> Report:
         """Look at data, memory and model before `fit`, and overfit a few pairs with a copy; the run is left as it is.
 
@@ -265,7 +273,7 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """What is left of the epoch, and of the steps in all."""
-        done = self.step - self.epoch_start
+        done = self.step - self.progress.epoch_start
         return islice(self.loader.epoch(self.epoch, start=done), self.total_steps - self.step)
 
     def train_step(self, batch: Batch) -> None:
@@ -278,7 +286,7 @@ class Trainer:
         step = plain_step if self.config.micro_batch_size is None else cached_step
         size = len(batch.indices)
         result = step(self.model, self.optimizer, self._inputs(batch), size, self.loss, self.config)
-        self.step += 1
+        self.progress.step += 1
         log_n = math.log(self.loader.batch_size)
         record = {"step": self.step, "epoch": self.epoch + 1, "lr": rate, "log_n": log_n}
         record["tokens"] = batch.tokens.shape[1]
@@ -323,7 +331,7 @@ class Trainer:
             if not reading.finite:
                 self._skip(reading)
                 continue
-            self.skipped, record = 0, reading.record
+            self.progress.skipped, record = 0, reading.record
             if record["step"] == self.step:
                 record |= looked
             self.history.add(record)
@@ -331,16 +339,16 @@ class Trainer:
 
     def _skip(self, reading: StepMetrics) -> None:
         """Say of a step that has changed nothing where it went wrong, and keep its batch."""
-        self.skipped, record = self.skipped + 1, reading.record
-        batch = next(iter(self.loader.epoch(self.epoch, start=record["step"] - 1 - self.epoch_start)))
+        self.progress.skipped, record = self.progress.skipped + 1, reading.record
+        batch = next(iter(self.loader.epoch(self.epoch, start=record["step"] - 1 - self.progress.epoch_start)))
         where = skipping.where_it_began(reading.figures, reading.rows, batch.indices)
         captions = [list(self.train_data.captions[int(i)]) for i in batch.indices]
         kept = skipping.keep_batch(self.run_dir, record["step"], batch, captions, {**record, "where": where})
         record |= {"skipped": where, "batch": kept and kept.name}
         self.history.add(record)
         self._call("on_skip", record)
-        if self.skipped > self.config.max_nonfinite_steps:
-            raise FloatingPointError(skipping.too_many(where, record, self.skipped, self.run_dir))
+        if self.progress.skipped > self.config.max_nonfinite_steps:
+            raise FloatingPointError(skipping.too_many(where, record, self.progress.skipped, self.run_dir))
 
     def _look(self) -> Record:
         """The figures of the last step's embeddings, where it is one of those that are looked at in every run.
@@ -359,9 +367,9 @@ class Trainer:
         due = self.step >= self.total_steps or (self.epoch + 1) % self.config.eval_every == 0
         if self.val_data is not None and due:
             self.evaluate(self.val_data)
-        if self.step - self.epoch_start >= self.loader.steps:
-            self.epoch, self.epoch_start = self.epoch + 1, self.step
-        self.closed = self.step
+        if self.step - self.progress.epoch_start >= self.loader.steps:
+            self.progress.epoch, self.progress.epoch_start = self.epoch + 1, self.step
+        self.progress.closed = self.step
         self.save()
         self.readings.start_the_clock()
 
@@ -374,15 +382,16 @@ class Trainer:
             self.model.train()
             figures = distributed.on_main(lambda: figures)  # what is best depends on them, and must on all ranks alike
             record = {"step": self.step, "epoch": self.epoch + 1, **figures}
-            self.evaluated = self.step
+            self.progress.evaluated = self.step
             self.history.add(record)
             figure = figure_of(record, self.config.monitor)
-            if self.best is None or figure > self.best:
-                self.best = figure
+            if self.progress.best is None or figure > self.progress.best:
+                self.progress.best = figure
                 weights = state.weights_of(self.model)
                 if distributed.is_main():
                     self._write_checkpoint(BEST, self.writer.copy(weights))
             self._call("on_evaluate", record)
+            self._call("after_evaluate", record)
 
     def save(self) -> None:
         """Write the state to resume from, and `last/`; each file atomically, and in the background if it is to be.
@@ -393,8 +402,7 @@ class Trainer:
         """
         self.read_figures()
         self._call("on_save")
-        position = {name: getattr(self, name) for name in POSITION}
-        now = state.state_of(self.model, self.optimizer, position, self.average)
+        now = state.state_of(self.model, self.optimizer, self.progress, self.average)
         self._saved_at = time.perf_counter()
         if distributed.is_main():
             state.require_finite(now, self.run_dir)
@@ -430,15 +438,13 @@ class Trainer:
         state.restore_optimizer(self.optimizer, self.model, saved.optimizer)
         if self.average is not None:
             state.restore_average(self.average, self.model, saved.average)
-        self.epoch_start, self.evaluated = saved.position["epoch"] * self.loader.steps, saved.position["step"]
-        for name in saved.position.keys() & set(POSITION):
-            setattr(self, name, saved.position[name])
+        self.progress = dataclasses.replace(saved.progress)
         if self._changes.keys() & {"train data", "batch_size", "seed"}:
-            self.epoch_start = self.step
+            self.progress.epoch_start = self.step
         if "monitor" in self._changes:  # the best so far is a figure of another kind
-            self.best = None
+            self.progress.best = None
         if (self.run_dir / METRICS).exists():
-            self.history = History.read(self.run_dir, self.step, self.evaluated)
+            self.history = History.read(self.run_dir, self.step, self.progress.evaluated)
 
     def _overdue(self) -> bool:
         """Whether `save_minutes` are over for any rank; asked at the looks alone, since the ranks have to agree."""

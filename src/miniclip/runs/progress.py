@@ -1,0 +1,28 @@
+"""Position of a run: how far it has come, saved with every training state."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Progress:
+    """Position of a run.
+
+    Attributes:
+        step: number of completed steps.
+        epoch: number of completed epochs, evaluations included.
+        epoch_start: step at which the current epoch began.
+        evaluated: step of the last evaluation.
+        closed: step at which the last epoch was closed (evaluated and saved); -1 before the first.
+        best: best value of the monitored metric, where greater is better; None before the first evaluation.
+        skipped: number of non-finite steps in a row.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    epoch_start: int = 0
+    evaluated: int = 0
+    closed: int = -1
+    best: float | None = None
+    skipped: int = 0
