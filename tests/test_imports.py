@@ -18,7 +18,6 @@ LAYERS = [
     {
         "errors",
         "checks",
-        
         "atomic",
         "config",
         "pretrained",

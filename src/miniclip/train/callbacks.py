@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from miniclip.data.dataset import ImageCaptionDataset
-from miniclip.evaluation.retrieval import Embedded
+from miniclip.evaluation.retrieval import Embeddings
 from miniclip.models.clip import CLIP
 from miniclip.runs.history import History, Record
 from miniclip.train.config import TrainConfig
@@ -41,7 +41,7 @@ class TrainerProtocol(Protocol):
     train_captions: int
     truncated_captions: int
     history: History
-    embedded: Embedded | None
+    embedded: Embeddings | None
     total_steps: int
     epochs: int
 
