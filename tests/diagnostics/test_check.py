@@ -11,7 +11,6 @@ from miniclip.data import Captions, Shapes
 from miniclip.diagnostics import check_data
 from miniclip.diagnostics.check import PAIRS, Report, check, few_pairs
 from miniclip.diagnostics.check_data import Finding, look_at
-from miniclip.runtime.memory import reserved_bytes, step_bytes
 from miniclip.tokenizer import LibraryTokenizer
 from miniclip.train import TrainConfig
 from tests.diagnostics.test_doctor import PICTURES, SHAPES, Pairs
@@ -134,13 +133,6 @@ def test_a_batch_that_does_not_fit(tokenizer, monkeypatch):
     assert report["memory"].severity == "warning"
     assert "micro_batch_size auto" in report["memory"].advice
     assert checked(tokenizer, SHAPES, micro_batch_size="auto")["memory"].severity == "fine"
-
-
-def test_a_steps_memory_grows_with_the_pairs_that_are_in_it_at_a_time(model):
-    small, large = (step_bytes(model, CONFIG, batch) - reserved_bytes(model, batch) for batch in (8, 64))
-    assert large == pytest.approx(8 * small, rel=0.3)
-    parts = TrainConfig(batch_size=64, micro_batch_size=8, precision="float32")
-    assert step_bytes(model, parts, 64) - reserved_bytes(model, 64) == pytest.approx(small)
 
 
 class Deaf(torch.nn.Module):

@@ -132,4 +132,4 @@ def test_fsdp_wants_whole_batches():
     from miniclip.runtime.fsdp import require_even
 
     with pytest.raises(ValueError, match="whole batches"):
-        require_even(8, "skip")
+        require_even(8, skips_samples=True)

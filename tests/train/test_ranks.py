@@ -283,7 +283,7 @@ def test_a_batch_that_does_not_go_round(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="a batch of 8 pairs for 9 ranks"):
         ImageCaptionLoader(data, tokenizer, make_model(tokenizer).preprocess, context_length=77, batch_size=100)
     monkeypatch.setattr("miniclip.runtime.fsdp.world_size", lambda: 3)
-    with pytest.raises(ValueError, match="a batch of 8 pairs is no multiple of 3 ranks"):
+    with pytest.raises(ValueError, match="a batch of 8 samples is not a multiple of 3 ranks"):
         require_even(8)
 
 

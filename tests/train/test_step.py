@@ -254,5 +254,5 @@ def test_both_passes_draw_the_same_dropout_on_a_gpu(biased, precision):
 
 
 def test_a_step_wants_a_number(model, batch):
-    with pytest.raises(ValueError, match="settle_memory"):
+    with pytest.raises(ValueError, match="find_micro_batch_size"):
         step(model, batch, caching("auto"))

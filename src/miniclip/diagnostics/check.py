@@ -35,10 +35,12 @@ from miniclip.diagnostics.health import knowing_nothing
 from miniclip.errors import DataError
 from miniclip.models.clip import CLIP
 from miniclip.runtime import distributed
-from miniclip.runtime.memory import free_bytes, step_bytes
+from miniclip.runtime.free_memory import free_bytes
+from miniclip.runtime.memory import step_bytes, synthetic_step
 from miniclip.train.config import TrainConfig
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.step import Inputs, loss_function, plain_step, random_state, set_random_state
+from miniclip.train.step import Inputs, loss_function, plain_step
+from miniclip.utils.randomness import random_state, set_random_state
 
 PAIRS, STEPS, SECONDS = 128, 300, 60.0  # to overfit: at most so many pairs, in so many steps, in such a time
 FAR_BELOW = 0.2  # of the loss of knowing nothing: then the pairs are learned
@@ -140,7 +142,8 @@ def check_memory(model: CLIP, config: TrainConfig, batch: int) -> Finding:
     """Whether a step fits into the free memory, by a count of two small trials."""
     if config.micro_batch_size == "auto":
         return Finding("memory", "fine", "micro_batch_size auto: what fits is found at the start of the run")
-    needed, free = step_bytes(model, config, batch), free_bytes(model.device)
+    trial = synthetic_step(model, config.precision, config.patch_dropout)
+    needed, free = step_bytes(model, batch, trial, config.micro_batch_size), free_bytes(model.device)
     return judge(
         "memory",
         "warning" if needed > free else "fine",

@@ -16,9 +16,11 @@ from miniclip.evaluation.retrieval import LazyImages, embed
 from miniclip.loggers.console import in_time
 from miniclip.runtime import distributed
 from miniclip.runtime.flops import pair_flops, peak_flops
-from miniclip.runtime.memory import free_bytes, step_bytes
+from miniclip.runtime.free_memory import free_bytes
+from miniclip.runtime.memory import step_bytes, synthetic_step
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.step import cached_step, plain_step, random_state, set_random_state
+from miniclip.train.step import cached_step, plain_step
+from miniclip.utils.randomness import random_state, set_random_state
 
 if TYPE_CHECKING:
     from miniclip.train.trainer import Trainer
@@ -144,7 +146,9 @@ def plan(trainer: Trainer) -> Plan:
     peak = peak_flops(device, config.precision)
     random = random_state(device)
     try:
-        step_memory, free = round(step_bytes(model, config, here)), free_bytes(device)
+        trial = synthetic_step(model, config.precision, config.patch_dropout)
+        micro_batch_size = config.micro_batch_size if isinstance(config.micro_batch_size, int) else None
+        step_memory, free = round(step_bytes(model, here, trial, micro_batch_size)), free_bytes(device)
         step_seconds, pairs, tokens = _timed_steps(trainer, peak)
         evaluation_seconds = _timed_evaluation(trainer)
     finally:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,9 +24,7 @@ from miniclip.fast.matmul import product
 from miniclip.models.clip import CLIP
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
-
-if TYPE_CHECKING:
-    from miniclip.runtime.precision import Precision
+from miniclip.runtime.precision import Precision
 
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices: large enough for the peak, small enough for the memory
 SECONDS = 0.1  # that the measurement goes on, and three products at least

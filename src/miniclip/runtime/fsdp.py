@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from miniclip.data.skipping import OnError
 from miniclip.models.clip import CLIP
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
@@ -38,21 +37,23 @@ def shard(model: CLIP) -> None:
         fully_shard(tower, mesh=mesh, reshard_after_forward=False)  # backward needs it at once
 
 
-def require_even(batch: int, on_error: OnError = "raise") -> None:
-    """Check that all ranks have as many rows, or one would take another number of micro batches, each an exchange.
+def require_even(batch: int, skips_samples: bool = False) -> None:
+    """Check that every rank has the same number of rows, hence of micro batches: each of them communicates.
 
-    A rank that leaves out a picture has fewer.
+    Args:
+        batch: samples of a step on all ranks.
+        skips_samples: whether a rank may leave out samples that cannot be read.
 
     Raises:
-        ValueError: they have not.
+        ValueError: the ranks have different numbers of rows.
     """
     if batch % world_size():
         raise ValueError(
-            f"fsdp: a batch of {batch} pairs is no multiple of {world_size()} ranks; choose a batch_size that is"
+            f"fsdp: a batch of {batch} samples is not a multiple of {world_size()} ranks; choose a batch_size that is"
         )
-    if on_error == "skip":
+    if skips_samples:
         raise ValueError(
-            "fsdp needs whole batches, which on_error 'skip' breaks: pack the set without its bad pictures"
+            "fsdp needs whole batches, and on_error is 'skip'; use 'raise', with a dataset whose images can all be read"
         )
 
 

@@ -15,10 +15,10 @@ from miniclip.runtime.distributed import average_gradients
 from miniclip.runtime.fsdp import clip_gradients, gradient_norm
 from miniclip.train.config import TrainConfig
 from miniclip.train.optimizer import step_where
+from miniclip.utils.randomness import RandomState, random_state, set_random_state
 
 LossFunction = Callable[[CLIPOutput], Tensor]
 Inputs = Callable[[slice], tuple[Tensor, Tensor, Tensor | None]]  # rows to pixels, tokens, and the patches kept or None
-RandomState = tuple[Tensor, Tensor | None]
 
 
 class StepResult(NamedTuple):
@@ -122,7 +122,7 @@ def cached_step(
 def _parts(batch: int, config: TrainConfig) -> list[slice]:
     size = batch if config.micro_batch_size is None else config.micro_batch_size
     if size == "auto":
-        raise ValueError("micro_batch_size is 'auto'; a step needs a number: `settle_memory` finds it")
+        raise ValueError("micro_batch_size is 'auto'; a step needs a number: `find_micro_batch_size` finds it")
     return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
 
 
@@ -189,17 +189,3 @@ def by_tower(model: CLIP) -> tuple[list[nn.Parameter], list[nn.Parameter], list[
     towers = list(model.image.parameters()), list(model.text.parameters())
     ours = {id(parameter) for tower in towers for parameter in tower}
     return *towers, [parameter for parameter in model.parameters() if id(parameter) not in ours]
-
-
-def random_state(device: torch.device) -> RandomState:
-    """Of torch's global generators: the CPU's, and the device's where it is another."""
-    if device.type == "cuda":
-        return torch.get_rng_state(), torch.cuda.get_rng_state(device)
-    return torch.get_rng_state(), torch.mps.get_rng_state() if device.type == "mps" else None
-
-
-def set_random_state(device: torch.device, state: RandomState) -> None:
-    """Go back to what `random_state` gave."""
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device) if device.type == "cuda" else torch.mps.set_rng_state(state[1])

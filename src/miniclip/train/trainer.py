@@ -56,7 +56,7 @@ from miniclip.runs.saving import Writer
 from miniclip.runtime import distributed
 from miniclip.runtime.compilation import compile_blocks, in_few_widths, untranslated
 from miniclip.runtime.fsdp import require_even, shard, unsharded
-from miniclip.runtime.memory import settle_memory
+from miniclip.runtime.memory import checkpoint_blocks, find_micro_batch_size, synthetic_step
 from miniclip.runtime.precision import Precision, resolve
 from miniclip.train.callbacks import Callback, call
 from miniclip.train.config import TrainConfig
@@ -145,9 +145,13 @@ class Trainer:
         self.loader = loader_of(model, train_data, self.config)
         self.truncated_captions: int = getattr(model.tokenizer, "truncated", 0) - cut  # of the training data
         rows = self.loader.rows
-        self.config = settle_memory(self.model, self.config, rows.stop - rows.start)
+        checkpoint_blocks(self.model, self.config.gradient_checkpointing)
+        if self.config.micro_batch_size == "auto":
+            trial = synthetic_step(self.model, self.config.precision, self.config.patch_dropout)
+            micro_batch_size = find_micro_batch_size(self.model, rows.stop - rows.start, trial)
+            self.config = dataclasses.replace(self.config, micro_batch_size=micro_batch_size)
         if self.config.fsdp:
-            require_even(self.loader.batch_size, self.config.on_error)
+            require_even(self.loader.batch_size, skips_samples=self.config.on_error == "skip")
             shard(self.model)
         self.loss = loss_function(self.config, model)
         self.augment = Augment(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from torch import Tensor
+
+RandomState = tuple[Tensor, Tensor | None]
 
 
 def draw(*key: int | str) -> int:
@@ -19,3 +22,17 @@ def draw(*key: int | str) -> int:
 def generator(*key: int | str) -> torch.Generator:
     """A fresh generator on the CPU, seeded with `draw(*key)`."""
     return torch.Generator().manual_seed(draw(*key))
+
+
+def random_state(device: torch.device) -> RandomState:
+    """Return the state of torch's global generators: the CPU's, and the device's if it has one."""
+    if device.type == "cuda":
+        return torch.get_rng_state(), torch.cuda.get_rng_state(device)
+    return torch.get_rng_state(), torch.mps.get_rng_state() if device.type == "mps" else None
+
+
+def set_random_state(device: torch.device, state: RandomState) -> None:
+    """Restore a state that `random_state` returned."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device) if device.type == "cuda" else torch.mps.set_rng_state(state[1])
