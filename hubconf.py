@@ -1,13 +1,13 @@
-"""torch.hub's entry points: `torch.hub.load(path_or_repo, "bert_vit_b_16", pretrained=False, source="local")`.
+"""Entry points of torch.hub: `torch.hub.load(path_or_repo, "bert_vit_b_16", pretrained=False, source="local")`.
 
-Each takes what `miniclip.load` takes, and returns a `miniclip.CLIP`; `clip` opens any other checkpoint by its name.
+They take the options of `miniclip.load` and return its model. `clip` loads any other checkpoint by name.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent / "src"))  # torch.hub clones the repository, and installs nothing
+sys.path.insert(0, str(Path(__file__).parent / "src"))  # torch.hub does not install the clone
 
 import miniclip
 
@@ -15,17 +15,17 @@ dependencies = ["torch", "torchvision", "PIL", "huggingface_hub", "regex", "ftfy
 
 
 def bert_vit_b_16(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
-    """The reference system: a ViT-B/16 and a BERT-style text transformer."""
+    """Reference system: ViT-B/16 with a BERT-style text transformer."""
     return miniclip.load("bert_vit_b_16", pretrained=pretrained, **options)
 
 
 def bert_vit_tiny(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
-    """For 64 px pictures and a minute of training on two cores."""
+    """Model for 64 px images; trains in a minute on two cores."""
     return miniclip.load("bert_vit_tiny", pretrained=pretrained, **options)
 
 
 def bert_vit_small(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
-    """For 64 px pictures and minutes of training on two cores."""
+    """Model for 64 px images; trains in a few minutes on two cores."""
     return miniclip.load("bert_vit_small", pretrained=pretrained, **options)
 
 
@@ -50,5 +50,5 @@ def vit_l_14_336(pretrained: bool = False, **options: Any) -> miniclip.CLIP:
 
 
 def clip(name: str, pretrained: bool = True, **options: Any) -> miniclip.CLIP:
-    """Any model: a name of `miniclip.list_models`, a repository on the Hub (`org/name`), or a path."""
+    """Model by a name of `miniclip.list_models`, a repository on the Hub (`org/name`), or a path."""
     return miniclip.load(name, pretrained=pretrained, **options)

@@ -1,6 +1,6 @@
-"""A Hugging Face Hub on this machine: what huggingface_hub asks of the real one, and its ways to fail.
+"""Local fake of the Hugging Face Hub: the requests that huggingface_hub makes, and failures of the real server.
 
-Tests get one, with huggingface_hub pointed at it, from the fixture `hub_server`; see `HubServer`.
+The fixture `hub_server` starts one and points huggingface_hub at it.
 """
 
 import base64
@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".safetensors", ".bin", ".pt", ".zip", ".parquet")  # in LFS: named by sha256, served by a redirect elsewhere
+LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".zip", ".parquet")  # identified by SHA-256, served by a redirect
 
 
 def sha256(content: bytes) -> str:
@@ -22,25 +22,27 @@ def sha256(content: bytes) -> str:
 
 
 class HubServer:
-    """Serves repositories at `url` from `with` on until `close`.
+    """HTTP server with repositories at `url`; a context manager.
 
         with HubServer({"org/name": {"config.json": b"{}", "sub/model.safetensors": b"..."}}) as server: ...
 
-    A data set's repository is `datasets/org/name`.
+    The repository of a dataset is `datasets/org/name`.
 
     Attributes:
-        repos: the files of each `main`, to be changed at will; a change is another commit.
-        requests: all that were answered, as `GET /org/name/resolve/main/config.json`.
-        ranges: of the requests for files: the Range header, or None.
-        gated: repositories whose files are refused, though their lists are not.
+        repos: files of each `main` branch; every change is a new commit.
+        requests: log of the requests, such as `GET /org/name/resolve/main/config.json`.
+        ranges: Range header, or None, of every download.
+        gated: repositories that list their files but refuse downloads.
         private: repositories that are hidden from requests without one of the `tokens`.
-        tokens: that may write; a request with a token that is none of them is refused.
-        error: answer all with this status.
-        portal: answer all with a page for people, as a network does that wants a login first.
-        hashes: whether lists tell the sha256 of large files.
-        silent: accept connections, and answer nothing.
-        cut: file name: the next download of it breaks off after so many bytes.
-        forged: file name: what is sent in place of its content.
+        tokens: tokens with write access; requests with any other token are refused.
+        error: HTTP status of every response, or None.
+        portal: respond to everything with an HTML page, like the login page of a public network.
+        hashes: include the SHA-256 of LFS files in lists.
+        silent: accept connections without responding.
+        cut: number of bytes, by file name, after which the next download of the file is interrupted.
+        forged: content, by file name, that is sent instead of the file's.
+        messages: messages of the pushed commits.
+        uploads: uploaded LFS files, by SHA-256.
     """
 
     def __init__(self, repos: dict[str, dict[str, bytes]]):
@@ -56,8 +58,8 @@ class HubServer:
         self.silent = False
         self.cut: dict[str, int] = {}
         self.forged: dict[str, bytes] = {}
-        self.messages: list[str] = []  # of commits that were pushed
-        self.uploads: dict[str, bytes] = {}  # LFS contents, by sha256
+        self.messages: list[str] = []
+        self.uploads: dict[str, bytes] = {}
         self._refs: dict[str, dict[str, str]] = {}
         self._commits: dict[tuple[str, str], dict[str, bytes]] = {}
         self._closed = threading.Event()
@@ -74,17 +76,17 @@ class HubServer:
         self.close()
 
     def close(self) -> None:
-        """From now on, connections are refused."""
+        """Stop the server; later connections are refused."""
         from huggingface_hub import close_session
 
-        close_session()  # its settings are for this server
+        close_session()  # its connections belong to this server
         if not self._closed.is_set():
             self._closed.set()
             self._server.shutdown()
             self._server.server_close()
 
     def commit(self, repo: str, revision: str = "main") -> str | None:
-        """The commit that a revision of a repository is; the files of `main` as they are now make one."""
+        """Return the commit of a revision, or None; the current files of `main` are committed first."""
         refs = self._refs.setdefault(repo, {})
         if repo not in self.repos:
             return None
@@ -94,7 +96,7 @@ class HubServer:
         return refs.get(revision, revision if (repo, revision) in self._commits else None)
 
     def tag(self, repo: str, name: str) -> str:
-        """Give a name, a tag's or a branch's, to `main` as it is now; its commit."""
+        """Create a tag or branch at the current `main`, and return its commit."""
         commit = self.commit(repo)
         self._refs[repo][name] = commit
         return commit
@@ -103,7 +105,7 @@ class HubServer:
         return self._commits[repo, self.commit(repo, revision)]
 
     def write(self, repo: str, revision: str, files: dict[str, bytes]) -> str:
-        """Commit files upon a revision."""
+        """Add a commit to a branch, and return it."""
         files = {**self.files(repo, revision), **files}
         if revision == "main":
             self.repos[repo] = files
@@ -114,15 +116,15 @@ class HubServer:
         return commit
 
     def settings(self, home: Path) -> dict[str, str]:
-        """The environment in which a user's huggingface_hub talks to this server, and to no other."""
-        outer = {name: value for name, value in os.environ.items() if not _of_hub(name)}
+        """Return environment variables that point huggingface_hub at this server only."""
+        outer = {name: value for name, value in os.environ.items() if not _is_hub_variable(name)}
         return {**outer, "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
 
     def attach(self, monkeypatch, home: Path) -> None:
-        """Make huggingface_hub, which reads its environment at import, talk to this server and to no other."""
+        """Point the imported huggingface_hub, which has already read its environment, at this server only."""
         from huggingface_hub import close_session, constants
 
-        for name in filter(_of_hub, list(os.environ)):
+        for name in filter(_is_hub_variable, list(os.environ)):
             monkeypatch.delenv(name)
         values = {
             "ENDPOINT": self.url,
@@ -134,7 +136,7 @@ class HubServer:
             "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
             "HF_XET_CACHE": str(home / "xet"),
             "AGENT_HARNESSES_PATH": str(home / "agent_harnesses.json"),
-            "HF_HUB_DISABLE_XET": True,  # its protocol is not imitated: large files come and go by LFS
+            "HF_HUB_DISABLE_XET": True,  # this server transfers large files by LFS
             "HF_HUB_DISABLE_TELEMETRY": True,
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
             "HF_HUB_DISABLE_SYMLINKS": False,
@@ -144,15 +146,15 @@ class HubServer:
         }
         for name, value in values.items():
             monkeypatch.setattr(constants, name, value, raising=False)
-        close_session()  # one with the proxy of the outer environment, or with connections to an earlier server
+        close_session()  # an earlier session may have a proxy or connections to another server
 
 
-def _of_hub(name: str) -> bool:
+def _is_hub_variable(name: str) -> bool:
     return bool(re.match(r"HF_|HUGGING|TRANSFORMERS_OFFLINE$|XDG_CACHE_HOME$|(\w+_)?proxy$", name, re.IGNORECASE))
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request on one connection (HTTP/1.0), so that nothing outlives the server."""
+    """Handler of one request per connection (HTTP/1.0), so that no connection outlives the server."""
 
     hub: HubServer
 
@@ -189,18 +191,18 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _route(self) -> None:
-        for methods, pattern, answer in ROUTES:
-            found = re.fullmatch(pattern, self.path)
-            if found and self.command in methods:
+        for methods, pattern, respond in ROUTES:
+            match = re.fullmatch(pattern, self.path)
+            if match and self.command in methods:
                 token = (self.headers.get("Authorization") or "Bearer ").removeprefix("Bearer ")
                 if token and token not in self.hub.tokens:
                     return self._refuse(401, "", "Invalid credentials in Authorization header")
                 if not token and "POST" in methods:
                     return self._refuse(401, "", "Invalid username or password.")
-                repo = found.groupdict().get("repo")
+                repo = match.groupdict().get("repo")
                 if repo and (repo not in self.hub.repos or (repo in self.hub.private and not token)):
                     return self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
-                return answer(self, **found.groupdict())
+                return respond(self, **match.groupdict())
         return self._refuse(404, "", "no such path")
 
     def _refuse(self, status: int, code: str, message: str) -> None:
@@ -221,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
     # -- reading
 
     def info(self, repo: str, revision: str = "main") -> None:
-        """A model's page for programs: its commit and its files."""
+        """Commit and files of a repository."""
         commit = self.hub.commit(repo, revision)
         if commit is None:
             return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -230,9 +232,22 @@ class _Handler(BaseHTTPRequestHandler):
             {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": False, "tags": [], "siblings": files}
         )
 
+    def tree(self, repo: str, revision: str) -> None:
+        """Recursive list of the files of a revision."""
+        commit = self.hub.commit(repo, revision)
+        if commit is None:
+            return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        entries = []
+        for name, content in self.hub.files(repo, commit).items():
+            entry = {"type": "file", "path": name, "size": len(content), "oid": self._git_hash(content)}
+            if name.endswith(LFS_SUFFIXES) and self.hub.hashes:
+                entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
+            entries.append(entry)
+        return self._json(entries)
+
     def _entry(self, name: str, content: bytes) -> dict:
         entry = {"rfilename": name, "size": len(content), "blobId": self._git_hash(content)}
-        if name.endswith(LARGE) and self.hub.hashes:
+        if name.endswith(LFS_SUFFIXES) and self.hub.hashes:
             entry["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 134}
         return entry
 
@@ -241,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
     def resolve(self, repo: str, revision: str, name: str) -> None:
-        """A file; a large one is elsewhere."""
+        """Content of a file, or a redirect if it is in LFS."""
         commit = self.hub.commit(repo, revision)
         if repo in self.hub.gated:
             return self._refuse(403, "GatedRepo", "Access to this model is restricted")
@@ -250,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.files(repo, commit).get(name)
         if content is None:
             return self._refuse(404, "EntryNotFound", "Entry not found")
-        if name.endswith(LARGE):
+        if name.endswith(LFS_SUFFIXES):
             headers = {"X-Repo-Commit": commit, "X-Linked-Size": str(len(content)), "Content-Length": "0"}
             headers |= {"ETag": '"pointer"', "X-Linked-Etag": f'"{sha256(content)}"'}
             headers |= {"Location": f"http://localhost:{self.hub.port}/storage/{repo}/{commit}/{name}"}
@@ -258,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._file(name, content, {"X-Repo-Commit": commit, "ETag": f'"{self._git_hash(content)}"'})
 
     def storage(self, owner: str, commit: str, name: str) -> None:
-        """What a large file's redirect leads to."""
+        """Content of a file in LFS."""
         content = self.hub.files(owner, commit)[name]
         self._file(name, content, {"ETag": f'"{sha256(content)}"'})
 
@@ -266,26 +281,26 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.forged.get(name, content)
         if self.command == "HEAD":
             return self._send(200, content, headers)
-        wanted = self.headers.get("Range")
-        self.hub.ranges.append(wanted)
+        requested_range = self.headers.get("Range")
+        self.hub.ranges.append(requested_range)
         stop = self.hub.cut.pop(name, None)
-        if not wanted:
+        if not requested_range:
             return self._send(200, content, headers, stop)
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+        start = int(re.fullmatch(r"bytes=(\d+)-", requested_range)[1])
         headers |= {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         return self._send(206, content[start:], headers, stop)
 
     # -- writing
 
     def create(self) -> None:
-        wanted = json.loads(self.body)
-        repo = f"{wanted.get('organization') or 'writer'}/{wanted['name']}"
+        request = json.loads(self.body)
+        repo = f"{request.get('organization') or 'writer'}/{request['name']}"
         if repo in self.hub.repos:
             return self._json({"error": "exists", "url": f"{self.hub.url}/{repo}"}, 409)
         if repo.startswith("others/"):
             return self._refuse(403, "", "You don't have the rights to create a model under the namespace others")
         self.hub.repos[repo] = {}
-        if wanted.get("private") or wanted.get("visibility") == "private":
+        if request.get("private") or request.get("visibility") == "private":
             self.hub.private.add(repo)
         return self._json({"url": f"{self.hub.url}/{repo}"})
 
@@ -302,15 +317,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def preupload(self, repo: str, revision: str) -> None:
         names = [file["path"] for file in json.loads(self.body)["files"]]
-        modes = {name: "lfs" if name.endswith(LARGE) else "regular" for name in names}
+        modes = {name: "lfs" if name.endswith(LFS_SUFFIXES) else "regular" for name in names}
         self._json({"files": [{"path": n, "uploadMode": modes[n], "shouldIgnore": False} for n in names]})
 
     def batch(self, repo: str) -> None:
-        """The LFS server's word on where to upload: to `upload`, except for what it has."""
+        """Upload URLs of LFS files, without those that the server already has."""
         objects = []
-        for wanted in json.loads(self.body)["objects"]:
-            upload = {"upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}", "header": {}}}
-            objects.append({**wanted, **({} if wanted["oid"] in self.hub.uploads else {"actions": upload})})
+        for requested in json.loads(self.body)["objects"]:
+            upload = {"upload": {"href": f"{self.hub.url}/lfs/{requested['oid']}", "header": {}}}
+            objects.append({**requested, **({} if requested["oid"] in self.hub.uploads else {"actions": upload})})
         self._json({"transfer": "basic", "objects": objects})
 
     def upload(self, oid: str) -> None:
@@ -342,6 +357,8 @@ ROUTES = [
     (("POST",), f"/api/models/{REPO}/commit/(?P<revision>.+)", _Handler.push),
     (("POST",), rf"/{REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     (("PUT",), "/lfs/(?P<oid>[0-9a-f]+)", _Handler.upload),
+    (("GET",), f"/api/{DATASET}/tree/(?P<revision>.+)", _Handler.tree),
+    (("GET",), f"/api/models/{REPO}/tree/(?P<revision>.+)", _Handler.tree),
     (("GET",), f"/api/{DATASET}/revision/(?P<revision>.+)", _Handler.info),
     (("GET",), f"/api/{DATASET}", _Handler.info),
     (("GET", "HEAD"), f"/{DATASET}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", _Handler.resolve),

@@ -1,4 +1,4 @@
-"""Models by name: fresh presets, checkpoints, runs, and names that are none."""
+"""Loading by name: presets, checkpoints, run directories, and unknown names."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from miniclip.models.clip import CLIP
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
+def _working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
@@ -29,25 +29,25 @@ def with_scale(model: CLIP, value: float) -> CLIP:
 def test_list_models():
     models = list_models()
     assert models.keys() == PRESETS.keys() | PRETRAINED.keys()
-    assert all(models[name] == f"{what}; {repo}" for name, (repo, what) in PRETRAINED.items())
-    assert all(models[name] == what for name, (what, _) in PRESETS.items() if name not in PRETRAINED)
+    assert all(models[name] == f"{description}; {repo}" for name, (repo, description) in PRETRAINED.items())
+    assert all(models[name] == description for name, (description, _) in PRESETS.items() if name not in PRETRAINED)
     assert {"bert_vit_b_16", "vit_b_32", "vit_b_16", "vit_l_14", "vit_l_14_336"} <= models.keys()
     assert all(models.values())
 
 
-def test_a_preset_with_fresh_weights():
+def test_preset_with_fresh_weights():
     model = load("bert_vit_tiny", pretrained=False)
     assert model.config == PRESETS["bert_vit_tiny"][1]
     assert model.tokenizer is None
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
-    assert float(model.image.positions.std()) > 0.01  # drawn, not zeros
+    assert float(model.image.positions.std()) > 0.01  # drawn at random
     torch.manual_seed(0)
-    one = load("bert_vit_tiny", pretrained=False)
+    first = load("bert_vit_tiny", pretrained=False)
     torch.manual_seed(0)
-    two = load("bert_vit_tiny", pretrained=False)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    second = load("bert_vit_tiny", pretrained=False)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(model.image.positions, load("bert_vit_tiny", pretrained=False).image.positions)
 
 
@@ -77,13 +77,13 @@ def test_a_checkpoint_directory(model, tmp_path, kind):
     assert float(loaded.log_scale) == 1.25
     assert not loaded.training
     assert loaded.tokenizer.vocab == model.tokenizer.vocab
-    assert float(load("model").log_scale) == 1.25  # and relative to where one is
+    assert float(load("model").log_scale) == 1.25  # relative to the working directory
 
 
-def test_a_run_prefers_its_best(model, tmp_path):
+def test_a_run_directory_loads_best_before_last(model, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.json").write_text("{}")  # the run's own, which is no checkpoint's
+    (run / "config.json").write_text("{}")  # settings of the run, not a checkpoint's
     save(with_scale(model, 1.0), run / "last")
     assert find_checkpoint(run) == run / "last"
     assert float(load(run).log_scale) == 1.0
@@ -95,14 +95,15 @@ def test_a_run_prefers_its_best(model, tmp_path):
 
 @pytest.mark.parametrize("chosen", ["bfloat16", "float32"])
 @pytest.mark.parametrize("options", [{"name": "bert_vit_tiny", "pretrained": False}, {"name": "half"}])
-def test_the_fastest_dtype_is_taken_and_said(model, tmp_path, monkeypatch, capsys, chosen, options):
+def test_dtype_auto_logs_its_choice(model, tmp_path, monkeypatch, caplog, chosen, options):
     save(model.to(torch.float16), tmp_path / "half")
     monkeypatch.setattr("miniclip.runtime.precision.resolve", lambda precision, device: chosen)
-    found = load(**options, dtype="auto")
-    assert {parameter.dtype for parameter in found.parameters()} == {getattr(torch, chosen)}
-    assert capsys.readouterr().err == f"miniclip: weights in {chosen}, by dtype='auto' on cpu\n"
+    loaded = load(**options, dtype="auto")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {getattr(torch, chosen)}
+    assert caplog.messages == [f"dtype='auto': weights in {chosen} on cpu"]
+    caplog.clear()
     load(**options, dtype=chosen)
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 def test_dtype_and_device(model, tmp_path):
@@ -115,24 +116,23 @@ def test_dtype_and_device(model, tmp_path):
             "cpu"
         }
     save(model.to(torch.float16), tmp_path / "half")
-    assert {parameter.dtype for parameter in load("half").parameters()} == {torch.float32}  # slow on a CPU otherwise
+    assert {parameter.dtype for parameter in load("half").parameters()} == {torch.float32}  # float16 is slow on a CPU
     assert {parameter.dtype for parameter in load("half", dtype=torch.float16).parameters()} == {torch.float16}
     assert {parameter.dtype for parameter in load("half", device="meta").parameters()} == {torch.float16}
     assert {parameter.dtype for parameter in load("half", dtype="float16").parameters()} == {torch.float16}
     with pytest.raises(ValueError, match="unknown dtype 'half'"):
         load("half", dtype="half")
-    save(model.to(torch.bfloat16), tmp_path / "brain")
-    assert {parameter.dtype for parameter in load("brain").parameters()} == {torch.bfloat16}
+    save(model.to(torch.bfloat16), tmp_path / "bfloat16")
+    assert {parameter.dtype for parameter in load("bfloat16").parameters()} == {torch.bfloat16}
 
 
-def test_another_tokenizer_in_place_of_the_checkpoints(model, tmp_path):
+def test_a_tokenizer_replaces_the_checkpoints(model, tmp_path):
     save(model, tmp_path / "model")
     other = miniclip.Tokenizer(model.tokenizer.vocab, model.tokenizer.merges)
     assert load("model", tokenizer=other).tokenizer is other
 
 
 def test_a_tokenizer_that_does_not_fit_the_checkpoint(model, tmp_path):
-    """Its end token would not be found, or its ids have no embedding: said when it is given, not in mid-work."""
     save(model, tmp_path / "model")
     other = miniclip.Tokenizer.train(["some quite different words, twice"] * 2, 550)
     assert other.end_id != model.config.text.end_id
@@ -141,17 +141,17 @@ def test_a_tokenizer_that_does_not_fit_the_checkpoint(model, tmp_path):
 
 
 def test_a_preset_without_published_weights():
-    with pytest.raises(ValueError, match=r"'bert_vit_b_16' is an architecture .*pretrained=False"):
+    with pytest.raises(ValueError, match=r"'bert_vit_b_16' has no published weights.*pretrained=False"):
         load("bert_vit_b_16")
 
 
-def test_names_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"vit_b16: no such path.*did you mean 'vit_b_16'\?"):
+def test_unknown_names(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"vit_b16: neither a path nor .*did you mean 'vit_b_16'\?"):
         load("vit_b16")
     with pytest.raises(ValueError, match=r"unknown preset 'bert_vit_tin'; did you mean 'bert_vit_tiny'\?"):
         load("bert_vit_tin", pretrained=False)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint there, only nothing; expected config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*, only no files; expected config\.json"):
         load("empty")
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
         load("bert_vit_tiny", pretrained=False, tokenizer="absent.json")

@@ -1,44 +1,49 @@
-"""Models by name: fresh presets, checkpoints on disk whoever wrote them, checkpoints on the Hub; saving and pushing."""
+"""Loading of a model by name: a fresh preset, or a checkpoint on disk or on the Hub in any known layout."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 import re
-import sys
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from miniclip.checkpoints.export import LAYOUTS, export
 from miniclip.checkpoints.formats.open_clip import model_config
-from miniclip.checkpoints.native import parse_config, read_json, save_checkpoint
+from miniclip.checkpoints.native import parse_config, read_json
 from miniclip.checkpoints.reading import CheckpointReader, best_weights, needed
 from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.errors import CheckpointError
-from miniclip.hub.model_card import model_card
-from miniclip.hub.registry import OPENAI_REPO, PRETRAINED
-from miniclip.hub.remote import fetch, push
+from miniclip.hub.download import fetch
+from miniclip.hub.registry import PRETRAINED
+from miniclip.hub.tokenizers import attach_tokenizer, open_tokenizer
 from miniclip.models.clip import CLIP
 from miniclip.runtime.precision import dtype_named
-from miniclip.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from miniclip.utils.checks import did_you_mean
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
-RUN_CHECKPOINTS = ("best", "last")  # of a run directory, the first that is there
+RUN_CHECKPOINTS = ("best", "last")  # subdirectories of a run directory; the first that exists is loaded
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-OPENAI_VOCABULARY = 49408
-READ_AT_ONCE = 8 << 20  # bytes of a tokenizer.json; larger ones take seconds, and pictures can do without
+MAX_LISTED_FILES = 8
+
+logger = logging.getLogger(__name__)
 
 
-def list_models() -> dict[str, str]:
-    """The names that `load` knows, with what each one is: presets, and checkpoints with their repository on the Hub."""
-    presets = {name: description for name, (description, _) in PRESETS.items()}
-    return presets | {name: f"{description}; {repo}" for name, (repo, description) in PRETRAINED.items()}
+@dataclasses.dataclass(frozen=True)
+class LoadOptions:
+    """Options of `load`, which documents them."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+    tokenizer: str | Path | TextTokenizer | None
+    image_size: int | None
+    config: str | Path | CLIPConfig | None
+    revision: str | None
+    cache_dir: str | Path | None
 
 
 def load(
@@ -53,84 +58,105 @@ def load(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> CLIP:
-    """Open a model.
+    """Load a model.
 
     Args:
-        name: one of `list_models`; a repository on the Hub, `org/name`; a run directory (its `best/`, else its
-            `last/`); a checkpoint's directory or its file of weights. Layouts: ours, OpenAI's, open_clip's,
-            transformers' CLIP and SigLIP; what is in the files says which.
-        pretrained: False: a preset's architecture with fresh weights, drawn from torch's global generator.
-        device: where the weights go; None: the CPU.
-        dtype: their precision; None: as in the file, but float32 where it mixes several, and in place of float16 on
-            the CPU, which has no fast products of it. "auto": bfloat16 where the device multiplies faster in it, as a
-            trial of some milliseconds finds on a CPU, else float32; a line on stderr says which. Or a name, such as
-            "bfloat16".
-        tokenizer: in place of the checkpoint's; an object, or a path. A fresh model's text tower takes its end
-            token, and more rows of embeddings where the preset has too few for it.
+        name: a name of `list_models`; a repository on the Hub, `org/name`; a run directory, of which `best/` or else
+            `last/` is loaded; a checkpoint directory or a file of weights. The layout (miniclip's, OpenAI's,
+            open_clip's, or that of transformers' CLIP and SigLIP) is detected from the files.
+        pretrained: if False, build the preset with fresh weights, drawn from torch's global generator.
+        device: device of the weights; None means the CPU.
+        dtype: dtype of the weights, or its name. None keeps that of the file, except that mixed dtypes, and float16
+            on the CPU, become float32. "auto" chooses bfloat16 or float32 for the device and logs the choice.
+        tokenizer: object or path that replaces the checkpoint's tokenizer. The text tower of a fresh model is
+            adapted to its end token and vocabulary size.
         image_size: pixels on a side, in place of the checkpoint's; the position embeddings are resized.
-        config: what bare weights are, with no settings beside them: a configuration, a preset's name, or the path of
-            a `config.json` of ours or an `open_clip_config.json`.
-        revision: of a repository: a branch, a tag or a commit.
-        cache_dir: for downloads; None: the cache of huggingface_hub.
+        config: configuration of weights that have no settings beside them: a `CLIPConfig`, the name of a preset, or
+            the path of miniclip's `config.json` or an `open_clip_config.json`.
+        revision: branch, tag or commit of a repository.
+        cache_dir: folder for downloads; None means the cache of huggingface_hub.
 
     Returns:
-        The model, in evaluation mode. A checkpoint that came without a tokenizer fetches it when text is first encoded.
+        The model, in evaluation mode. If the checkpoint has no tokenizer, it is fetched when a text is first encoded.
 
     Raises:
-        ValueError: no preset or dtype has this name; the nearest is named. Or the tokenizer or image size does not fit.
-        FileNotFoundError: there is no checkpoint, here or on the Hub.
-        ConnectionError: it is on the Hub, not in the cache, and there is no network.
-        CheckpointError: the checkpoint is damaged, is none that miniclip has the parts for, or its weights do not fit.
+        ValueError: unknown preset or dtype, or a tokenizer or image size that does not fit the model.
+        FileNotFoundError: no such checkpoint, on disk or on the Hub.
+        ConnectionError: the checkpoint is not in the cache, and the Hub cannot be reached.
+        CheckpointError: the checkpoint is damaged or of an unknown kind, or its weights do not fit its settings.
     """
+    target = torch.device(device or "cpu")
     if isinstance(dtype, str):
-        dtype = _dtype(dtype, torch.device(device or "cpu"))
-    if pretrained:
-        return _opened(name, device, dtype, tokenizer, image_size, config, revision, cache_dir)
-    if config is not None or revision is not None:
-        raise ValueError("pretrained=False draws fresh weights for a preset: config and revision are of checkpoints")
-    architecture = preset(str(name))
-    if image_size is not None:
-        architecture = architecture.replace_image(image_size=image_size)
-    return fresh(architecture, _tokenizer(tokenizer)).to(device=device, dtype=dtype).eval()
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """A type by its name; what "auto" has become is said, since embeddings differ with it."""
-    dtype = dtype_named(name, device)
-    if name == "auto":
-        short = str(dtype).removeprefix("torch.")
-        print(f"miniclip: weights in {short}, by dtype='auto' on {device.type}", file=sys.stderr)
-    return dtype
+        dtype = _dtype(dtype, target)
+    options = LoadOptions(target, dtype, tokenizer, image_size, config, revision, cache_dir)
+    return _load_checkpoint(name, options) if pretrained else _load_preset(str(name), options)
 
 
 def fresh(config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> CLIP:
-    """A model with fresh weights, its text tower made to fit the tokenizer."""
+    """Return a model with fresh weights, its text tower adapted to the tokenizer."""
     if tokenizer is not None:
-        rows = max(config.text.vocab_size, tokenizer.vocab_size)
-        end = config.text.end_id if tokenizer.end_id is None else tokenizer.end_id
-        config = config.replace_text(vocab_size=rows, end_id=end)
+        vocab_size = max(config.text.vocab_size, tokenizer.vocab_size)
+        end_id = config.text.end_id if tokenizer.end_id is None else tokenizer.end_id
+        config = config.replace_text(vocab_size=vocab_size, end_id=end_id)
     return CLIP(config, tokenizer).initialise()
 
 
-def _opened(
-    name: str | Path,
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
-    tokenizer: str | Path | TextTokenizer | None,
-    image_size: int | None,
-    config: str | Path | CLIPConfig | None,
-    revision: str | None,
-    cache_dir: str | Path | None,
-) -> CLIP:
-    path = find_checkpoint(name, revision=revision, cache_dir=cache_dir)
-    opened = CheckpointReader(path, _config(config))
-    model = opened.model(dtype, image_size, keep_half=torch.device(device or "cpu").type != "cpu")
-    _give_tokenizer(model, opened, tokenizer, cache_dir)
-    return model.to(device=device).eval()
+def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+    """Return the checkpoint directory or file of a name, downloading it if it is on the Hub.
+
+    Args:
+        name: see `load`.
+        revision: branch, tag or commit of a repository.
+        cache_dir: folder for downloads; None means the cache of huggingface_hub.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ConnectionError: the checkpoint is not in the cache, and the Hub cannot be reached.
+        ValueError: a revision of a local path, or a preset without published weights.
+    """
+    path = Path(name)
+    local = _local_checkpoint(path)
+    if local is not None:
+        if revision is not None:
+            raise ValueError(f"{path} is a local path and has no revisions: remove revision={revision!r}")
+        return local
+    if path.is_dir():
+        files = ", ".join(sorted(_names(path))[:MAX_LISTED_FILES]) or "no files"
+        raise FileNotFoundError(
+            f"{path}: no checkpoint in this directory, only {files}; expected config.json and model.safetensors, "
+            f"another library's files in its own layout, or a run directory with {' or '.join(RUN_CHECKPOINTS)}"
+        )
+    return _download_checkpoint(str(name), revision, cache_dir)
+
+
+def _load_preset(name: str, options: LoadOptions) -> CLIP:
+    if options.config is not None or options.revision is not None:
+        raise ValueError("pretrained=False builds a preset with fresh weights: remove config and revision")
+    config = preset(name)
+    if options.image_size is not None:
+        config = config.replace_image(image_size=options.image_size)
+    model = fresh(config, open_tokenizer(options.tokenizer))
+    return model.to(device=options.device, dtype=options.dtype).eval()
+
+
+def _load_checkpoint(name: str | Path, options: LoadOptions) -> CLIP:
+    path = find_checkpoint(name, revision=options.revision, cache_dir=options.cache_dir)
+    checkpoint = CheckpointReader(path, _config(options.config))
+    model = checkpoint.model(options.dtype, options.image_size, keep_half=options.device.type != "cpu")
+    attach_tokenizer(model, checkpoint, options.tokenizer, options.cache_dir)
+    return model.to(device=options.device).eval()
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of a name; the choice of "auto" is logged, because embeddings differ with it."""
+    dtype = dtype_named(name, device)
+    if name == "auto":
+        logger.warning("dtype='auto': weights in %s on %s", str(dtype).removeprefix("torch."), device.type)
+    return dtype
 
 
 def _config(config: str | Path | CLIPConfig | None) -> CLIPConfig | None:
-    """A configuration by name or path, or as it is."""
+    """Return a configuration as it is, by the name of a preset, or from a file."""
     if config is None or isinstance(config, CLIPConfig):
         return config
     path = Path(config)
@@ -145,155 +171,38 @@ def _config(config: str | Path | CLIPConfig | None) -> CLIPConfig | None:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _tokenizer(tokenizer: str | Path | TextTokenizer | None) -> TextTokenizer | None:
-    return load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+def _local_checkpoint(path: Path) -> Path | None:
+    for directory in (path, *(path / name for name in RUN_CHECKPOINTS)):
+        if directory.is_dir() and best_weights(_names(directory)):
+            return directory
+    return path if path.is_file() else None
 
 
-def _give_tokenizer(
-    model: CLIP, opened: CheckpointReader, given: str | Path | TextTokenizer | None, cache_dir: str | Path | None
-) -> None:
-    """The tokenizer that is given, or the one beside the weights, or a way to get it when it is first needed."""
-    options = dict(opened.plan.tokenizer)
-    found = find_tokenizer(opened.directory)
-    if given is not None:
-        model.tokenizer = _tokenizer(given)
-    elif found is not None:
-        model.tokenizer_source = functools.partial(load_tokenizer, found, **options)
-        if opened.own and found.stat().st_size <= READ_AT_ONCE:
-            _ = model.tokenizer  # a damaged one is found now
-    elif repo := _tokenizer_repo(model, opened):
-        model.tokenizer_source = functools.partial(_fetch_tokenizer, repo, options, opened.weights_path, cache_dir)
-
-
-def _tokenizer_repo(model: CLIP, opened: CheckpointReader) -> str | None:
-    """Where the tokenizer of a checkpoint without one is: where its settings say, or at OpenAI's."""
-    if opened.own:
-        return None  # it was saved without
-    text = model.config.text
-    openais = text.vocab_size == OPENAI_VOCABULARY and text.end_id == OPENAI_VOCABULARY - 1
-    return opened.plan.tokenizer_repo or (OPENAI_REPO if openais else None)
-
-
-def _fetch_tokenizer(repo: str, options: dict[str, Any], weights: Path, cache_dir: str | Path | None) -> TextTokenizer:
-    try:
-        folder = fetch(repo, _tokenizer_files, cache_dir=cache_dir)
-    except (ConnectionError, FileNotFoundError, PermissionError) as error:
-        raise type(error)(
-            f"{weights} came without a tokenizer, and that of {repo} could not be fetched: {error}. Or pass one, as in "
-            "miniclip.load(…, tokenizer='tokenizer.json'); pictures and token ids need none"
-        ) from None
-    return load_tokenizer(folder, **options)
-
-
-def _tokenizer_files(names: list[str]) -> list[str]:
-    wanted = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-    slow = () if "tokenizer.json" in names else ("vocab.json", "merges.txt")
-    return [name for name in names if name in wanted + slow]
-
-
-def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
-    """The directory or file that a name stands for; from the Hub, it is fetched.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ConnectionError: it is on the Hub, not in the cache, and there is no network.
-        ValueError: a revision of something that is no repository; a preset that has no weights.
-    """
-    path = Path(name)
-    candidates = [path, *(path / part for part in RUN_CHECKPOINTS)]
-    found = next((p for p in candidates if p.is_dir() and best_weights(_names(p))), None)
-    if found is None and path.is_file():
-        found = path
-    if found is not None:
-        if revision is not None:
-            raise ValueError(f"{path} is here on disk; revision={revision!r} is of a repository on the Hub")
-        return found
-    if path.is_dir():
-        raise FileNotFoundError(
-            f"{path}: no checkpoint there, only {', '.join(sorted(_names(path))[:8]) or 'nothing'}; expected "
-            "config.json and model.safetensors, another project's files in its own layout, or a run with "
-            f"{' or '.join(RUN_CHECKPOINTS)}"
-        )
-    repo = PRETRAINED[str(name)][0] if str(name) in PRETRAINED else str(name)
-    if str(name) in PRESETS and str(name) not in PRETRAINED:
-        raise ValueError(f"{name!r} is an architecture that nobody has published weights for: pass pretrained=False")
+def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+    is_pretrained = name in PRETRAINED
+    if name in PRESETS and not is_pretrained:
+        raise ValueError(f"{name!r} has no published weights: pass pretrained=False for fresh ones")
+    repo = PRETRAINED[name].repo if is_pretrained else name
     if not REPOSITORY.fullmatch(repo):
-        known = {**PRESETS, **PRETRAINED}
-        hint = did_you_mean(str(name), known, listed_by="miniclip.list_models()")
-        raise FileNotFoundError(f"{name}: no such path, and no model of that name{hint}")
+        hint = did_you_mean(name, {**PRESETS, **PRETRAINED}, listed_by="miniclip.list_models()")
+        raise FileNotFoundError(f"{name}: neither a path nor the name of a model{hint}")
     try:
-        return fetch(repo, functools.partial(_needed, repo), revision=revision, cache_dir=cache_dir)
+        return fetch(repo, functools.partial(_needed_files, repo), revision=revision, cache_dir=cache_dir)
     except (ConnectionError, FileNotFoundError) as error:
-        if str(name) in PRETRAINED:
+        if is_pretrained:
             raise
-        raise type(error)(f"{name} is no path here, and as a repository on the Hub: {error}") from None
+        raise type(error)(f"{name} is not a local path; as a repository on the Hub: {error}") from None
 
 
-def _needed(repo: str, names: list[str]) -> list[str]:
+def _needed_files(repo: str, names: list[str]) -> list[str]:
     files = needed(names)
     if not files:
         raise FileNotFoundError(
-            f"{repo}: no checkpoint in this repository that miniclip reads; it has {', '.join(sorted(names)[:8])}"
+            f"{repo}: no checkpoint in this repository that miniclip can read; its files: "
+            f"{', '.join(sorted(names)[:MAX_LISTED_FILES])}"
         )
     return files
 
 
 def _names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
-
-
-def save(model: CLIP, path: str | Path) -> None:
-    """Write a model with all that it needs: `model.safetensors`, `config.json`, `tokenizer.json`; `load` opens it.
-
-    Args:
-        model: the model.
-        path: a directory, made where it is missing.
-    """
-    save_checkpoint(model, path)
-
-
-def push_to_hub(
-    model: CLIP,
-    repo: str,
-    *,
-    layout: str = "miniclip",
-    metrics: Mapping[str, Any] | None = None,
-    private: bool = False,
-    message: str = "Upload with miniclip",
-    revision: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Upload a model to the Hub, with a card that says what it is, how to use it, and what was measured.
-
-    Args:
-        model: the model.
-        repo: `org/name`; made where it is missing.
-        layout: "miniclip", or as in `export`.
-        metrics: for the card, as `evaluation.retrieval` gives them.
-        private: make a new repository private.
-        message: of the commit.
-        revision: a branch; None: `main`.
-        token: None: the one of `hf auth login`, or HF_TOKEN.
-
-    Returns:
-        The address of the repository's page.
-
-    Raises:
-        PermissionError: not logged in, or not with a token that may write there.
-        ConnectionError: there is no network.
-        ValueError: the layout has no place for this model.
-    """
-    if layout not in ("miniclip", *LAYOUTS):
-        raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, ('miniclip', *LAYOUTS))}")
-    with tempfile.TemporaryDirectory() as folder:
-        if layout == "miniclip":
-            save_checkpoint(model, folder)
-        else:
-            export(model, folder, layout=layout, repo=repo)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        card = model_card(repo, model.config.to_dict(), metrics, parameters=parameters)
-        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        return push(folder, repo, private=private, message=message, revision=revision, token=token)
-
-
-__all__ = ["Tokenizer", "export", "fresh", "list_models", "load", "push_to_hub", "save"]

@@ -1,7 +1,7 @@
-"""The page of a checkpoint on the Hub: a README.md that says what the model is, how to use it, what was measured.
+"""Model card of a checkpoint on the Hub: a README.md with metadata, a usage example, results and the architecture.
 
-Its front matter is for the Hub's search (https://huggingface.co/docs/hub/model-cards), the rest for people. All that
-is put in is escaped for the place where it stands: no name and no value can break the YAML, a table or the code.
+Metadata: https://huggingface.co/docs/hub/model-cards. Values are escaped, so that none breaks the YAML, a table or the
+code.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from numbers import Integral, Real
 from typing import Any
 
 TAGS = ("clip", "contrastive-learning", "image-retrieval")
-MARKDOWN = frozenset("\\`*_[]<>|#~&$")  # what means something in a line, or in a table's cell
+MARKDOWN = frozenset("\\`*_[]<>|#~&$")  # characters with a meaning in a line or a table cell
 
-# a tower's setting, and what its row in the table is called
+# setting of a tower: label of its row
 ROWS = {
-    "image_size": "pictures, pixels on a side",
-    "patch_size": "patches, pixels on a side",
-    "context_length": "context, tokens",
-    "vocab_size": "vocabulary, tokens",
+    "image_size": "image size (pixels)",
+    "patch_size": "patch size (pixels)",
+    "context_length": "context length (tokens)",
+    "vocab_size": "vocabulary size",
     "layers": "layers",
     "width": "width",
     "heads": "heads",
@@ -26,7 +26,7 @@ ROWS = {
     "causal": "causal",
     "pooling": "pooling",
 }
-RESIZE = {"shortest": "the short side resized, then the centre cut out", "squash": "both sides resized at once"}
+RESIZE = {"shortest": "resize of the short side and centre crop", "squash": "resize of both sides to the image size"}
 
 
 def model_card(
@@ -38,65 +38,69 @@ def model_card(
     license: str | None = None,
     tags: Iterable[str] = (),
 ) -> str:
-    """The text of a README.md for a checkpoint.
+    """Return the text of a model card.
 
     Args:
-        name: what `miniclip.load` opens it by, as `org/name`.
-        config: as `CLIPConfig.to_dict` gives it; what is not in it is left out.
+        name: name that `miniclip.load` opens, such as `org/name`.
+        config: configuration from `CLIPConfig.to_dict`; missing settings are left out.
         metrics: numbers by name, or groups of them, as `miniclip.evaluation` returns them:
-            `{"text_to_image": {"R@1": 66.6}, "image_to_text": {"R@1": 82.1}}` makes a table of two rows, and
-            `{"accuracy": 63.2}` one of a single row.
-        parameters: how many the model has.
-        license: by the Hub's short name, as `mit`.
-        tags: more of them for the Hub's search.
+            `{"text_to_image": {"R@1": 66.6}, "image_to_text": {"R@1": 82.1}}` becomes a table of two rows, and
+            `{"accuracy": 63.2}` a table of one row.
+        parameters: number of parameters.
+        license: identifier of the licence on the Hub, such as `mit`.
+        tags: additional tags for the Hub's search.
 
     Returns:
-        Markdown, with YAML before it.
+        Markdown, preceded by YAML metadata.
     """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    metadata = ModelCardData(
+        library_name="miniclip",
+        pipeline_tag="zero-shot-image-classification",
+        tags=[*TAGS, *tags],
+        license=license or None,
+    )
+    body = _body(name, config, metrics or {}, parameters)
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
+
+
+def _body(name: str, config: Mapping[str, Any], metrics: Mapping[str, Any], parameters: int | None) -> str:
     towers = {f"{tower} tower": config[tower] for tower in ("image", "text") if isinstance(config.get(tower), Mapping)}
-    rows = [
+    settings = [
         (label, {name: tower[key] for name, tower in towers.items() if key in tower}) for key, label in ROWS.items()
     ]
-    parts = [
-        _front_matter(license, [*TAGS, *tags]),
+    sections = [
         f"# {_text(name)}",
         _summary(config, parameters),
-        _use(name),
+        _usage(name),
         "## Evaluation" if metrics else "",
-        _table(_rows(metrics or {})),
-        "## The model" if towers else "",
-        _table([(label, cells) for label, cells in rows if cells]),
-        _pictures(config),
+        _table(_rows(metrics)),
+        "## Architecture" if towers else "",
+        _table([(label, cells) for label, cells in settings if cells]),
+        _preprocessing(config),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _front_matter(license: str | None, tags: list[str]) -> str:
-    lines = ["---", "library_name: miniclip", "pipeline_tag: zero-shot-image-classification"]
-    lines += ["tags:", *(f"- {_quoted(tag)}" for tag in dict.fromkeys(tags))]
-    lines += [f"license: {_quoted(license)}"] if license else []
-    return "\n".join([*lines, "---"])
+    return "\n\n".join(section for section in sections if section)
 
 
 def _summary(config: Mapping[str, Any], parameters: int | None) -> str:
-    size = f" of {_cell(config['embed_dim'])} numbers" if "embed_dim" in config else ""
+    dimensions = f" of {_cell(config['embed_dim'])} dimensions" if "embed_dim" in config else ""
     count = f" It has {_cell(parameters)} parameters." if parameters else ""
     return (
-        "A CLIP model for `miniclip`: an image tower and a text tower that bring pictures and captions into one "
-        f"space{size}, where those that belong together are close.{count}"
+        "A CLIP model for `miniclip`. An image tower and a text tower map images and captions to one embedding "
+        f"space{dimensions}, in which matching pairs are close.{count}"
     )
 
 
-def _use(name: str) -> str:
+def _usage(name: str) -> str:
     return (
-        "## Use it\n\n```python\nimport miniclip\n\n"
-        f"model = miniclip.load({_quoted(name)})\n"
+        "## Usage\n\n```python\nimport miniclip\n\n"
+        f"model = miniclip.load({name!r})\n"
         'model.classify("photo.jpg", ["a dog", "a cat"])  # (1, 2) probabilities\n```'
     )
 
 
-def _pictures(config: Mapping[str, Any]) -> str:
-    """What happens to a picture before the model sees it."""
+def _preprocessing(config: Mapping[str, Any]) -> str:
     steps = []
     if "resize" in config:
         steps.append(RESIZE.get(str(config["resize"]), _cell(config["resize"])))
@@ -105,11 +109,11 @@ def _pictures(config: Mapping[str, Any]) -> str:
     if "mean" in config and "std" in config:
         mean, std = (", ".join(f"{x:.4g}" for x in config[key]) for key in ("mean", "std"))
         steps.append(f"mean ({mean}) and standard deviation ({std})")
-    return f"Pictures, prepared by `model.preprocess`: {'; '.join(steps)}." if steps else ""
+    return f"Preprocessing (`model.preprocess`): {'; '.join(steps)}." if steps else ""
 
 
 def _rows(values: Mapping[str, Any], label: str = "") -> list[tuple[str, Mapping[str, Any]]]:
-    """A row of what is plain in these values, and after it those of each group among them."""
+    """Return one row with the values that are not groups, then the rows of each group."""
     plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
     rows: list[tuple[str, Mapping[str, Any]]] = [(label, plain)] if plain else []
     for key, value in values.items():
@@ -119,7 +123,7 @@ def _rows(values: Mapping[str, Any], label: str = "") -> list[tuple[str, Mapping
 
 
 def _table(rows: list[tuple[str, Mapping[str, Any]]]) -> str:
-    """Rows by name, of cells by column: a cell that a row does not have stays empty."""
+    """Return a Markdown table of labelled rows, each with its cells by column; missing cells are empty."""
     if not rows:
         return ""
     columns = list(dict.fromkeys(column for _, cells in rows for column in cells))
@@ -140,11 +144,7 @@ def _cell(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """A value as one line of Markdown that shows its characters and does nothing else."""
-    line = "".join(character for character in " ".join(str(value).split()) if character.isprintable())
+    """Return a value as one line of Markdown that shows its characters literally."""
+    printable = "".join(character for character in str(value) if character.isprintable() or character.isspace())
+    line = " ".join(printable.split())
     return "".join("\\" + character if character in MARKDOWN else character for character in line)
-
-
-def _quoted(value: str) -> str:
-    """A string in double quotes as YAML reads it, and Python: what means something there, or is no print, by number."""
-    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in value) + '"'

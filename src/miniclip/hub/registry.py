@@ -1,42 +1,59 @@
-"""Well-known checkpoints on the Hugging Face Hub by short names, as one table. Any other opens by its repository.
+"""Registry of short names: presets, and well-known checkpoints on the Hugging Face Hub.
 
-The names only say where the files are: what a model computes is read from the files.
+A name only gives the repository. The architecture is read from the repository's files.
 """
 
 from __future__ import annotations
 
-OPENAI_REPO = "openai/clip-vit-base-patch32"  # has OpenAI's tokenizer, which all of OpenAI's and most others share
+from typing import NamedTuple
 
-# name: (the repository, what it is)
-PRETRAINED: dict[str, tuple[str, str]] = {
-    "vit_b_32": ("openai/clip-vit-base-patch32", "OpenAI's CLIP ViT-B/32, 151M"),
-    "vit_b_16": ("openai/clip-vit-base-patch16", "OpenAI's CLIP ViT-B/16, 150M"),
-    "vit_l_14": ("openai/clip-vit-large-patch14", "OpenAI's CLIP ViT-L/14, 428M"),
-    "vit_l_14_336": ("openai/clip-vit-large-patch14-336", "OpenAI's CLIP ViT-L/14 at 336 px, 428M"),
-    "vit_b_32_laion2b": ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "ViT-B/32 on LAION-2B, 151M"),
-    "vit_b_16_laion2b": ("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "ViT-B/16 on LAION-2B, 150M"),
-    "vit_l_14_laion2b": ("laion/CLIP-ViT-L-14-laion2B-s32B-b82K", "ViT-L/14 on LAION-2B, 428M"),
-    "vit_h_14_laion2b": ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "ViT-H/14 on LAION-2B, 986M"),
-    "vit_g_14_laion2b": ("laion/CLIP-ViT-g-14-laion2B-s34B-b88K", "ViT-g/14 on LAION-2B, 1.4B"),
-    "vit_bigg_14_laion2b": ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", "ViT-bigG/14 on LAION-2B, 2.5B"),
-    "vit_b_32_datacomp": ("laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K", "ViT-B/32 on DataComp-1B, 151M"),
-    "vit_b_16_datacomp": ("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K", "ViT-B/16 on DataComp-1B, 150M"),
-    "vit_l_14_datacomp": ("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "ViT-L/14 on DataComp-1B, 428M"),
-    "vit_b_16_dfn": ("apple/DFN2B-CLIP-ViT-B-16", "Apple's DFN ViT-B/16, 150M"),
-    "vit_l_14_dfn": ("apple/DFN2B-CLIP-ViT-L-14", "Apple's DFN ViT-L/14, 428M"),
-    "vit_h_14_dfn": ("apple/DFN5B-CLIP-ViT-H-14", "Apple's DFN ViT-H/14, 986M"),
-    "vit_h_14_378_dfn": ("apple/DFN5B-CLIP-ViT-H-14-378", "Apple's DFN ViT-H/14 at 378 px, 987M"),
-    "vit_b_32_metaclip": ("facebook/metaclip-b32-fullcc2.5b", "Meta's MetaCLIP ViT-B/32, 151M"),
-    "vit_b_16_metaclip": ("facebook/metaclip-b16-fullcc2.5b", "Meta's MetaCLIP ViT-B/16, 150M"),
-    "vit_l_14_metaclip": ("facebook/metaclip-l14-fullcc2.5b", "Meta's MetaCLIP ViT-L/14, 428M"),
-    "vit_h_14_metaclip": ("facebook/metaclip-h14-fullcc2.5b", "Meta's MetaCLIP ViT-H/14, 986M"),
-    "vit_l_14_clipa": ("UCSC-VLAA/ViT-L-14-CLIPA-datacomp1B", "CLIPA ViT-L/14 on DataComp-1B, 414M"),
-    "vit_h_14_clipa": ("UCSC-VLAA/ViT-H-14-CLIPA-datacomp1B", "CLIPA ViT-H/14 on DataComp-1B, 968M"),
-    "siglip_b_16": ("google/siglip-base-patch16-224", "Google's SigLIP B/16, 203M"),
-    "siglip_b_16_384": ("google/siglip-base-patch16-384", "Google's SigLIP B/16 at 384 px, 203M"),
-    "siglip_l_16_384": ("google/siglip-large-patch16-384", "Google's SigLIP L/16 at 384 px, 652M"),
-    "siglip_so400m_14_384": ("google/siglip-so400m-patch14-384", "Google's SigLIP SO400M/14 at 384 px, 878M"),
-    "siglip2_b_16": ("google/siglip2-base-patch16-224", "Google's SigLIP 2 B/16, 375M"),
-    "siglip2_l_16_384": ("google/siglip2-large-patch16-384", "Google's SigLIP 2 L/16 at 384 px, 882M"),
-    "siglip2_so400m_14_384": ("google/siglip2-so400m-patch14-384", "Google's SigLIP 2 SO400M/14 at 384 px, 1.1B"),
+from miniclip.config import PRESETS
+
+
+class Pretrained(NamedTuple):
+    """Published checkpoint: its repository on the Hub, and its description."""
+
+    repo: str
+    description: str
+
+
+OPENAI_REPO = "openai/clip-vit-base-patch32"  # has OpenAI's tokenizer, which most CLIP checkpoints share
+
+PRETRAINED: dict[str, Pretrained] = {
+    "vit_b_32": Pretrained("openai/clip-vit-base-patch32", "OpenAI's CLIP ViT-B/32, 151M"),
+    "vit_b_16": Pretrained("openai/clip-vit-base-patch16", "OpenAI's CLIP ViT-B/16, 150M"),
+    "vit_l_14": Pretrained("openai/clip-vit-large-patch14", "OpenAI's CLIP ViT-L/14, 428M"),
+    "vit_l_14_336": Pretrained("openai/clip-vit-large-patch14-336", "OpenAI's CLIP ViT-L/14 at 336 px, 428M"),
+    "vit_b_32_laion2b": Pretrained("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "ViT-B/32 on LAION-2B, 151M"),
+    "vit_b_16_laion2b": Pretrained("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "ViT-B/16 on LAION-2B, 150M"),
+    "vit_l_14_laion2b": Pretrained("laion/CLIP-ViT-L-14-laion2B-s32B-b82K", "ViT-L/14 on LAION-2B, 428M"),
+    "vit_h_14_laion2b": Pretrained("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "ViT-H/14 on LAION-2B, 986M"),
+    "vit_g_14_laion2b": Pretrained("laion/CLIP-ViT-g-14-laion2B-s34B-b88K", "ViT-g/14 on LAION-2B, 1.4B"),
+    "vit_bigg_14_laion2b": Pretrained("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", "ViT-bigG/14 on LAION-2B, 2.5B"),
+    "vit_b_32_datacomp": Pretrained("laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K", "ViT-B/32 on DataComp-1B, 151M"),
+    "vit_b_16_datacomp": Pretrained("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K", "ViT-B/16 on DataComp-1B, 150M"),
+    "vit_l_14_datacomp": Pretrained("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "ViT-L/14 on DataComp-1B, 428M"),
+    "vit_b_16_dfn": Pretrained("apple/DFN2B-CLIP-ViT-B-16", "Apple's DFN ViT-B/16, 150M"),
+    "vit_l_14_dfn": Pretrained("apple/DFN2B-CLIP-ViT-L-14", "Apple's DFN ViT-L/14, 428M"),
+    "vit_h_14_dfn": Pretrained("apple/DFN5B-CLIP-ViT-H-14", "Apple's DFN ViT-H/14, 986M"),
+    "vit_h_14_378_dfn": Pretrained("apple/DFN5B-CLIP-ViT-H-14-378", "Apple's DFN ViT-H/14 at 378 px, 987M"),
+    "vit_b_32_metaclip": Pretrained("facebook/metaclip-b32-fullcc2.5b", "Meta's MetaCLIP ViT-B/32, 151M"),
+    "vit_b_16_metaclip": Pretrained("facebook/metaclip-b16-fullcc2.5b", "Meta's MetaCLIP ViT-B/16, 150M"),
+    "vit_l_14_metaclip": Pretrained("facebook/metaclip-l14-fullcc2.5b", "Meta's MetaCLIP ViT-L/14, 428M"),
+    "vit_h_14_metaclip": Pretrained("facebook/metaclip-h14-fullcc2.5b", "Meta's MetaCLIP ViT-H/14, 986M"),
+    "vit_l_14_clipa": Pretrained("UCSC-VLAA/ViT-L-14-CLIPA-datacomp1B", "CLIPA ViT-L/14 on DataComp-1B, 414M"),
+    "vit_h_14_clipa": Pretrained("UCSC-VLAA/ViT-H-14-CLIPA-datacomp1B", "CLIPA ViT-H/14 on DataComp-1B, 968M"),
+    "siglip_b_16": Pretrained("google/siglip-base-patch16-224", "Google's SigLIP B/16, 203M"),
+    "siglip_b_16_384": Pretrained("google/siglip-base-patch16-384", "Google's SigLIP B/16 at 384 px, 203M"),
+    "siglip_l_16_384": Pretrained("google/siglip-large-patch16-384", "Google's SigLIP L/16 at 384 px, 652M"),
+    "siglip_so400m_14_384": Pretrained("google/siglip-so400m-patch14-384", "SigLIP SO400M/14 at 384 px, 878M"),
+    "siglip2_b_16": Pretrained("google/siglip2-base-patch16-224", "Google's SigLIP 2 B/16, 375M"),
+    "siglip2_l_16_384": Pretrained("google/siglip2-large-patch16-384", "Google's SigLIP 2 L/16 at 384 px, 882M"),
+    "siglip2_so400m_14_384": Pretrained("google/siglip2-so400m-patch14-384", "SigLIP 2 SO400M/14 at 384 px, 1.1B"),
 }
+
+
+def list_models() -> dict[str, str]:
+    """Return the names that `load` accepts, each with a description: presets, and checkpoints with their repository."""
+    presets = {name: description for name, (description, _) in PRESETS.items()}
+    return presets | {name: f"{entry.description}; {entry.repo}" for name, entry in PRETRAINED.items()}

@@ -117,7 +117,7 @@ def test_a_network_that_goes_and_comes_back(server, tmp_path, monkeypatch):
 
 def test_the_first_file_is_kept_when_the_second_fails(server, tmp_path):
     server.forged[ZIP] = b"x" * len(server.repos[REPO][ZIP])
-    with pytest.raises(CheckpointError, match="damaged on the way: its sha256 is"):
+    with pytest.raises(CheckpointError, match="damaged during the download: its SHA-256 is"):
         quiet(tmp_path)
     assert names(tmp_path) == [getting.HIDDEN]
     server.forged.clear()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.errors import DataError
-from miniclip.hub.remote import fetch
+from miniclip.hub.download import fetch
 from miniclip.utils.checks import did_you_mean
 
 HIDDEN = ".download"  # in the set's folder, until all is there
@@ -170,7 +170,7 @@ def get(name: str, folder: str | Path, *, agree: bool = False, say: Callable[[st
         _require_space(folder, one)
         hidden = folder / HIDDEN
         say(f"{one.repo}: about {one.gigabytes:g} GB into {folder}")
-        snapshot = fetch(one.repo, choose, revision=one.revision, cache_dir=hidden, kind="dataset")
+        snapshot = fetch(one.repo, choose, revision=one.revision, cache_dir=hidden, repo_type="dataset")
     except _AllThereError:
         say(f"{folder}: {name} is there already")
         return folder

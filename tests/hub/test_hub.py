@@ -1,6 +1,5 @@
-"""Models by name over the Hub, against a server on this machine: opened, used offline, given a tokenizer, pushed."""
+"""Models on a fake Hub: loading, offline use, tokenizers that are fetched later, and pushing."""
 
-import dataclasses
 import json
 
 import pytest
@@ -10,12 +9,11 @@ from huggingface_hub import constants
 import miniclip
 from miniclip.checkpoints.export import export
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
-from miniclip.hub import fresh, load, push_to_hub, save
-from miniclip.hub import loading as hub
+from miniclip.hub import fresh, load, push_to_hub, save, tokenizers
 from miniclip.hub.registry import OPENAI_REPO, PRETRAINED
 from miniclip.models.clip import CLIP
 
-OPENAIS = CLIPConfig(
+OPENAI_CONFIG = CLIPConfig(
     ImageConfig(16, 8, 64, 1, 1, activation="quickgelu"),
     TextConfig(12, 600, 64, 1, 1, activation="quickgelu", causal=True, pooling="end"),
     32,
@@ -23,24 +21,25 @@ OPENAIS = CLIPConfig(
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
+def _working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def model(toy_tokenizer) -> CLIP:
-    return fresh(OPENAIS, toy_tokenizer).eval()
+    return fresh(OPENAI_CONFIG, toy_tokenizer).eval()
 
 
 def files(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def same(one: CLIP, other: CLIP) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+def same(first: CLIP, second: CLIP) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_repository_in_each_layout(model, hub_server, tmp_path):
+def test_loads_each_layout(model, hub_server, tmp_path):
     save(model, tmp_path / "miniclip")
     export(model, tmp_path / "open_clip", layout="open_clip")
     export(model, tmp_path / "transformers", layout="transformers")
@@ -50,16 +49,16 @@ def test_a_repository_in_each_layout(model, hub_server, tmp_path):
         loaded = load(repo)
         assert same(loaded, model), layout
         assert torch.equal(loaded.encode_text("a red dog"), model.encode_text("a red dog"))
-        assert not [r for r in hub_server.requests if "flax" in r or "README" in r]  # what is not needed stays there
+        assert not [r for r in hub_server.requests if "flax" in r or "README" in r]  # not needed
 
 
-def test_a_well_known_name(model, hub_server, tmp_path, monkeypatch):
+def test_loads_a_registered_name(model, hub_server, tmp_path, monkeypatch):
     save(model, tmp_path / "model")
     hub_server.repos["openai/clip-vit-base-patch16"] = files(tmp_path / "model")
     assert same(load("vit_b_16"), model)
 
 
-def test_revisions_and_another_cache(model, hub_server, tmp_path):
+def test_revision_and_cache_dir(model, hub_server, tmp_path):
     save(model, tmp_path / "model")
     hub_server.repos["me/mine"] = files(tmp_path / "model")
     load("me/mine", cache_dir=tmp_path / "cache")
@@ -74,13 +73,13 @@ def test_revisions_and_another_cache(model, hub_server, tmp_path):
         load("me/mine", revision="no-such-branch")
 
 
-def test_what_is_in_the_cache_needs_no_network(model, hub_server, tmp_path):
+def test_cached_models_load_without_a_network(model, hub_server, tmp_path):
     save(model, tmp_path / "model")
     hub_server.repos["me/mine"] = files(tmp_path / "model")
     load("me/mine")
     hub_server.close()
     assert same(load("me/mine"), model)
-    with pytest.raises(ConnectionError, match=r"me/other is no path here, and as a repository on the Hub: me/other"):
+    with pytest.raises(ConnectionError, match=r"me/other is not a local path; as a repository on the Hub: me/other"):
         load("me/other")
 
 
@@ -102,27 +101,25 @@ def test_a_cache_that_another_library_filled(model, tmp_path, hub_server, monkey
 def test_a_repository_without_a_model(hub_server):
     hub_server.repos["me/resnet"] = {"config.json": b"{}", "weights.h5": b"1"}
     with pytest.raises(
-        FileNotFoundError, match=r"no checkpoint in this repository .* it has config\.json, weights\.h5"
+        FileNotFoundError, match=r"no checkpoint in this repository .* its files: config\.json, weights\.h5"
     ):
         load("me/resnet")
 
 
 def test_no_such_repository(hub_server):
-    with pytest.raises(FileNotFoundError, match="me/typo is no path here, and as a repository on the Hub") as caught:
+    with pytest.raises(FileNotFoundError, match="me/typo is not a local path; as a repository on the Hub") as caught:
         load("me/typo")
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_without_a_tokenizer_fetches_it_when_text_is_first_encoded(
-    model, hub_server, tmp_path, toy_tokenizer, monkeypatch
-):
-    """As an archive of OpenAI's: the vocabulary's size says that OpenAI's tokenizer belongs to it."""
-    monkeypatch.setattr(hub, "OPENAI_VOCABULARY", toy_tokenizer.vocab_size)
-    model = fresh(dataclasses.replace(OPENAIS, text=OPENAIS.text).replace_text(
+def test_a_missing_tokenizer_is_fetched_at_the_first_text(model, hub_server, tmp_path, toy_tokenizer, monkeypatch):
+    """The size of the vocabulary identifies OpenAI's tokenizer."""
+    monkeypatch.setattr(tokenizers, "OPENAI_VOCAB_SIZE", toy_tokenizer.vocab_size)
+    model = fresh(OPENAI_CONFIG.replace_text(
         vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)).eval()  # fmt: skip
     export(model, tmp_path / "bare", layout="openai")
-    toy_tokenizer.save(tmp_path / "theirs")
-    hub_server.repos[OPENAI_REPO] = {**files(tmp_path / "theirs"), "model.safetensors": b"not wanted"}
+    toy_tokenizer.save(tmp_path / "openai")
+    hub_server.repos[OPENAI_REPO] = {**files(tmp_path / "openai"), "model.safetensors": b"not needed"}
     loaded = load(tmp_path / "bare" / "model.pt")
     pixels, ids = torch.randn(1, 3, 16, 16), toy_tokenizer("a red dog")
     assert torch.equal(loaded.encode_image(pixels), model.encode_image(pixels))
@@ -133,18 +130,16 @@ def test_a_checkpoint_without_a_tokenizer_fetches_it_when_text_is_first_encoded(
     assert not [request for request in hub_server.requests if "model.safetensors" in request]
 
 
-def test_without_a_network_a_bare_checkpoint_still_loads_and_says_what_text_needs(
-    hub_server, tmp_path, toy_tokenizer, monkeypatch
-):
-    monkeypatch.setattr(hub, "OPENAI_VOCABULARY", toy_tokenizer.vocab_size)
-    config = OPENAIS.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
+def test_a_checkpoint_without_a_tokenizer_loads_without_a_network(hub_server, tmp_path, toy_tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizers, "OPENAI_VOCAB_SIZE", toy_tokenizer.vocab_size)
+    config = OPENAI_CONFIG.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
     model = fresh(config).eval()
     export(model, tmp_path / "bare", layout="openai")
     hub_server.close()
     loaded = load(tmp_path / "bare")
     assert loaded.encode_image(torch.randn(1, 3, 16, 16)).shape == (1, 32)
     assert loaded.encode_text(toy_tokenizer("a red dog")).shape == (1, 32)
-    with pytest.raises(ConnectionError, match=r"came without a tokenizer.*tokenizer='tokenizer\.json'") as caught:
+    with pytest.raises(ConnectionError, match=r"has no tokenizer.*tokenizer='tokenizer\.json'") as caught:
         loaded.encode_text("a red dog")
     assert "\n" not in str(caught.value)
     toy_tokenizer.save(tmp_path / "words.json")
@@ -152,7 +147,7 @@ def test_without_a_network_a_bare_checkpoint_still_loads_and_says_what_text_need
     assert torch.equal(given.encode_text("a red dog"), loaded.encode_text(toy_tokenizer("a red dog")))
 
 
-def test_pushed_and_opened_again(model, hub_server, monkeypatch):
+def test_push_then_load(model, hub_server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     metrics = {"text_to_image": {"R@1": 31.4}, "image_to_text": {"R@1": 33.4}}
     address = push_to_hub(model, "me/mine", metrics=metrics, message="the first")
@@ -160,23 +155,23 @@ def test_pushed_and_opened_again(model, hub_server, monkeypatch):
     assert hub_server.messages == ["the first"]
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= hub_server.repos["me/mine"].keys()
     card = hub_server.repos["me/mine"]["README.md"].decode()
-    assert 'miniclip.load("me/mine")' in card
+    assert "miniclip.load('me/mine')" in card
     assert "31.4" in card
     again = miniclip.load("me/mine")
     assert same(again, model)
     assert again.encode_text("a dog").shape == (1, 32)
 
 
-def test_pushed_for_open_clip(model, hub_server, monkeypatch):
-    """Whose settings name the repository that the tokenizer is in."""
+def test_push_for_open_clip(model, hub_server, monkeypatch):
+    """The settings of open_clip name the repository of the tokenizer."""
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
-    push_to_hub(model, "me/theirs", layout="open_clip")
-    settings = json.loads(hub_server.repos["me/theirs"]["open_clip_config.json"])
-    assert settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "me/theirs"
-    assert same(load("me/theirs"), model)
+    push_to_hub(model, "me/open-clip", layout="open_clip")
+    settings = json.loads(hub_server.repos["me/open-clip"]["open_clip_config.json"])
+    assert settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "me/open-clip"
+    assert same(load("me/open-clip"), model)
 
 
-def test_pushing_what_cannot_be_pushed(model, hub_server, monkeypatch):
+def test_push_errors(model, hub_server, monkeypatch):
     with pytest.raises(ValueError, match=r"unknown layout 'openclip'; did you mean 'open_clip'\?"):
         push_to_hub(model, "me/mine", layout="openclip")
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
@@ -185,34 +180,34 @@ def test_pushing_what_cannot_be_pushed(model, hub_server, monkeypatch):
     assert "me/mine" not in hub_server.repos
 
 
-def test_the_table_of_well_known_checkpoints():
-    assert all(repo.count("/") == 1 and what for repo, what in PRETRAINED.values())
+def test_the_registry():
+    assert all(repo.count("/") == 1 and description for repo, description in PRETRAINED.values())
     assert len({repo for repo, _ in PRETRAINED.values()}) == len(PRETRAINED)
     assert OPENAI_REPO in {repo for repo, _ in PRETRAINED.values()}
 
 
-def test_a_checkpoint_is_kept_and_exported_where_its_tokenizer_cannot_be_fetched(
+def test_save_and_export_without_the_tokenizer_when_it_cannot_be_fetched(
     hub_server, tmp_path, toy_tokenizer, monkeypatch
 ):
-    monkeypatch.setattr(hub, "OPENAI_VOCABULARY", toy_tokenizer.vocab_size)
-    config = OPENAIS.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
+    monkeypatch.setattr(tokenizers, "OPENAI_VOCAB_SIZE", toy_tokenizer.vocab_size)
+    config = OPENAI_CONFIG.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
     export(fresh(config).eval(), tmp_path / "bare", layout="openai")
     hub_server.close()
     loaded = load(tmp_path / "bare")
-    with pytest.warns(UserWarning, match="written without a tokenizer: .*came without a tokenizer"):
+    with pytest.warns(UserWarning, match="written without a tokenizer: .*has no tokenizer"):
         save(loaded, tmp_path / "kept")
     assert same(load(tmp_path / "kept"), loaded)
     with pytest.warns(UserWarning, match="written without a tokenizer"):
-        export(loaded, tmp_path / "theirs", layout="open_clip")
-    export(loaded, tmp_path / "again", layout="openai")  # which needs none, and does not ask
+        export(loaded, tmp_path / "open_clip", layout="open_clip")
+    export(loaded, tmp_path / "again", layout="openai")  # needs no tokenizer
     assert same(load(tmp_path / "again"), loaded)
 
 
-def test_half_a_pixel_is_no_reason_to_refuse(model, tmp_path):
+def test_export_warns_about_crop_rounding(model, tmp_path):
     export(model, tmp_path / "open_clip", layout="open_clip")
     with pytest.warns(UserWarning, match="transformers crops pictures at floored half pixels, this model at rounded"):
         export(model, tmp_path / "transformers", layout="transformers")
-    theirs = load(tmp_path / "transformers")
+    reloaded = load(tmp_path / "transformers")
     with pytest.warns(UserWarning, match="open_clip crops pictures at rounded half pixels, this model at floored ones"):
-        export(theirs, tmp_path / "back", layout="open_clip")
+        export(reloaded, tmp_path / "back", layout="open_clip")
     assert same(load(tmp_path / "back"), model)

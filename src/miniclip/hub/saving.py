@@ -1,0 +1,20 @@
+"""Saving of a model as a checkpoint directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from miniclip.checkpoints.native import save_checkpoint
+from miniclip.models.clip import CLIP
+
+
+def save(model: CLIP, path: str | Path) -> None:
+    """Write a model to a checkpoint directory that `load` opens.
+
+    The directory holds `model.safetensors`, `config.json` and `tokenizer.json`.
+
+    Args:
+        model: the model.
+        path: directory, created if it does not exist.
+    """
+    save_checkpoint(model, path)

@@ -1,0 +1,70 @@
+"""Tokenizer of a loaded checkpoint: a given one, the one beside the weights, or one that is fetched on first use."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miniclip.checkpoints.reading import CheckpointReader
+from miniclip.hub.download import fetch
+from miniclip.hub.registry import OPENAI_REPO
+from miniclip.models.clip import CLIP
+from miniclip.tokenizer import find_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from miniclip.tokenizer import TextTokenizer
+
+OPENAI_VOCAB_SIZE = 49408
+MAX_EAGER_BYTES = 8 << 20  # a larger tokenizer.json takes seconds to read, and encoding images does not need it
+
+
+def open_tokenizer(tokenizer: str | Path | TextTokenizer | None) -> TextTokenizer | None:
+    """Return a tokenizer as it is, or read it from a path."""
+    return load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+
+
+def attach_tokenizer(
+    model: CLIP,
+    checkpoint: CheckpointReader,
+    tokenizer: str | Path | TextTokenizer | None,
+    cache_dir: str | Path | None,
+) -> None:
+    """Give a model the tokenizer that is passed, else that of its checkpoint, else a function that fetches one."""
+    options = dict(checkpoint.plan.tokenizer)
+    path = find_tokenizer(checkpoint.directory)
+    if tokenizer is not None:
+        model.tokenizer = open_tokenizer(tokenizer)
+    elif path is not None:
+        model.tokenizer_source = functools.partial(load_tokenizer, path, **options)
+        if checkpoint.own and path.stat().st_size <= MAX_EAGER_BYTES:
+            _ = model.tokenizer  # a damaged file raises while loading, not at the first text
+    elif repo := _tokenizer_repo(model, checkpoint):
+        model.tokenizer_source = functools.partial(_fetch, repo, options, checkpoint.weights_path, cache_dir)
+
+
+def _tokenizer_repo(model: CLIP, checkpoint: CheckpointReader) -> str | None:
+    """Repository of the tokenizer that the settings name, or OpenAI's if the vocabulary is OpenAI's."""
+    if checkpoint.own:
+        return None  # the model was saved without a tokenizer
+    text = model.config.text
+    is_openais = text.vocab_size == OPENAI_VOCAB_SIZE and text.end_id == OPENAI_VOCAB_SIZE - 1
+    return checkpoint.plan.tokenizer_repo or (OPENAI_REPO if is_openais else None)
+
+
+def _fetch(repo: str, options: dict[str, Any], weights: Path, cache_dir: str | Path | None) -> TextTokenizer:
+    try:
+        folder = fetch(repo, _tokenizer_files, cache_dir=cache_dir)
+    except (ConnectionError, FileNotFoundError, PermissionError) as error:
+        raise type(error)(
+            f"{weights} has no tokenizer, and that of {repo} could not be fetched: {error}. To use a local one: "
+            "miniclip.load(…, tokenizer='tokenizer.json'); images and token ids need no tokenizer"
+        ) from None
+    return load_tokenizer(folder, **options)
+
+
+def _tokenizer_files(names: list[str]) -> list[str]:
+    needed = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    if "tokenizer.json" not in names:
+        needed += ["vocab.json", "merges.txt"]
+    return [name for name in names if name in needed]
