@@ -18,7 +18,7 @@ ORDER: list[tuple[str, ...]] = [
     ("errors", "utils"),
     ("config",),
     ("models", "losses.reference", "train.step"),  # the method
-    ("tokenizer", "runtime.distributed", "runtime.precision", "hub.remote"),
+    ("tokenizer", "runtime.distributed", "runtime.precision", "hub.download", "hub.client_errors"),
     ("fast",),
     ("losses",),
     ("data",),

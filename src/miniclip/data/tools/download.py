@@ -1,7 +1,7 @@
 """Where the well-known sets are, what they ask of their users, and fetching those that the Hugging Face Hub has.
 
 What is said of a set was read on public pages, each named here, and not tried: this project has fetched none of them.
-Files come through `remote.py`, so they go on where a download broke off and are held to the Hub's checksums; then they
+Files come through `hub/download.py`, so they go on where a download broke off and are held to the Hub's checksums; then they
 stand in the folder under their own names. Nothing is fetched before the user says that the terms are agreed to.
 """
 
