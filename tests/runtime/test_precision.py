@@ -1,31 +1,90 @@
-"""Which precision: what is named, or what a trial finds to be faster."""
+"""Precision "auto": every row of the table, and the capabilities of devices."""
+
+import logging
+from pathlib import Path
 
 import pytest
 import torch
 
-from miniclip.runtime.precision import dtype_named, resolve
+from miniclip.runtime.precision import TABLE, capabilities_of, choose, dtype_named, resolve
 
-CPU = torch.device("cpu")
-
-
-def test_what_is_named_stays():
-    assert resolve("bfloat16", CPU) == "bfloat16"
-    assert resolve("float32", CPU) == "float32"
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [((2.0, 1.0), "bfloat16"), ((1.1, 1.0), "float32")])
-def test_auto_takes_what_the_trial_says(monkeypatch, seconds, expected):
-    times = dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))
-    monkeypatch.setattr("miniclip.runtime.precision._seconds", times.__getitem__)
+@pytest.mark.parametrize(
+    ("device_type", "capabilities", "row"),
+    [
+        ("cuda", {"sm_80"}, 0),
+        ("cuda", set(), 1),
+        ("cpu", {"avx512_bf16", "amx_bf16"}, 2),
+        ("cpu", {"avx512_bf16"}, 3),
+        ("cpu", {"sm_80"}, 4),
+        ("cpu", set(), 4),
+        ("mps", {"amx_bf16", "sm_80"}, 5),
+    ],
+)
+def test_rows_of_the_table(device_type, capabilities, row):
+    expected = ["bfloat16", "float32", "bfloat16", "bfloat16", "float32", "float32"]
+    assert choose(device_type, capabilities) == TABLE[row]
+    assert [rule.precision for rule in TABLE] == expected
+
+
+def test_other_devices_use_float32():
+    assert choose("xpu", {"sm_80", "amx_bf16"}).precision == "float32"
+    assert capabilities_of(torch.device("meta")) == set()
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16"), ((12, 0), "bfloat16")]
+)
+def test_a_gpu_is_chosen_by_compute_capability(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve("auto", GPU) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": False}, "float32")],
+)
+def test_a_cpu_is_chosen_by_torchs_capabilities(monkeypatch, flags, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_tile": True, **flags}, raising=False)
     assert resolve("auto", CPU) == expected
     assert dtype_named("auto", CPU) == getattr(torch, expected)
 
 
-def test_the_trial_runs():
-    assert resolve("auto", CPU) in ("float32", "bfloat16")
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu avx512_bf16 clwb", "bfloat16"), ("fpu amx_bf16", "bfloat16"), ("avx2", "float32")]
+)
+def test_older_torch_reads_the_flags_of_linux(monkeypatch, flags, expected):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: f"flags\t\t: {flags}\n")
+    assert resolve("auto", CPU) == expected
 
 
-def test_types_by_name():
+def test_without_any_source_of_flags_it_is_float32(monkeypatch):
+    def refuse(path, encoding):
+        raise FileNotFoundError(path)
+
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert resolve("auto", CPU) == "float32"
+
+
+def test_the_reason_is_logged(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    with caplog.at_level(logging.INFO, "miniclip"):
+        resolve("auto", GPU)
+        resolve("float32", GPU)
+    (message,) = caplog.messages
+    assert message == f"precision auto: float32 on cuda, because {TABLE[1].reason}"
+
+
+def test_a_named_precision_is_kept():
+    assert resolve("bfloat16", CPU) == "bfloat16"
+    assert resolve("float32", CPU) == "float32"
+
+
+def test_dtypes_by_name():
     assert dtype_named("float16", CPU) == torch.float16
     with pytest.raises(ValueError, match="unknown dtype 'bfloat32'"):
         dtype_named("bfloat32", CPU)

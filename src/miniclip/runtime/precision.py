@@ -1,52 +1,90 @@
-"""Which precision a device multiplies fastest in, by a short trial: no flag says it for every processor."""
+"""Precision of matrix products: the choice of "auto", by a table of what each device can do."""
 
 from __future__ import annotations
 
-import time
-from typing import Literal
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from miniclip.utils.checks import did_you_mean
 
 Precision = Literal["auto", "float32", "bfloat16"]
-DTYPES = ("float32", "bfloat16", "float16")  # of weights, by name
-FASTER = 1.2  # bfloat16 is taken where it is at least so many times as fast: casting eats a smaller lead
+DTYPES = ("float32", "bfloat16", "float16")  # of weights
+
+log = logging.getLogger(__name__)
+
+
+class PrecisionRule(NamedTuple):
+    """A row of the table: the precision of devices of a type that have a capability."""
+
+    device_type: str
+    capability: str | None  # None: any device of the type
+    precision: Precision
+    reason: str
+
+
+# The first row that fits is taken. bfloat16 has the range of float32, so that autocast needs no gradient scaler.
+TABLE = (
+    PrecisionRule("cuda", "sm_80", "bfloat16", "the GPU multiplies bfloat16 in tensor cores (compute capability 8.0+)"),
+    PrecisionRule("cuda", None, "float32", "the GPU has no bfloat16 tensor cores (compute capability below 8.0)"),
+    PrecisionRule("cpu", "amx_bf16", "bfloat16", "the CPU multiplies bfloat16 in tiles (AMX-BF16)"),
+    PrecisionRule("cpu", "avx512_bf16", "bfloat16", "the CPU has bfloat16 dot products (AVX512-BF16)"),
+    PrecisionRule("cpu", None, "float32", "the CPU has neither AMX-BF16 nor AVX512-BF16"),
+    PrecisionRule("mps", None, "float32", "bfloat16 is not used on MPS"),
+)
+
+
+def choose(device_type: str, capabilities: Collection[str]) -> PrecisionRule:
+    """Return the first row of the table that fits a device; float32 for a type that is not in it.
+
+    Args:
+        device_type: such as "cuda".
+        capabilities: names of the table that the device has.
+    """
+    for rule in TABLE:
+        if rule.device_type == device_type and (rule.capability is None or rule.capability in capabilities):
+            return rule
+    return PrecisionRule(device_type, None, "float32", f"bfloat16 was not tested on {device_type}")
+
+
+def capabilities_of(device: torch.device) -> set[str]:
+    """Return the capabilities of a device that the table names."""
+    if device.type == "cuda":
+        return {"sm_80"} if torch.cuda.get_device_capability(device) >= (8, 0) else set()
+    if device.type == "cpu":
+        return {rule.capability for rule in TABLE if rule.capability and rule.capability in _cpu_flags()}
+    return set()
+
+
+def _cpu_flags() -> set[str]:
+    """Names of instruction sets, as torch and Linux spell them."""
+    if hasattr(torch.cpu, "get_capabilities"):  # newer than the oldest torch that miniclip supports
+        return {name for name, present in torch.cpu.get_capabilities().items() if present}
+    try:
+        return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return set()
 
 
 def resolve(precision: Precision, device: torch.device) -> Precision:
-    """`auto` to what this device does best; anything else stays."""
+    """Replace "auto" by the precision that the table gives for a device, and log the reason."""
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type == "cpu":
-        return "bfloat16" if _seconds(torch.float32) > FASTER * _seconds(torch.bfloat16) else "float32"
-    return "float32"
+    rule = choose(device.type, capabilities_of(device))
+    log.info("precision auto: %s on %s, because %s", rule.precision, device, rule.reason)
+    return rule.precision
 
 
 def dtype_named(name: str, device: torch.device) -> torch.dtype:
-    """The type of a name, "auto" being what this device does best.
+    """Return the dtype of a name; "auto" is the precision that the table gives for the device.
 
     Raises:
-        ValueError: it is neither "auto" nor the name of a type of weights.
+        ValueError: the name is neither "auto" nor one of `DTYPES`.
     """
     if name not in ("auto", *DTYPES):
         raise ValueError(f"unknown dtype {name!r}{did_you_mean(name, ('auto', *DTYPES))}")
-    found: torch.dtype = getattr(torch, resolve("auto", device) if name == "auto" else name)
-    return found
-
-
-def _seconds(dtype: torch.dtype) -> float:
-    """The best of several linear layers of the size that a small model has; some milliseconds in all.
-
-    The best, since another process that takes a core for a moment must not decide.
-    """
-    x, weight = torch.ones(1024, 256, dtype=dtype), torch.ones(1024, 256, dtype=dtype)
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        F.linear(x, weight)
-        best = min(best, time.perf_counter() - start)
-    return best
+    dtype: torch.dtype = getattr(torch, resolve("auto", device) if name == "auto" else name)
+    return dtype
