@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="precision of the weights; auto: bfloat16 where the device is faster in it (default: as they are opened)",
+        help="precision of the weights; auto: bfloat16 if the device has hardware for it (default: as they are opened)",
     )
 
 

@@ -52,7 +52,7 @@ class TrainConfig:
     max_logit_scale: float = setting(100.0, "greatest factor on the cosine similarities")
     loss: Loss = setting("contrastive", "contrastive (CLIP) or sigmoid (SigLIP)")
     precision: Precision = setting(
-        "auto", "float32, bfloat16 (autocast), or auto: bfloat16 where this machine multiplies faster in it"
+        "auto", "float32, bfloat16 (autocast), or auto: bfloat16 if the device has hardware for it"
     )
     min_crop_area: float = setting(
         0.9, "random crops keep at least this share of a picture's area, in (0, 1]; 1: no cropping"
