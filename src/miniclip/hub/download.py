@@ -1,7 +1,7 @@
 """Files of a Hub repository, downloaded into huggingface_hub's cache or found there without a network.
 
 The cache and its layout belong to huggingface_hub and are shared with other libraries; nothing is added to them.
-huggingface_hub is imported where it is used, so that `import miniclip` does not need it.
+huggingface_hub is imported inside functions, so that `import miniclip` does not need it.
 """
 
 from __future__ import annotations
