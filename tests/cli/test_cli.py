@@ -185,7 +185,7 @@ class TestModels:
 
 class TestErrors:
     def test_a_wrong_path(self, fails):
-        assert "/no/such/folder: nothing there" in fails("train", "--data", "/no/such/folder")
+        assert "/no/such/folder: does not exist" in fails("train", "--data", "/no/such/folder")
 
     def test_an_empty_folder(self, fails, tmp_path):
         assert "results.csv" in fails("train", "--data", tmp_path)

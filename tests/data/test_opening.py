@@ -1,4 +1,4 @@
-"""A path to a data set: each layout is recognised, its splits work, and what is none is said."""
+"""Detection of layouts: each is recognised and split; other paths raise."""
 
 import csv
 import io
@@ -21,16 +21,16 @@ SPLITS = {name: "train" if k < 16 else "val" if k < 18 else "test" for k, name i
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for k, name in enumerate(NAMES):
         Image.new("RGB", (16, 12), (10 * k, 30, 30)).save(folder / name)
     return folder
 
 
 def rows(*header: str, split: bool = False) -> list[tuple[str, ...]]:
-    found = [(name, caption, SPLITS[name]) for name, own in CAPTIONS.items() for caption in own]
-    return [header, *(row if split else row[:2] for row in found)]
+    content = [(name, caption, SPLITS[name]) for name, captions in CAPTIONS.items() for caption in captions]
+    return [header, *(row if split else row[:2] for row in content)]
 
 
 def write_csv(path: Path, content: list, delimiter: str = ",") -> None:
@@ -40,8 +40,8 @@ def write_csv(path: Path, content: list, delimiter: str = ",") -> None:
 
 def write_karpathy(path: Path) -> None:
     images = [
-        {"filename": name, "split": SPLITS[name], "sentences": [{"raw": caption} for caption in own]}
-        for name, own in CAPTIONS.items()
+        {"filename": name, "split": SPLITS[name], "sentences": [{"raw": caption} for caption in captions]}
+        for name, captions in CAPTIONS.items()
     ]
     path.write_text(json.dumps({"images": images}))
 
@@ -51,32 +51,33 @@ def kaggle_8k(root: Path) -> None:
 
 
 def kaggle_30k(root: Path) -> None:
-    lines = [f"{name}| {k}| {caption}" for name, own in CAPTIONS.items() for k, caption in enumerate(own)]
+    lines = [f"{name}| {k}| {caption}" for name, texts in CAPTIONS.items() for k, caption in enumerate(texts)]
     (root / "results.csv").write_text("\n".join(["image_name| comment_number| comment", *lines]))
 
 
 def kaggle_commas(root: Path) -> None:
-    content = [(name, k, caption) for name, own in CAPTIONS.items() for k, caption in enumerate(own)]
+    content = [(name, k, caption) for name, texts in CAPTIONS.items() for k, caption in enumerate(texts)]
     write_csv(root / "captions.txt", [("image_name", "comment_number", "comment"), *content])
 
 
 def authors_8k(root: Path) -> None:
-    lines = [f"{name}#{k}\t{caption}" for name, own in CAPTIONS.items() for k, caption in enumerate(own)]
-    lines += [f"2258277193_586949ec62.jpg.1#{k}\tA picture that never was ." for k in range(5)]
+    lines = [f"{name}#{k}\t{caption}" for name, texts in CAPTIONS.items() for k, caption in enumerate(texts)]
+    lines += [f"2258277193_586949ec62.jpg.1#{k}\tAn image that does not exist ." for k in range(5)]
     (root / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
-    for word, split in (("trainImages", "train"), ("devImages", "val"), ("testImages", "test")):
-        own = [name for name in NAMES if SPLITS[name] == split]
-        (root / f"Flickr_8k.{word}.txt").write_text("\n".join(own) + "\n")
+    for ending, split in (("trainImages", "train"), ("devImages", "val"), ("testImages", "test")):
+        names = [name for name in NAMES if SPLITS[name] == split]
+        (root / f"Flickr_8k.{ending}.txt").write_text("\n".join(names) + "\n")
 
 
 def authors_30k(root: Path) -> None:
-    lines = [f"{name}#{k}\t{caption}" for name, own in CAPTIONS.items() for k, caption in enumerate(own)]
+    lines = [f"{name}#{k}\t{caption}" for name, texts in CAPTIONS.items() for k, caption in enumerate(texts)]
     (root / "results_20130124.token").write_text("\n".join(reversed(lines)))
 
 
 def hub_csv(root: Path) -> None:
     content = [
-        (json.dumps(own), json.dumps([1, 2]), SPLITS[name], name, k) for k, (name, own) in enumerate(CAPTIONS.items())
+        (json.dumps(texts), json.dumps([1, 2]), SPLITS[name], name, k)
+        for k, (name, texts) in enumerate(CAPTIONS.items())
     ]
     write_csv(root / "flickr_annotations_30k.csv", [("raw", "sentids", "split", "filename", "img_id"), *content])
 
@@ -85,9 +86,9 @@ def hub_parquet(root: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    found = [{"bytes": (root / "images" / name).read_bytes(), "path": name} for name in NAMES]
+    images = [{"bytes": (root / "images" / name).read_bytes(), "path": name} for name in NAMES]
     columns = {
-        "image": found,
+        "image": images,
         "caption": list(CAPTIONS.values()),
         "filename": NAMES,
         "img_id": list(map(str, range(20))),
@@ -111,25 +112,25 @@ def one_table(root: Path) -> None:
     write_csv(root / "my photos.tsv", rows("filepath", "title"), "\t")
 
 
-def a_table_a_split(root: Path) -> None:
+def one_table_for_each_split(root: Path) -> None:
     content = rows("file_name", "text", split=True)
     for split, word in (("train", "train"), ("val", "valid"), ("test", "test")):
         write_csv(root / f"{word}.csv", [content[0], *(row[:2] for row in content[1:] if row[2] == split)])
 
 
-def image_folder(root: Path) -> None:
+def tables_in_split_folders(root: Path) -> None:
     for split, word in (("train", "train"), ("val", "validation"), ("test", "test")):
         (root / word).mkdir()
-        own = [name for name in NAMES if SPLITS[name] == split]
-        lines = [json.dumps({"file_name": name, "text": CAPTIONS[name]}) for name in own]
+        names = [name for name in NAMES if SPLITS[name] == split]
+        lines = [json.dumps({"file_name": name, "text": CAPTIONS[name]}) for name in names]
         (root / word / "metadata.jsonl").write_text("\n".join(lines))
-        for name in own:
+        for name in names:
             (root / "images" / name).rename(root / word / name)
 
 
-def texts(root: Path) -> None:
-    for name, own in CAPTIONS.items():
-        (root / "images" / name).with_suffix(".txt").write_text("\n".join(own))
+def text_files(root: Path) -> None:
+    for name, captions in CAPTIONS.items():
+        (root / "images" / name).with_suffix(".txt").write_text("\n".join(captions))
 
 
 def shards(root: Path) -> None:
@@ -144,7 +145,7 @@ def shards(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "kind", "own"),
+    ("make", "kind", "own_split"),
     [
         (kaggle_8k, Flickr30k, False),
         (kaggle_30k, Flickr30k, False),
@@ -156,43 +157,43 @@ def shards(root: Path) -> None:
         (karpathy_8k, Flickr8k, True),
         (karpathy_30k, Flickr30k, True),
         (one_table, Captions, False),
-        (a_table_a_split, Captions, True),
-        (image_folder, Captions, True),
-        (texts, Captions, False),
+        (one_table_for_each_split, Captions, True),
+        (tables_in_split_folders, Captions, True),
+        (text_files, Captions, False),
         (shards, WebDataset, True),
     ],
 )
-def test_each_layout_is_recognised_and_split(make, kind, own, pictures, tmp_path):
+def test_layout_is_recognised_and_split(make, kind, own_split, image_folder, tmp_path):
     root = tmp_path / "ein Ordner"
-    shutil.copytree(pictures, root / "images")
+    shutil.copytree(image_folder, root / "images")
     make(root)
     parts = {split: open_data(root, split) for split in ("train", "val", "test")}
     assert type(parts["train"]) is kind
     assert [len(part) for part in parts.values()] == [16, 2, 2]
-    found = {}
+    split_of = {}
     for split, data in parts.items():
         for k, captions in enumerate(data.captions):
             name = captions[0].removeprefix("caption 0 of ").split(",")[0]
-            found[name] = split
+            split_of[name] = split
             assert captions == CAPTIONS[name]
-            assert abs(data[k][0].getpixel((8, 6))[0] - 10 * NAMES.index(name)) < 6  # its own picture
-    assert set(found) == set(NAMES)
-    assert (found == SPLITS) == own
-    assert ("the set's own" in parts["train"].about) == own
+            assert abs(data[k][0].getpixel((8, 6))[0] - 10 * NAMES.index(name)) < 6  # the right image
+    assert set(split_of) == set(NAMES)
+    assert (split_of == SPLITS) == own_split
+    assert ("the dataset's own" in parts["train"].about) == own_split
     assert len(open_data(root, "all")) == 20
 
 
-def test_a_packed_set(pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "set" / "images")
-    kaggle_30k(tmp_path / "set")
-    assert main(["data", "pack", str(tmp_path / "set"), str(tmp_path / "out"), "--image-size", "16"]) == 0
+def test_cached_dataset(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "dataset" / "images")
+    kaggle_30k(tmp_path / "dataset")
+    assert main(["data", "pack", str(tmp_path / "dataset"), str(tmp_path / "out"), "--image-size", "16"]) == 0
     data = open_data(tmp_path / "out", "val")
     assert isinstance(data, CachedDataset)
-    assert data.captions == open_data(tmp_path / "set", "val").captions
+    assert data.captions == open_data(tmp_path / "dataset", "val").captions
 
 
-def test_karpathys_split_of_a_parquet(pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "images")
+def test_karpathys_split_of_parquet(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "images")
     hub_parquet(tmp_path)
     write_karpathy(tmp_path / "dataset_flickr30k.json")
     data = Flickr30k(tmp_path, "test")
@@ -201,49 +202,52 @@ def test_karpathys_split_of_a_parquet(pictures, tmp_path):
     assert Flickr30k(tmp_path, "val").captions == open_data(tmp_path, "val").captions
 
 
-class TestFiles:
+class TestTables:
     @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet"])
-    def test_a_table_by_itself(self, pictures, tmp_path, suffix):
+    def test_single_table(self, image_folder, tmp_path, suffix):
         path = tmp_path / f"t{suffix}"
         if suffix == ".parquet":
             pa = pytest.importorskip("pyarrow")
             from pyarrow import parquet
 
-            table = pa.table({"image": [str(pictures / name) for name in NAMES], "caption": list(CAPTIONS.values())})
+            table = pa.table(
+                {"image": [str(image_folder / name) for name in NAMES], "caption": list(CAPTIONS.values())}
+            )
             parquet.write_table(table, path)
         elif suffix in {".jsonl", ".json"}:
-            objects = [{"image": str(pictures / name), "caption": own} for name, own in CAPTIONS.items()]
+            objects = [{"image": str(image_folder / name), "caption": texts} for name, texts in CAPTIONS.items()]
             path.write_text(json.dumps(objects) if suffix == ".json" else "\n".join(map(json.dumps, objects)))
         else:
             write_csv(
-                path, [(str(pictures / row[0]), row[1]) if k else row for k, row in enumerate(rows("image", "caption"))]
+                path,
+                [(str(image_folder / row[0]), row[1]) if k else row for k, row in enumerate(rows("image", "caption"))],
             )
         assert [len(open_data(path, split)) for split in ("train", "val", "test", "all")] == [16, 2, 2, 20]
 
-    def test_columns_after_a_question_mark(self, pictures, tmp_path):
+    def test_columns_after_a_question_mark(self, image_folder, tmp_path):
         write_csv(
             tmp_path / "t.csv",
-            [(str(pictures / a), b) if k else (a, b) for k, (a, b) in enumerate(rows("bild", "was es zeigt"))],
+            [(str(image_folder / a), b) if k else (a, b) for k, (a, b) in enumerate(rows("bild", "was es zeigt"))],
         )
         with pytest.raises(DataError, match="found the columns 'bild', 'was es zeigt'"):
             open_data(tmp_path / "t.csv")
         assert len(open_data(f"{tmp_path}/t.csv?image=bild&caption=was es zeigt")) == 16
         assert len(open_data(f"{tmp_path}/t.csv?image=bild&caption=was+es+zeigt")) == 16
-        with pytest.raises(ValueError, match="unknown picture; after \\? come image= and caption="):
+        with pytest.raises(ValueError, match="unknown picture; after \\? expected image= and caption="):
             open_data(f"{tmp_path}/t.csv?picture=bild")
 
-    def test_a_question_mark_in_a_name(self, tmp_path):
+    def test_question_mark_in_a_file_name(self, tmp_path):
         (tmp_path / "why?a=b.csv").touch()
         assert parse_spec(tmp_path / "why?a=b.csv").path == tmp_path / "why?a=b.csv"
         assert parse_spec("who?.csv").path == Path("who?.csv")
 
 
-class TestWhatIsNone:
-    def test_nothing_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="nothing there; give a folder, a table"):
+class TestErrors:
+    def test_missing_path(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="does not exist; give a folder, a table"):
             open_data(tmp_path / "none", "train")
 
-    def test_a_folder_without_a_set_says_what_was_looked_for(self, tmp_path):
+    def test_unknown_folder_lists_known_layouts(self, tmp_path):
         (tmp_path / "notes.doc").touch()
         with pytest.raises(DataError) as error:
             open_data(tmp_path)
@@ -259,7 +263,7 @@ class TestWhatIsNone:
             assert str(name) in str(error.value)
         assert "\n" not in str(error.value)
 
-    def test_a_file_of_another_kind(self, tmp_path):
+    def test_unknown_suffix(self, tmp_path):
         (tmp_path / "t.xlsx").touch()
         with pytest.raises(DataError, match=r"found a file \.xlsx; expected \.csv"):
             open_data(tmp_path / "t.xlsx")
@@ -268,39 +272,39 @@ class TestWhatIsNone:
             open_data(tmp_path / "dataset_coco.json")
 
     @pytest.mark.parametrize("spec", ["https://example.org/a.tar", "s3://bucket/photos.csv"])
-    def test_an_address(self, spec):
-        with pytest.raises(ValueError, match="read from disk: download them") as error:
+    def test_url(self, spec):
+        with pytest.raises(ValueError, match="read from disk; download them") as error:
             open_data(spec)
         assert spec in str(error.value)
 
     def test_several_tables(self, tmp_path):
         for name in ("a.csv", "b.csv"):
             (tmp_path / name).write_text("image,caption\n")
-        with pytest.raises(DataError, match=r"2 tables \(a.csv, b.csv\); give the one"):
+        with pytest.raises(DataError, match=r"2 tables \(a.csv, b.csv\); give one of them"):
             open_data(tmp_path)
 
-    def test_a_split_that_the_drawn_set_has_not(self):
+    def test_unknown_split_of_shapes(self):
         with pytest.raises(ValueError, match="train, val, test"):
             open_data("shapes", "dev")
 
 
-class TestTheWordAndTheSeed:
-    def test_the_word_draws_and_a_path_reads(self, tmp_path, pictures, monkeypatch):
+class TestArguments:
+    def test_shapes_by_name_or_by_path(self, tmp_path, image_folder, monkeypatch):
         assert isinstance(open_data("shapes", "val"), Shapes)
-        shutil.copytree(pictures, tmp_path / "shapes" / "images")
+        shutil.copytree(image_folder, tmp_path / "shapes" / "images")
         kaggle_30k(tmp_path / "shapes")
         monkeypatch.chdir(tmp_path)
         for spec in ("./shapes", Path("shapes"), tmp_path / "shapes"):
             assert isinstance(open_data(spec, "all"), Flickr30k)
 
-    def test_the_seed_reaches_both(self, tmp_path, pictures):
+    def test_seed_is_passed_on(self, tmp_path, image_folder):
         assert open_data("shapes", "val", seed=1).captions != open_data("shapes", "val", seed=2).captions
-        shutil.copytree(pictures, tmp_path / "images")
+        shutil.copytree(image_folder, tmp_path / "images")
         kaggle_30k(tmp_path)
         assert open_data(tmp_path, "val", seed=1).captions != open_data(tmp_path, "val", seed=2).captions
 
-    def test_the_rule_for_errors_reaches_the_reader(self, tmp_path, pictures):
-        shutil.copytree(pictures, tmp_path / "images")
+    def test_on_error_is_passed_on(self, tmp_path, image_folder):
+        shutil.copytree(image_folder, tmp_path / "images")
         kaggle_30k(tmp_path)
         (tmp_path / "images" / "3.jpg").unlink()
         with pytest.raises(DataError, match=r"3\.jpg"):
@@ -309,16 +313,16 @@ class TestTheWordAndTheSeed:
             assert len(open_data(tmp_path, "all", on_error="skip")) == 19
 
 
-def test_training_evaluation_and_resuming_on_a_spreadsheet(pictures, tmp_path, monkeypatch, capsys):
+def test_training_evaluation_and_resuming_on_a_spreadsheet(image_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(pictures, tmp_path / "images")
+    shutil.copytree(image_folder, tmp_path / "images")
     write_csv(tmp_path / "photos.csv", rows("bild", "text"))
     spec = "photos.csv?image=bild&caption=text"
     common = ["--batch-size", "8", "--precision", "float32", "--device", "cpu"]
     assert main(["train", "--data", spec, "--max-steps", "1", "--epochs", "2", *common]) == 0
     run = tmp_path / "runs" / "photos"
     assert run.is_dir()
-    monkeypatch.chdir(tmp_path.parent)  # a run is resumed and evaluated from any folder
+    monkeypatch.chdir(tmp_path.parent)  # a run can be resumed and evaluated from any folder
     assert main(["train", "--resume", str(run)]) == 0
     assert main(["eval", str(run)]) == 0
     assert "2 pictures, 4 captions" in capsys.readouterr().out
@@ -328,8 +332,8 @@ def test_training_evaluation_and_resuming_on_a_spreadsheet(pictures, tmp_path, m
     assert "--allow-changes" in capsys.readouterr().err
 
 
-def test_what_a_run_leaves_out_its_evaluation_leaves_out(pictures, tmp_path, capsys):
-    shutil.copytree(pictures, tmp_path / "images")
+def test_evaluation_skips_what_the_run_skipped(image_folder, tmp_path, capsys):
+    shutil.copytree(image_folder, tmp_path / "images")
     content = rows("image", "caption", split=True)
     write_csv(tmp_path / "photos.csv", [("image", "caption", "split"), *content[1:], ("9.jpg", "\0", "train")])
     common = ["--run-dir", str(tmp_path / "run"), "--max-steps", "1", "--batch-size", "8", "--device", "cpu"]

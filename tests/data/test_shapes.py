@@ -283,9 +283,9 @@ class TestArguments:
         assert data[-1][1] == data[2][1] == data.captions[2]
         assert data.scene(-1) == data.scene(2)
         for index in (3, -4):
-            with pytest.raises(IndexError, match="3 pictures"):
+            with pytest.raises(IndexError, match="3 images"):
                 data[index]
-            with pytest.raises(IndexError, match="3 pictures"):
+            with pytest.raises(IndexError, match="3 images"):
                 data.scene(index)
         data[0][1].clear()
         assert len(data.captions[0]) == 5

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.data.dataset import Captions
+from miniclip.data import Captions
 from miniclip.evaluation.retrieval import Embeddings
 from miniclip.plots.callbacks import LearningCurve
 from miniclip.plots.confusions import draw_confusions, worst

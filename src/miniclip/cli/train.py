@@ -182,7 +182,7 @@ def started(settings: dict[str, Any]) -> Any:
 def arguments(settings: dict[str, Any]) -> dict[str, Any]:
     """The data and the model of a new run, and all else that its trainer is made from."""
     import miniclip
-    from miniclip.data.opening import from_anywhere, short_name
+    from miniclip.data.opening import absolute_spec, spec_name
     from miniclip.runs.directory import next_run_dir, refuse_a_run
 
     data, preset_name, checkpoint, run_dir, device = (
@@ -190,9 +190,9 @@ def arguments(settings: dict[str, Any]) -> dict[str, Any]:
     )
     if preset_name and checkpoint:
         raise ValueError("preset and model: give one of them, fresh weights or a checkpoint to start from")
-    data = DATA if data in (None, DATA) else from_anywhere(data)
+    data = DATA if data in (None, DATA) else absolute_spec(data)
     config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DATA else settings)
-    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / short_name(data))
+    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / spec_name(data))
     refuse_a_run(run_dir)  # before minutes of reading
     train_data, val_data = open_both(data, rule_of(dataclasses.asdict(config)))
     preset_name = preset_name or PRESET
@@ -221,7 +221,7 @@ def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: Tra
 def resumed(run: str, settings: dict[str, Any], allow_changes: bool, step: int | None) -> Any:
     """A trainer for a run that goes on."""
     import miniclip
-    from miniclip.data.opening import from_anywhere
+    from miniclip.data.opening import absolute_spec
     from miniclip.runs.directory import read_run
 
     device, data = (settings.pop(name, None) for name in ("device", "data"))
@@ -230,7 +230,7 @@ def resumed(run: str, settings: dict[str, Any], allow_changes: bool, step: int |
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is for a new run; --resume {run} goes on with that run's: leave it out")
     before = read_run(run)
-    data = None if data is None else from_anywhere(data)
+    data = None if data is None else absolute_spec(data)
     both = open_both(data or data_of(run, before), rule_of(before["train"] | settings))
     about = {} if data is None else {"data": data}
     rest = {"allow_changes": allow_changes, "step": step, "device": device, "about": about}

@@ -1,8 +1,9 @@
-"""Data sets of pictures with captions: `data[i]` is `(picture, [captions])`, and `len(data)` counts pictures."""
+"""Datasets of captioned images: `data[i]` is `(image, [captions])`, and `len(data)` counts images."""
 
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.cache.writing import pack
-from miniclip.data.dataset import Captions, ImageCaptionDataset
+from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.coco import CocoCaptions
 from miniclip.data.formats.flickr30k import Flickr8k, Flickr30k
 from miniclip.data.formats.webdataset import WebDataset

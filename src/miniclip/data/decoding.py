@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from miniclip.errors import DataError
+from miniclip.errors import DataError, UnreadableError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,7 +155,7 @@ def _opened(source: str | Path | bytes, name: str | None) -> Iterator[tuple[Imag
             raise  # the machine is out of memory, and the picture is not to blame
         named = name or ("a picture" if isinstance(source, bytes) else str(source))
         advice = "put a whole picture in its place, or take it out of the captions"
-        raise DataError(f"{named}: cannot be read as a picture: {_reason(error, start)}; {advice}") from error
+        raise UnreadableError(named, f"cannot be read as a picture: {_reason(error, start)}; {advice}") from error
 
 
 def _whole(image: Image.Image) -> Image.Image:

@@ -176,7 +176,7 @@ class ImageCaptionLoader:
         """Raise, or warn of them, and see that they are few."""
         for index, reason in failed.items():
             self.skip_log.add(name_of(self._data, index), reason)
-        self.skip_log.require_few(self.size)
+        self.skip_log.check_fraction(self.size)
 
 
 class CaptionTable:

@@ -1,4 +1,4 @@
-"""A path to a data set: finds out which of the layouts is there, and opens a split of it."""
+"""Detection of a dataset's layout: `open_data` finds which one is at a path, and opens a split of it."""
 
 from __future__ import annotations
 
@@ -6,142 +6,129 @@ import re
 import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 from miniclip.data.cache.reading import CachedDataset
-from miniclip.data.dataset import Captions, ImageCaptionDataset
+from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.formats.captions import Captions, load_tables
 from miniclip.data.formats.coco import CocoCaptions, find_coco
-from miniclip.data.formats.flickr30k import Flickr8k, Flickr30k, find_forms
-from miniclip.data.formats.folder import holds_pictures_with_texts
-from miniclip.data.formats.multifile import SUFFIXES, find_parquet, split_of
-from miniclip.data.formats.rows import Rule
-from miniclip.data.formats.webdataset import WebDataset, is_tar
+from miniclip.data.formats.columns import ColumnNames
+from miniclip.data.formats.flickr30k import Flickr8k, Flickr30k, find_flickr
+from miniclip.data.formats.folder import holds_images_with_texts
+from miniclip.data.formats.multifile import TABLE_SUFFIXES, find_parquet, split_of
+from miniclip.data.formats.options import ReadKeywords, ReadOptions
+from miniclip.data.formats.shards import is_tar
+from miniclip.data.formats.webdataset import WebDataset
 from miniclip.data.shapes import Shapes
-from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
-from miniclip.data.splits import MEANING
+from miniclip.data.splits import SPLIT_NAMES
 from miniclip.errors import DataError
 
-LOOKED_FOR = (
+LAYOUTS = (
     "Flickr30k's or Flickr8k's files (results.csv, captions.txt, Flickr8k.token.txt, dataset_*.json), COCO's "
     "(annotations/captions_train2017.json, dataset_coco.json), parquet files, one table (.csv, .tsv, .jsonl) or one "
-    "for each split, a data set that save_to_disk wrote, tar shards, a packed set, pictures with .txt files beside them"
+    "for each split, a dataset written by save_to_disk, tar shards, an image cache, images with .txt files beside them"
 )
 
 
-class Spec(NamedTuple):
-    """What `--data` says: a path and, of a table, which columns are which: `photos.csv?image=file&caption=text`."""
+class DatasetSpec(NamedTuple):
+    """Path of a dataset, and the columns of a table: `photos.csv?image=file&caption=text`."""
 
     path: Path
-    image: str | None
-    caption: str | None
+    columns: ColumnNames
 
 
-def parse_spec(spec: str | Path) -> Spec:
-    """Take a spec apart; a file that has a question mark in its name is that file.
+def parse_spec(spec: str | Path) -> DatasetSpec:
+    """Parse a spec. If a file has that name, question mark included, it is the path.
 
     Raises:
-        ValueError: something else than image and caption follows the question mark.
+        ValueError: the part after the question mark has keys other than image and caption.
     """
-    path, query = _divided(str(spec))
-    named = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-    unknown = named.keys() - {"image", "caption"}
+    path, query = _split_query(str(spec))
+    columns = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    unknown = columns.keys() - {"image", "caption"}
     if unknown:
-        raise ValueError(f"{spec}: unknown {', '.join(sorted(unknown))}; after ? come image= and caption=, joined by &")
-    return Spec(path, named.get("image"), named.get("caption"))
+        raise ValueError(
+            f"{spec}: unknown {', '.join(sorted(unknown))}; after ? expected image= and caption=, joined by &"
+        )
+    return DatasetSpec(path, ColumnNames(columns.get("image"), columns.get("caption")))
 
 
-def _divided(spec: str) -> tuple[Path, str]:
+def _split_query(spec: str) -> tuple[Path, str]:
     path, mark, query = spec.rpartition("?")
     if not mark or "=" not in query or Path(spec).expanduser().exists():
         return Path(spec).expanduser(), ""
     return Path(path).expanduser(), query
 
 
-def from_anywhere(spec: str) -> str:
-    """A spec with an absolute path, so that a run is resumed from any folder."""
+def absolute_spec(spec: str) -> str:
+    """Return a spec with an absolute path, so that a run can be resumed from any folder."""
     if spec == "shapes" or "://" in spec:
         return spec
-    path, query = _divided(spec)
+    path, query = _split_query(spec)
     return f"{path.resolve()}?{query}" if query else str(path.resolve())
 
 
-def short_name(spec: str) -> str:
-    """What a run on the data is called: "photos" of "sets/photos.csv?image=file"."""
-    path, _ = _divided(spec)
-    name = path.stem if path.suffix.lower() in (*SUFFIXES, ".tar") else path.name
+def spec_name(spec: str) -> str:
+    """Return a short name for runs on the data: "photos" for "datasets/photos.csv?image=file"."""
+    path, _ = _split_query(spec)
+    name = path.stem if path.suffix.lower() in (*TABLE_SUFFIXES, ".tar") else path.name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
 
 
-def open_data(
-    spec: str | Path,
-    split: str = "train",
-    *,
-    seed: int = 0,
-    on_error: OnError = "raise",
-    max_skip_fraction: float = MAX_SKIP_FRACTION,
-) -> ImageCaptionDataset:
-    """Open a data set by what the command line calls it.
+def open_data(spec: str | Path, split: str = "train", **options: Unpack[ReadKeywords]) -> ImageCaptionDataset:
+    """Open a dataset by its spec, as on the command line.
 
     Args:
-        spec: "shapes" for the drawn set that needs no files, or a path: a folder or a file in any of the layouts of
-            docs/data.md. A folder that is itself called shapes is "./shapes". The columns of a table are named after a
-            question mark, where their names are unusual: "photos.csv?image=file&caption=what it shows".
-        split: "train", "val", "test"; what is on disk has "all" too.
-        seed: of the drawing, or of the split where the set has none.
-        on_error: "raise" at what cannot be used, or "skip" it, named in `skip_log`.
-        max_skip_fraction: the share that may be left out.
+        spec: "shapes" for the synthetic dataset, or the path of a folder or a file in a layout of docs/data.md. Write
+            "./shapes" for a folder of that name. Unusual column names of a table follow a question mark:
+            "photos.csv?image=file&caption=what it shows".
+        split: "train", "val" or "test"; data on disk also have "all".
+        **options: `seed`, `on_error` and `max_skip_fraction`, as in `Captions`.
 
     Raises:
-        ValueError: no such split; an address in place of a path.
-        FileNotFoundError: nothing is there.
-        DataError: nothing that can be read is there, or it is not as it should be.
+        ValueError: the split does not exist, or the spec is a URL.
+        FileNotFoundError: the path does not exist.
+        DataError: the path has no known layout, or the data are damaged.
     """
     if spec == "shapes":
-        return Shapes(split, seed=seed)
+        return Shapes(split, seed=options.get("seed", 0))
     if "://" in str(spec):
         raise ValueError(
-            f"{spec}: data are read from disk: download them (`miniclip data get`, hf download, wget; the pictures of "
-            "a list of URLs: img2dataset), and give their path"
+            f"{spec}: data are read from disk; download them (`miniclip data get`, hf download, wget; img2dataset for "
+            "the images of a list of URLs), and give their path"
         )
-    path, image, caption = parse_spec(spec)
-    rule: dict[str, Any] = {"split": split, "seed": seed, "on_error": on_error, "max_skip_fraction": max_skip_fraction}
-    shards = _open_shards(str(path), rule)
-    if shards is not None:
-        return shards
+    path, columns = parse_spec(spec)
+    if CachedDataset.is_packed(path):
+        return CachedDataset(path, split)
+    if is_tar(path):
+        return WebDataset(path, split, **options)
     if path.is_file():
-        return _open_file(path, image, caption, Rule(**rule))
+        return _open_file(path, columns, ReadOptions(split, **options))
     if path.is_dir():
-        return _open_folder(path, image, caption, rule)
-    raise FileNotFoundError(f"{path}: nothing there; give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes")
+        return _open_folder(path, columns, split, options)
+    raise FileNotFoundError(f"{path}: does not exist; give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes")
 
 
-def _open_shards(spec: str, rule: dict[str, Any]) -> ImageCaptionDataset | None:
-    """A packed set, or tar shards; None for anything else."""
-    if CachedDataset.is_packed(spec):
-        return CachedDataset(spec, rule["split"])
-    return WebDataset(spec, **rule) if is_tar(spec) else None
-
-
-def _open_file(path: Path, image: str | None, caption: str | None, rule: Rule) -> ImageCaptionDataset:
+def _open_file(path: Path, columns: ColumnNames, options: ReadOptions) -> ImageCaptionDataset:
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        found = suffix or "without an ending"
-        raise DataError(f"{path}: found a file {found}; expected {', '.join(SUFFIXES)}, or a folder")
+    if suffix not in TABLE_SUFFIXES:
+        found = suffix or "without a suffix"
+        raise DataError(f"{path}: found a file {found}; expected {', '.join(TABLE_SUFFIXES)}, or a folder")
     if suffix == ".json" and path.name.startswith(("dataset_", "captions_")):
-        raise DataError(f"{path}: is one file of a set; give the folder that holds it and the pictures")
-    return Captions._of_files([path], image, caption, rule)
+        raise DataError(f"{path}: is only one file of a dataset; give the folder that holds it and the images")
+    return load_tables([path], path.parent, columns, options)
 
 
-def _open_folder(root: Path, image: str | None, caption: str | None, rule: dict[str, Any]) -> ImageCaptionDataset:
-    for fits, opened in LAYOUTS:
-        if image is None and caption is None and fits(root):
-            return opened(root, rule)
-    files = find_tables(root)
-    if files:
-        return Captions._of_files(files, image, caption, Rule(**rule), root)
-    if holds_pictures_with_texts(root):
-        return Captions.from_folder(root, **rule)
-    raise DataError(f"{root}: holds no data set that is known; looked for {LOOKED_FOR}")
+def _open_folder(root: Path, columns: ColumnNames, split: str, options: ReadKeywords) -> ImageCaptionDataset:
+    for matches, open_layout in FOLDER_LAYOUTS:
+        if columns == ColumnNames() and matches(root):
+            return open_layout(root, split, options)
+    tables = find_tables(root)
+    if tables:
+        return load_tables(tables, root, columns, ReadOptions(split, **options))
+    if holds_images_with_texts(root):
+        return Captions.from_folder(root, split=split, **options)
+    raise DataError(f"{root}: holds no dataset in a known layout; searched for {LAYOUTS}")
 
 
 def _is_coco(root: Path) -> bool:
@@ -150,73 +137,68 @@ def _is_coco(root: Path) -> bool:
 
 
 def _is_flickr8k(root: Path) -> bool:
-    table, split_file = find_forms(root, Flickr8k.split_file)
-    return (table is not None and table.name.startswith("Flickr8k")) or (
-        split_file is not None and split_file.name == Flickr8k.split_file
+    files = find_flickr(root, Flickr8k.split_file)
+    return (files.captions is not None and files.captions.name.startswith("Flickr8k")) or (
+        files.split is not None and files.split.name == Flickr8k.split_file
     )
 
 
 def _is_flickr30k(root: Path) -> bool:
-    return any(found is not None for found in find_forms(root, Flickr30k.split_file))
+    return any(find_flickr(root, Flickr30k.split_file))
 
 
 def _is_saved(root: Path) -> bool:
     return (root / "state.json").is_file() or (root / "dataset_dict.json").is_file()
 
 
-def _open_saved(root: Path, rule: dict[str, Any]) -> ImageCaptionDataset:
-    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+def _open_saved(root: Path, split: str, options: ReadKeywords) -> ImageCaptionDataset:
+    """Open what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     try:
         import datasets
     except ImportError:
         raise ImportError(
-            f'{root}: reading what save_to_disk wrote needs the datasets library: pip install "miniclip[datasets]"',
+            f'{root}: reading a dataset of save_to_disk needs the datasets library: pip install "miniclip[datasets]"',
             name="datasets",
         ) from None
-    found = datasets.load_from_disk(str(root))
-    if isinstance(found, dict):
-        parts = [part.add_column("split", [name] * len(part)) for name, part in found.items()]
-        found = datasets.concatenate_datasets(parts)
-    return Captions.from_huggingface(found, **rule)
+    saved = datasets.load_from_disk(str(root))
+    if isinstance(saved, dict):
+        parts = [part.add_column("split", [name] * len(part)) for name, part in saved.items()]
+        saved = datasets.concatenate_datasets(parts)
+    return Captions.from_huggingface(saved, split=split, **options)
 
 
-# Asked in this order: the marks of the first are the most particular.
-LAYOUTS: Sequence[tuple[Callable[[Path], bool], Callable[[Path, dict[str, Any]], ImageCaptionDataset]]] = (
+# The first match wins, so layouts with the most specific files come first.
+FOLDER_LAYOUTS: Sequence[tuple[Callable[[Path], bool], Callable[[Path, str, ReadKeywords], ImageCaptionDataset]]] = (
     (_is_saved, _open_saved),
-    (_is_coco, lambda root, rule: CocoCaptions(root, **rule)),
-    (_is_flickr8k, lambda root, rule: Flickr8k(root, **rule)),
-    (_is_flickr30k, lambda root, rule: Flickr30k(root, **rule)),
+    (_is_coco, lambda root, split, options: CocoCaptions(root, split, **options)),
+    (_is_flickr8k, lambda root, split, options: Flickr8k(root, split, **options)),
+    (_is_flickr30k, lambda root, split, options: Flickr30k(root, split, **options)),
 )
 
 
 def find_tables(root: Path) -> list[Path]:
-    """The tables of a folder that are one set: parquet files, one table, or one for each split.
+    """Find the tables of a folder that make up one dataset: parquet files, one table, or one for each split.
 
     Raises:
-        DataError: there are several, and their names do not say how they belong together.
+        DataError: there are several, and their names do not give a split each.
     """
     parquet = find_parquet(root)
     if parquet:
         return parquet
-    below = [root / word for word in _split_folders(root)]
-    tables = [path for folder in (root, *below) for path in _tables_in(folder)]
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() in SPLIT_NAMES)
+    tables = [path for folder in (root, *folders) for path in _tables_in(folder)]
     if len(tables) < 2:
         return tables
-    metadata = [path for path in tables if path.stem == "metadata"]
-    tables = metadata or tables
+    tables = [path for path in tables if path.stem == "metadata"] or tables
     splits = [split_of(path) for path in tables]
     if len(tables) > 1 and (None in splits or len(set(splits)) < len(splits)):
         names = ", ".join(str(path.relative_to(root)) for path in tables[:5])
-        raise DataError(f"{root}: holds {len(tables)} tables ({names}); give the one that is meant, as a file")
+        raise DataError(f"{root}: holds {len(tables)} tables ({names}); give one of them, as a file")
     return tables
 
 
-def _split_folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.lower() in MEANING)
-
-
 def _tables_in(folder: Path) -> list[Path]:
-    kinds = {".csv", ".tsv", ".tab", ".jsonl", ".ndjson"}
+    suffixes = {".csv", ".tsv", ".tab", ".jsonl", ".ndjson"}
     return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in kinds and path.is_file() and path.name[0] != "."
+        path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file() and path.name[0] != "."
     )

@@ -1,8 +1,7 @@
-"""What cannot be read, and what becomes of it: the run ends there, or it is named once, left out, and counted.
+"""Handling of images, rows and shards that cannot be used: raise, or log them and leave them out.
 
-One rule for every reader, for packing and for training: `on_error="raise"` raises at the first thing that cannot be
-read; "skip" warns of each by its name and reason, leaves it out, and raises when more than a share of all is gone,
-since a set of which much is broken is a mistake of another kind.
+All readers, the image cache and training share this rule. With `on_error="raise"` the first problem raises. With
+"skip", each one is logged with a warning. Too many of them raise all the same: the mistake is then probably elsewhere.
 """
 
 from __future__ import annotations
@@ -10,32 +9,32 @@ from __future__ import annotations
 import warnings
 from typing import Literal, get_args
 
-from miniclip.errors import DataError
+from miniclip.errors import DataError, UnreadableError
 
 OnError = Literal["raise", "skip"]
-MAX_SKIP_FRACTION = 0.05  # share of a set that may be left out
-SHOWN = 10  # warnings for single things; a list of thousands helps nobody
+MAX_SKIP_FRACTION = 0.05  # default limit of the fraction of a dataset that may be left out
+MAX_WARNINGS = 10  # of one log; the rest is only counted
 
 
 class SkipLog:
-    """The things of a data set that cannot be used, by name, each with its reason.
+    """Log of what was left out of a dataset.
 
     Args:
         on_error: "raise" or "skip".
-        max_skip_fraction: the share of a set, in [0, 1], that may be left out before `require_few` raises.
+        max_skip_fraction: fraction of the dataset, in [0, 1], above which `check_fraction` raises.
 
     Attributes:
-        reasons: name to reason, in the order in which they were found.
+        reasons: name to reason, in the order in which they were added.
 
     Raises:
-        ValueError: another word, or a share out of its range.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(self, on_error: OnError = "raise", max_skip_fraction: float = MAX_SKIP_FRACTION) -> None:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
         if not 0 <= max_skip_fraction <= 1:
-            raise ValueError(f"the share that may be left out is {max_skip_fraction}; expected a number in 0..1")
+            raise ValueError(f"max_skip_fraction is {max_skip_fraction}; expected a number from 0 to 1")
         self.on_error = on_error
         self.max_skip_fraction = max_skip_fraction
         self.reasons: dict[str, str] = {}
@@ -47,36 +46,49 @@ class SkipLog:
         return name in self.reasons
 
     def add(self, name: str, reason: str) -> None:
-        """Leave a thing out; the second time it is known already.
+        """Leave something out. A name that is already in the log is not counted again.
 
         Args:
-            name: what a user finds it by: a path, "captions.csv, line 7", "shard-0003.tar: 000123.jpg".
-            reason: what is wrong with it and what to do, without the name.
+            name: as in `UnreadableError`.
+            reason: likewise.
 
         Raises:
-            DataError: on_error is "raise".
+            UnreadableError: `on_error` is "raise".
         """
         if self.on_error == "raise":
-            raise DataError(f"{name}: {reason}")
+            raise UnreadableError(name, reason)
         if name in self.reasons:
             return
         self.reasons[name] = reason
-        if len(self) <= SHOWN:
-            more = "; further ones are counted, not shown" if len(self) == SHOWN else ""
+        if len(self) <= MAX_WARNINGS:
+            more = "; further warnings are suppressed" if len(self) == MAX_WARNINGS else ""
             warnings.warn(f"{name}: {reason} (left out){more}", stacklevel=3)
 
-    def require_few(self, total: int) -> None:
-        """See that no more than the share is gone.
+    def branch(self) -> SkipLog:
+        """Return an empty log with the same settings, for items with a total of their own."""
+        return SkipLog(self.on_error, self.max_skip_fraction)
+
+    def merge(self, branch: SkipLog) -> None:
+        """Take over the entries of a branch."""
+        self.reasons |= branch.reasons
+
+    def check_fraction(self, total: int) -> None:
+        """Raise if too much was left out.
 
         Args:
-            total: how many there were, with those that are left out.
+            total: number of items, including those left out.
 
         Raises:
-            DataError: too many are gone; the message names the first and its reason.
+            DataError: the fraction is above the limit; the message has the first entry.
         """
         if len(self) > self.max_skip_fraction * total:
-            first, reason = next(iter(self.reasons.items()))
+            name, reason = next(iter(self.reasons.items()))
             raise DataError(
-                f"{len(self):,} of {total:,} cannot be used, more than {self.max_skip_fraction:.1%}; the first: {first}: "
-                f"{reason}; mend them, or allow a larger share"
+                f"{len(self):,} of {total:,} cannot be used, more than {self.max_skip_fraction:.1%}; the first: "
+                f"{name}: {reason}; fix them, or raise max_skip_fraction"
             )
+
+
+def reason_of(error: Exception) -> str:
+    """Return the reason of an error in one line, without the name of the image."""
+    return " ".join((error.reason if isinstance(error, UnreadableError) else str(error)).split())

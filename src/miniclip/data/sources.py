@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset, file_of, image_of, name_of
-from miniclip.data.skipping import OnError
+from miniclip.data.skipping import OnError, reason_of
 from miniclip.data.transforms import Preprocess
-from miniclip.errors import DataError
+from miniclip.errors import DataError, UnreadableError
 from miniclip.runtime import distributed
 from miniclip.utils.threads import cores, threads
 
@@ -60,7 +60,7 @@ class InMemoryImages:
             if isinstance(pixels, Tensor):
                 self.pixels[index] = pixels
             elif on_error == "raise":  # now, and not when all the others are read
-                raise DataError(f"{name_of(data, index)}: {pixels}")
+                raise UnreadableError(name_of(data, index), pixels)
             else:
                 failed[index] = pixels
 
@@ -204,7 +204,7 @@ def pixels_or_reason(data: ImageCaptionDataset, index: int, preprocess: Preproce
             return preprocess.read(file, name_of(data, index), at_least)
         return preprocess.pixels(image_of(data, index, at_least))
     except (DataError, OSError) as error:
-        return " ".join(str(error).split()).removeprefix(f"{name_of(data, index)}: ")
+        return reason_of(error)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Which picture trains, which validates and which tests: by the words that a set uses, or drawn by a hash.
+"""Split of a dataset into train, val and test: the dataset's own, or drawn by a hash.
 
-Drawing: the rank of a picture is a hash of the seed and its name, so neither the order of the rows nor a random
-generator enters, and a picture that is added moves few others.
+A drawn split ranks the images by a hash of the seed and their names. It does not depend on the order of the rows, and
+a new image moves few others.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import NamedTuple
 
-Split = Literal["train", "val", "test", "all"]
-
-MEANING = {  # what people call them, in lower case
+SPLIT_NAMES = {  # common names of splits, in lower case
     "train": "train",
     "training": "train",
-    "restval": "train",  # Karpathy's: what COCO's validation set has left, which trains
+    "restval": "train",  # Karpathy's: images of COCO's validation set that he trains on
     "val": "val",
     "valid": "val",
     "validation": "val",
@@ -24,73 +22,87 @@ MEANING = {  # what people call them, in lower case
     "test": "test",
     "testing": "test",
 }
-_WORDS = re.compile(r"[A-Za-z]+")
+MAX_DRAWN = 1000  # images in a drawn val or test split
+_WORD = re.compile(r"[A-Za-z]+")
 
 
-def meaning(word: str) -> str:
-    """What a set's word for a split means: "validation" and "dev" are "val"; an unknown word means itself."""
-    return MEANING.get(word.strip().lower(), word.strip())
+class Splits(NamedTuple):
+    """Split of every image.
+
+    Attributes:
+        of: image name to split; images without a split are missing.
+        description: the origin of the split, for people.
+    """
+
+    of: dict[str, str]
+    description: str
 
 
-def in_name(name: str) -> str | None:
-    """The split that a file's name speaks of, such as "train-00000-of-00009.parquet"; None without just one."""
-    found = {MEANING[word.lower()] for word in _WORDS.findall(name) if word.lower() in MEANING}
-    return found.pop() if len(found) == 1 else None
+def normalize_split(name: str) -> str:
+    """Return "train", "val" or "test" for a common name such as "validation"; other names are returned stripped."""
+    return SPLIT_NAMES.get(name.strip().lower(), name.strip())
 
 
-def drawn(names: Iterable[str], seed: int) -> dict[str, str]:
-    """Draw a split by picture: 1,000 for val and for test, or a tenth of a small set, at least one.
+def split_in_name(file_name: str) -> str | None:
+    """Return the split in a file name such as "train-00000-of-00009"; None unless there is exactly one."""
+    splits = {SPLIT_NAMES[word.lower()] for word in _WORD.findall(file_name) if word.lower() in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def draw_splits(names: Iterable[str], seed: int) -> dict[str, str]:
+    """Draw a split: 1,000 images for each of val and test, or a tenth of a smaller dataset, but at least one.
 
     Returns:
-        The split of every name; nothing is ever in "train" of a set of one or two pictures.
+        Image name to split. With one or two images, none is in "train".
     """
-    ranked = _ranked(names, seed)
-    share = _share(len(ranked))
-    bounds = {"val": ranked[:share], "test": ranked[share : 2 * share], "train": ranked[2 * share :]}
-    return {name: split for split, members in bounds.items() for name in members}
+    ranked = _rank(names, seed)
+    size = _holdout_size(len(ranked))
+    parts = {"val": ranked[:size], "test": ranked[size : 2 * size], "train": ranked[2 * size :]}
+    return {name: split for split, members in parts.items() for name in members}
 
 
-def settled(splits: Mapping[str, str | None], seed: int, exact: bool = False) -> tuple[dict[str, str], str]:
-    """The split of every picture, and where it is from, in words.
+def resolve_splits(given: Mapping[str, str | None], seed: int, exact: bool = False) -> Splits:
+    """Take the dataset's own split if it has one, else draw it.
 
-    A set that names no splits is drawn; so is one all of whose files are called by the same split, since that is a
-    word for the whole (the parquet files of some sets are called test alone). Where there is no val, it is drawn from
-    train. Pictures without a split in a set that has splits are in none.
+    If all files have the name of one split, that name stands for the whole dataset, so the split is drawn. (The parquet
+    files of Flickr30k on the Hub are all called test.) A missing val is drawn from train. If some images have a split,
+    those without one are in no split.
 
     Args:
-        splits: what the set says of each picture, None where it says nothing.
-        seed: of what is drawn.
-        exact: one split for all is meant as such, since a column or a split file says it, not a file's name.
+        given: image name to the dataset's name of its split, None if it has none.
+        seed: of the drawn part.
+        exact: the names come from a column or a split file, not from file names; one split is then valid.
     """
-    named = {name: meaning(split) for name, split in splits.items() if split is not None and split.strip()}
-    held = set(named.values())
-    if not held or (len(held) == 1 and not exact):
-        only = f"all is called {held.pop()!r}, so the split is" if held else "the split is"
-        return drawn(splits, seed), f"{only} drawn by a hash of the pictures' names (seed {seed})"
-    if "val" in held or "train" not in held:
-        return named, "the split is the set's own"
-    ranked = _ranked([name for name, split in named.items() if split == "train"], seed)
-    named |= dict.fromkeys(ranked[: min(_share(len(ranked)), len(ranked) - 1)], "val")
-    return named, f"the split is the set's own, its val drawn from train by a hash (seed {seed})"
+    own = {name: normalize_split(split) for name, split in given.items() if split is not None and split.strip()}
+    known = set(own.values())
+    if not known or (len(known) == 1 and not exact):
+        start = f"all files are named {known.pop()!r}, so the split is" if known else "the split is"
+        return Splits(draw_splits(given, seed), f"{start} drawn by a hash of the image names (seed {seed})")
+    if "val" in known or "train" not in known:
+        return Splits(own, "the split is the dataset's own")
+    train = _rank([name for name, split in own.items() if split == "train"], seed)
+    own |= dict.fromkeys(train[: min(_holdout_size(len(train)), len(train) - 1)], "val")
+    return Splits(own, f"the split is the dataset's own, with val drawn from train by a hash (seed {seed})")
 
 
-def chosen(names: Sequence[str], splits: Mapping[str, str], split: str, said_by: str) -> list[str]:
-    """The names of one split, in order; "all" is everything.
+def select_split(names: Sequence[str], splits: Mapping[str, str], split: str, source: str) -> list[str]:
+    """Return the names in one split, in order; "all" returns every name.
 
     Raises:
-        ValueError: there is no such split; the message names those that there are.
+        ValueError: the split does not exist; the message names `source` and its splits.
     """
     if split == "all":
         return list(names)
     members = [name for name in names if splits.get(name) == split]
     if not members:
-        held = {splits[name] for name in names if name in splits}
-        known = [known for known in ("train", "val", "test") if known in held] + sorted(held - {"train", "val", "test"})
-        raise ValueError(f"no split {split!r}: {said_by} {', '.join(known)}; 'all' takes everything")
+        known = {splits[name] for name in names if name in splits}
+        usual = [name for name in ("train", "val", "test") if name in known]
+        listed = ", ".join(usual + sorted(known.difference(usual)))
+        raise ValueError(f"no split {split!r}: {source} ({len(names):,} images) has {listed}; 'all' takes everything")
     return members
 
 
-def _ranked(names: Iterable[str], seed: int) -> list[str]:
+def _rank(names: Iterable[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: (hashlib.sha256(_key(seed, name)).digest(), name))
 
 
@@ -98,5 +110,5 @@ def _key(seed: int, name: str) -> bytes:
     return f"{seed}/{name}".encode("utf-8", "surrogateescape")
 
 
-def _share(count: int) -> int:
-    return max(1, min(1000, count // 10))
+def _holdout_size(count: int) -> int:
+    return max(1, min(MAX_DRAWN, count // 10))

@@ -1,4 +1,4 @@
-"""What can be read of a data set: found before a long run starts, and not at its first evaluation."""
+"""Subset of a dataset without the images that cannot be read, found before a long run starts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from PIL import Image
 
 from miniclip.data.dataset import ImageCaptionDataset, checked_index, name_of
-from miniclip.data.skipping import SkipLog
+from miniclip.data.skipping import SkipLog, reason_of
 from miniclip.errors import DataError
 from miniclip.utils.threads import threads
 
 
-class Part:
-    """Some pictures of a data set, as a data set.
+class Subset:
+    """Images of a dataset at the given indices.
 
     Args:
-        data: the whole.
-        indices: which of it.
+        data: the whole dataset.
+        indices: of the images to keep.
     """
 
     def __init__(self, data: ImageCaptionDataset, indices: Sequence[int]) -> None:
@@ -28,41 +28,40 @@ class Part:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, list[str]]:
-        """As the whole has it."""
+        """Return the image and its captions."""
         return self.data[self.indices[checked_index(index, len(self))]]
 
     def name(self, index: int) -> str:
-        """As the whole has it."""
+        """Return the name that the image has in the whole dataset."""
         return name_of(self.data, self.indices[checked_index(index, len(self))])
 
 
-def readable(data: ImageCaptionDataset, skip_log: SkipLog) -> ImageCaptionDataset:
-    """The data without the pictures that cannot be read; every picture is opened once, in threads.
+def readable_subset(data: ImageCaptionDataset, skip_log: SkipLog) -> ImageCaptionDataset:
+    """Open every image once, in threads, and leave out those that cannot be read.
 
     Args:
-        data: the whole.
-        skip_log: is told of those that cannot be read, and raises where it is to, or where they are too many.
+        data: the whole dataset.
+        skip_log: receives the images that cannot be read.
 
     Returns:
-        The data themselves where nothing is wrong with them.
+        A `Subset`, or `data` itself if every image can be read.
 
     Raises:
-        DataError: as `skip_log` decides; or nothing is left.
+        DataError: as `skip_log` decides.
     """
 
-    def reason(index: int) -> str | None:
+    def check(index: int) -> str | None:
         try:
             data[index]
         except DataError as error:
-            return str(error)
+            return reason_of(error)
         return None
 
     with threads() as pool:
-        reasons = list(pool.map(reason, range(len(data))))
-    for index, found in enumerate(reasons):
-        if found is not None:
-            name = name_of(data, index)
-            skip_log.add(name, found.removeprefix(f"{name}: "))
-    skip_log.require_few(len(data))
-    kept = [index for index, found in enumerate(reasons) if found is None]
-    return data if len(kept) == len(data) else Part(data, kept)
+        reasons = list(pool.map(check, range(len(data))))
+    for index, reason in enumerate(reasons):
+        if reason is not None:
+            skip_log.add(name_of(data, index), reason)
+    skip_log.check_fraction(len(data))
+    kept = [index for index, reason in enumerate(reasons) if reason is None]
+    return data if len(kept) == len(data) else Subset(data, kept)

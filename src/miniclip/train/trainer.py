@@ -28,7 +28,7 @@ from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.loader import Batch, ImageCaptionLoader
 from miniclip.data.skipping import SkipLog
 from miniclip.data.sources import deaths_named
-from miniclip.data.subset import readable
+from miniclip.data.subset import readable_subset
 from miniclip.data.transforms import Augment
 from miniclip.diagnostics.check import Report, check
 from miniclip.diagnostics.health import look
@@ -138,7 +138,7 @@ class Trainer:
         self.model = model.to(device)
         distributed.copy_weights(self.model)
         if val_data is not None and config.on_error == "skip":  # now, and not at the first evaluation
-            val_data = readable(val_data, SkipLog("skip", config.max_skip_fraction))
+            val_data = readable_subset(val_data, SkipLog("skip", config.max_skip_fraction))
         self.train_data, self.val_data = train_data, val_data
         self.about = dict(about or {})
         cut = getattr(model.tokenizer, "truncated", 0)

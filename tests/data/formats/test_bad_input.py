@@ -1,7 +1,7 @@
-"""The table of bad input: each kind is read right, pixels and caption, or named with its reason; nothing hangs.
+"""Table of bad input: each case is read correctly, pixels and caption, or raises with its reason; nothing hangs.
 
-A row is a name, the maker of a file, and what is expected: the colour that the picture must show, or the words of the
-refusal. Colours are checked, since a picture that is read wrong is worse than one that is not read.
+A row has a name, a function that makes a file, and the expected colour or error message. Colours are checked, since an
+image that is read wrong is worse than one that is not read.
 """
 
 import contextlib
@@ -26,11 +26,10 @@ from PIL import Image, ImageCms, PngImagePlugin, features
 
 from miniclip import DataError, Tokenizer
 from miniclip.config import preset
-from miniclip.data import decoding as pictures
-from miniclip.data import open_data
+from miniclip.data import decoding, open_data
 from miniclip.data.decoding import open_image
 from miniclip.data.loader import ImageCaptionLoader
-from miniclip.data.skipping import SHOWN
+from miniclip.data.skipping import MAX_WARNINGS
 from miniclip.data.transforms import Preprocess
 
 RED, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)
@@ -39,14 +38,14 @@ ORIENTATION = 0x0112
 
 
 @pytest.fixture(autouse=True)
-def _never_a_hang():
-    """What waits for ever is ended, and is an error."""
+def _time_limit():
+    """Raise in a test that hangs."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
 
     def stop(*_):
-        raise TimeoutError("this hangs")
+        raise TimeoutError("the test hangs")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, 60)
@@ -55,7 +54,7 @@ def _never_a_hang():
     signal.signal(signal.SIGALRM, before)
 
 
-# Makers of files
+# Functions that make files
 
 
 def plain(colour=RED, size=(8, 6), mode="RGB"):
@@ -77,14 +76,14 @@ def pages(kind):
 
 
 def two_halves(kind, orientation):
-    """Red and blue, stored so that the orientation puts red on the left."""
+    """Image of red and blue, stored so that the orientation puts red on the left."""
     upright = plain(BLUE, (8, 8))
     upright.paste(RED, (0, 0, 4, 8))
     undo = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     stored = upright if undo[orientation] is None else upright.transpose(undo[orientation])
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    return saved(stored, kind, exif=exif, lossless=True)  # which WebP heeds
+    return saved(stored, kind, exif=exif, lossless=True)  # for WebP
 
 
 def chunk(kind, data, crc=None):
@@ -93,7 +92,7 @@ def chunk(kind, data, crc=None):
 
 
 def png(width=8, height=6, bits=8, colour=2, rows=None, more=b"", crc=None):
-    """A PNG by hand, with what Pillow does not write."""
+    """Make a PNG with features that Pillow does not write."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     rows = b"".join(b"\0" + b"\xff\0\0" * width for _ in range(height)) if rows is None else rows
     return (
@@ -105,11 +104,11 @@ def png(width=8, height=6, bits=8, colour=2, rows=None, more=b"", crc=None):
     )
 
 
-def png_of_16_bits():
+def png_with_16_bits():
     return png(bits=16, rows=(b"\0" + b"\xff\xff\0\0\0\0" * 8) * 6)
 
 
-def grey_of_16_bits(kind):
+def grey_with_16_bits(kind):
     image = Image.new("I;16", (8, 6))
     image.putdata([32896] * 48)
     return saved(image, kind)
@@ -138,7 +137,7 @@ def with_broken_exif():
 
 
 def with_huge_exif():
-    # a maker's note of 60,000 bytes, in as many entries as fit
+    # as many maker notes of 60,000 bytes as fit
     entries = b"".join(struct.pack("<HHII", 0x9000 + k % 999, 7, 60_000, 8) for k in range(3_000))
     return jpeg_with(0xE1, (b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 3_000) + entries)[:65_000])
 
@@ -153,10 +152,10 @@ def icc(kind, profile=None):
     return saved(plain(), kind, icc_profile=profile)
 
 
-def packed_text(kind, megabytes=20):
-    packed = zlib.compress(bytes(megabytes << 20), 9)
+def compressed_text(kind, megabytes=20):
+    compressed = zlib.compress(bytes(megabytes << 20), 9)
     head = {b"zTXt": b"Comment\0\0", b"iCCP": b"icc\0\0", b"iTXt": b"XML\0\1\0\0\0"}[kind]
-    return png(more=chunk(kind, head + packed))
+    return png(more=chunk(kind, head + compressed))
 
 
 def long_text():
@@ -165,8 +164,8 @@ def long_text():
     return saved(plain(), "PNG", pnginfo=notes)
 
 
-def gif_of_a_part():
-    """Its one frame covers the right half; what is left of it is background, and clear."""
+def gif_with_small_frame():
+    """GIF whose frame covers the right half; the background is transparent."""
     frame = Image.new("P", (4, 6), 0)
     frame.putpalette([255, 0, 0, 0, 255, 0])
     content = saved(frame, "GIF")
@@ -175,11 +174,11 @@ def gif_of_a_part():
     return screen[: at + 1] + struct.pack("<H", 4) + screen[at + 3 :]
 
 
-def gif_of_size(side):
+def gif_with_size(side):
     return b"GIF89a" + struct.pack("<HH", side, side) + bytes(3) + b"\x2c" + bytes(9) + b"\2\0;"
 
 
-def half_clear(kind):
+def half_transparent(kind):
     image = Image.new("RGBA", (8, 6), (255, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, 4, 6))
     return saved(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
@@ -200,30 +199,30 @@ def flipped(content, at, bits=0x10):
     return bytes(content)
 
 
-# Read right: name of the file, its maker, the colour at (x, y); where it matters, the size.
+# Read correctly: file name, function that makes the file, expected colour of the centre or at several (x, y).
 READ = {
     "a PNG called .jpg": ("a.jpg", lambda: saved(plain(), "PNG"), RED),
     "a JPEG called .png": ("a.png", lambda: saved(plain(), "JPEG", quality=95), RED),
-    "a WebP without a word": ("a", lambda: saved(plain(), "WEBP", lossless=True), RED),
+    "a WebP without a suffix": ("a", lambda: saved(plain(), "WEBP", lossless=True), RED),
     "a name of spaces and umlauts": ("ein schöner Tag — 日本.JPG", lambda: saved(plain(), "PNG"), RED),
-    "grey, 16 bits, PNG": ("a.png", lambda: grey_of_16_bits("PNG"), GREY),
-    "grey, 16 bits, TIFF": ("a.tif", lambda: grey_of_16_bits("TIFF"), GREY),
-    "RGB, 16 bits": ("a.png", png_of_16_bits, RED),
+    "grey, 16 bits, PNG": ("a.png", lambda: grey_with_16_bits("PNG"), GREY),
+    "grey, 16 bits, TIFF": ("a.tif", lambda: grey_with_16_bits("TIFF"), GREY),
+    "RGB, 16 bits": ("a.png", png_with_16_bits, RED),
     "one bit": ("a.png", lambda: saved(plain(WHITE, mode="1"), "PNG"), WHITE),
     "grey with alpha": ("a.png", lambda: saved(Image.new("LA", (8, 6), (0, 0)), "PNG"), WHITE),
     "CMYK as Adobe writes it, inverted": ("a.jpg", lambda: saved(plain(mode="CMYK"), "JPEG", quality=95), RED),
     "CMYK without Adobe's mark": ("a.jpg", cmyk_without_adobe, RED),
     "CMYK TIFF": ("a.tif", lambda: saved(plain(mode="CMYK"), "TIFF"), RED),
-    "palette with a clear colour": ("a.png", palette_with_transparency, HALF),
-    "palette with a clear colour, GIF": ("a.gif", lambda: palette_with_transparency("GIF"), HALF),
-    "half clear": ("a.png", lambda: half_clear("PNG"), HALF),
-    "half clear, WebP": ("a.webp", lambda: half_clear("WEBP"), HALF),
+    "palette with transparency": ("a.png", palette_with_transparency, HALF),
+    "palette with transparency, GIF": ("a.gif", lambda: palette_with_transparency("GIF"), HALF),
+    "half transparent": ("a.png", lambda: half_transparent("PNG"), HALF),
+    "half transparent, WebP": ("a.webp", lambda: half_transparent("WEBP"), HALF),
     "animated GIF": ("a.gif", lambda: frames("GIF"), RED),
     "animated WebP": ("a.webp", lambda: frames("WEBP", lossless=True), RED),
     "animated PNG": ("a.png", lambda: frames("PNG"), RED),
     "several pages": ("a.tif", lambda: pages("TIFF"), RED),
-    "several pictures of a camera": ("a.jpg", lambda: pages("MPO"), RED),
-    "a frame smaller than the GIF": ("a.gif", gif_of_a_part, {(7, 5): RED}),
+    "several images of a camera": ("a.jpg", lambda: pages("MPO"), RED),
+    "a frame smaller than the GIF": ("a.gif", gif_with_small_frame, {(7, 5): RED}),
     **{
         f"EXIF-rotated {kind}, {turn}": ("a.jpg", partial(two_halves, kind, turn), {(1, 4): RED, (6, 4): BLUE})
         for kind in ("JPEG", "PNG", "WEBP", "TIFF")
@@ -231,13 +230,13 @@ READ = {
     },
     "broken EXIF": ("a.jpg", with_broken_exif, RED),
     "huge EXIF": ("a.jpg", with_huge_exif, RED),
-    "an orientation that is none": ("a.jpg", lambda: with_orientation(99), RED),
+    "an invalid orientation": ("a.jpg", lambda: with_orientation(99), RED),
     "an orientation of another type": ("a.jpg", lambda: with_orientation(0, kind=2), RED),
     "a profile": ("a.jpg", lambda: icc("JPEG"), RED),
-    "a profile that is none": ("a.png", lambda: icc("PNG", b"no profile" * 9), RED),
+    "an invalid profile": ("a.png", lambda: icc("PNG", b"no profile" * 9), RED),
     "a long comment": ("a.png", long_text, RED),
-    "comments before the picture": ("a.jpg", lambda: jpeg_with(0xFE, b"x" * 65_000), RED),
-    "junk behind it": ("a.jpg", lambda: saved(plain(), "JPEG", quality=95) + b"<html>" * 100, RED),
+    "comments before the image": ("a.jpg", lambda: jpeg_with(0xFE, b"x" * 65_000), RED),
+    "trailing bytes": ("a.jpg", lambda: saved(plain(), "JPEG", quality=95) + b"<html>" * 100, RED),
     "progressive": ("a.jpg", lambda: saved(plain(), "JPEG", quality=95, progressive=True), RED),
     "BMP": ("a.bmp", lambda: saved(plain(), "BMP"), RED),
     "TGA": ("a.tga", lambda: saved(plain(), "TGA"), RED),
@@ -254,7 +253,7 @@ if features.check("avif"):
 if features.check("jpg_2000"):
     READ["JPEG 2000"] = ("a.jp2", lambda: saved(plain(size=(16, 16)), "JPEG2000"), RED)
 
-# Refused: name of the file, its maker, the words for what is wrong.
+# Refused: file name, function that makes the file, error message.
 REFUSED = {
     "empty": ("a.jpg", lambda: b"", "the file is empty"),
     "one byte": ("a.jpg", lambda: b"\xff", "no picture format"),
@@ -275,12 +274,12 @@ REFUSED = {
     "a bit in the pixels of a PNG": ("a.png", lambda: flipped(noise("PNG"), 5_000), "broken"),
     "a wrong checksum in a PNG": ("a.png", lambda: png(crc=1), "broken|no picture format"),
     "no pixels": ("a.png", lambda: png(0, 0), "0 x 0 pixels|no picture format"),
-    "a GIF without pixels": ("a.gif", lambda: gif_of_size(0), "0 x 0 pixels|no picture format"),
-    "a bomb of text": ("a.png", lambda: packed_text(b"zTXt", 80), "too large"),
-    "a bomb of a profile": ("a.png", lambda: packed_text(b"iCCP", 80), "too large"),
+    "a GIF without pixels": ("a.gif", lambda: gif_with_size(0), "0 x 0 pixels|no picture format"),
+    "a bomb of text": ("a.png", lambda: compressed_text(b"zTXt", 80), "too large"),
+    "a bomb of a profile": ("a.png", lambda: compressed_text(b"iCCP", 80), "too large"),
     "a bomb of pixels": ("a.png", lambda: png(20_000, 20_000, 1, 0, bytes(2_501 * 20_000)), "pixels"),
     "a smaller bomb": ("a.png", lambda: png(12_000, 12_000, 1, 0, bytes(1_501 * 12_000)), "made to fill"),
-    "a bomb of pixels, GIF": ("a.gif", lambda: gif_of_size(65_535), "pixels"),
+    "a bomb of pixels, GIF": ("a.gif", lambda: gif_with_size(65_535), "pixels"),
     "a side of a million": ("a.png", lambda: png(1_000_000, 1, rows=bytes(3_000_001)), "131,072 on a side"),
     "a header that lies": ("a.png", lambda: png(13_000, 13_000, 8, 6, rows=b"abc"), "in 68 bytes: empty, or made"),
     "a header that lies a little": ("a.png", lambda: png(4_000, 4_000, 8, 6, rows=b"abc"), "truncated"),
@@ -288,48 +287,48 @@ REFUSED = {
 }  # fmt: skip
 
 
-def expected(value, picture):
-    places = value if isinstance(value, dict) else {(picture.width // 2, picture.height // 2): value}
-    for (x, y), colour in places.items():
-        assert np.abs(np.subtract(picture.getpixel((x, y)), colour)).max() <= 12  # a JPEG is near
+def check_colours(expected, image):
+    colours = expected if isinstance(expected, dict) else {(image.width // 2, image.height // 2): expected}
+    for (x, y), colour in colours.items():
+        assert np.abs(np.subtract(image.getpixel((x, y)), colour)).max() <= 12  # a JPEG is not exact
 
 
 @pytest.mark.parametrize("case", READ)
-def test_read_right(tmp_path, case):
+def test_file_is_read_correctly(tmp_path, case):
     name, make, colour = READ[case]
     path = tmp_path / name
     path.write_bytes(make())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow, about EXIF that is broken
-        picture = open_image(path)
-        assert picture.mode == "RGB"
-        expected(colour, picture)
-        assert np.array_equal(np.array(open_image(path.read_bytes())), np.array(picture))
+        warnings.simplefilter("ignore")  # from Pillow, for broken EXIF
+        image = open_image(path)
+        assert image.mode == "RGB"
+        check_colours(colour, image)
+        assert np.array_equal(np.array(open_image(path.read_bytes())), np.array(image))
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_by_name_with_the_reason(tmp_path, case):
-    name, make, words = REFUSED[case]
+def test_file_is_refused_with_reason(tmp_path, case):
+    name, make, message = REFUSED[case]
     path = tmp_path / name
     path.write_bytes(make())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(DataError, match=words) as caught:
+        with pytest.raises(DataError, match=message) as caught:
             open_image(path)
-        with pytest.raises(DataError, match=words) as of_bytes:
+        with pytest.raises(DataError, match=message) as of_bytes:
             open_image(path.read_bytes(), name="shard.tar: 0.jpg")
     assert str(caught.value).startswith(f"{path}: cannot be read as a picture: ")
     assert str(of_bytes.value).startswith("shard.tar: 0.jpg: cannot be read as a picture: ")
     assert "\n" not in str(caught.value)
 
 
-# What may stand in a file's place: its maker, and the words for it.
+# Other things than a file at a path: function that makes it, and error message.
 def bind(path):
-    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):  # the path of a socket is short
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):  # socket paths must be short
         server.bind(path.name)
 
 
-PLACES = {
+NOT_FILES = {
     "nothing": (lambda path: None, "there is no such file"),
     "a folder": (lambda path: path.mkdir(), "it is a folder"),
     "a pipe": (lambda path: os.mkfifo(path), "it is a pipe"),
@@ -344,23 +343,23 @@ PLACES = {
 }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes, sockets and links as POSIX has them")
-@pytest.mark.parametrize("case", PLACES)
-def test_what_stands_in_a_file_s_place(tmp_path, case):
-    make, words = PLACES[case]
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes, sockets and links")
+@pytest.mark.parametrize("case", NOT_FILES)
+def test_path_without_regular_file_raises(tmp_path, case):
+    make, message = NOT_FILES[case]
     path = tmp_path / "a.jpg"
     make(path)
-    path, words = {
+    path, message = {
         "a file below a file": (tmp_path / "b" / "a.jpg", "not a directory"),
         "a name that is too long": (tmp_path / ("x" * 300 + ".jpg"), "name too long"),
         "a name with a NUL": (tmp_path / "a\0.jpg", "null"),
-    }.get(case, (path, words))
-    with pytest.raises(DataError, match=words):
+    }.get(case, (path, message))
+    with pytest.raises(DataError, match=message):
         open_image(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can read everything")
+def test_file_without_permission_raises(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(saved(plain(), "PNG"))
     path.chmod(0)
@@ -368,14 +367,14 @@ def test_a_file_that_may_not_be_read(tmp_path):
         open_image(path)
 
 
-def test_the_warning_of_large_pictures_is_no_error(tmp_path, monkeypatch):
+def test_pillow_warning_about_large_images_is_not_an_error(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(saved(plain(size=(100, 10)), "PNG"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
     with pytest.warns(Image.DecompressionBombWarning):
         assert open_image(path).size == (100, 10)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as people set it
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 999)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as users do
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 999)
     with pytest.raises(DataError, match="100 x 10 pixels are more than 999"):
         open_image(path)
 
@@ -387,15 +386,15 @@ FORMATS = {
     "progressive JPEG": noise("JPEG", (16, 12), progressive=True),
     "JPEG with EXIF": two_halves("JPEG", 6),
     "PNG": noise("PNG", (16, 12)),
-    "PNG of 16 bits": png_of_16_bits(),
+    "16-bit PNG": png_with_16_bits(),
     "palette PNG": palette_with_transparency(),
     "GIF": frames("GIF"),
     "WebP": noise("WEBP", (16, 12)),
     "lossless WebP": frames("WEBP", lossless=True),
     "BMP": noise("BMP", (16, 12)),
     "TIFF": noise("TIFF", (16, 12)),
-    "packed TIFF": noise("TIFF", (16, 12), compression="tiff_lzw"),
-    "16-bit TIFF": grey_of_16_bits("TIFF"),
+    "compressed TIFF": noise("TIFF", (16, 12), compression="tiff_lzw"),
+    "16-bit TIFF": grey_with_16_bits("TIFF"),
     "ICO": saved(plain(size=(16, 16)), "ICO"),
     "TGA": noise("TGA", (16, 12)),
     "PPM": noise("PPM", (16, 12)),
@@ -404,7 +403,7 @@ FORMATS = {
 
 
 def damaged(content, changes, length, inserted):
-    """A file with some bytes changed, mostly in its header, one run of bytes put in, and then cut."""
+    """Change some bytes, mostly in the header, insert one run of bytes, and cut the file."""
     content = bytearray(content)
     for place, value in changes:
         content[int(place**3 * (len(content) - 1))] = value
@@ -424,53 +423,53 @@ DAMAGE = st.tuples(
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(max_examples=60)
 @given(damage=DAMAGE)
-def test_whatever_is_damaged_is_a_picture_or_a_data_error(kind, damage):
+def test_damaged_file_is_read_or_raises_data_error(kind, damage):
     content = damaged(FORMATS[kind], *damage)
     refusal = "a picture: cannot be read as a picture: -"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            picture = open_image(content)
+            image = open_image(content)
         except DataError as error:
-            refusal, picture = str(error), None
+            refusal, image = str(error), None
     assert refusal.startswith("a picture: cannot be read as a picture: ")
     assert "\n" not in refusal
-    assert picture is None or (picture.mode == "RGB" and picture.width * picture.height > 0)
+    assert image is None or (image.mode == "RGB" and image.width * image.height > 0)
 
 
-# In a set, and through the loader
+# Through dataset and loader
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train(["picture number 0123456789", "a dog"] * 3, 600)
+    return Tokenizer.train(["image number 0123456789", "a dog"] * 3, 600)
 
 
-def write_set(folder):
-    """All of the files above and the places; those that are read with their captions, and the paths of the others."""
+def write_dataset(folder):
+    """Write all files above; return the captions of readable ones by path, and the paths of the others."""
     rows, good, bad = ["image,caption"], {}, set()
     for number, (name, make, _) in enumerate([*READ.values(), *REFUSED.values()]):
         path = folder / f"{number:03}-{name}"
         path.write_bytes(make())
-        rows.append(f"{path.name},picture number {number}")
+        rows.append(f"{path.name},image number {number}")
         if number < len(READ):
-            good[str(path)] = f"picture number {number}"
+            good[str(path)] = f"image number {number}"
         else:
             bad.add(str(path))
-    for number, (make, _) in enumerate(list(PLACES.values())[1:7]):
-        path = folder / f"place-{number}.jpg"
+    for number, (make, _) in enumerate(list(NOT_FILES.values())[1:7]):
+        path = folder / f"not-a-file-{number}.jpg"
         make(path)
-        rows.append(f"{path.name},no picture")
+        rows.append(f"{path.name},no image")
         bad.add(str(path))
     (folder / "all.csv").write_text("\n".join(rows), encoding="utf-8")
     return good, bad
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes, sockets and links as POSIX has them")
-@pytest.mark.filterwarnings("ignore")  # Pillow's, about EXIF that is broken
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes, sockets and links")
+@pytest.mark.filterwarnings("ignore")  # from Pillow, for broken EXIF
 @pytest.mark.parametrize("num_workers", [None, 1])
-def test_every_row_of_the_tables_in_one_set(tmp_path, tokenizer, num_workers):
-    good, bad = write_set(tmp_path)
+def test_all_files_in_one_dataset(tmp_path, tokenizer, num_workers):
+    good, bad = write_dataset(tmp_path)
     with warnings.catch_warnings(action="ignore"):
         data = open_data(tmp_path / "all.csv", "all", on_error="skip", max_skip_fraction=1.0)
     preprocess = Preprocess(preset("bert_vit_tiny"))
@@ -480,32 +479,34 @@ def test_every_row_of_the_tables_in_one_set(tmp_path, tokenizer, num_workers):
         batches = [*loader.epoch(0), *loader.epoch(1)]
         loader.close()
     assert loader.skip_log.reasons.keys() | data.skip_log.reasons.keys() == bad
-    assert len([warning for warning in shown if "(left out)" in str(warning.message)]) == SHOWN  # the rest are counted
-    seen = set()
+    assert (
+        len([warning for warning in shown if "(left out)" in str(warning.message)]) == MAX_WARNINGS
+    )  # the rest is only counted
+    read = set()
     for batch in batches:
         for index, pixels, tokens in zip(batch.indices.tolist(), batch.pixels, batch.tokens, strict=True):
             name = data.name(index)
-            seen.add(name)
+            read.add(name)
             assert tokenizer.decode(tokens.tolist()).split()[2:] == list(good[name].split()[2])  # digits are tokens
             assert torch.equal(pixels, preprocess.pixels(open_image(name)))
-    assert seen == good.keys()
+    assert read == good.keys()
 
-    def epoch(**rule):
-        with contextlib.closing(ImageCaptionLoader(data, tokenizer, preprocess, **options, **rule)) as loader:
+    def run_epoch(**skipping):
+        with contextlib.closing(ImageCaptionLoader(data, tokenizer, preprocess, **options, **skipping)) as loader:
             list(loader.epoch(0))
 
     with warnings.catch_warnings(action="ignore"):
         with pytest.raises(DataError, match="cannot be read as a picture"):
-            epoch()
+            run_epoch()
         with pytest.raises(DataError, match=r"more than 5\.0%"):
-            epoch(on_error="skip")
+            run_epoch(on_error="skip")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_file_that_vanishes_in_mid_epoch(tmp_path, tokenizer, num_workers):
+def test_file_removed_during_epoch(tmp_path, tokenizer, num_workers):
     for number in range(20):
         (tmp_path / f"{number}.png").write_bytes(saved(plain((number, 0, 0)), "PNG"))
-        (tmp_path / f"{number}.txt").write_text(f"picture number {number}")
+        (tmp_path / f"{number}.txt").write_text(f"image number {number}")
     data = open_data(tmp_path, "all")
 
     def epochs(**options):
@@ -518,10 +519,10 @@ def test_a_file_that_vanishes_in_mid_epoch(tmp_path, tokenizer, num_workers):
             num_workers=num_workers,
             **options,
         )
-        gone = int(loader._order(0)[-1, 0])
+        removed = int(loader._order(0)[-1, 0])
         first = loader.epoch(0)
         next(first)
-        path = tmp_path / data.name(gone)
+        path = tmp_path / data.name(removed)
         content = path.read_bytes()
         path.unlink()
         try:
@@ -540,8 +541,7 @@ def test_a_file_that_vanishes_in_mid_epoch(tmp_path, tokenizer, num_workers):
     assert str(path) not in {data.name(k) for batch in batches for k in batch.indices.tolist()}
 
 
-# Captions: what stands in the file, and the captions that come of it, or the words for what is wrong. The first
-# column is JSON, as it stands in a JSONL line and in a tar's json; the second the bytes of a .txt and of a CSV's field.
+# Captions: the caption in JSON (for JSONL and tars), its bytes (for .txt and CSV), and the expected captions or error.
 CAPTIONS = {
     "plain": ('"a dog"', b"a dog", ["a dog"]),
     "umlauts": ('"ein B\\u00e4r \\ud83d\\udc3b"', "ein Bär 🐻".encode(), ["ein Bär 🐻"]),
@@ -554,7 +554,7 @@ CAPTIONS = {
     "a list of null": ("[null]", None, "has no caption"),
     "an object": ('{"en": "a dog"}', None, "expected|is a dict"),
     "true": ("true", None, "expected"),
-    "half a character": ('"a \\ud800"', None, "half a character"),
+    "half a surrogate pair": ('"a \\ud800"', None, "half a surrogate pair"),
     "a NUL character": ('"a\\u0000dog"', b"a\0dog", "NUL"),
     "another encoding": (None, "café".encode("latin-1"), "is not UTF-8"),
     "long": (f'"{"word " * 10_000}"', b"word " * 10_000, [("word " * 10_000).strip()]),
@@ -563,30 +563,30 @@ CAPTIONS = {
 GOOD = 19
 
 
-def of_jsonl(folder, value, _):
+def make_jsonl(folder, value, _):
     lines = [f'{{"image": "{k}.png", "caption": "number {k}"}}' for k in range(GOOD)]
     (folder / "a.jsonl").write_text("\n".join([*lines, f'{{"image": "x.png", "caption": {value}}}']))
     return folder / "a.jsonl"
 
 
-def of_csv(folder, _, value):
+def make_csv(folder, _, value):
     lines = [f"{k}.png,number {k}".encode() for k in range(GOOD)]
     (folder / "a.csv").write_bytes(b"\n".join([b"image,caption", *lines, b"x.png," + value]))
     return folder / "a.csv"
 
 
-def of_texts(folder, _, value):
+def make_texts(folder, _, value):
     for k in range(GOOD):
         (folder / f"{k}.txt").write_text(f"number {k}")
     (folder / "x.txt").write_bytes(value)
     return folder
 
 
-def of_tar(folder, value, text):
+def make_tar(folder, value, text):
     with tarfile.open(folder / "a.tar", "w") as tar:
         for name in [*map(str, range(GOOD)), "x"]:
-            own = json.dumps({"caption": f"number {name}"}) if name != "x" else f'{{"caption": {value}}}'
-            parts = {"png": (folder / f"{name}.png").read_bytes(), "json": own.encode()}
+            text_json = json.dumps({"caption": f"number {name}"}) if name != "x" else f'{{"caption": {value}}}'
+            parts = {"png": (folder / f"{name}.png").read_bytes(), "json": text_json.encode()}
             if name == "x" and value is None:
                 parts = {"png": parts["png"], "txt": text}
             for ending, content in parts.items():
@@ -600,21 +600,21 @@ def of_tar(folder, value, text):
     ("make", "case"),
     [
         pytest.param(make, case, id=f"{make.__name__}-{case}")
-        for make in (of_jsonl, of_csv, of_texts, of_tar)
+        for make in (make_jsonl, make_csv, make_texts, make_tar)
         for case, (value, text, _) in CAPTIONS.items()
-        if (value if make is of_jsonl else value or text if make is of_tar else text) is not None
+        if (value if make is make_jsonl else value or text if make is make_tar else text) is not None
     ],
 )
-def test_captions(tmp_path, make, case):
+def test_caption_is_read_or_raises(tmp_path, make, case):
     value, text, expected = CAPTIONS[case]
     for number, name in enumerate([*map(str, range(GOOD)), "x"]):
         (tmp_path / f"{name}.png").write_bytes(saved(plain((number, 0, 0)), "PNG"))
     spec = make(tmp_path, value, text)
     if isinstance(expected, list):
         data = open_data(spec, "all")
-        own = next(k for k in range(len(data)) if "x.png" in data.name(k))
-        assert data.captions[own] == expected
-        assert data[own][0].getpixel((0, 0)) == (GOOD, 0, 0)
+        index = next(k for k in range(len(data)) if "x.png" in data.name(k))
+        assert data.captions[index] == expected
+        assert data[index][0].getpixel((0, 0)) == (GOOD, 0, 0)
     else:
         with pytest.raises(DataError, match=expected) as caught:
             open_data(spec, "all")
@@ -622,5 +622,5 @@ def test_captions(tmp_path, make, case):
         with pytest.warns(UserWarning, match=expected) as warned:
             data = open_data(spec, "all", on_error="skip")
         assert len(warned) == len(data.skip_log) == 1
-    rest = {captions[0]: picture.getpixel((0, 0)) for picture, captions in data if captions[0].startswith("number")}
+    rest = {captions[0]: image.getpixel((0, 0)) for image, captions in data if captions[0].startswith("number")}
     assert rest == {f"number {k}": (k, 0, 0) for k in range(GOOD)}

@@ -1,4 +1,4 @@
-"""A folder of pictures with text files beside them."""
+"""Folders of images with text files beside them."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from miniclip.data import Captions, open_data
 from miniclip.errors import DataError
 
 
-def put(root, name, text=None):
+def write_image(root, name, text=None):
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 3)).save(path)
@@ -23,13 +23,13 @@ def names(data, root):
     return [path.relative_to(root).as_posix() for path in data.paths]
 
 
-def test_pictures_below_with_a_caption_a_line(tmp_path):
-    put(tmp_path, "b.PNG", "one\n\n two \n")
-    put(tmp_path, "deep/er/a b.jpg", "three")
-    (tmp_path / "README.txt").write_text("nothing of a picture")
+def test_reads_nested_images_with_one_caption_a_line(tmp_path):
+    write_image(tmp_path, "b.PNG", "one\n\n two \n")
+    write_image(tmp_path, "deep/er/a b.jpg", "three")
+    (tmp_path / "README.txt").write_text("not a caption")
     (tmp_path / ".hidden").mkdir()
-    put(tmp_path, ".hidden/c.jpg", "no")
-    put(tmp_path, "._b.jpg")
+    write_image(tmp_path, ".hidden/c.jpg", "no")
+    write_image(tmp_path, "._b.jpg")
     data = Captions.from_folder(tmp_path)
     assert names(data, tmp_path) == ["b.PNG", "deep/er/a b.jpg"]
     assert data.captions == [["one", "two"], ["three"]]
@@ -38,15 +38,15 @@ def test_pictures_below_with_a_caption_a_line(tmp_path):
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
-    put(tmp_path / "elsewhere", "a.jpg", "one")
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
-    assert names(Captions.from_folder(tmp_path / "set"), tmp_path / "set") == ["link/a.jpg"]
+    write_image(tmp_path / "elsewhere", "a.jpg", "one")
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "dataset")
+    assert names(Captions.from_folder(tmp_path / "dataset"), tmp_path / "dataset") == ["link/a.jpg"]
 
 
-def test_a_text_file_may_keep_the_pictures_ending(tmp_path):
-    put(tmp_path, "a.jpg")
+def test_text_file_may_keep_the_image_suffix(tmp_path):
+    write_image(tmp_path, "a.jpg")
     (tmp_path / "a.jpg.txt").write_text("one")
     assert Captions.from_folder(tmp_path).captions == [["one"]]
 
@@ -58,27 +58,27 @@ def test_a_text_file_may_keep_the_pictures_ending(tmp_path):
         min_size=1,
     )
 )
-def test_what_is_written_comes_back(tmp_path_factory, captions):
+def test_roundtrip(tmp_path_factory, captions):
     root = tmp_path_factory.mktemp("any")
-    put(root, "a.jpg", "\n".join(captions))
+    write_image(root, "a.jpg", "\n".join(captions))
     assert Captions.from_folder(root).captions == [captions]
 
 
-def test_folders_called_by_splits_are_the_split(tmp_path):
+def test_folders_named_after_splits_are_the_split(tmp_path):
     for name in ("train/a.jpg", "train/x/b.jpg", "validation/a.jpg", "test/a.jpg"):
-        put(tmp_path, name, name)
+        write_image(tmp_path, name, name)
     assert names(Captions.from_folder(tmp_path, split="train"), tmp_path) == ["train/a.jpg", "train/x/b.jpg"]
     assert names(open_data(tmp_path, "val"), tmp_path) == ["validation/a.jpg"]
-    put(tmp_path, "other/a.jpg", "one")  # not all: then they are folders like others
+    write_image(tmp_path, "other/a.jpg", "one")  # not all folders are splits: the names do not count
     assert len(Captions.from_folder(tmp_path, split="val")) == 1
     assert "drawn" in Captions.from_folder(tmp_path, split="val").about
 
 
-def test_a_picture_without_text(tmp_path):
+def test_image_without_text_raises_or_is_skipped(tmp_path):
     for name in "abcd":
-        put(tmp_path, f"{name}.jpg", name)
-    put(tmp_path, "e.jpg")
-    put(tmp_path, "f.jpg", " \n")
+        write_image(tmp_path, f"{name}.jpg", name)
+    write_image(tmp_path, "e.jpg")
+    write_image(tmp_path, "f.jpg", " \n")
     with pytest.raises(DataError, match=r"e\.jpg: has no e\.txt beside it"):
         Captions.from_folder(tmp_path)
     with warnings.catch_warnings():
@@ -88,13 +88,13 @@ def test_a_picture_without_text(tmp_path):
     assert len(data.skip_log) == 2
 
 
-def test_no_pictures_no_texts_no_folder(tmp_path):
-    with pytest.raises(DataError, match="holds no pictures"):
+def test_empty_and_missing_folders_raise(tmp_path):
+    with pytest.raises(DataError, match="holds no images"):
         Captions.from_folder(tmp_path)
-    put(tmp_path, "a.jpg")
-    with pytest.raises(DataError, match=r"1 pictures and no text files.*dog\.txt"):
+    write_image(tmp_path, "a.jpg")
+    with pytest.raises(DataError, match=r"1 images and no text files.*dog\.txt"):
         Captions.from_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nothing there"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         Captions.from_folder(tmp_path / "no")
     with pytest.raises(FileNotFoundError, match="a file"):
         Captions.from_folder(tmp_path / "a.jpg")

@@ -1,4 +1,4 @@
-"""A Dataset of the datasets library: captions without a picture decoded."""
+"""Datasets of Hugging Face's datasets library."""
 
 import io
 import pickle
@@ -17,7 +17,7 @@ def png(value: int) -> bytes:
 
 
 class Table:
-    """What is asked of a data set, with nothing of the library."""
+    """Minimal stand-in for a Dataset."""
 
     def __init__(self, **columns):
         self.columns = columns
@@ -29,12 +29,12 @@ class Table:
     def __getitem__(self, key):
         if isinstance(key, str):
             if key == "image":
-                raise AssertionError("pictures were read to learn the captions")
+                raise AssertionError("images were read for the captions")
             return self.columns[key]
         return {name: column[key] for name, column in self.columns.items()}
 
 
-def test_captions_are_known_without_pictures():
+def test_captions_are_read_without_images():
     data = Captions.from_huggingface(Table(image=[png(0), png(9)], text=["one", ["two", "three"]]))
     assert data.captions == [["one"], ["two", "three"]]
     assert data[1][0].getpixel((0, 0)) == (9, 9, 9)
@@ -42,7 +42,7 @@ def test_captions_are_known_without_pictures():
     assert data.name(1) == "row 1"
 
 
-def test_pictures_in_other_forms(tmp_path):
+def test_image_types(tmp_path):
     (tmp_path / "a.png").write_bytes(png(1))
     forms = [
         {"bytes": png(1), "path": None},
@@ -50,7 +50,7 @@ def test_pictures_in_other_forms(tmp_path):
         Image.new("RGB", (4, 3), (1, 1, 1)),
     ]
     data = Captions.from_huggingface(Table(image=forms, caption=["a", "b", "c"]))
-    assert [picture.getpixel((0, 0)) for picture, _ in data] == [(1, 1, 1)] * 3
+    assert [image.getpixel((0, 0)) for image, _ in data] == [(1, 1, 1)] * 3
     broken = Captions.from_huggingface(Table(image=[None, str(tmp_path / "no.png")], caption=["a", "b"]))
     with pytest.raises(DataError, match="row 0: 'image' is a NoneType"):
         broken[0]
@@ -58,12 +58,12 @@ def test_pictures_in_other_forms(tmp_path):
         broken[1]
 
 
-def test_rows_that_name_the_same_picture():
+def test_rows_of_one_image_are_grouped():
     data = Captions.from_huggingface(Table(image=[png(0)] * 3, image_id=[7, 8, 7], caption=["one", "two", "three"]))
     assert data.captions == [["one", "three"], ["two"]]
 
 
-def test_what_is_no_data_set():
+def test_other_types_raise():
     with pytest.raises(
         TypeError, match=r"several splits \(train, test\); pass one of them, such as dataset\['train'\]"
     ):
@@ -85,26 +85,26 @@ def dataset():
     return datasets.Dataset.from_dict(columns, features=features)
 
 
-class TestTheLibrary:
-    def test_it_reads(self, dataset, monkeypatch):
+class TestLibrary:
+    def test_reads_without_decoding(self, dataset, monkeypatch):
         datasets = pytest.importorskip("datasets")
-        monkeypatch.setattr(datasets.Image, "decode_example", None)  # the library decodes nothing
+        monkeypatch.setattr(datasets.Image, "decode_example", None)  # a decode would fail
         data = Captions.from_huggingface(dataset)
         assert data.captions[7] == ["7", "x"]
         assert data[7][0].getpixel((0, 0)) == (7, 7, 7)
         assert pickle.loads(pickle.dumps(data))[8][0].getpixel((0, 0)) == (8, 8, 8)
         assert len(Captions.from_huggingface(dataset, split="train")) == 24
         picked = Captions.from_huggingface(dataset.select([5, 3]))
-        assert [picture.getpixel((0, 0))[0] for picture, _ in picked] == [5, 3]
+        assert [image.getpixel((0, 0))[0] for image, _ in picked] == [5, 3]
 
-    def test_several_splits_and_streams_are_refused(self, dataset):
+    def test_several_splits_and_streams_raise(self, dataset):
         datasets = pytest.importorskip("datasets")
         with pytest.raises(TypeError, match="several splits"):
             Captions.from_huggingface(datasets.DatasetDict(train=dataset))
         with pytest.raises(TypeError, match="without streaming"):
             Captions.from_huggingface(dataset.to_iterable_dataset())
 
-    def test_what_it_saves_is_opened(self, dataset, tmp_path):
+    def test_opens_save_to_disk(self, dataset, tmp_path):
         datasets = pytest.importorskip("datasets")
         dataset.save_to_disk(tmp_path / "one")
         assert len(open_data(tmp_path / "one", "val")) == 3
@@ -114,7 +114,7 @@ class TestTheLibrary:
         assert data.captions[0] == ["20", "x"]
         assert data[0][0].getpixel((0, 0)) == (20, 20, 20)
 
-    def test_its_parquet_is_opened(self, dataset, tmp_path):
+    def test_opens_to_parquet(self, dataset, tmp_path):
         (tmp_path / "data").mkdir()
         dataset.to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
         data = open_data(tmp_path, "all")

@@ -1,5 +1,6 @@
-"""Tar shards: found, listed, read by place, split; what is wrong is named; webdataset reads the same."""
+"""Tar shards: search, listing, reading and splits; errors name the member; webdataset reads the same."""
 
+import gzip
 import io
 import json
 import multiprocessing
@@ -13,12 +14,13 @@ import pytest
 from PIL import Image
 
 from miniclip import DataError
-from miniclip.data.formats.tars import read_table
-from miniclip.data.formats.webdataset import WebDataset, find_shards, is_tar
+from miniclip.data.formats.shards import find_shards, is_tar
+from miniclip.data.formats.tars import list_members
+from miniclip.data.formats.webdataset import WebDataset
 
 
-def picture(number=0, kind="PNG"):
-    """A file of 4 x 3 pixels of a grey that says which it is."""
+def encode_image(number=0, kind="PNG"):
+    """Encode an image of 4 x 3 pixels, grey of level `number`."""
     file = io.BytesIO()
     Image.new("RGB", (4, 3), (number % 256,) * 3).save(file, kind)
     return file.getvalue()
@@ -29,7 +31,7 @@ def grey(image):
 
 
 def write_tar(path, members, **options):
-    """A tar of (name, content) or of TarInfo without content."""
+    """Write a tar of (name, content) pairs or of TarInfo objects without content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", **options) as tar:
         for member in members:
@@ -43,7 +45,7 @@ def write_tar(path, members, **options):
 
 
 def sample(number, text=None):
-    return [(f"{number:03}.png", picture(number)), (f"{number:03}.txt", (text or f"number {number}").encode())]
+    return [(f"{number:03}.png", encode_image(number)), (f"{number:03}.txt", (text or f"number {number}").encode())]
 
 
 def write_shards(folder, shards=3, each=4, pattern="{:04}.tar"):
@@ -54,18 +56,18 @@ def write_shards(folder, shards=3, each=4, pattern="{:04}.tar"):
     ]
 
 
-def everything(*arguments, **options):
+def open_all(*arguments, **options):
     return WebDataset(*arguments, split="all", **options)
 
 
-def one(tmp_path, *members, **options):
-    return everything(write_tar(tmp_path / "a.tar", members), **options)
+def open_members(tmp_path, *members, **options):
+    return open_all(write_tar(tmp_path / "a.tar", members), **options)
 
 
 class TestReading:
-    def test_pictures_and_captions_belong_together(self, tmp_path):
+    def test_images_keep_their_captions(self, tmp_path):
         write_shards(tmp_path)
-        data = everything(tmp_path)
+        data = open_all(tmp_path)
         assert len(data) == 12
         assert data.captions == [[f"number {k}"] for k in range(12)]
         for k in (7, 0, 11, -1):
@@ -73,14 +75,14 @@ class TestReading:
             assert (image.mode, image.size) == ("RGB", (4, 3))
             assert captions == [f"number {grey(image)}"]
         assert data.name(4) == f"{tmp_path / '0001.tar'}: 004.png"
-        assert repr(data) == "WebDataset(12 pictures, 12 captions)"
+        assert repr(data) == "WebDataset(12 images, 12 captions)"
         with pytest.raises(IndexError):
             data[12]
 
-    def test_a_reduced_jpeg(self, tmp_path):
+    def test_jpeg_is_reduced(self, tmp_path):
         file = io.BytesIO()
         Image.new("RGB", (64, 64), "white").save(file, "JPEG")
-        data = one(tmp_path, ("0.jpg", file.getvalue()), ("0.txt", b"white"))
+        data = open_members(tmp_path, ("0.jpg", file.getvalue()), ("0.txt", b"white"))
         assert data.image(0, 16).size == (16, 16)
 
     @pytest.mark.parametrize(
@@ -95,36 +97,43 @@ class TestReading:
             ({"caption": None, "key": "000"}, ["from the text"]),
         ],
     )
-    def test_captions_of_a_json(self, tmp_path, content, captions):
-        members = [("0.jpg", picture()), ("0.json", json.dumps(content).encode()), ("0.txt", b"from the text")]
-        assert one(tmp_path, *members).captions == [captions]
+    def test_captions_from_json(self, tmp_path, content, captions):
+        members = [("0.jpg", encode_image()), ("0.json", json.dumps(content).encode()), ("0.txt", b"from the text")]
+        assert open_members(tmp_path, *members).captions == [captions]
 
-    def test_the_key_of_the_captions(self, tmp_path):
-        members = [("0.jpg", picture()), ("0.json", b'{"caption": "no", "blip": {"short": "a dog"}}')]
-        assert one(tmp_path, *members, caption="blip.short").captions == [["a dog"]]
+    def test_caption_key(self, tmp_path):
+        members = [("0.jpg", encode_image()), ("0.json", b'{"caption": "no", "blip": {"short": "a dog"}}')]
+        assert open_members(tmp_path, *members, caption="blip.short").captions == [["a dog"]]
         with pytest.raises(DataError, match=r"0\.jpg: has no caption that is not blank.*under blip\.long"):
-            one(tmp_path, *members, caption="blip.long")
+            open_members(tmp_path, *members, caption="blip.long")
 
-    def test_a_line_of_a_txt_is_a_caption(self, tmp_path):
-        assert one(tmp_path, ("0.jpg", picture()), ("0.txt", "\ufeffa dog\r\n\nein Bär\n".encode())).captions == [
-            ["a dog", "ein Bär"]
-        ]
+    def test_each_line_of_txt_is_a_caption(self, tmp_path):
+        assert open_members(
+            tmp_path, ("0.jpg", encode_image()), ("0.txt", "\ufeffa dog\r\n\nein Bär\n".encode())
+        ).captions == [["a dog", "ein Bär"]]
 
-    def test_members_need_not_be_neighbours(self, tmp_path):
+    def test_members_need_not_be_adjacent(self, tmp_path):
         members = [*(sample(k)[0] for k in range(5)), *(sample(k)[1] for k in reversed(range(5)))]
-        data = one(tmp_path, *members)
+        data = open_members(tmp_path, *members)
         assert [(grey(image), captions) for image, captions in data] == [(k, [f"number {k}"]) for k in range(5)]
 
-    def test_one_of_several_pictures(self, tmp_path):
-        members = [("0.left.jpg", picture(1)), ("0.right.jpg", picture(2)), ("0.txt", b"a pair")]
-        with pytest.raises(DataError, match=r"0\.left\.jpg: is one of several pictures"):
-            one(tmp_path, *members)
-        assert grey(one(tmp_path, *members, picture="right.jpg")[0][0]) == 2
+    def test_several_images_need_a_choice(self, tmp_path):
+        members = [("0.left.jpg", encode_image(1)), ("0.right.jpg", encode_image(2)), ("0.txt", b"a pair")]
+        with pytest.raises(DataError, match=r"0\.left\.jpg: is one of several images"):
+            open_members(tmp_path, *members)
+        assert grey(open_members(tmp_path, *members, image="right.jpg")[0][0]) == 2
 
-    def test_a_mask_beside_the_picture(self, tmp_path):
-        assert grey(one(tmp_path, ("0.seg.png", picture(9)), ("0.JPG", picture(1)), ("0.txt", b"a"))[0][0]) == 1
+    def test_mask_beside_image_is_ignored(self, tmp_path):
+        assert (
+            grey(
+                open_members(tmp_path, ("0.seg.png", encode_image(9)), ("0.JPG", encode_image(1)), ("0.txt", b"a"))[0][
+                    0
+                ]
+            )
+            == 1
+        )
 
-    def test_what_else_lies_in_a_shard(self, tmp_path):
+    def test_other_members_are_ignored(self, tmp_path):
         others = [
             ("checksums.md5", b"x"),
             ("LICENSE", b"x"),
@@ -134,28 +143,29 @@ class TestReading:
         ]
         folder = tarfile.TarInfo("sub")
         folder.type = tarfile.DIRTYPE
-        assert len(one(tmp_path, folder, *others, *sample(0))) == 1
+        assert len(open_members(tmp_path, folder, *others, *sample(0))) == 1
 
     @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-    def test_names(self, tmp_path, form):
+    def test_member_names(self, tmp_path, form):
         names = ["a b/ü/1.2/0", "long" * 20 + "/" + "x" * 90, *([] if form == tarfile.USTAR_FORMAT else ["日本" * 60])]
-        members = [(f"{n}.{end}", data) for n in names for end, data in (("png", picture()), ("txt", b"a"))]
-        # the key ends at the first dot of the name, and "1.2" is a folder's
-        data = everything(write_tar(tmp_path / "spaces and ü" / "a.tar", members, format=form))
+        members = [(f"{n}.{end}", data) for n in names for end, data in (("png", encode_image()), ("txt", b"a"))]
+        # the key ends at the first dot of the file name; "1.2" is a folder
+        data = open_all(write_tar(tmp_path / "spaces and ü" / "a.tar", members, format=form))
         assert [data.name(k).split(": ", 1)[1] for k in range(len(data))] == [f"{name}.png" for name in names]
 
-    def test_names_that_lead_elsewhere_are_names(self, tmp_path):
+    def test_member_names_are_never_paths(self, tmp_path):
         names = ["/etc/passwd", "../../up", "a/../../b", "C:\\windows\\c"]
         write_tar(
-            tmp_path / "in" / "a.tar", [(f"{n}.{e}", d) for n in names for e, d in (("png", picture()), ("txt", b"x"))]
+            tmp_path / "in" / "a.tar",
+            [(f"{n}.{e}", d) for n in names for e, d in (("png", encode_image()), ("txt", b"x"))],
         )
-        data = everything(tmp_path / "in" / "a.tar")
+        data = open_all(tmp_path / "in" / "a.tar")
         assert [data[k][1] for k in range(4)] == [["x"]] * 4
         assert [p.name for p in tmp_path.rglob("*")] == ["in", "a.tar"]
 
-    def test_workers_forks_and_threads(self, tmp_path):
+    def test_works_in_threads_and_forks_and_pickled(self, tmp_path):
         write_shards(tmp_path, shards=2, each=20)
-        data = pickle.loads(pickle.dumps(everything(tmp_path)))
+        data = pickle.loads(pickle.dumps(open_all(tmp_path)))
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(lambda k: grey(data[k % 40][0]), range(200))) == [k % 40 for k in range(200)]
         if "fork" in multiprocessing.get_all_start_methods():
@@ -173,8 +183,8 @@ class TestReading:
             assert os.read(read, 2) == b"11"
 
 
-class TestShards:
-    def test_words_for_shards(self, tmp_path, monkeypatch):
+class TestFindShards:
+    def test_find_shards(self, tmp_path, monkeypatch):
         paths = write_shards(tmp_path / "in [brackets] {and} braces")
         folder = paths[0].parent
         assert find_shards(folder) == find_shards(str(folder)) == paths
@@ -183,7 +193,7 @@ class TestShards:
         assert find_shards(folder / "0001.tar") == [paths[1]]
         monkeypatch.chdir(folder)
         paths = [Path(path.name) for path in paths]
-        for words in (
+        for spec in (
             "{0000..0002}.tar",
             "{0000,0001,0002}.tar",
             "000{0..2}.tar",
@@ -191,25 +201,25 @@ class TestShards:
             "000[0-2].tar",
             "{0000..0001}.tar",
         ):
-            assert find_shards(words) == paths[: 2 if "0001}" in words else 3]
-        assert find_shards("{0000..0005}.tar")[-1] == Path("0005.tar")  # missing: for the reader to name
+            assert find_shards(spec) == paths[: 2 if "0001}" in spec else 3]
+        assert find_shards("{0000..0005}.tar")[-1] == Path("0005.tar")  # missing; the reader reports it
 
-    @pytest.mark.parametrize("words", ["none.tar", "none-{0..3}.tar", "no*.tar", "."])
-    def test_no_shards(self, tmp_path, monkeypatch, words):
+    @pytest.mark.parametrize("spec", ["none.tar", "none-{0..3}.tar", "no*.tar", "."])
+    def test_missing_shards_raise(self, tmp_path, monkeypatch, spec):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(FileNotFoundError, match="no such file; give a "):
-            WebDataset(words)
+            WebDataset(spec)
 
-    @pytest.mark.parametrize("words", ["https://a.b/{0..3}.tar", "s3://b/0.tar", "pipe:cat 0.tar"])
-    def test_addresses(self, words):
-        with pytest.raises(ValueError, match="read from disk: download"):
-            WebDataset(words)
+    @pytest.mark.parametrize("spec", ["https://a.b/{0..3}.tar", "s3://b/0.tar", "pipe:cat 0.tar"])
+    def test_urls_raise(self, spec):
+        with pytest.raises(ValueError, match="read from disk; download"):
+            WebDataset(spec)
 
-    def test_ranges_that_are_none(self):
+    def test_backward_range_raises(self):
         with pytest.raises(ValueError, match="backwards"):
             WebDataset("{9..3}.tar")
 
-    def test_what_is_called_as_shards_are(self, tmp_path):
+    def test_is_tar(self, tmp_path):
         assert is_tar("a.tar")
         assert is_tar(Path("a-{0..9}.TAR"))
         assert is_tar("shards/*.tar.gz")
@@ -223,36 +233,36 @@ class TestShards:
 
 
 class TestSplit:
-    def test_drawn_by_hash(self, tmp_path):
+    def test_split_is_drawn_by_hash(self, tmp_path):
         write_shards(tmp_path, shards=5, each=8)
         parts = {split: WebDataset(tmp_path, split) for split in ("train", "val", "test")}
         assert {split: len(part) for split, part in parts.items()} == {"train": 32, "val": 4, "test": 4}
-        assert sorted(c for part in parts.values() for c in part.captions) == sorted(everything(tmp_path).captions)
+        assert sorted(c for part in parts.values() for c in part.captions) == sorted(open_all(tmp_path).captions)
         assert WebDataset(tmp_path, "val", seed=1).captions != parts["val"].captions
 
-    def test_a_set_that_moves_keeps_its_split(self, tmp_path):
+    def test_moved_dataset_keeps_its_split(self, tmp_path):
         write_shards(tmp_path / "a", shards=5, each=8)
         write_shards(tmp_path / "b" / "c", shards=5, each=8)
         assert WebDataset(tmp_path / "a", "val").captions == WebDataset(str(tmp_path / "b/c/*.tar"), "val").captions
 
     @pytest.mark.parametrize("pattern", ["x-{}-{:02}.tar", "{}/{:02}.tar"])
-    def test_by_the_shards_names(self, tmp_path, pattern):
+    def test_split_from_shard_names(self, tmp_path, pattern):
         for number, split in enumerate(("train", "val", "test")):
             write_tar(tmp_path / pattern.format(split, 0), [*sample(number), *sample(number + 10)])
         for number, split in enumerate(("train", "val", "test")):
             data = WebDataset(str(tmp_path / ("*.tar" if pattern[0] == "x" else "*/*.tar")), split)
             assert data.captions == [[f"number {number}"], [f"number {number + 10}"]]
 
-    def test_only_the_split_s_shards_are_read(self, tmp_path):
+    def test_only_shards_of_the_split_are_read(self, tmp_path):
         write_tar(tmp_path / "train.tar", sample(0))
         write_tar(tmp_path / "val.tar", sample(1)).write_bytes(b"broken")
         assert len(WebDataset(tmp_path, "train")) == 1
 
-    def test_shards_of_one_name_are_split_by_hash(self, tmp_path):
+    def test_shards_of_one_split_are_split_by_hash(self, tmp_path):
         write_shards(tmp_path, shards=2, each=10, pattern="train-{}.tar")
         assert [len(WebDataset(tmp_path, split)) for split in ("train", "val", "test")] == [16, 2, 2]
 
-    def test_no_such_split(self, tmp_path):
+    def test_unknown_split_raises(self, tmp_path):
         write_shards(tmp_path)
         with pytest.raises(ValueError, match="no split 'dev'"):
             WebDataset(tmp_path, "dev")
@@ -266,37 +276,37 @@ def special(name, kind, **values):
     return info
 
 
-# What is wrong with a sample, besides two that are right: its members, and what is said, under the name of a member.
+# Bad samples, each between two good ones: members and error message.
 SAMPLES = {
-    "no caption": ([("x.png", picture())], r"x\.png: has no caption"),
-    "blank": ([("x.png", picture()), ("x.txt", b" \n ")], r"x\.png: has no caption"),
-    "no picture": ([("x.txt", b"alone")], r"x\.txt: has no picture beside it"),
-    "another kind of picture": ([("x.heix", b"?"), ("x.txt", b"a")], r"x\.txt: has no picture beside it"),
-    "twice": ([("x.png", picture(1)), ("x.txt", b"a"), ("x.png", picture(2))], r"x\.png: is there twice"),
+    "no caption": ([("x.png", encode_image())], r"x\.png: has no caption"),
+    "blank": ([("x.png", encode_image()), ("x.txt", b" \n ")], r"x\.png: has no caption"),
+    "no image": ([("x.txt", b"alone")], r"x\.txt: has no image beside it"),
+    "unknown image format": ([("x.heix", b"?"), ("x.txt", b"a")], r"x\.txt: has no image beside it"),
+    "twice": ([("x.png", encode_image(1)), ("x.txt", b"a"), ("x.png", encode_image(2))], r"x\.png: exists twice"),
     "link": ([special("x.png", tarfile.LNKTYPE, linkname="000.png"), ("x.txt", b"a")], "is a link to 000"),
     "symlink": ([special("x.png", tarfile.SYMTYPE, linkname="/etc/passwd"), ("x.txt", b"a")], "is a link to /etc"),
-    "device": ([special("x.png", tarfile.CHRTYPE), ("x.txt", b"a")], r"x\.png: is no regular file"),
-    "pipe": ([special("x.png", tarfile.FIFOTYPE), ("x.txt", b"a")], r"x\.png: is no regular file"),
-    "json": ([("x.png", picture()), ("x.json", b"{")], r"x\.json: is not JSON"),
-    "deep json": ([("x.png", picture()), ("x.json", b"[" * 200_000)], r"x\.json: is not JSON"),
-    "list": ([("x.png", picture()), ("x.json", b'["a"]')], r"x\.json: is JSON, but a list"),
-    "object": ([("x.png", picture()), ("x.json", b'{"caption": {"en": "a"}}')], r"x\.png: the caption is"),
-    "megabytes": ([("x.png", picture()), ("x.txt", b"a" * 2_000_000)], r"x\.txt: has 2,000,000 bytes"),
-    "long": ([("x.png", picture()), ("x.txt", b"a" * 200_000)], r"x\.png: a caption of 200,000 characters"),
-    "Latin-1": ([("x.png", picture()), ("x.txt", "café".encode("latin-1"))], r"the caption byte b'\\xe9' is not UTF-8"),
-    "UTF-16": ([("x.png", picture()), ("x.txt", "a dog".encode("utf-16-le"))], r"x\.png: the caption holds a NUL"),
+    "device": ([special("x.png", tarfile.CHRTYPE), ("x.txt", b"a")], r"x\.png: is not a regular file"),
+    "pipe": ([special("x.png", tarfile.FIFOTYPE), ("x.txt", b"a")], r"x\.png: is not a regular file"),
+    "json": ([("x.png", encode_image()), ("x.json", b"{")], r"x\.json: is not JSON"),
+    "deep json": ([("x.png", encode_image()), ("x.json", b"[" * 200_000)], r"x\.json: is not JSON"),
+    "list": ([("x.png", encode_image()), ("x.json", b'["a"]')], r"x\.json: is JSON, but a list"),
+    "object": ([("x.png", encode_image()), ("x.json", b'{"caption": {"en": "a"}}')], r"x\.png: the caption is"),
+    "megabytes": ([("x.png", encode_image()), ("x.txt", b"a" * 2_000_000)], r"x\.txt: has 2,000,000 bytes"),
+    "long": ([("x.png", encode_image()), ("x.txt", b"a" * 200_000)], r"x\.png: a caption has 200,000 characters"),
+    "Latin-1": ([("x.png", encode_image()), ("x.txt", b"caf\xe9")], r"caption byte b'\\xe9' is not UTF-8"),
+    "UTF-16": ([("x.png", encode_image()), ("x.txt", "a dog".encode("utf-16-le"))], r"x\.png: the caption holds a NUL"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SAMPLES)
-def test_bad_samples_are_named_or_left_out(tmp_path, case):
+def test_bad_sample_raises_or_is_skipped(tmp_path, case):
     members, message = SAMPLES[case]
     path = write_tar(tmp_path / "a.tar", [*sample(0), *members, *sample(1)])
     with pytest.raises(DataError, match=message) as caught:
-        everything(path)
+        open_all(path)
     assert str(caught.value).startswith(f"{path}: x.")
     with pytest.warns(UserWarning, match=message) as warned:
-        data = everything(path, on_error="skip", max_skip_fraction=0.5)
+        data = open_all(path, on_error="skip", max_skip_fraction=0.5)
     assert len(warned) == len(data.skip_log) == 1
     assert [(grey(image), captions) for image, captions in data] == [(0, ["number 0"]), (1, ["number 1"])]
 
@@ -311,67 +321,68 @@ def damage(path, at):
     path.write_bytes(content)
 
 
-# What is wrong with the second shard of three: how it is made so, what is said, and how many of its four are read.
-# A member takes 1,024 bytes: its header and a block, so the samples begin at 0, 2048, 4096, 6144, and the end at 8192.
+# Damage to the second of three shards: the function that damages it, the error message, and the number of its four
+# samples that are still read. A member takes 1,024 bytes (a header and a block): samples begin at 0, 2048, 4096 and
+# 6144, and the end is at 8192.
 SHARDS = {
-    "missing": (Path.unlink, "there is no such file", 0),
-    "empty": (lambda path: cut(path, 0), "is no tar file", 0),
-    "text": (lambda path: path.write_bytes(b"<html>" * 1000), "is no tar file", 0),
+    "missing": (Path.unlink, "the file does not exist", 0),
+    "empty": (lambda path: cut(path, 0), "is not a tar file", 0),
+    "text": (lambda path: path.write_bytes(b"<html>" * 1000), "is not a tar file", 0),
     "cut in a header": (lambda path: cut(path, 4096 + 100), r"is cut short after 005\.txt", 2),
-    "cut in a picture": (lambda path: cut(path, 4096 + 520), r"is cut short in 006\.png", 2),
-    "cut between the two of a sample": (lambda path: cut(path, 4096 + 1024), r"is cut short after 006\.png", 2),
+    "cut in an image": (lambda path: cut(path, 4096 + 520), r"is cut short in 006\.png", 2),
+    "cut inside a sample": (lambda path: cut(path, 4096 + 1024), r"is cut short after 006\.png", 2),
     "cut between samples": (lambda path: cut(path, 4096), r"is cut short after 005\.txt", 2),
     "without its end": (lambda path: cut(path, 8192), r"is cut short after 007\.txt", 4),
     "damaged header": (lambda path: damage(path, 4096), r"has a damaged header after 005\.txt", 2),
-    "gzip": (lambda path: path.write_bytes(__import__("gzip").compress(path.read_bytes())), "is packed with gzip", 0),
-    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "no regular file", 0),
-    "a link to itself": (lambda path: (path.unlink(), path.symlink_to(path)), "there is no such file", 0),
+    "gzip": (lambda path: path.write_bytes(gzip.compress(path.read_bytes())), "is compressed with gzip", 0),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "is not a regular file", 0),
+    "a link to itself": (lambda path: (path.unlink(), path.symlink_to(path)), "the file does not exist", 0),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SHARDS)
-def test_bad_shards_are_named_or_left_out(tmp_path, case):
-    break_it, message, left = SHARDS[case]
+def test_bad_shard_raises_or_is_skipped(tmp_path, case):
+    damage_it, message, left = SHARDS[case]
     paths = write_shards(tmp_path)
-    break_it(paths[1])
+    damage_it(paths[1])
     with pytest.raises(DataError, match=message) as caught:
-        everything(paths)
+        open_all(paths)
     assert str(caught.value).startswith(f"{paths[1]}: ")
     with pytest.warns(UserWarning, match=message):
-        data = everything(paths, on_error="skip", max_skip_fraction=0.5)
+        data = open_all(paths, on_error="skip", max_skip_fraction=0.5)
     assert len(data) == 8 + left
     for image, captions in data:
         assert captions == [f"number {grey(image)}"]
     with pytest.raises(DataError, match=r" cannot be used, more than 5\.0%"), pytest.warns(UserWarning, match=message):
-        everything(paths, on_error="skip")
+        open_all(paths, on_error="skip")
 
 
 class TestChanges:
-    def test_a_shard_that_is_written_anew(self, tmp_path):
+    def test_rewritten_shard_raises(self, tmp_path):
         path = write_tar(tmp_path / "a.tar", [*sample(0), *sample(1)])
-        data = everything(path)
+        data = open_all(path)
         write_tar(path, [*sample(1), *sample(0), *sample(2)])
         with pytest.raises(DataError, match="has changed since its members were listed"):
             data[0]
 
-    def test_a_shard_that_vanishes(self, tmp_path):
+    def test_removed_shard_raises(self, tmp_path):
         path = write_tar(tmp_path / "a.tar", sample(0))
-        data = everything(path)
+        data = open_all(path)
         path.unlink()
         with pytest.raises(DataError, match=r"a\.tar: 000\.png: cannot be read: no such file"):
             data[0]
 
-    def test_a_picture_that_is_none(self, tmp_path):
-        data = one(tmp_path, ("0.jpg", b"<html>"), ("0.txt", b"a"))
+    def test_invalid_image_raises(self, tmp_path):
+        data = open_members(tmp_path, ("0.jpg", b"<html>"), ("0.txt", b"a"))
         with pytest.raises(DataError, match=r"a\.tar: 0\.jpg: cannot be read as a picture"):
             data[0]
 
 
-def test_the_table_of_a_tar(tmp_path):
+def test_list_members(tmp_path):
     path = write_tar(tmp_path / "a.tar", sample(7))
-    table = read_table(path)
-    assert table.wrong is None
-    assert [path.read_bytes()[m.offset :][: m.size] for m in table.members] == [content for _, content in sample(7)]
+    listing = list_members(path)
+    assert listing.problem is None
+    assert [path.read_bytes()[m.offset :][: m.size] for m in listing.members] == [content for _, content in sample(7)]
 
 
 @pytest.mark.peer
@@ -384,23 +395,23 @@ def test_webdataset_reads_the_same(tmp_path):
         for _ in range(5):
             number = next(numbers)
             content = json.dumps({"caption": f"number {number}", "url": "x"}).encode()
-            members += [(f"sub/{number:05}.jpg", picture(number, "JPEG")), (f"sub/{number:05}.json", content)]
+            members += [(f"sub/{number:05}.jpg", encode_image(number, "JPEG")), (f"sub/{number:05}.json", content)]
         write_tar(folder / f"{k:03}.tar", members)
-    data = everything(f"{folder}/{{000..002}}.tar")
-    theirs = list(peer.WebDataset(f"{folder}/{{000..002}}.tar", shardshuffle=False))
-    assert len(theirs) == len(data) == 15
-    for index, other in enumerate(theirs):
+    data = open_all(f"{folder}/{{000..002}}.tar")
+    expected = list(peer.WebDataset(f"{folder}/{{000..002}}.tar", shardshuffle=False))
+    assert len(expected) == len(data) == 15
+    for index, other in enumerate(expected):
         assert data.paths[index].read() == other["jpg"]
         assert data.captions[index] == [json.loads(other["json"])["caption"]]
         assert data.name(index).endswith(f": {other['__key__']}.jpg")
 
 
-def test_what_webdataset_writes(tmp_path):
+def test_reads_what_webdataset_writes(tmp_path):
     peer = pytest.importorskip("webdataset")
     with peer.TarWriter(str(tmp_path / "a.tar")) as writer:
         for k in range(3):
             writer.write(
                 {"__key__": f"{k:06}", "png": Image.new("RGB", (2, 2), (k, k, k)), "json": {"captions": ["a", str(k)]}}
             )
-    data = everything(tmp_path / "a.tar")
+    data = open_all(tmp_path / "a.tar")
     assert [(grey(image), captions) for image, captions in data] == [(k, ["a", str(k)]) for k in range(3)]

@@ -242,7 +242,7 @@ class TestCommand:
     def test_fetches(self, server, tmp_path, capsys):
         folder = str(tmp_path / "new")
         assert cli.main(["data", "get", "flickr30k", folder, "--agree"]) == 0
-        assert "20 pictures, 40 captions" in capsys.readouterr().out
+        assert "20 images, 40 captions" in capsys.readouterr().out
 
     @pytest.mark.parametrize("arguments", [["mnist"], ["flickr30k", "--agree"]])
     def test_errors(self, capsys, arguments):

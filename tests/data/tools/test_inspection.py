@@ -144,7 +144,7 @@ class TestCommand:
     def test_it_says_what_it_found_and_draws(self, folder, tmp_path, capsys):
         assert main(["data", "inspect", str(folder), "--sheet", str(tmp_path / "s.png"), "--at-most", "1"]) == 0
         out, err = capsys.readouterr()
-        assert "layout       pictures with text files beside them\n             the split is drawn by a hash" in out
+        assert "layout       images with text files beside them\n             the split is drawn by a hash" in out
         assert "pictures     8" in out
         assert "  cut.png: " in out
         assert "… and 2 more" in out
@@ -165,7 +165,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "reason"),
         [
-            (["no/such/folder"], "nothing there"),
+            (["no/such/folder"], "does not exist"),
             (["shapes", "--split", "dev"], "train, val, test"),
             (["shapes", "--sheet", "sheet.jpg"], "call it sheet.png"),
             (["shapes", "--sheet", "no/such/sheet.png"], "there is no folder"),

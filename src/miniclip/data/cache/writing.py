@@ -112,7 +112,7 @@ def pack(
                     _note(folder, source, done[span.start])
                 for one in done[span.start]["skip_log"]:
                     skip_log.add(one["name"], one["reason"])
-                skip_log.require_few(total)
+                skip_log.check_fraction(total)
         _finish(folder, data, names, source, [done[span.start] for span in spans], tokenizer, context_length, pad)
     return CachedDataset(out, split)
 

@@ -1,170 +1,182 @@
 """COCO Captions: the official files, and Karpathy's split of them.
 
 Sources:
-    COCO: Lin et al. 2014, "Microsoft COCO: common objects in context"; its captions: Chen et al. 2015.
-    The split: Karpathy and Fei-Fei 2015.
+    Lin et al. 2014, "Microsoft COCO: common objects in context"; Chen et al. 2015, "Microsoft COCO captions".
+    Split: Karpathy and Fei-Fei 2015.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
-from miniclip.data.dataset import Captions
+from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.files import find_files
-from miniclip.data.formats.karpathy import Image, read_json, read_karpathy
-from miniclip.data.formats.rows import Entry, Rule, collect
-from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
-from miniclip.data.splits import Split
+from miniclip.data.formats.karpathy import KarpathyImage, read_json, read_karpathy
+from miniclip.data.formats.options import ReadKeywords, ReadOptions
+from miniclip.data.formats.rows import Row, Rows, select
+from miniclip.data.skipping import SkipLog
+from miniclip.data.splits import normalize_split
 from miniclip.errors import DataError
 
 KARPATHY = "dataset_coco.json"
+CAPTION_FOLDERS = (".", "annotations", "annotations_trainval2017/annotations", "annotations_trainval2014/annotations")
 _OFFICIAL = re.compile(r"captions_(train|val)([0-9]{4})\.json")
-PLACES = (".", "annotations", "annotations_trainval2017/annotations", "annotations_trainval2014/annotations")
 
 
-class Official(NamedTuple):
-    """One of the official files: captions_train2017.json."""
+class OfficialFile(NamedTuple):
+    """One of the official files, such as captions_train2017.json."""
 
     path: Path
     split: str
     year: str
 
+    @property
+    def folder(self) -> str:
+        """Name of the image folder, such as "train2017"."""
+        return f"{self.split}{self.year}"
+
 
 class CocoCaptions(Captions):
-    """COCO Captions: 123,287 pictures, five captions each.
+    """COCO Captions: 123,287 images with five captions each.
 
-    `root` holds `annotations/captions_train2017.json` and `captions_val2017.json`, or those of 2014, and the pictures
-    in folders such as `train2017/`, there or in `images/`. The official split has `train` and `val`; the captions of
-    the test pictures were never published.
+    `root` holds `annotations/captions_train2017.json` and `captions_val2017.json`, or those of 2014. The images are in
+    folders such as `train2017/`, there or in `images/`. The official split has `train` and `val`; the captions of the
+    test images were never published.
 
-    With Karpathy's `dataset_coco.json` in `root` or `annotations/`, captions and split are his: 113,287 pictures in
-    `train` with his `restval`, 5,000 in `val`, 5,000 in `test`; published retrieval figures are on his `test`. His
-    file names the pictures of 2014; those of 2017, which are the same under other names, serve as well.
+    With Karpathy's `dataset_coco.json` in `root` or `annotations/`, captions and split are his: 113,287 images in
+    `train` (`restval` included), 5,000 in `val` and 5,000 in `test`. Published retrieval results are on his `test`. His
+    file has the names of 2014; the same images under their names of 2017 also work.
 
     Args:
         root: the folder.
-        split: "train", "val", "test", or "all" for everything.
-        seed: of a drawn split, where a part of the files is there alone.
-        on_error: "raise" at an entry or a picture that cannot be used, or "skip" it, named in `skip_log`.
-        max_skip_fraction: the share that may be left out.
+        split: "train", "val", "test", or "all".
+        **options: as in `Captions`.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        DataError: the folder's files are not as described.
-        ValueError: no such split.
+        FileNotFoundError: the folder does not exist.
+        DataError: the files in the folder are not as described.
+        ValueError: the split does not exist.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: Split = "train",
-        *,
-        seed: int = 0,
-        on_error: OnError = "raise",
-        max_skip_fraction: float = MAX_SKIP_FRACTION,
-    ) -> None:
+    def __init__(self, root: str | Path, split: str = "train", **options: Unpack[ReadKeywords]) -> None:
         self.root = Path(root).expanduser()
         self.split = split
         if not self.root.is_dir():
-            raise FileNotFoundError(f"{self.root}: no such folder; give the one that holds annotations/ and train2017/")
-        rule, skip_log = Rule(split, seed, on_error, max_skip_fraction), SkipLog(on_error, max_skip_fraction)
+            raise FileNotFoundError(
+                f"{self.root}: the folder does not exist; give the one that holds annotations/ and train2017/"
+            )
+        read_options = ReadOptions(split, **options)
+        skip_log = read_options.new_skip_log()
         karpathy, official = find_coco(self.root)
         if karpathy is not None:
-            entries = _of_karpathy(self.root, read_karpathy(karpathy, skip_log), split)
-            source, about = karpathy, f"COCO Captions, Karpathy's {karpathy.name}"
+            dataset = _read_karpathy(self.root, karpathy, split, skip_log)
         elif official:
-            entries = [entry for file in official for entry in _read_official(self.root, file, split, skip_log)]
-            source, about = official[0].path.parent, f"COCO Captions of {official[0].year}, {_names(official)}"
-            if split == "test":
-                raise ValueError(
-                    f"no split 'test': {source} has {', '.join(file.split for file in official)} (the captions of the "
-                    f"test pictures are not published); Karpathy's {KARPATHY} beside them has a test split"
-                )
+            dataset = _read_official(self.root, official, split, skip_log)
         else:
             raise DataError(
                 f"{self.root}: holds no captions_train2017.json or captions_val2017.json (or of 2014) and no "
-                f"{KARPATHY}; looked in {', '.join(PLACES)}; extract annotations_trainval2017.zip there"
+                f"{KARPATHY}; searched {', '.join(CAPTION_FOLDERS)}; extract annotations_trainval2017.zip there"
             )
-        found = collect(source, entries, rule, skip_log, about=about, base=self.root, exact=True)
-        super().__init__(found.paths, found.captions, skip_log=found.skip_log, splits=found.splits, about=found.about)
+        super().__init__(*select(dataset, read_options, skip_log))
 
 
-def find_coco(root: Path) -> tuple[Path | None, list[Official]]:
-    """Karpathy's file, and the official files of the newest year, train first."""
-    folders = [root / place for place in PLACES if (root / place).is_dir()]
+def find_coco(root: Path) -> tuple[Path | None, list[OfficialFile]]:
+    """Return Karpathy's file, and the official files of the newest year, train first."""
+    folders = [root / folder for folder in CAPTION_FOLDERS if (root / folder).is_dir()]
     karpathy = next((folder / KARPATHY for folder in folders if (folder / KARPATHY).is_file()), None)
-    found: dict[tuple[str, str], Official] = {}
+    official: dict[tuple[str, str], OfficialFile] = {}
     for path in (path for folder in folders for path in sorted(folder.glob("captions_*.json"))):
         match = _OFFICIAL.fullmatch(path.name)
         if match:
-            found.setdefault((match[2], match[1]), Official(path, match[1], match[2]))
-    newest = max((year for year, _ in found), default="")
-    return karpathy, [file for (year, _), file in sorted(found.items()) if year == newest]
+            official.setdefault((match[2], match[1]), OfficialFile(path, match[1], match[2]))
+    newest = max((year for year, _ in official), default="")
+    return karpathy, [file for (year, _), file in sorted(official.items()) if year == newest]
 
 
-def _names(files: Sequence[Official]) -> str:
-    return " and ".join(file.path.name for file in files)
+# The official files
 
 
-def _read_official(root: Path, file: Official, split: str, skip_log: SkipLog) -> Iterator[Entry]:
-    """The pictures of an official file, with their captions by number."""
+def _read_official(root: Path, files: Sequence[OfficialFile], split: str, skip_log: SkipLog) -> Rows:
+    source = files[0].path.parent
+    if split == "test":
+        raise ValueError(
+            f"no split 'test': {source} has {', '.join(file.split for file in files)} (the captions of the test images "
+            f"are not published); add Karpathy's {KARPATHY}, which has a test split"
+        )
+    rows = [row for file in files for row in _read_file(root, file, split, skip_log)]
+    names = " and ".join(file.path.name for file in files)
+    return Rows(source, rows, f"COCO Captions of {files[0].year}, {names}", root, exact_split=True)
+
+
+def _read_file(root: Path, file: OfficialFile, split: str, skip_log: SkipLog) -> Iterator[Row]:
+    """Read one official file; captions are sorted by their numbers."""
     content = read_json(file.path)
-    images, annotations = (_list(file.path, content, key) for key in ("images", "annotations"))
     captions: dict[Any, list[tuple[int, str]]] = {}
-    for position, annotation in enumerate(annotations):
+    for location, annotation in _entries(file.path, content, "annotations"):
         try:
             captions.setdefault(annotation["image_id"], []).append((annotation["id"], annotation["caption"]))
         except (KeyError, TypeError):
-            where = f"{file.path}: annotations[{position}]"
-            skip_log.add(where, f"is {str(annotation)[:80]!r}; expected 'image_id', 'id' and 'caption'")
-    rows = []
-    for position, image in enumerate(images):
+            skip_log.add(location, f"is {str(annotation)[:80]!r}; expected 'image_id', 'id' and 'caption'")
+    images = []
+    for location, image in _entries(file.path, content, "images"):
         try:
-            rows.append((f"{file.path}: images[{position}]", str(image["file_name"]), image["id"]))
+            images.append((location, str(image["file_name"]), image["id"]))
         except (KeyError, TypeError):
-            where = f"{file.path}: images[{position}]"
-            skip_log.add(where, f"is {str(image)[:80]!r}; expected 'id' and 'file_name'")
-    folder = f"{file.split}{file.year}"
-    paths = {}
-    if split in (file.split, "all"):  # the other split's pictures need not be there
-        paths = find_files(root, [name for _, name, _ in rows], _places(folder))[1]
-    for where, name, number in rows:
-        own = [text for _, text in sorted(captions.get(number, []), key=_number)]
-        yield Entry(where, f"{folder}/{name}", own, file.split, paths.get(name))
-
-
-def _number(caption: tuple[int, str]) -> int:
-    return caption[0]
-
-
-def _list(path: Path, content: Any, key: str) -> list[Any]:
-    value = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(value, list):
-        raise DataError(f"{path}: expected COCO's layout, an object with lists 'images' and 'annotations'; no {key!r}")
-    return value
-
-
-def _places(*folders: str) -> tuple[str, ...]:
-    return tuple(f"{above}{folder}" for folder in folders for above in ("", "images/", f"{folder}/"))
-
-
-def _of_karpathy(root: Path, images: Sequence[Image], split: str) -> list[Entry]:
-    """His pictures, by his names or, where those of 2017 are there, by theirs."""
-    entries = []
-    wanted = [image for image in images if split in ("all", image.split, "train" if image.split == "restval" else "")]
+            skip_log.add(location, f"is {str(image)[:80]!r}; expected 'id' and 'file_name'")
     paths: dict[str, Path] = {}
-    for folder in sorted({image.folder for image in wanted}):
-        names = [image.name for image in wanted if image.folder == folder]
-        paths |= find_files(root, names, (*_places(folder), "images", "."))[1]
-    lost = {f"{image.cocoid:012d}.jpg": image.name for image in wanted if image.cocoid and image.name not in paths}
-    for year in ("train2017", "val2017"):  # each has some of them
-        for place in _places(year) if lost else ():
-            for name, path in find_files(root, list(lost), (place,))[1].items():
-                paths.setdefault(lost[name], path)
-    for image in images:
-        name = f"{image.folder}/{image.name}" if image.folder else image.name
-        entries.append(Entry(image.where, name, image.captions, image.split, paths.get(image.name)))
-    return entries
+    if split in (file.split, "all"):  # the image files of the other split are not needed
+        paths = find_files(root, [name for _, name, _ in images], _image_folders(file.folder))[1]
+    for location, name, image_id in images:
+        texts = [text for _, text in sorted(captions.get(image_id, []), key=lambda caption: caption[0])]
+        yield Row(location, f"{file.folder}/{name}", texts, file.split, paths.get(name))
+
+
+def _entries(path: Path, content: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the location and the content of each entry of a list in the file."""
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected COCO's layout, an object with lists 'images' and 'annotations'; no {key!r}")
+    return ((f"{path}: {key}[{position}]", entry) for position, entry in enumerate(entries))
+
+
+def _image_folders(folder: str) -> tuple[str, ...]:
+    return folder, f"images/{folder}", f"{folder}/{folder}"
+
+
+# Karpathy's file
+
+
+def _read_karpathy(root: Path, file: Path, split: str, skip_log: SkipLog) -> Rows:
+    images = read_karpathy(file, skip_log)
+    paths = _find_images(root, [image for image in images if split in ("all", normalize_split(image.split))])
+    rows = [
+        Row(
+            image.location,
+            f"{image.folder}/{image.name}" if image.folder else image.name,
+            image.captions,
+            image.split,
+            paths.get(image.name),
+        )
+        for image in images
+    ]
+    return Rows(file, rows, f"COCO Captions, Karpathy's {file.name}", root, exact_split=True)
+
+
+def _find_images(root: Path, images: Sequence[KarpathyImage]) -> dict[str, Path]:
+    """Find image files by their names of 2014, and the rest by those of 2017."""
+    paths: dict[str, Path] = {}
+    for folder in sorted({image.folder for image in images}):
+        names = [image.name for image in images if image.folder == folder]
+        paths |= find_files(root, names, (*_image_folders(folder), "images", "."))[1]
+    missing = {f"{image.coco_id:012d}.jpg": image.name for image in images if image.coco_id and image.name not in paths}
+    for folder in _all_image_folders(("train2017", "val2017")) if missing else ():
+        for name, path in find_files(root, list(missing), (folder,))[1].items():
+            paths.setdefault(missing[name], path)
+    return paths
+
+
+def _all_image_folders(folders: Iterable[str]) -> Iterator[str]:
+    return (place for folder in folders for place in _image_folders(folder))

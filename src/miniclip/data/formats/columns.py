@@ -1,19 +1,21 @@
-"""Which columns of a table hold the pictures, the captions and the split: those named, or those with a usual name."""
+"""Columns of a table: chosen by the user, or recognised by their usual names."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from miniclip.data.dataset import StoredImage
+from miniclip.data.formats.rows import Row
 from miniclip.errors import DataError
 from miniclip.utils.checks import did_you_mean
 
-# In the order in which they are believed, in lower case.
-IMAGE = (
+# Usual names in lower case; the first that exists is taken.
+IMAGE_COLUMNS = (
     "image",
     "images",
     "image_path",
@@ -32,7 +34,7 @@ IMAGE = (
     "image_url",
     "url",
 )
-CAPTION = (
+CAPTION_COLUMNS = (
     "caption",
     "captions",
     "text",
@@ -48,19 +50,31 @@ CAPTION = (
     "alt",
     "prompt",
 )
-SPLIT = "split"
-NAME = ("filename", "file_name", "image_name", "image_id", "img_id", "imgid", "cocoid")
+SPLIT_COLUMN = "split"
+NAME_COLUMNS = ("filename", "file_name", "image_name", "image_id", "img_id", "imgid", "cocoid")
 _NUMBERED = re.compile(r"(caption|comment|sentence|text|raw|description)[ _-]?[0-9]+")
 
 
-class Columns(NamedTuple):
-    """The columns of a table, by name.
+class ColumnNames(NamedTuple):
+    """Columns that the user chose.
 
     Attributes:
-        image: the pictures, or their paths.
-        captions: one column, or several, each with a caption.
-        split: the split; None where there is none.
-        name: for pictures that lie in the table itself, what they are called; None where nothing says it.
+        image: the column of images or their paths; None: the first of `IMAGE_COLUMNS`.
+        caption: the column or columns of captions; None: the first of `CAPTION_COLUMNS`, or caption_0, caption_1, ….
+    """
+
+    image: str | None = None
+    caption: str | Sequence[str] | None = None
+
+
+class Columns(NamedTuple):
+    """Columns of a table, by name.
+
+    Attributes:
+        image: images, or their paths.
+        captions: one column of captions, or several.
+        split: splits; None if there is no such column.
+        name: names of images that are stored in the table; None if there is no such column.
     """
 
     image: str
@@ -69,67 +83,76 @@ class Columns(NamedTuple):
     name: str | None
 
     def __str__(self) -> str:
-        return f"pictures from {self.image!r}, captions from {', '.join(map(repr, self.captions))}"
+        return f"images from {self.image!r}, captions from {', '.join(map(repr, self.captions))}"
 
 
-def choose(path: Path | str, found: Sequence[str], image: str | None, caption: str | Sequence[str] | None) -> Columns:
-    """Say which columns are which.
+def choose_columns(source: Path | str, header: Sequence[str], names: ColumnNames) -> Columns:
+    """Choose the columns of a table.
 
     Args:
-        path: the table, for the error.
-        found: its columns.
-        image: the pictures' column; None: the first of `IMAGE` that there is.
-        caption: the captions' column or columns; None: the first of `CAPTION` that there is, or caption_0, caption_1, …
+        source: the table, for messages.
+        header: its columns.
+        names: those that the user chose.
 
     Raises:
-        DataError: a column is not there; the message lists those that are.
+        DataError: a column is missing; the message lists the header.
     """
-    by_lower = {column.strip().lower(): column for column in reversed(found)}
-    usual = next((by_lower[name] for name in IMAGE if name in by_lower), None)
-    pictures = _named(path, found, image) if image else usual
-    if caption is not None:
-        asked = (caption,) if isinstance(caption, str) else tuple(caption)
-        captions = tuple(_named(path, found, name) for name in asked)
+    by_lower = {column.strip().lower(): column for column in reversed(header)}
+    image = _require(source, header, names.image) if names.image else _first_usual(by_lower, IMAGE_COLUMNS)
+    if names.caption is None:
+        captions = _usual_captions(by_lower, header)
     else:
-        captions = _usual_captions(by_lower, found)
-    if pictures is None or not captions:
-        missing = "pictures" if pictures is None else "captions"
-        names = IMAGE if pictures is None else CAPTION
-        raise DataError(
-            f"{path}: found the columns {', '.join(map(repr, found))}, and none with a usual name for the {missing} "
-            f"({', '.join(names[:6])}, …): say which it is with {'image' if pictures is None else 'caption'}=, or "
-            "write the names into the first line"
-        )
-    twice = next((column for column in (pictures, *captions) if list(found).count(column) > 1), None)
-    if twice is not None:
-        raise DataError(
-            f"{path}: two columns are called {twice!r}; call them differently, such as caption_0, caption_1"
-        )
-    name = next((by_lower[name] for name in NAME if name in by_lower and by_lower[name] != pictures), None)
-    return Columns(pictures, captions, by_lower.get(SPLIT), name)
+        chosen = (names.caption,) if isinstance(names.caption, str) else tuple(names.caption)
+        captions = tuple(_require(source, header, name) for name in chosen)
+    if image is None:
+        raise _no_usual_name(source, header, "image", IMAGE_COLUMNS)
+    if not captions:
+        raise _no_usual_name(source, header, "caption", CAPTION_COLUMNS)
+    duplicate = next((column for column in (image, *captions) if list(header).count(column) > 1), None)
+    if duplicate is not None:
+        raise DataError(f"{source}: two columns are called {duplicate!r}; rename them, such as caption_0, caption_1")
+    name = _first_usual(by_lower, [name for name in NAME_COLUMNS if by_lower.get(name) != image])
+    return Columns(image, captions, by_lower.get(SPLIT_COLUMN), name)
 
 
-def recognised(found: Iterable[str]) -> int:
-    """How many of the names are usual ones: what tells a header, and its separator."""
-    known = {*IMAGE, *CAPTION, SPLIT, *NAME}
-    return sum(name.strip().lower() in known or bool(_NUMBERED.fullmatch(name.strip().lower())) for name in found)
+def count_usual_names(header: Iterable[str]) -> int:
+    """Count the usual column names: a measure of how plausible a header is."""
+    usual = {*IMAGE_COLUMNS, *CAPTION_COLUMNS, SPLIT_COLUMN, *NAME_COLUMNS}
+    return sum(name in usual or bool(_NUMBERED.fullmatch(name)) for name in (name.strip().lower() for name in header))
 
 
-def _named(path: Path | str, found: Sequence[str], name: str) -> str:
-    if name not in found:
-        raise DataError(f"{path}: no column {name!r}{did_you_mean(name, found)}")
+def _require(source: Path | str, header: Sequence[str], name: str) -> str:
+    if name not in header:
+        raise DataError(f"{source}: no column {name!r}{did_you_mean(name, header)}")
     return name
 
 
-def _usual_captions(by_lower: dict[str, str], found: Sequence[str]) -> tuple[str, ...]:
-    for name in CAPTION:
-        if name in by_lower:
-            return (by_lower[name],)
-    return tuple(column for column in found if _NUMBERED.fullmatch(column.strip().lower()))
+def _first_usual(by_lower: dict[str, str], usual: Sequence[str]) -> str | None:
+    return next((by_lower[name] for name in usual if name in by_lower), None)
 
 
-def as_list(cell: str) -> list[Any] | None:
-    """The captions of a cell that holds a list of strings, as JSON or as Python writes it; None for any other."""
+def _usual_captions(by_lower: dict[str, str], header: Sequence[str]) -> tuple[str, ...]:
+    column = _first_usual(by_lower, CAPTION_COLUMNS)
+    return (column,) if column else tuple(name for name in header if _NUMBERED.fullmatch(name.strip().lower()))
+
+
+def _no_usual_name(source: Path | str, header: Sequence[str], kind: str, usual: Sequence[str]) -> DataError:
+    return DataError(
+        f"{source}: found the columns {', '.join(map(repr, header))}, and none with a usual name for the {kind}s "
+        f"({', '.join(usual[:6])}, …); choose the column with {kind}=, or write the column names into the first line"
+    )
+
+
+# Cells
+
+
+def to_list(cell: object) -> list[object]:
+    """Return the captions of a cell, one or a list of them, as a list."""
+    return list(cell) if isinstance(cell, list) else [cell]
+
+
+def parse_list(cell: str) -> list[Any] | None:
+    """Parse a cell that holds a list of strings in JSON or Python notation; None for any other."""
     cell = cell.strip()
     if not (cell.startswith("[") and cell.endswith("]")):
         return None
@@ -140,4 +163,48 @@ def as_list(cell: str) -> list[Any] | None:
             value = ast.literal_eval(cell)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
-    return value if isinstance(value, list) and all(isinstance(own, str) for own in value) else None
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+
+
+class ColumnTable(Protocol):
+    """Table that is read by columns, and may store the images itself: parquet, or a Hugging Face dataset."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def is_text(self, column: str) -> bool:
+        """Whether a column holds text, such as paths."""
+
+    def values(self, column: str) -> list[Any]:
+        """Read all values of a column."""
+
+    def image(self, row: int) -> StoredImage:
+        """Return the stored image of a row, without reading it. Its `str` is the row's location."""
+
+    def row_name(self, row: int) -> str:
+        """Return the name of an image without a name of its own."""
+
+
+def read_columns(table: ColumnTable, columns: Columns, split: str | None = None) -> Iterator[Row]:
+    """Read the rows of a table: each has an image with a caption, or a list of captions.
+
+    A stored image has one row, unless a column such as `filename` or `image_id` names it.
+
+    Args:
+        table: the table.
+        columns: its columns.
+        split: of all rows, if there is no column of splits.
+    """
+    paths = table.values(columns.image) if table.is_text(columns.image) else None
+    captions = [table.values(name) for name in columns.captions]
+    names = table.values(columns.name) if columns.name else None
+    splits = table.values(columns.split) if columns.split else None
+    for row in range(len(table)):
+        image = table.image(row)
+        texts = [caption for column in captions for caption in to_list(column[row])]
+        row_split = split if splits is None else None if splits[row] is None else str(splits[row])
+        if paths is not None:
+            yield Row(str(image), str(paths[row] or "").strip(), texts, row_split)
+        else:
+            name = table.row_name(row) if names is None or names[row] is None else str(names[row])
+            yield Row(str(image), name, texts, row_split, image)

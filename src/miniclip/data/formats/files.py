@@ -1,4 +1,4 @@
-"""Where the picture files of a set are: the folder that their names lead from, each folder read once."""
+"""Search for image files by their names in the usual folders of a dataset; each folder is listed once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-# Where the pictures of a set lie, below the folder of its table. A literal list, since a walk over 31,000 files to
-# find one is slow on the network disks that such sets live on.
-PLACES = (
+# Usual image folders below the folder of the table. A literal list: walking over 31,000 files is slow on network disks.
+IMAGE_FOLDERS = (
     ".",
     "images",
     "Images",
@@ -22,15 +21,17 @@ PLACES = (
 )
 
 
-def find_files(base: Path, names: Sequence[str], places: Sequence[str] = PLACES) -> tuple[Path, dict[str, Path]]:
-    """Find the folder, at or below `base`, that the names lead from: the first with all, else that with most.
+def find_files(
+    base: Path, names: Sequence[str], folders: Sequence[str] = IMAGE_FOLDERS
+) -> tuple[Path, dict[str, Path]]:
+    """Find the folder below `base` that image names start from: the first with all files, else the one with most.
 
     Returns:
-        The folder, and the paths of those that are there.
+        The folder, and the paths of the files that exist.
     """
     best: tuple[Path, dict[str, Path]] = (base, {})
-    for place in places:
-        folder = base if place == "." else base / place
+    for below in folders:
+        folder = base if below == "." else base / below
         if not folder.is_dir():
             continue
         listing = Listing()
@@ -43,26 +44,25 @@ def find_files(base: Path, names: Sequence[str], places: Sequence[str] = PLACES)
 
 
 class Listing:
-    """What is in folders, each read once: asking a disk for every one of a million files takes minutes."""
+    """File names of folders, each read once: one `stat` call for each of a million files takes minutes."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
 
     def find(self, folder: Path, name: str) -> Path | None:
-        r"""The path of a file from the folder on; `images\a.jpg` is found as `images/a.jpg`, too."""
-        for written in (name, name.replace("\\", "/")) if "\\" in name else (name,):
-            path = folder / written
-            if path.name in self._in(str(path.parent)):
+        r"""Return the path of a file in or below a folder; `images\a.jpg` also finds `images/a.jpg`."""
+        for variant in (name, name.replace("\\", "/")) if "\\" in name else (name,):
+            path = folder / variant
+            if path.name in self._list(str(path.parent)):
                 return path
         return None
 
-    def _in(self, folder: str) -> frozenset[str]:
+    def _list(self, folder: str) -> frozenset[str]:
         if folder not in self._names:
             try:
-                with os.scandir(folder) as found:
-                    self._names[folder] = frozenset(
-                        entry.name for entry in found if not entry.is_dir(follow_symlinks=False)
-                    )
+                with os.scandir(folder) as entries:
+                    names = frozenset(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
             except (OSError, ValueError):
-                self._names[folder] = frozenset()
+                names = frozenset()
+            self._names[folder] = names
         return self._names[folder]

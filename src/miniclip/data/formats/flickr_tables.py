@@ -1,4 +1,4 @@
-"""The captions of Flickr8k and Flickr30k: results.csv of the Kaggle release, and the .token files of the authors."""
+"""Captions of Flickr8k and Flickr30k: results.csv of the Kaggle release, and the .token files of the authors."""
 
 from __future__ import annotations
 
@@ -6,86 +6,78 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from miniclip.data.formats.rows import Entry
+from miniclip.data.formats.rows import Row
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 
 COLUMNS = ("image_name", "comment_number", "comment")
+SPLIT_LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
 
-# The second pipe is missing in one row of the Kaggle file: "2199200615.jpg| 4   A dog runs across the grass .".
+# One row of the Kaggle file lacks the second pipe: "2199200615.jpg| 4   A dog runs across the grass .".
 _PIPED = re.compile(r"(?P<name>[^|]*[^|\s])\s*\|\s*(?P<number>[0-9]{1,9})(?:\s*\||\s+(?=\S))(?P<caption>.*)", re.DOTALL)
 _TOKEN = re.compile(r"(?P<name>[^\t]*[^\t\s])#(?P<number>[0-9]{1,9})\t(?P<caption>.*)", re.DOTALL)
 
-SPLIT_LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
 
-
-def read_piped(path: Path, skip_log: SkipLog) -> Iterator[Entry]:
-    """Read results.csv, `image_name| comment_number| comment`. Quotes are literal, and pipes after the second.
+def read_piped(path: Path, skip_log: SkipLog) -> Iterator[Row]:
+    """Read results.csv, `image_name| comment_number| comment`. Quotes and later pipes are part of the caption.
 
     Raises:
-        DataError: the header is another one, a row cannot be taken apart, the bytes are not UTF-8.
+        DataError: the header is different, a row cannot be parsed, or the file is not UTF-8.
     """
-    lines = read_text(path, skip_log.on_error).split("\n")  # not splitlines: captions may hold what it breaks at
+    lines = read_text(path, skip_log.on_error).split("\n")  # splitlines would break inside captions
     _check_header(path, lines[0])
-    return _in_order(path, lines, 1, _PIPED, "'picture.jpg| 0| a caption'", skip_log)
+    return _parse(path, lines, 1, _PIPED, "'image.jpg| 0| a caption'", skip_log)
 
 
-def read_tokens(path: Path, skip_log: SkipLog) -> Iterator[Entry]:
-    """Read Flickr8k.token.txt or results_20130124.token, a line a caption: `picture.jpg#0<tab>a caption`.
+def read_tokens(path: Path, skip_log: SkipLog) -> Iterator[Row]:
+    """Read Flickr8k.token.txt or results_20130124.token, one caption a line: `image.jpg#0<tab>a caption`.
 
-    Flickr8k's has five lines of a picture that never was, `2258277193_586949ec62.jpg.1`; they are passed over.
+    Flickr8k's file has five captions of an image that does not exist, `2258277193_586949ec62.jpg.1`; they are ignored.
 
     Raises:
-        DataError: a row cannot be taken apart, the bytes are not UTF-8.
+        DataError: a row cannot be parsed, or the file is not UTF-8.
     """
     lines = read_text(path, skip_log.on_error).split("\n")
-    for entry in _in_order(path, lines, 0, _TOKEN, "'picture.jpg#0', a tab and a caption", skip_log):
-        if not entry.name.endswith(".jpg.1"):
-            yield entry
+    rows = _parse(path, lines, 0, _TOKEN, "'image.jpg#0', a tab and a caption", skip_log)
+    return (row for row in rows if not row.name.endswith(".jpg.1"))
 
 
 def read_split_lists(folder: Path) -> dict[str, str]:
-    """The split of every picture in `…trainImages.txt`, `…devImages.txt` and `…testImages.txt`; {} without them."""
+    """Read the split of every image from `…trainImages.txt`, `…devImages.txt` and `…testImages.txt`, if they exist."""
     splits: dict[str, str] = {}
-    for split, word in SPLIT_LISTS.items():
-        for path in sorted(folder.glob(f"*[._]{word}.txt")):
+    for split, ending in SPLIT_LISTS.items():
+        for path in sorted(folder.glob(f"*[._]{ending}.txt")):
             splits |= dict.fromkeys(read_text(path).split(), split)
     return splits
 
 
 def _check_header(path: Path, line: str) -> None:
-    found = [column.strip() for column in line.split("|")]
-    expected = "| ".join(COLUMNS)
-    missing = [column for column in COLUMNS if column not in found]
+    header = tuple(column.strip() for column in line.split("|"))
+    expected = f"the first line must be {'| '.join(COLUMNS)!r}"
+    missing = [column for column in COLUMNS if column not in header]
     if missing:
-        raise DataError(
-            f"{path}, line 1: no column {', '.join(missing)}; found {', '.join(map(repr, found))}; "
-            f"the first line must be {expected!r}"
-        )
-    if found != list(COLUMNS):
-        raise DataError(f"{path}, line 1: the columns are {', '.join(found)}; the first line must be {expected!r}")
+        found = ", ".join(map(repr, header))
+        raise DataError(f"{path}, line 1: no column {', '.join(missing)}; found {found}; {expected}")
+    if header != COLUMNS:
+        raise DataError(f"{path}, line 1: the columns are {', '.join(header)}; {expected}")
 
 
-def _in_order(
-    path: Path, lines: list[str], start: int, row: re.Pattern[str], expected: str, skip_log: SkipLog
-) -> Iterator[Entry]:
-    """The rows: pictures in the order of the file, the captions of each by their numbers."""
-    numbered: dict[str, list[tuple[int, Entry]]] = {}
+def _parse(
+    path: Path, lines: list[str], start: int, pattern: re.Pattern[str], expected: str, skip_log: SkipLog
+) -> Iterator[Row]:
+    """Parse the rows from line `start` on: images in the order of the file, the captions of each by their numbers."""
+    numbered: dict[str, list[tuple[int, Row]]] = {}
     for number, line in enumerate(lines[start:], start=start + 1):
         if not line.strip():
             continue
-        where = f"{path}, line {number}"
-        match = row.match(line.strip())
+        location = f"{path}, line {number}"
+        match = pattern.match(line.strip())
         if match is None:
             shown = line.strip() if len(line) <= 80 else line.strip()[:80] + "…"
-            skip_log.add(where, f"found {shown!r}; expected {expected}; mend the row")
+            skip_log.add(location, f"found {shown!r}; expected {expected}; fix the row")
             continue
-        entry = Entry(where, match["name"], [match["caption"]])
-        numbered.setdefault(entry.name, []).append((int(match["number"]), entry))
+        row = Row(location, match["name"], [match["caption"]])
+        numbered.setdefault(row.name, []).append((int(match["number"]), row))
     for rows in numbered.values():
-        yield from (entry for _, entry in sorted(rows, key=_number))
-
-
-def _number(row: tuple[int, Entry]) -> int:
-    return row[0]
+        yield from (row for _, row in sorted(rows, key=lambda numbered_row: numbered_row[0]))

@@ -1,19 +1,18 @@
-"""A `Dataset` of Hugging Face's datasets library: captions without decoding a picture, pictures one by one."""
+"""Datasets of Hugging Face's datasets library: captions without decoding an image, images one by one."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from miniclip.data.formats.columns import Columns, choose
-from miniclip.data.formats.rows import Entry
-from miniclip.errors import DataError
+from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
+from miniclip.data.formats.rows import Rows
+from miniclip.errors import UnreadableError
 
 
 class HuggingFaceImage:
-    """A picture in a row of a `Dataset`."""
+    """Image in a row of a `Dataset`."""
 
     def __init__(self, dataset: Any, column: str, row: int) -> None:
         self.dataset, self.column, self.row = dataset, column, row
@@ -22,78 +21,78 @@ class HuggingFaceImage:
         return f"row {self.row}"
 
     def read(self) -> bytes:
-        """The bytes of the picture file.
+        """Return the encoded image.
 
         Raises:
-            DataError: there are none.
+            DataError: the row has no image, or its file cannot be read.
         """
         value = self.dataset[self.row][self.column]
-        if isinstance(value, dict):  # an Image column that does not decode
+        if isinstance(value, dict):  # of an Image feature that does not decode
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
             try:
                 return Path(value).read_bytes()
             except OSError as error:
-                raise DataError(f"{self}: {value} cannot be read: {error.strerror}") from error
-        if hasattr(value, "save"):  # a picture that a transform or the data set has made
+                raise UnreadableError(str(self), f"{value} cannot be read: {error.strerror}") from error
+        if hasattr(value, "save"):  # a PIL image, made by a transform or by the dataset
             file = io.BytesIO()
             value.save(file, "PNG")
             return file.getvalue()
         if not isinstance(value, bytes):
-            raise DataError(f"{self}: {self.column!r} is a {type(value).__name__}; expected a picture")
+            raise UnreadableError(str(self), f"{self.column!r} is a {type(value).__name__}; expected an image")
         return value
 
 
-def open_dataset(dataset: Any, image: str | None, caption: str | Sequence[str] | None) -> tuple[Any, Columns]:
-    """Say which columns are which, and keep the pictures from being decoded.
+class HuggingFaceTable:
+    """Columns of a `Dataset`. The other columns are not read, and no image is decoded."""
+
+    def __init__(self, dataset: Any, image_column: str) -> None:
+        feature = getattr(dataset, "features", {}).get(image_column)
+        if feature is not None and hasattr(feature, "decode") and hasattr(dataset, "cast_column"):
+            dataset = dataset.cast_column(image_column, type(feature)(decode=False))
+        self.dataset, self.image_column = dataset, image_column
+        self._images = self._select(image_column)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def is_text(self, column: str) -> bool:
+        """Whether a column holds text."""
+        feature = getattr(self.dataset, "features", {}).get(column)
+        return getattr(feature, "dtype", None) in ("string", "large_string")
+
+    def values(self, column: str) -> list[Any]:
+        """Read all values of a column."""
+        return list(self._select(column)[column])
+
+    def image(self, row: int) -> HuggingFaceImage:
+        """Return the image of a row, without reading it."""
+        return HuggingFaceImage(self._images, self.image_column, row)
+
+    def row_name(self, row: int) -> str:
+        """Return the name of an image without a name of its own."""
+        return str(row)
+
+    def _select(self, column: str) -> Any:
+        return self.dataset.select_columns([column]) if hasattr(self.dataset, "select_columns") else self.dataset
+
+
+def read_dataset(dataset: Any, names: ColumnNames) -> Rows:
+    """Read a `datasets.Dataset`.
 
     Raises:
-        TypeError: it is no `Dataset`.
-        DataError: a column is not there.
+        TypeError: the dataset is a dict of splits, or is streamed.
+        DataError: a column is missing.
     """
     if isinstance(dataset, dict):  # DatasetDict
-        names = ", ".join(map(str, dataset))
-        raise TypeError(f"found several splits ({names}); pass one of them, such as dataset[{next(iter(dataset))!r}]")
+        splits = ", ".join(map(str, dataset))
+        raise TypeError(f"found several splits ({splits}); pass one of them, such as dataset[{next(iter(dataset))!r}]")
     if not hasattr(dataset, "column_names") or not hasattr(dataset, "__len__"):
         raise TypeError(
             f"found a {type(dataset).__name__}; expected a datasets.Dataset: load it without streaming, since its "
-            "length and its captions have to be known"
+            "length and its captions are needed at the start"
         )
-    columns = choose("the data set", list(dataset.column_names), image, caption)
-    feature = getattr(dataset, "features", {}).get(columns.image)
-    if feature is not None and hasattr(feature, "decode") and hasattr(dataset, "cast_column"):
-        dataset = dataset.cast_column(columns.image, type(feature)(decode=False))
-    return dataset, columns
-
-
-def read_dataset(dataset: Any, columns: Columns) -> Iterator[Entry]:
-    """The rows: each a picture with a caption, or a list of them.
-
-    Each row is a picture of its own, unless a column such as `filename` or `image_id` names it, or the column of the
-    pictures holds paths: then rows of one picture belong together.
-    """
-    feature = getattr(dataset, "features", {}).get(columns.image)
-    paths = _column(dataset, columns.image) if getattr(feature, "dtype", None) in ("string", "large_string") else None
-    captions = [_column(dataset, name) for name in columns.captions]
-    names = _column(dataset, columns.name) if columns.name else None
-    splits = _column(dataset, columns.split) if columns.split else None
-    pictures = dataset.select_columns([columns.image]) if hasattr(dataset, "select_columns") else dataset
-    for row in range(len(dataset)):
-        own = [caption for column in captions for caption in _listed(column[row])]
-        split = None if splits is None or splits[row] is None else str(splits[row])
-        if paths is not None:
-            yield Entry(f"row {row}", str(paths[row] or ""), own, split)
-        else:
-            name = str(row) if names is None or names[row] is None else str(names[row])
-            yield Entry(f"row {row}", name, own, split, HuggingFaceImage(pictures, columns.image, row))
-
-
-def _column(dataset: Any, name: str) -> list[Any]:
-    """All values of a column; of the others, nothing is read."""
-    if hasattr(dataset, "select_columns"):
-        dataset = dataset.select_columns([name])
-    return list(dataset[name])
-
-
-def _listed(value: object) -> list[object]:
-    return list(value) if isinstance(value, list) else [value]
+    columns = choose_columns("the dataset", list(dataset.column_names), names)
+    rows = read_columns(HuggingFaceTable(dataset, columns.image), columns)
+    about, exact = f"a Hugging Face dataset, {columns}", columns.split is not None
+    return Rows(Path("the dataset"), rows, about, folder=Path.cwd(), exact_split=exact)

@@ -1,4 +1,4 @@
-"""Karpathy's split files, as of Flickr8k, Flickr30k and COCO: images[].filename, .split, .sentences[].raw.
+"""Karpathy's split files of Flickr8k, Flickr30k and COCO: images[].filename, .split, .sentences[].raw.
 
 Source: Karpathy and Fei-Fei 2015, "Deep visual-semantic alignments for generating image descriptions".
 """
@@ -15,58 +15,58 @@ from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 
 
-class Image(NamedTuple):
-    """One picture of the file.
+class KarpathyImage(NamedTuple):
+    """Entry of a split file.
 
     Attributes:
-        where: its place in the file.
-        folder: COCO's "val2014"; "" in the others.
-        name: the file's name.
+        location: its place in the file, for messages.
+        folder: COCO's "val2014"; "" in the other datasets.
+        name: the file name.
         split: "train", "restval", "val" or "test".
         captions: its sentences.
-        cocoid: COCO's number; None in the others.
+        coco_id: COCO's number of the image; None in the other datasets.
     """
 
-    where: str
+    location: str
     folder: str
     name: str
     split: str
     captions: list[str]
-    cocoid: int | None
+    coco_id: int | None
 
 
-def read_karpathy(path: Path, skip_log: SkipLog) -> list[Image]:
+def read_karpathy(path: Path, skip_log: SkipLog) -> list[KarpathyImage]:
     """Read a split file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: it is no such file, or an entry of it cannot be taken apart.
+        FileNotFoundError: the file does not exist.
+        DataError: the file or an entry has another layout.
     """
     content = read_json(path)
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
         raise DataError(f"{path}: expected Karpathy's layout, an object with a list 'images'; found none")
-    if not images:
-        raise DataError(f"{path}: names no pictures")
-    found = []
-    for position, image in enumerate(images):
-        where = f"{path}: images[{position}]"
-        read = _parse(where, image)
-        if read is None:
+    if not entries:
+        raise DataError(f"{path}: lists no images")
+    images = []
+    for position, entry in enumerate(entries):
+        location = f"{path}: images[{position}]"
+        image = _parse(location, entry)
+        if image is None:
             expected = "an object with 'filename', 'split' and 'sentences', each of which has 'raw'"
-            skip_log.add(where, f"is {str(image)[:80]!r}; expected {expected}")
+            skip_log.add(location, f"is {str(entry)[:80]!r}; expected {expected}")
         else:
-            found.append(read)
-    skip_log.require_few(len(images))
-    return found
+            images.append(image)
+    skip_log.check_fraction(len(entries))
+    return images
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: it is not JSON, or not UTF-8.
+        FileNotFoundError: the file does not exist.
+        DataError: the file is not JSON, or not UTF-8.
     """
     try:
         return json.loads(read_text(path))
@@ -74,35 +74,36 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}, line {error.lineno}: is not JSON: {error.msg}; download the file again") from error
 
 
-def _parse(where: str, image: Any) -> Image | None:
+def _parse(location: str, entry: Any) -> KarpathyImage | None:
     try:
-        name, split = image["filename"], image["split"]
-        sentences = [sentence["raw"] for sentence in image["sentences"]]
-        folder, cocoid = image.get("filepath", ""), image.get("cocoid")
+        name, split = entry["filename"], entry["split"]
+        captions = [sentence["raw"] for sentence in entry["sentences"]]
+        folder, coco_id = entry.get("filepath", ""), entry.get("cocoid")
     except (KeyError, TypeError, AttributeError):
         return None
-    words = [name, split, folder, *sentences]
-    if not all(isinstance(word, str) for word in words):
+    if not all(isinstance(value, str) for value in [name, split, folder, *captions]):
         return None
-    return Image(where, folder, name, split, sentences, cocoid if isinstance(cocoid, int) else None)
+    return KarpathyImage(location, folder, name, split, captions, coco_id if isinstance(coco_id, int) else None)
 
 
-def find_split_file(folders: Iterable[Path], own: str) -> Path | None:
-    """The split file in the first of the folders that has one.
+def find_split_file(folders: Iterable[Path], preferred: str) -> Path | None:
+    """Find the split file in the first of the folders that has one.
 
     Args:
-        folders: where to look.
-        own: the name of this set's, which wins: Karpathy's download holds the files of three sets.
+        folders: where to search.
+        preferred: the name of this dataset's file. Karpathy's download holds the files of three datasets.
 
     Raises:
-        DataError: a folder has several, and none is this set's.
+        DataError: a folder has several, and none has the preferred name.
     """
     for folder in folders:
-        found = sorted(folder.glob("dataset_*.json"))
-        best = [path for path in found if path.name == own] or found
-        if len(best) > 1:
-            names = ", ".join(path.name for path in best)
-            raise DataError(f"{folder}: holds {len(best)} split files ({names}); leave only the one of this set there")
-        if best:
-            return best[0]
+        paths = sorted(folder.glob("dataset_*.json"))
+        paths = [path for path in paths if path.name == preferred] or paths
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            raise DataError(
+                f"{folder}: holds {len(paths)} split files ({names}); keep only the one of this dataset there"
+            )
+        if paths:
+            return paths[0]
     return None

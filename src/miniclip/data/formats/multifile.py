@@ -1,79 +1,70 @@
-"""Sets of several files, as the Hub has them: parquet shards, a table for each split. A file's name says its split."""
+"""Tables by suffix, and datasets of several table files: parquet shards, or a table for each split.
+
+The name of a file gives its split, as on the Hugging Face Hub.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
-from miniclip.data.formats.json_lines import open_json_lines, read_json_lines
-from miniclip.data.formats.parquet import open_parquet, read_parquet
-from miniclip.data.formats.rows import Entry, is_url
-from miniclip.data.formats.tables import open_table, read_table
+from miniclip.data.formats.columns import ColumnNames
+from miniclip.data.formats.json_lines import read_json_lines
+from miniclip.data.formats.parquet import read_parquet
+from miniclip.data.formats.rows import Row, Rows, is_url
+from miniclip.data.formats.tables import read_table
 from miniclip.data.skipping import SkipLog
-from miniclip.data.splits import MEANING, in_name
+from miniclip.data.splits import SPLIT_NAMES, split_in_name
 
-LINES = {".jsonl", ".ndjson", ".json"}
-SUFFIXES = (".csv", ".tsv", ".tab", ".txt", *sorted(LINES), ".parquet")
-
-
-class Read(NamedTuple):
-    """What is in a table: its rows, what it is, in words, and whether a column says the split."""
-
-    entries: Iterator[Entry]
-    about: str
-    says_split: bool
+JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", *sorted(JSON_SUFFIXES), ".parquet")
 
 
-def read_file(
-    path: Path,
-    skip_log: SkipLog,
-    image: str | None = None,
-    caption: str | Sequence[str] | None = None,
-    split: str | None = None,
-) -> Read:
-    """Read one table of any kind; `split` is that of its rows where no column says it."""
+def read_file(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | None = None) -> Rows:
+    """Read a table of any kind; `split` is that of its rows if no column gives it."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        file, columns = open_parquet(path, image, caption)
-        return Read(read_parquet(file, columns, split), f"{path.name}, {columns}", columns.split is not None)
-    if suffix in LINES:
-        columns, rows = open_json_lines(path, skip_log, image, caption)
-        entries = read_json_lines(columns, rows, skip_log, split)
-        return Read(entries, f"{path.name}, {columns}", columns.split is not None)
-    table = open_table(path, skip_log, image, caption)
-    return Read(read_table(table, skip_log, split), table.about, table.columns.split is not None)
+        return read_parquet(path, names, split)
+    if suffix in JSON_SUFFIXES:
+        return read_json_lines(path, skip_log, names, split)
+    return read_table(path, skip_log, names, split)
 
 
-def read_several(
-    files: Sequence[Path],
-    skip_log: SkipLog,
-    base: Path,
-    image: str | None = None,
-    caption: str | Sequence[str] | None = None,
-) -> Read:
-    """Read files that are one set, the pictures named from `base` on."""
-    several = len({split_of(path) for path in files}) > 1  # then each may count its pictures from 0 on
-    read = []
-    for path in files:
-        split = split_of(path)
-        file = read_file(path, skip_log, image, caption, split)
-        folder = path.parent.relative_to(base).as_posix()
-        named = _named(file.entries, "" if folder == "." else f"{folder}/", f"{split}/" if several else "")
-        read.append(file._replace(entries=named))
+def read_files(files: Sequence[Path], root: Path, skip_log: SkipLog, names: ColumnNames) -> Rows:
+    """Read table files that make up one dataset.
+
+    Args:
+        files: the tables, at or below `root`.
+        root: the folder that image names start from.
+        skip_log: receives the rows that cannot be used.
+        names: columns that the user chose.
+    """
+    splits = [split_of(path) for path in files]
+    several = len(set(splits)) > 1  # then the row numbers of each split may start at 0
+    tables = []
+    for path, split in zip(files, splits, strict=True):
+        table = read_file(path, skip_log, names, split)
+        folder = path.parent.relative_to(root).as_posix()
+        prefix = "" if folder == "." else f"{folder}/"
+        tables.append(table._replace(rows=_prefix_names(table.rows, prefix, f"{split}/" if several else "")))
     more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-    entries = chain.from_iterable(file.entries for file in read)
-    return Read(entries, read[0].about + more, any(file.says_split for file in read))
+    return Rows(
+        files[0] if len(files) == 1 else root,
+        chain.from_iterable(table.rows for table in tables),
+        tables[0].about + more,
+        root,
+        any(table.exact_split for table in tables),
+    )
 
 
-def _named(entries: Iterator[Entry], folder: str, split: str) -> Iterator[Entry]:
-    """Files by their way from the base on; stored pictures by their split, where there are several."""
-    for entry in entries:
-        if entry.picture is not None:
-            yield entry._replace(name=split + entry.name)
+def _prefix_names(rows: Iterable[Row], folder: str, split: str) -> Iterator[Row]:
+    """Prefix the names of files by their table's folder, and those of stored images by their split."""
+    for row in rows:
+        if row.image is not None:
+            yield row._replace(name=split + row.name)
         else:
-            yield entry._replace(name=folder + entry.name) if folder and _is_relative(entry.name) else entry
+            yield row._replace(name=folder + row.name) if folder and _is_relative(row.name) else row
 
 
 def _is_relative(name: str) -> bool:
@@ -81,11 +72,11 @@ def _is_relative(name: str) -> bool:
 
 
 def split_of(path: Path) -> str | None:
-    """The split that a file's name speaks of, or its folder's: train-00000-of-00009.parquet, test/0000.parquet."""
-    return in_name(path.stem) or MEANING.get(path.parent.name.lower())
+    """Return the split in the name of a file or its folder: train-00000-of-00009.parquet, test/0000.parquet."""
+    return split_in_name(path.stem) or SPLIT_NAMES.get(path.parent.name.lower())
 
 
 def find_parquet(root: Path) -> list[Path]:
-    """The parquet files in a folder, or one or two below it, in order."""
-    found = (path for depth in ("*", "*/*", "*/*/*") for path in root.glob(f"{depth}.parquet"))
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    """Return the parquet files in a folder, or up to two folders below it, sorted."""
+    files = (path for depth in ("*", "*/*", "*/*/*") for path in root.glob(f"{depth}.parquet"))
+    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))

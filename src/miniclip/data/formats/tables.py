@@ -1,8 +1,7 @@
-"""CSV and TSV: a line a caption, or a line a picture with a list of captions, the columns named by the first line.
+"""CSV and TSV tables: a row for each caption, or a row for each image with a list of captions.
 
-Quotes are CSV's: a field that holds the separator, a quote or a line end is in double quotes, its own quotes doubled.
-A file separated by tabs in which that does not work out (many such files have lone quotes) is read with quotes as they
-stand.
+The first line names the columns. Quoting is CSV's: a field with the separator, a quote or a line end is in double
+quotes, and its own quotes are doubled. Many TSV files have lone quotes; if quoting fails there, quotes are literal.
 """
 
 from __future__ import annotations
@@ -14,152 +13,143 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from miniclip.data.formats.columns import Columns, as_list, choose, recognised
-from miniclip.data.formats.rows import Entry
+from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns, count_usual_names, parse_list
+from miniclip.data.formats.rows import Row, Rows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 
-SEPARATORS = (",", "\t", ";", "|")
-_NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
+SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
 
 
 class Record(NamedTuple):
-    """One row of a table: the line that it begins in, its fields, and what is wrong with it."""
+    """Fields of a row, the number of its first line, and the problem if it cannot be parsed."""
 
     line: int
     fields: list[str]
     problem: str | None = None
 
 
-class Table(NamedTuple):
-    """A table that is open: its columns by name, and its rows."""
-
-    path: Path
-    columns: Columns
-    header: list[str]
-    separator: str
-    records: list[Record]
-
-    @property
-    def about(self) -> str:
-        """What was found, in words."""
-        return f"{self.path.name}, separated by {_NAMES.get(self.separator, repr(self.separator))}, {self.columns}"
-
-
-def open_table(
+def read_table(
     path: Path,
     skip_log: SkipLog,
-    image: str | None = None,
-    caption: str | Sequence[str] | None = None,
+    names: ColumnNames,
+    split: str | None = None,
     separator: str | None = None,
-) -> Table:
-    """Read a table.
+) -> Rows:
+    """Read a CSV or TSV file.
 
     Args:
         path: the file.
-        skip_log: takes the rows that cannot be taken apart.
-        image: the pictures' column; None: by a usual name.
-        caption: the captions' column or columns; likewise.
-        separator: between fields; None: the one that makes sense of the first line.
+        skip_log: receives the rows that cannot be used.
+        names: columns that the user chose.
+        split: of all rows, if there is no column of splits.
+        separator: between fields; None: the one that gives the first line the most usual names.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: a column is not there, a row cannot be taken apart, the bytes are in another encoding.
+        FileNotFoundError: the file does not exist.
+        DataError: a column is missing, a row cannot be parsed, or the file has another encoding.
     """
     lines = list(io.StringIO(read_text(path, skip_log.on_error), newline=""))
-    if not lines or not "".join(lines[:1]).strip():
+    if not lines or not lines[0].strip():
         raise DataError(f"{path}, line 1: is empty; the first line must name the columns, such as image,caption")
     if "\0" in lines[0]:
-        raise DataError(f"{path}, line 1: holds NUL bytes; is it UTF-16 without a byte order mark? save it as UTF-8")
-    separator = separator or _sniff(path, lines[0], image)
-    records = list(_records(lines, separator, csv.QUOTE_MINIMAL))
+        raise DataError(
+            f"{path}, line 1: holds NUL bytes; if the file is UTF-16 without a byte order mark, save it as UTF-8"
+        )
+    separator = separator or _detect_separator(path, lines[0], names.image)
+    records = list(_parse(lines, separator, csv.QUOTE_MINIMAL))
     if separator == "\t" and any(record.problem for record in records):
-        records = list(_records(lines, separator, csv.QUOTE_NONE))
+        records = list(_parse(lines, separator, csv.QUOTE_NONE))
     if records[0].problem:
         raise DataError(f"{path}, line 1: {records[0].problem}")
     header = [name.strip() for name in records[0].fields]
-    return Table(path, choose(f"{path}, line 1", header, image, caption), header, separator, records[1:])
+    columns = choose_columns(f"{path}, line 1", header, names)
+    joins = [header.index(name) for name in columns.captions] == [len(header) - 1]
+    records = [_fit(record, len(header), separator, joins) for record in records[1:]]
+    return Rows(
+        path,
+        _read_rows(path, records, header, columns, split, skip_log),
+        f"{path.name}, separated by {_separator_name(separator)}, {columns}",
+        exact_split=columns.split is not None,
+    )
 
 
-def read_table(table: Table, skip_log: SkipLog, split: str | None = None) -> Iterator[Entry]:
-    """The rows of a table; each is a picture with one or more captions.
-
-    Args:
-        table: an open one.
-        skip_log: takes the rows that cannot be used.
-        split: of all of them, where the file's name says it.
-    """
-    columns, header = table.columns, table.header
+def _read_rows(
+    path: Path, records: Sequence[Record], header: list[str], columns: Columns, split: str | None, skip_log: SkipLog
+) -> Iterator[Row]:
     image = header.index(columns.image)
     captions = [header.index(name) for name in columns.captions]
-    own_split = None if columns.split is None else header.index(columns.split)
-    folder = f"{table.path.parent.absolute()}{os.sep}"
-    joins = captions == [len(header) - 1]  # a caption at a line's end may go on after a separator
-    cells = (fields[captions[0]] for _, fields, problem in _rows(table, joins) if problem is None)
-    lists = len(captions) == 1 and _are_lists(cells)
-    for line, fields, problem in _rows(table, joins):
-        where = f"{table.path}, line {line}"
+    split_field = None if columns.split is None else header.index(columns.split)
+    folder = f"{path.parent.absolute()}{os.sep}"
+    cells = [record.fields[captions[0]] for record in records if record.problem is None]
+    lists = len(captions) == 1 and _all_lists(cells)
+    for line, fields, problem in records:
+        location = f"{path}, line {line}"
         if problem is not None:
-            skip_log.add(where, problem)
+            skip_log.add(location, problem)
             continue
-        own: list[str] = [fields[k] for k in captions]
+        texts: list[str] = [fields[k] for k in captions]
         if lists:
-            own = as_list(own[0]) or []
-        name = _below(fields[image].strip(), folder)
-        yield Entry(where, name, own, split if own_split is None else fields[own_split])
+            texts = parse_list(texts[0]) or []
+        name = fields[image].strip().removeprefix(folder)  # a dataset that moves keeps its drawn split
+        yield Row(location, name, texts, split if split_field is None else fields[split_field])
 
 
-def _rows(table: Table, joins: bool) -> Iterator[Record]:
-    return (_fitted(record, len(table.header), table.separator, joins) for record in table.records)
+def _separator_name(separator: str) -> str:
+    return SEPARATORS.get(separator, repr(separator))
 
 
-def _sniff(path: Path, line: str, image: str | None) -> str:
-    """The separator that makes most sense of the first line; where none does, the one of the file's kind."""
-    usual = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
-    best, score = usual, -1
-    for separator in sorted(SEPARATORS, key=lambda one: one != usual):
-        names = next(csv.reader([line.strip("\r\n")], delimiter=separator), [])
-        found = 2 * recognised(names) + (image is not None and image in map(str.strip, names))
-        if found > score:
-            best, score = separator, found
+def _detect_separator(path: Path, header: str, image: str | None) -> str:
+    """Return the separator that gives the header the most usual names; in a tie, that of the file's suffix."""
+    default = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
+    best, best_score = default, -1
+    for separator in sorted(SEPARATORS, key=lambda separator: separator != default):
+        names = next(csv.reader([header.strip("\r\n")], delimiter=separator), [])
+        score = 2 * count_usual_names(names) + (image is not None and image in map(str.strip, names))
+        if score > best_score:
+            best, best_score = separator, score
     return best
 
 
-def _records(lines: Sequence[str], separator: str, quoting: int) -> Iterator[Record]:
-    """The rows; after one that cannot be taken apart it goes on with the next line."""
+def _parse(lines: Sequence[str], separator: str, quoting: int) -> Iterator[Record]:
+    """Parse the rows; after one that cannot be parsed, continue with the next line."""
     start = 0
     while start < len(lines):
-        reader = csv.reader(iter(_from(lines, start)), delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
-        begun = start
+        rest = (lines[k] for k in range(start, len(lines)))
+        reader = csv.reader(rest, delimiter=separator, quoting=quoting, strict=True)  # type: ignore[arg-type]
+        first = start
         try:
             for fields in reader:
                 if any(field.strip() for field in fields):
-                    yield Record(begun + 1, fields)
-                begun = start + reader.line_num
+                    yield Record(first + 1, fields)
+                first = start + reader.line_num
             return
         except csv.Error as error:
-            yield Record(begun + 1, [], _why(error))
-            start = begun + 1
+            yield Record(first + 1, [], _explain(error))
+            start = first + 1
 
 
-def _from(lines: Sequence[str], start: int) -> Iterator[str]:
-    return (lines[k] for k in range(start, len(lines)))
+def _explain(error: csv.Error) -> str:
+    message = str(error)
+    if "field limit" in message:
+        return f"a field has more than {csv.field_size_limit():,} characters; close an open quote"
+    if "unexpected end" in message:
+        return 'a double quote is opened and never closed; close it, or double it ("") if it is part of the text'
+    if "expected after" in message:
+        return 'text after a closing double quote; double a quote inside a quoted field ("")'
+    return f"cannot be parsed: {message}"
 
 
-def _why(error: csv.Error) -> str:
-    text = str(error)
-    if "field limit" in text:
-        return f"a field of more than {csv.field_size_limit():,} characters: a quote that is never closed? close it"
-    if "unexpected end" in text:
-        return 'a double quote is opened and never closed; close it, or write it twice ("") where it is meant'
-    if "expected after" in text:
-        return 'text after a closing double quote; a quote inside of a quoted field is written twice ("")'
-    return f"cannot be taken apart: {text}"
+def _fit(record: Record, width: int, separator: str, joins: bool) -> Record:
+    """Give a row as many fields as there are columns, or a problem.
 
-
-def _fitted(record: Record, width: int, separator: str, joins: bool) -> Record:
-    """A row with as many fields as there are columns, or with what is wrong."""
+    Args:
+        record: the row.
+        width: number of columns.
+        separator: between fields.
+        joins: the caption is the last field and may hold separators.
+    """
     if record.problem is not None or len(record.fields) == width:
         return record
     fields = list(record.fields)
@@ -167,27 +157,16 @@ def _fitted(record: Record, width: int, separator: str, joins: bool) -> Record:
         fields.pop()
     if len(fields) > width and joins:
         fields[width - 1 :] = [separator.join(fields[width - 1 :])]
-    if len(fields) != width:
-        name = _NAMES.get(separator, repr(separator))
-        problem = (
-            f"found {len(fields)} fields, separated by {name}, expected {width}; put a field that holds a {name} in "
-            "double quotes"
-        )
-        return record._replace(problem=problem)
-    return record._replace(fields=fields)
+    if len(fields) == width:
+        return record._replace(fields=fields)
+    name = _separator_name(separator)
+    return record._replace(
+        problem=f"found {len(fields)} fields, separated by {name}, expected {width}; put a field that holds a {name} "
+        "in double quotes"
+    )
 
 
-def _are_lists(cells: Iterator[str]) -> bool:
-    """Whether a column is one of lists: every cell that is not blank."""
-    some = False
-    for cell in cells:
-        if cell.strip():
-            if as_list(cell) is None:
-                return False
-            some = True
-    return some
-
-
-def _below(name: str, folder: str) -> str:
-    """An absolute path as one from the folder on, where it lies in it: a set that moves keeps its drawn split."""
-    return name.removeprefix(folder)
+def _all_lists(cells: Sequence[str]) -> bool:
+    """Whether every cell that is not blank holds a list of strings, and at least one does."""
+    filled = [cell for cell in cells if cell.strip()]
+    return bool(filled) and all(parse_list(cell) is not None for cell in filled)

@@ -1,37 +1,48 @@
-"""A tar file as a table: the name, place and size of each member, read from its headers alone, nothing extracted.
+"""Listing of a tar file: name, offset and size of each member, read from the headers. Nothing is extracted.
 
-A name is a name here, never a path: one that is absolute or climbs is no danger, since no file is made from it.
-Reference: the ustar and pax formats, POSIX.1-2017, "pax"; read by the standard library's tarfile.
+Member names are never used as paths, so absolute names and names with `..` are harmless.
+Reference: the ustar and pax formats, POSIX.1-2017, "pax"; parsed by the standard library's tarfile.
 """
 
 from __future__ import annotations
 
 import tarfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-BLOCK = tarfile.BLOCKSIZE
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
-    """A member of a tar file."""
+    """Member of a tar file.
+
+    Attributes:
+        name: its name in the tar.
+        offset: of its content, in bytes.
+        size: of its content, in bytes.
+        problem: the reason why the content cannot be read from there, or None.
+    """
 
     name: str
-    offset: int  # of its content, in bytes
+    offset: int
     size: int
-    wrong: str | None  # why its content cannot be read from there
+    problem: str | None
 
 
-class Table(NamedTuple):
-    """The members of a tar file."""
+class TarListing(NamedTuple):
+    """Members of a tar file.
 
-    members: list[Member]  # that are whole, without folders, in the file's order
-    wrong: str | None  # why there are no more, of a file that does not end as it should
+    Attributes:
+        members: complete members without folders, in the order of the file.
+        problem: the reason why the listing ends early, or None.
+    """
+
+    members: list[Member]
+    problem: str | None
 
 
-def read_table(path: Path) -> Table:
-    """List what is in a tar file, up to where it is damaged.
+def list_members(path: Path) -> TarListing:
+    """List the members of a tar file, up to the first damage.
 
     Raises:
         OSError: the file cannot be read.
@@ -39,43 +50,53 @@ def read_table(path: Path) -> Table:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
-        packing = next((name for mark, name in COMPRESSED.items() if start.startswith(mark)), None)
-        if packing:
-            return Table([], f"is packed with {packing}, so that nothing in it can be read by its place; unpack it")
+        compression = next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
+        if compression:
+            return TarListing([], f"is compressed with {compression}, so its members have no offsets; decompress it")
         file.seek(0)
         members: list[Member] = []
         try:
-            # not "replace": two names must not become one
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
-                at = -1
-                while (entry := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # or a tar of a million members is kept twice
-                    if entry.offset <= at or entry.size < 0:
-                        return Table(members, f"has a damaged header at byte {entry.offset:,}")
-                    at = entry.offset
-                    if entry.isreg() and entry.offset_data + entry.size > size:
-                        return Table(members, f"is cut short in {entry.name}")
-                    if not entry.isdir():
-                        members.append(Member(entry.name, entry.offset_data, entry.size, _wrong_with(entry)))
-                end = tar.offset
+            problem, end = _read_headers(file, size, members)
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
-            where = f"cut short after {members[-1].name}" if members else f"no tar file ({_one_line(error)})"
-            return Table(members, f"is {where}")
-        file.seek(end)
-        mark = file.read(BLOCK)
-    if mark == bytes(BLOCK):
-        return Table(members, None)
-    after = f" after {members[-1].name}" if members else ""
-    return Table(members, f"has a damaged header{after}" if len(mark) == BLOCK else f"is cut short{after}")
+            message = " ".join(str(error).split()) or type(error).__name__
+            problem, end = f"is cut short{_after(members)}" if members else f"is not a tar file ({message})", 0
+        return TarListing(members, problem or _end_problem(file, end, members))
 
 
-def _wrong_with(entry: tarfile.TarInfo) -> str | None:
-    if entry.issparse():
+def _read_headers(file: BinaryIO, size: int, members: list[Member]) -> tuple[str | None, int]:
+    """Add all complete members to the list; return the problem and the offset after the last member."""
+    # backslashreplace keeps names distinct that "replace" would make equal
+    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+        last = -1
+        while (header := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # else the members of a large tar are in memory twice
+            if header.offset <= last or header.size < 0:
+                return f"has a damaged header at byte {header.offset:,}", 0
+            last = header.offset
+            if header.isreg() and header.offset_data + header.size > size:
+                return f"is cut short in {header.name}", 0
+            if not header.isdir():
+                members.append(Member(header.name, header.offset_data, header.size, _member_problem(header)))
+        return None, tar.offset
+
+
+def _end_problem(file: BinaryIO, end: int, members: list[Member]) -> str | None:
+    """Check the block of zeros that ends a tar file; tarfile takes any damaged header for the end."""
+    file.seek(end)
+    block = file.read(tarfile.BLOCKSIZE)
+    if block == bytes(tarfile.BLOCKSIZE):
+        return None
+    problem = "has a damaged header" if len(block) == tarfile.BLOCKSIZE else "is cut short"
+    return problem + _after(members)
+
+
+def _after(members: list[Member]) -> str:
+    return f" after {members[-1].name}" if members else ""
+
+
+def _member_problem(header: tarfile.TarInfo) -> str | None:
+    if header.issparse():
         return "is stored as a sparse file"
-    if entry.issym() or entry.islnk():
-        return f"is a link to {entry.linkname}"
-    return None if entry.isreg() else "is no regular file"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    if header.issym() or header.islnk():
+        return f"is a link to {header.linkname}"
+    return None if header.isreg() else "is not a regular file"

@@ -1,4 +1,4 @@
-"""A text file to its text: UTF-8 with or without a byte order mark, UTF-16 with one; other bytes are named."""
+"""Decoding of text files: UTF-8 with or without a byte order mark, and UTF-16 with one."""
 
 from __future__ import annotations
 
@@ -10,48 +10,47 @@ from miniclip.errors import DataError
 
 
 def read_text(path: Path, on_error: OnError = "raise") -> str:
-    """Read a text file; line ends are left as they are.
+    """Read a text file without changing its line ends.
 
     Args:
         path: the file.
-        on_error: with "skip", bytes that are no UTF-8 come out as lone surrogates, which `not_text` then finds in the
-            one caption or name that holds them.
+        on_error: with "skip", bytes that are not UTF-8 become lone surrogates. `text_problem` then finds the one
+            caption or name that holds them.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: the bytes are in another encoding; the message has the line and the byte.
+        FileNotFoundError: the path is not a regular file.
+        DataError: the file has another encoding; the message has the line and the byte.
     """
     if not path.is_file():
-        other = "no regular file" if path.exists() else "there is no such file"
-        found = "a folder, not a file" if path.is_dir() else other
-        raise FileNotFoundError(f"{path}: {found}")
+        other = "not a regular file" if path.exists() else "the file does not exist"
+        raise FileNotFoundError(f"{path}: {'a folder, not a file' if path.is_dir() else other}")
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding, name = "utf-16", "UTF-16, as its byte order mark says it is"
+        encoding, label = "utf-16", "UTF-16, the encoding of its byte order mark"
     else:
-        encoding, name = "utf-8-sig", "UTF-8"
+        encoding, label = "utf-8-sig", "UTF-8"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         if on_error == "skip" and encoding == "utf-8-sig":
             return data.decode(encoding, "surrogateescape")
         line = data.count(b"\n", 0, error.start) + 1
-        found_bytes = data[error.start : error.start + 1]
+        byte = data[error.start : error.start + 1]
         raise DataError(
-            f"{path}, line {line}: byte {found_bytes!r} (at {error.start:,}) is not {name}; save the file as UTF-8 "
-            "(in a spreadsheet: as CSV UTF-8)"
+            f"{path}, line {line}: byte {byte!r} (at {error.start:,}) is not {label}; save the file as UTF-8 "
+            "(in a spreadsheet: CSV UTF-8)"
         ) from error
 
 
-def not_text(text: str) -> str | None:
-    """Why a string cannot be used as text; None where it can."""
+def text_problem(text: str) -> str | None:
+    """Return the reason why a string cannot be used as text, or None."""
     if "\0" in text:
-        return "holds a NUL byte; is the file UTF-16 without a byte order mark? save it as UTF-8"
+        return "holds a NUL byte; if the file is UTF-16 without a byte order mark, save it as UTF-8"
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        number = ord(text[error.start])
-        if 0xDC80 <= number <= 0xDCFF:  # what the decoder makes of a byte that it cannot read
-            return f"byte {bytes([number - 0xDC00])!r} is not UTF-8; save the file as UTF-8"
-        return f"holds half a character (\\u{number:04x}); write it anew"
+        code = ord(text[error.start])
+        if 0xDC80 <= code <= 0xDCFF:  # from surrogateescape: a byte that could not be decoded
+            return f"byte {bytes([code - 0xDC00])!r} is not UTF-8; save the file as UTF-8"
+        return f"holds half a surrogate pair (\\u{code:04x}); write the character again"
     return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
 from miniclip.data.decoding import open_image
+from miniclip.data.skipping import reason_of
 from miniclip.errors import DataError
 from miniclip.utils.threads import threads
 
@@ -203,7 +204,7 @@ def _look(data: ImageCaptionDataset, index: int) -> _Seen:
         content = None if encoded is None else encoded(index)
         picture = image_of(data, index) if content is None else open_image(content, name)
     except (DataError, OSError) as error:
-        return _Seen(None, None, None, " ".join(str(error).removeprefix(f"{name}: ").split()))
+        return _Seen(None, None, None, reason_of(error))
     return _Seen(
         picture.size,
         None if content is None else _digest(content),

@@ -1,0 +1,163 @@
+"""Captions: the dataset class that reads tables, folders and Hugging Face datasets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from miniclip.data.dataset import ImageFiles
+from miniclip.data.formats.columns import ColumnNames
+from miniclip.data.formats.folder import read_folder
+from miniclip.data.formats.huggingface import read_dataset
+from miniclip.data.formats.multifile import find_parquet, read_files
+from miniclip.data.formats.options import ReadKeywords, ReadOptions
+from miniclip.data.formats.rows import Rows, select
+from miniclip.data.formats.tables import read_table
+from miniclip.data.skipping import SkipLog
+
+
+class Captions(ImageFiles):
+    """Captioned images, each read from its file when it is requested.
+
+    `data[i]` is `(image, captions)`: an upright RGB PIL image and a list of strings. The class methods read the layouts
+    of docs/data.md. All of them take these keyword arguments:
+
+    - `split`: "train", "val", "test" or "all". The dataset's own split, or one that is drawn by a hash.
+    - `seed`: of a drawn split.
+    - `on_error`: "raise" if a row or an image cannot be used, or "skip" to leave it out and list it in `skip_log`.
+    - `max_skip_fraction`: limit of the fraction that may be left out.
+
+    Tables also take
+    - `image`: the column of images or their paths. None: one with a usual name, such as image, filepath, filename.
+    - `caption`: the column or columns of captions. None: one with a usual name, such as caption, text, title.
+
+    They raise FileNotFoundError for a path that does not exist, ValueError for a split that does not exist, and
+    `DataError`, with the line, for columns, rows and images that cannot be used.
+
+    Args:
+        paths: N image files, or objects whose `read()` returns an encoded image and whose `str` is its name.
+        captions: one or more captions for each image.
+        skip_log: what a reader left out.
+        splits: the split of each image; empty if there are no splits.
+        about: the layout that was read and the origin of its split, for people.
+
+    Raises:
+        ValueError: the lengths differ, or an image has no caption.
+        TypeError: the captions of an image are a string instead of a list of strings.
+    """
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | Path,
+        *,
+        image: str | None = None,
+        caption: str | Sequence[str] | None = None,
+        separator: str | None = None,
+        split: str = "all",
+        **options: Unpack[ReadKeywords],
+    ) -> Captions:
+        """Read a CSV or TSV table, with one caption a row or lists of them.
+
+        Args:
+            path: the file; its first line names the columns. Image paths start from its folder, or from a usual one in
+                it, such as `images/`.
+            image: as above, like the arguments that follow.
+            caption: as above.
+            separator: between fields; None: detected from the first line.
+            split: as above.
+            **options: as above.
+        """
+        file, names = Path(path).expanduser(), ColumnNames(image, caption)
+        read_options = ReadOptions(split, **options)
+        return _load(lambda log: read_table(file, log, names, separator=separator), read_options)
+
+    @classmethod
+    def from_jsonl(
+        cls,
+        path: str | Path,
+        *,
+        image: str | None = None,
+        caption: str | Sequence[str] | None = None,
+        split: str = "all",
+        **options: Unpack[ReadKeywords],
+    ) -> Captions:
+        """Read a file with one object a line, such as `{"image": "a.jpg", "caption": "a dog"}`, or a JSON list of them.
+
+        A caption is a string or a list of strings. The keyword arguments are as above.
+        """
+        file = Path(path).expanduser()
+        return load_tables([file], file.parent, ColumnNames(image, caption), ReadOptions(split, **options))
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | Path | Sequence[str | Path],
+        *,
+        image: str | None = None,
+        caption: str | Sequence[str] | None = None,
+        split: str = "all",
+        **options: Unpack[ReadKeywords],
+    ) -> Captions:
+        """Read a parquet file, a folder of them, or a list. The image column holds paths or the images themselves.
+
+        The split is that of the file names if there are several, such as `train-00000-of-00002.parquet`, or the column
+        split. The keyword arguments are as above.
+
+        Raises:
+            ModuleNotFoundError: pyarrow is not installed.
+        """
+        files = [Path(item).expanduser() for item in ([path] if isinstance(path, str | Path) else path)]
+        if len(files) == 1 and files[0].is_dir():
+            files = find_parquet(files[0])
+        if not files:
+            raise FileNotFoundError(f"{path}: holds no parquet files")
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        return load_tables(files, root, ColumnNames(image, caption), ReadOptions(split, **options))
+
+    @classmethod
+    def from_folder(cls, path: str | Path, *, split: str = "all", **options: Unpack[ReadKeywords]) -> Captions:
+        """Read the images at or below a folder, each with a text file beside it: `dog.jpg`, `dog.txt`.
+
+        Each line of the text file is a caption. The split is that of folders named train, val and test, if all images
+        are in them; otherwise it is drawn. The keyword arguments are as above.
+        """
+        root = Path(path).expanduser()
+        return _load(lambda log: read_folder(root, log), ReadOptions(split, **options))
+
+    @classmethod
+    def from_huggingface(
+        cls,
+        dataset: Any,
+        *,
+        image: str | None = None,
+        caption: str | Sequence[str] | None = None,
+        split: str = "all",
+        **options: Unpack[ReadKeywords],
+    ) -> Captions:
+        """Take a `Dataset` of Hugging Face's datasets library. An image is decoded when it is requested.
+
+        Args:
+            dataset: such as `datasets.load_dataset("org/repo", split="train")`.
+            image: as above.
+            caption: as above.
+            split: as above, a part of what is passed.
+            **options: as above.
+
+        Raises:
+            TypeError: the dataset is a dict of splits, or is streamed.
+        """
+        names = ColumnNames(image, caption)
+        return _load(lambda _: read_dataset(dataset, names), ReadOptions(split, **options))
+
+
+def load_tables(files: Sequence[Path], root: Path, names: ColumnNames, options: ReadOptions) -> Captions:
+    """Read one table, or several that make up one dataset; image names start from `root`."""
+    return _load(lambda log: read_files(files, root, log, names), options)
+
+
+def _load(read: Callable[[SkipLog], Rows], options: ReadOptions) -> Captions:
+    skip_log = options.new_skip_log()
+    return Captions(*select(read(skip_log), options, skip_log))

@@ -1,0 +1,104 @@
+"""Search for tar shards: paths, folders, glob patterns and brace ranges."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from miniclip.data.splits import split_in_name
+
+ShardSpec = str | Path | Sequence[str | Path]
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")  # compressed ones are found, and then refused with a clear message
+MAX_SHARDS = 10_000_000  # of a brace range
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+class Shard(NamedTuple):
+    """Tar shard.
+
+    Attributes:
+        path: the file.
+        name: its path below the folder that all shards share.
+        split: the split in its name, or None.
+    """
+
+    path: Path
+    name: str
+    split: str | None
+
+
+def is_tar(spec: object) -> bool:
+    """Whether a spec names tar shards: `x.tar`, a pattern or a list of them, or a folder with tars in it."""
+    if isinstance(spec, list | tuple):
+        return bool(spec) and all(map(is_tar, spec))
+    path = Path(str(spec)).expanduser()
+    return str(spec).lower().endswith(TAR_SUFFIXES) or (path.is_dir() and any(_tars_in(path)))
+
+
+def find_shards(spec: ShardSpec) -> list[Path]:
+    """Return the paths of a spec, in order. Missing shards of a range or a list are included.
+
+    Raises:
+        FileNotFoundError: no shard exists.
+        ValueError: the spec is a URL, or has an invalid range.
+    """
+    specs = [spec] if isinstance(spec, str | Path) else spec
+    paths = list(dict.fromkeys(path for item in specs for path in _expand(str(item))))
+    if not any(path.exists() for path in paths):
+        listed = ", ".join(map(str, specs))
+        raise FileNotFoundError(f"{listed}: no such file; give a .tar, a pattern such as 'shards/*.tar', or a folder")
+    return paths
+
+
+def name_shards(paths: Sequence[Path]) -> list[Shard]:
+    """Name shards by their paths below the folder that all share, so that a dataset that moves keeps its names."""
+    absolute = [path.absolute() for path in paths]
+    try:
+        folder = os.path.commonpath([path.parent for path in absolute])
+        names = [path.relative_to(folder).as_posix() for path in absolute]
+    except ValueError:  # on several drives
+        names = [path.as_posix() for path in absolute]
+    return [Shard(path, name, split_in_name(name)) for path, name in zip(paths, names, strict=True)]
+
+
+def _expand(spec: str) -> list[Path]:
+    if re.match(r"[a-z0-9]+://|pipe:", spec):
+        raise ValueError(f"{spec}: shards are read from disk; download them (hf download, wget), and give their path")
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return sorted(_tars_in(path))
+    if path.exists():
+        return [path]
+    paths: list[Path] = []
+    for name in _expand_braces(str(path)):
+        is_pattern = glob.has_magic(name)
+        paths += sorted(map(Path, glob.glob(name))) if is_pattern else [Path(name)]  # noqa: PTH207  # absolute patterns
+    return paths
+
+
+def _tars_in(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.name.lower().endswith(TAR_SUFFIXES) and path.name[0] != ".")
+
+
+def _expand_braces(text: str) -> Iterator[str]:
+    """Expand `a{0..2}b` or `a{0,1,2}b` to three strings; leading zeros are kept."""
+    parts = _BRACES.split(text)  # every second part was in braces
+    choices = [[part] if i % 2 == 0 else _alternatives(part, text) for i, part in enumerate(parts)]
+    return map("".join, itertools.product(*choices))
+
+
+def _alternatives(inner: str, text: str) -> list[str]:
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
+    if not ends:
+        return inner.split(",")
+    first, last = int(ends[1]), int(ends[2])
+    if not first <= last < first + MAX_SHARDS:
+        raise ValueError(f"{text}: the range {{{inner}}} runs backwards, or has more than {MAX_SHARDS:,} shards")
+    width = len(ends[1]) if ends[1].startswith("0") else 0
+    return [f"{number:0{width}}" for number in range(first, last + 1)]
