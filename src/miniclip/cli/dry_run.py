@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from miniclip.diagnostics.plan import plan
+from miniclip.diagnostics.plan import plan_run
 from miniclip.runtime import distributed
 from miniclip.train.config import TrainConfig
 
@@ -33,7 +33,7 @@ def describe(trainer: Any, resumed: str | None, file: Mapping[str, Any], flags: 
             "settings",
             *(f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows),
             f"the run, on {trainer.model.device} in {trainer.config.precision}{ranks}",
-            plan(trainer).describe(),
+            str(plan_run(trainer)),
             f"It would {verb} {trainer.run_dir}. This was a dry run: nothing was written.",
         ]
     )

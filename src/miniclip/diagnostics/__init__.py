@@ -1,1 +1,1 @@
-"""Checks before a run and rules that watch it."""
+"""Diagnostics: the check before a run, the doctor during a run, and the dry-run plan."""

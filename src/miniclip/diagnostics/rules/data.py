@@ -1,0 +1,66 @@
+"""Rules on the data: repeated captions and images, truncated captions, slow loading."""
+
+from __future__ import annotations
+
+from miniclip.diagnostics.rules.window import Rule, RunWindow
+
+MAX_TRUNCATED_FRACTION = 0.01  # of the captions
+MAX_REPEATED_FRACTION = 0.05  # of the pairs of a batch
+MAX_DATA_WAIT = 0.3  # of the time
+
+
+def _repeated_captions(window: RunWindow) -> str | None:
+    return _repeated(window, "caption")
+
+
+def _repeated_images(window: RunWindow) -> str | None:
+    return _repeated(window, "image")
+
+
+def _repeated(window: RunWindow, kind: str) -> str | None:
+    distinct, pairs = window.mean(f"distinct_{kind}s"), window.mean("pairs")
+    if not window.is_full or distinct is None or pairs is None or distinct > (1 - MAX_REPEATED_FRACTION) * pairs:
+        return None
+    return f"{pairs - distinct:.1f} of a batch's {pairs:.0f} pairs repeat the {kind} of another pair"
+
+
+def _data_wait(window: RunWindow) -> str | None:
+    fraction = window.mean("data_wait")
+    if not window.is_full or fraction is None or fraction < MAX_DATA_WAIT:
+        return None
+    return f"the run waits for batches {fraction:.0%} of the time"
+
+
+def _truncated_captions(window: RunWindow) -> str | None:
+    truncated, captions = window.facts.truncated_captions, window.facts.captions
+    if not captions or truncated < MAX_TRUNCATED_FRACTION * captions:
+        return None
+    return f"{truncated:,} of {captions:,} captions are longer than the model's context"
+
+
+REPEATED_CAPTIONS = Rule(
+    "repeated captions in a batch",
+    _repeated_captions,
+    "If two images of a batch share a caption, the loss treats it as wrong for one of them. The model learns to "
+    "separate what belongs together, and the loss cannot fall below `loss_floor`.",
+    "Write captions that distinguish the images, remove generic ones, or use smaller batches, in which repeats are "
+    "rarer.",
+)
+REPEATED_IMAGES = Rule(
+    "repeated images in a batch",
+    _repeated_images,
+    "If an image is in the data twice, each time with its own caption, the loss treats the other caption as wrong.",
+    "Merge the copies into one image with several captions; `miniclip train --check` names them.",
+)
+DATA_WAIT = Rule(
+    "data wait",
+    _data_wait,
+    "Images are decoded more slowly than the model uses them; the device is idle for that time.",
+    "Build a cache of decoded images once (`miniclip data cache`), increase num_workers, or use smaller image files.",
+)
+TRUNCATED_CAPTIONS = Rule(
+    "truncated captions",
+    _truncated_captions,
+    "The text tower never receives the ends of these captions and cannot learn what is only stated there.",
+    "Shorten the captions to their first sentence, or use a model with a longer context.",
+)

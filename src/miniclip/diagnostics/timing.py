@@ -1,0 +1,76 @@
+"""Time of a training step and of an evaluation, measured on a few pairs without changing the run."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from torch.utils.data import Subset
+
+from miniclip.evaluation.retrieval import LazyImages, embed
+from miniclip.runtime import distributed
+from miniclip.runtime.flops import pair_flops
+from miniclip.train.optimizer import build_optimizer
+from miniclip.train.step import cached_step, plain_step
+
+if TYPE_CHECKING:
+    from miniclip.train.trainer import Trainer
+
+TARGET_SECONDS = 6.0  # approximate duration of all timed steps; slow steps are timed with fewer pairs
+TIMED_STEPS = 3  # after one untimed step
+ASSUMED_MFU = 0.25  # first guess of a step's duration, to choose the number of pairs
+
+
+class StepTime(NamedTuple):
+    """Duration of a training step."""
+
+    seconds: float | None  # of a step on this rank's rows; None under FSDP, where it is not measured
+    pairs: int  # in each timed step
+    tokens: int  # per caption
+
+
+def time_step(trainer: Trainer, peak_flops: float) -> StepTime:
+    """Time training steps on a copy of the model. All ranks must call it together.
+
+    Args:
+        trainer: left unchanged, except that its loader has opened an epoch.
+        peak_flops: FLOPs per second of this rank's device.
+    """
+    model, config = trainer.model, trainer.config
+    batch = next(trainer.loader.epoch(trainer.epoch))
+    tokens, local_rows = batch.tokens.shape[1], len(batch.indices)
+    if config.fsdp and distributed.world_size() > 1:
+        return StepTime(None, 0, tokens)  # a sharded model cannot be copied
+    pair_seconds = (pair_flops(model, tokens, config.patch_dropout) or 0) / (ASSUMED_MFU * peak_flops)
+    pairs = local_rows
+    if pair_seconds:
+        pairs = min(local_rows, max(2, int(TARGET_SECONDS / (TIMED_STEPS + 1) / pair_seconds)))
+    pairs = min(rank_pairs for (rank_pairs,) in distributed.all_ranks([pairs]))
+    model_copy = copy.deepcopy(model).train()
+    optimizer, inputs = build_optimizer(model_copy, config), trainer._inputs(batch)
+    step = plain_step if config.micro_batch_size is None else cached_step
+    seconds = []
+    for _ in range(TIMED_STEPS + 1):
+        start = time.perf_counter()
+        result = step(model_copy, optimizer, inputs, pairs, trainer.loss, config)
+        float(result.figures["loss"])  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return StepTime(statistics.median(seconds[1:]) / pairs * local_rows, pairs, tokens)
+
+
+def time_evaluation(trainer: Trainer) -> float:
+    """Estimate the seconds of an evaluation from the time of embedding some of the validation data; 0 without it."""
+    data, model = trainer.val_data, trainer.model
+    if data is None or not len(data) or (trainer.config.fsdp and distributed.world_size() > 1):
+        return 0.0
+    was_training, count, seconds = model.training, 0, 0.0
+    model.eval()
+    while count < len(data) and seconds < TARGET_SECONDS / 10:  # repeats with more images, so the last round is warm
+        count = min(max(1, 4 * count), len(data))
+        start = time.perf_counter()
+        embed(model, data.captions[:count], LazyImages(Subset(cast(Any, data), range(count))))
+        seconds = time.perf_counter() - start
+    model.train(was_training)
+    return seconds * len(data) / count / distributed.world_size()

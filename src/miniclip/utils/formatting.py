@@ -1,0 +1,27 @@
+"""Durations and sizes as short text."""
+
+from __future__ import annotations
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration in its two largest units: `format_duration(7500)` is `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    seconds = round(seconds)
+    for unit, size, smaller_unit, smaller_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if seconds >= size:
+            rest = seconds % size // smaller_size
+            return f"{seconds // size:,} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+    return f"{seconds} s"
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes: `format_bytes(3 << 29)` is `1.5 GiB`."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1024:,.0f} KiB"
