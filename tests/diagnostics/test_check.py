@@ -1,4 +1,4 @@
-"""The check: what it finds in data made to have it, what it says of a model that cannot learn, what it leaves alone."""
+"""The check before a run: findings on prepared data and models, and no side effects."""
 
 import random
 
@@ -8,135 +8,141 @@ from PIL import Image
 
 from miniclip.cli import main
 from miniclip.data import Captions, Shapes
-from miniclip.diagnostics import check_data
-from miniclip.diagnostics.check import PAIRS, Report, check, few_pairs
-from miniclip.diagnostics.check_data import Finding, look_at
+from miniclip.diagnostics.check import check
+from miniclip.diagnostics.checks import captions as caption_checks
+from miniclip.diagnostics.checks.images import sample_images
+from miniclip.diagnostics.checks.overfit import MAX_PAIRS, select_pairs
+from miniclip.diagnostics.findings import CheckReport, Finding
 from miniclip.tokenizer import LibraryTokenizer
 from miniclip.train import TrainConfig
-from tests.diagnostics.test_doctor import PICTURES, SHAPES, Pairs
+from tests.diagnostics.test_doctor import IMAGES, SHAPES, Pairs
 from tests.toys import make_model
 
 CONFIG = TrainConfig(batch_size=8, lr=3e-3, precision="float32")
-CAPTIONS = [[own[0]] for own in SHAPES.captions]
+CAPTIONS = [[group[0]] for group in SHAPES.captions]
 
 
 def severities(report):
     return {finding.name: finding.severity for finding in report.findings if finding.severity != "fine"}
 
 
-def checked(tokenizer, data, val=None, model=None, steps=1, **settings):
-    """A check; by default without the steps that it takes to overfit."""
+def run_check(tokenizer, data, val=None, model=None, steps=1, **settings):
+    """Run a check; by default with a single step of the overfit test."""
     config = TrainConfig(**{"batch_size": 8, "lr": 3e-3, "precision": "float32", **settings})
     return check(model or make_model(tokenizer), data, val, config, steps=steps)
 
 
 def data_findings(report):
-    return {name: severity for name, severity in severities(report).items() if name != "learning by heart"}
+    return {name: severity for name, severity in severities(report).items() if name != "overfit test"}
 
 
-def test_a_healthy_set_and_model(tokenizer, train_data, val_data):
-    report = checked(tokenizer, train_data, val_data, steps=200)
+def test_healthy_data_and_model_pass(tokenizer, train_data, val_data):
+    report = run_check(tokenizer, train_data, val_data, steps=200)
     assert severities(report) == {}
     assert report.worst == "fine"
-    assert "8 pairs, " in report["learning by heart"].what
+    assert "8 pairs, " in report["overfit test"].observation
     assert "30,000" not in str(report)
     assert str(report).endswith("13 fine")
 
 
-def test_captions_that_are_doubled_cut_or_empty(tokenizer):
+def test_reports_repeated_truncated_and_empty_captions(tokenizer):
     captions = [["a star"]] * 5 + [["wide " * 100]] + [[""]] + CAPTIONS[7:]
-    report = checked(tokenizer, Pairs(PICTURES, captions))
+    report = run_check(tokenizer, Pairs(IMAGES, captions))
     assert data_findings(report) == {
         "repeated captions": "warning",
-        "captions cut": "warning",
+        "truncated captions": "warning",
         "empty captions": "warning",
     }
-    assert "the most frequent, 'a star', has 5 of 40 pictures" in report["repeated captions"].what
-    assert report["captions cut"].what.startswith("1 of 40 are longer than the context of 77 tokens; the longest has ")
-    assert "'wide wide " in report["captions cut"].what
+    assert "the most frequent, 'a star', has 5 of 40 images" in report["repeated captions"].observation
+    assert report["truncated captions"].observation.startswith(
+        "1 of 40 are longer than the context of 77 tokens; the longest has "
+    )
+    assert "'wide wide " in report["truncated captions"].observation
 
 
-def test_the_share_of_a_batch_that_repeats_is_what_drawing_gives(tokenizer):
+def test_repeated_fraction_of_a_batch_matches_simulation(tokenizer):
     captions = [["a", "b"], ["a"], ["b", "c", "c"], ["d"], ["e", "a"]] * 4
-    what = checked(tokenizer, Pairs(PICTURES[:20], captions), batch_size=3)["repeated captions"].what
+    observation = run_check(tokenizer, Pairs(IMAGES[:20], captions), batch_size=3)["repeated captions"].observation
     rng, repeated = random.Random(0), 0
     for _ in range(20_000):
         batch = [rng.choice(rng.choice(captions)) for _ in range(3)]
         repeated += sum(batch.count(caption) > 1 for caption in batch)
-    said = float(what.split("in a batch of 3 ")[1].split("%")[0]) / 100
-    assert said == pytest.approx(repeated / 60_000, abs=0.02)
+    fraction = float(observation.split("in a batch of 3, ")[1].split("%")[0]) / 100
+    assert fraction == pytest.approx(repeated / 60_000, abs=0.02)
 
 
-def test_tokens_that_the_tokenizer_does_not_know(tokenizer):
+def test_reports_unknown_tokens(tokenizer):
     words = {"[UNK]": 0, "a": 1, "star": 2, "[PAD]": 3}
     library = LibraryTokenizer(
         {"model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"}, "pre_tokenizer": {"type": "Whitespace"}}
     )
     assert library.unknown_id == 0
-    data = Pairs(PICTURES[:2], [["a star"], ["a zebra eats a star"]])
-    found = {finding.name: finding for finding in check_data.check_captions(data, library, 77, 2)}
-    assert found["unknown tokens"].severity == "warning"
-    assert "2 of 7 tokens are unknown to the tokenizer; the most in one: 'a zebra eats a star'" in (
-        found["unknown tokens"].what
+    data = Pairs(IMAGES[:2], [["a star"], ["a zebra eats a star"]])
+    findings = {finding.name: finding for finding in caption_checks.check_captions(data, library, 77, 2)}
+    assert findings["unknown tokens"].severity == "warning"
+    assert "2 of 7 tokens are unknown to the tokenizer; the worst caption: 'a zebra eats a star'" in (
+        findings["unknown tokens"].observation
     )
 
 
-def test_pictures_that_are_unreadable_doubled_blank_long_or_small(tokenizer, tmp_path):
-    pictures = [*PICTURES[:20], PICTURES[3], Image.new("RGB", (16, 16), "red"), PICTURES[4].resize((80, 20))]
-    pictures.append(PICTURES[5].resize((8, 8)))
-    paths = [tmp_path / f"{i}.png" for i in range(len(pictures))]
-    for path, picture in zip(paths, pictures, strict=True):
-        picture.save(path)
+def test_reports_unreadable_duplicate_blank_elongated_and_small_images(tokenizer, tmp_path):
+    images = [*IMAGES[:20], IMAGES[3], Image.new("RGB", (16, 16), "red"), IMAGES[4].resize((80, 20))]
+    images.append(IMAGES[5].resize((8, 8)))
+    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
     (tmp_path / "broken é.png").write_bytes(paths[0].read_bytes()[:100])
     data = Captions([*paths, tmp_path / "broken é.png"], CAPTIONS[: len(paths) + 1])
-    report = checked(tokenizer, data)
+    report = run_check(tokenizer, data)
     assert data_findings(report) == {
-        "unreadable pictures": "error",
-        "doubled pictures": "note",
-        "blank pictures": "note",
-        "long pictures": "note",
-        "small pictures": "note",
+        "unreadable images": "error",
+        "duplicate images": "note",
+        "blank images": "note",
+        "elongated images": "note",
+        "small images": "note",
     }
     assert report.worst == "error"
     for name, expected in {
-        "unreadable pictures": "broken é.png (",
-        "doubled pictures": "3.png = ",
-        "blank pictures": "21.png",
-        "long pictures": "22.png (80 x 20)",
-        "small pictures": "23.png (8 x 8)",
+        "unreadable images": "broken é.png (",
+        "duplicate images": "3.png = ",
+        "blank images": "21.png",
+        "elongated images": "22.png (80 x 20)",
+        "small images": "23.png (8 x 8)",
     }.items():
-        assert expected in report[name].what
-    assert checked(tokenizer, data, on_error="skip")["unreadable pictures"].severity == "warning"
+        assert expected in report[name].observation
+    assert run_check(tokenizer, data, on_error="skip")["unreadable images"].severity == "warning"
 
 
-def test_pictures_and_captions_of_both_sets(tokenizer):
-    val = Pairs(PICTURES[:3], [*CAPTIONS[:1], ["no such thing"], ["nor such"]])
-    report = checked(tokenizer, Pairs(PICTURES, CAPTIONS), val)
-    assert data_findings(report) == {"pictures of both sets": "warning", "captions of both sets": "note"}
-    assert report["pictures of both sets"].what.startswith("3 validation pictures are in the training data: picture 0")
-    assert report["captions of both sets"].what.startswith("1 of 3 ")
+def test_reports_images_and_captions_shared_by_train_and_validation(tokenizer):
+    val = Pairs(IMAGES[:3], [*CAPTIONS[:1], ["no such thing"], ["nor such"]])
+    report = run_check(tokenizer, Pairs(IMAGES, CAPTIONS), val)
+    assert data_findings(report) == {"shared images": "warning", "shared captions": "note"}
+    assert report["shared images"].observation.startswith("3 validation images are in the training data: picture 0")
+    assert report["shared captions"].observation.startswith("1 of 3 ")
 
 
-def test_a_large_set_is_looked_at_in_part_and_says_so(tokenizer, monkeypatch):
-    assert len(look_at(SHAPES, most=15).seen) == 15
-    assert 0 < len(look_at(SHAPES, seconds=0).seen) < 40
-    names = {picture.name for picture in look_at(SHAPES, most=15).seen}
-    assert names != {f"picture {i}" for i in range(15)}, "from all over the set"
-    monkeypatch.setattr(check_data, "CAPTIONS", 10)
-    report = checked(tokenizer, SHAPES)
-    assert "(of 10 captions looked at, 200 in all)" in report["captions cut"].what
+def test_large_datasets_are_sampled_and_the_report_states_it(tokenizer, monkeypatch):
+    assert len(sample_images(SHAPES, limit=15).summaries) == 15
+    assert 0 < len(sample_images(SHAPES, seconds=0).summaries) < 40
+    names = {image.name for image in sample_images(SHAPES, limit=15).summaries}
+    assert names != {f"picture {i}" for i in range(15)}, "a random sample, not the first images"
+    monkeypatch.setattr(caption_checks, "MAX_CAPTIONS", 10)
+    report = run_check(tokenizer, SHAPES)
+    assert "(sample of 10 from 200)" in report["truncated captions"].observation
 
 
-def test_a_batch_that_does_not_fit(tokenizer, monkeypatch):
-    monkeypatch.setattr("miniclip.diagnostics.check.free_bytes", lambda device: 1000)
-    report = checked(tokenizer, SHAPES)
+def test_warns_if_a_batch_does_not_fit_into_memory(tokenizer, monkeypatch):
+    monkeypatch.setattr("miniclip.diagnostics.checks.memory.free_bytes", lambda device: 1000)
+    report = run_check(tokenizer, SHAPES)
     assert report["memory"].severity == "warning"
     assert "micro_batch_size auto" in report["memory"].advice
-    assert checked(tokenizer, SHAPES, micro_batch_size="auto")["memory"].severity == "fine"
+    assert run_check(tokenizer, SHAPES, micro_batch_size="auto")["memory"].severity == "fine"
 
 
-class Deaf(torch.nn.Module):
-    """An image tower that does not look."""
+
+
+class Blind(torch.nn.Module):
+    """Image tower that ignores its input."""
 
     def __init__(self, tower):
         super().__init__()
@@ -146,67 +152,69 @@ class Deaf(torch.nn.Module):
         return self.tower(torch.zeros_like(pixels), kept)
 
 
-def test_a_model_that_cannot_learn(tokenizer):
+def test_model_that_ignores_images_fails_the_overfit_test(tokenizer):
     model = make_model(tokenizer)
-    model.image = Deaf(model.image)
-    report = checked(tokenizer, SHAPES, model=model, steps=10)
-    found = report["learning by heart"]
-    assert found.severity == "error"
-    assert "knowing nothing, to 2.0" in found.what
-    assert "will learn nothing from more of them" in found.meaning
+    model.image = Blind(model.image)
+    report = run_check(tokenizer, SHAPES, model=model, steps=10)
+    finding = report["overfit test"]
+    assert finding.severity == "error"
+    assert "chance, to 2.0" in finding.observation
+    assert "will learn nothing from more of them" in finding.meaning
 
 
 @pytest.mark.parametrize(("lr", "word", "better"), [(0.1, "high", "lr 1.0e-02"), (5e-5, "low", "lr 5.0e-04")])
-def test_a_learning_rate_that_is_too_high_or_too_low(tokenizer, lr, word, better):
-    found = checked(tokenizer, SHAPES, steps=60, lr=lr)["learning by heart"]
-    assert found.severity == "warning"
-    assert f"is too {word} for it" in found.meaning
-    assert found.advice.startswith(better)
+def test_suggests_a_better_learning_rate(tokenizer, lr, word, better):
+    finding = run_check(tokenizer, SHAPES, steps=60, lr=lr)["overfit test"]
+    assert finding.severity == "warning"
+    assert f"is too {word}," in finding.meaning
+    assert finding.advice.startswith(better)
 
 
-def test_nothing_to_learn_and_nobody_to_learn_it(tokenizer):
-    assert "no two pairs" in checked(tokenizer, Pairs(PICTURES, [["a star"]] * 40))["learning by heart"].what
+def test_equal_captions_and_frozen_models_are_errors(tokenizer):
+    assert "no two pairs" in run_check(tokenizer, Pairs(IMAGES, [["a star"]] * 40))["overfit test"].observation
     model = make_model(tokenizer).requires_grad_(False)
-    assert "frozen" in checked(tokenizer, SHAPES, model=model)["learning by heart"].what
+    assert "frozen" in run_check(tokenizer, SHAPES, model=model)["overfit test"].observation
 
 
-def test_too_little_time_is_no_verdict(tokenizer):
-    found = check(make_model(tokenizer), SHAPES, None, CONFIG, steps=1000, seconds=1e-6)["learning by heart"]
-    assert found.severity == "note"
+def test_time_limit_gives_a_note(tokenizer):
+    finding = check(make_model(tokenizer), SHAPES, None, CONFIG, steps=1000, seconds=1e-6)["overfit test"]
+    assert finding.severity == "note"
 
 
-def test_pairs_to_overfit_have_different_captions(tokenizer):
+def test_selected_pairs_have_different_captions(tokenizer):
     model = make_model(tokenizer)
-    captions = [["a star"]] * 20 + [[f"{'so ' * 90}{i}"] for i in range(10)] + CAPTIONS[30:]  # ten are cut alike
-    tokenizer._warned = False  # it says it once, maybe in an earlier test
+    captions = (
+        [["a star"]] * 20 + [[f"{'so ' * 90}{i}"] for i in range(10)] + CAPTIONS[30:]
+    )  # ten are equal after truncation
+    tokenizer._warned = False  # it warns once, maybe in an earlier test
     with pytest.warns(UserWarning, match="was cut"):
-        pixels, tokens = few_pairs(model, Pairs(PICTURES, captions), TrainConfig(batch_size=100))
+        pixels, tokens = select_pairs(model, Pairs(IMAGES, captions), TrainConfig(batch_size=100))
     assert len(pixels) == len(tokens) == 12
     assert len({tuple(row) for row in tokens.tolist()}) == 12
-    assert PAIRS == 128
+    assert MAX_PAIRS == 128
 
 
-def test_the_run_is_left_as_it_is_to_the_bit(start, train_data):
-    plain, looked_at = start("plain"), start("checked")
-    tokenizer = looked_at.model.tokenizer
+def test_check_does_not_change_the_run(start, train_data):
+    plain, checked = start("plain"), start("checked")
+    tokenizer = checked.model.tokenizer
     before, counted = torch.get_rng_state(), tokenizer.truncated
-    weights = {name: value.clone() for name, value in looked_at.model.state_dict().items()}
-    report = looked_at.check(steps=5)
-    assert isinstance(report, Report)
+    weights = {name: value.clone() for name, value in checked.model.state_dict().items()}
+    report = checked.check(steps=5)
+    assert isinstance(report, CheckReport)
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(weights[name], value) for name, value in looked_at.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in looked_at.model.parameters())
-    assert not looked_at.optimizer.state
+    assert all(torch.equal(weights[name], value) for name, value in checked.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in checked.model.parameters())
+    assert not checked.optimizer.state
     assert tokenizer.truncated == counted
-    assert not looked_at.run_dir.exists()
+    assert not checked.run_dir.exists()
     plain.fit()
-    looked_at.fit()
+    checked.fit()
     for name, value in plain.model.state_dict().items():
-        assert torch.equal(value, looked_at.model.state_dict()[name]), name
+        assert torch.equal(value, checked.model.state_dict()[name]), name
 
 
-def test_a_report_in_words():
-    report = Report(
+def test_report_text():
+    report = CheckReport(
         (Finding("a", "fine", "all well"), Finding("b", "warning", "bad " * 40, "it means this", "that may help"))
     )
     lines = str(report).splitlines()
@@ -219,7 +227,7 @@ def test_a_report_in_words():
         report["c"]
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
+def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(check.__kwdefaults__, "steps", 2)
     photos = tmp_path / "my photos"
@@ -227,7 +235,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     for i in range(12):
         Shapes("train", 12)[i][0].save(photos / f"{i}.png")
         (photos / f"{i}.txt").write_text(CAPTIONS[i][0])
-    (photos / "3.png").write_bytes(b"no picture")
+    (photos / "3.png").write_bytes(b"not an image")
     code = main(["train", "--data", str(photos), "--check", "--device", "cpu", "--precision", "float32"])
     printed, error = capsys.readouterr()
     assert code == 1, error

@@ -1,4 +1,4 @@
-"""Every ailment provoked by a tiny training that has it, and what the doctor then says; when it says nothing."""
+"""The doctor on small trainings that have one problem each, on a healthy one, and on resumed runs."""
 
 import json
 import math
@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from miniclip.data import Shapes
-from miniclip.diagnostics import rules as ailments
-from miniclip.diagnostics.doctor import FILE, Doctor, in_words
-from miniclip.diagnostics.rules import AT_LOOKS, STEPS, stuck
+from miniclip.diagnostics.doctor import FILE, Doctor, report_text
+from miniclip.diagnostics.rules import window
+from miniclip.diagnostics.rules.training import STUCK
+from miniclip.diagnostics.rules.window import MIN_STEPS
 from miniclip.train import Callback, Trainer
 from miniclip.train.config import TrainConfig
 from miniclip.train.setup import default_callbacks
@@ -18,26 +19,26 @@ from tests.diagnostics.test_rules import HEALTHY
 from tests.toys import make_model
 
 SHAPES = Shapes("train", 40, image_size=16)
-PICTURES = [SHAPES[i][0] for i in range(40)]
+IMAGES = [SHAPES[i][0] for i in range(40)]
 
 
 class Pairs:
-    """Pictures and captions as a test wants them."""
+    """Image-caption dataset of two lists."""
 
-    def __init__(self, pictures, captions):
-        self.pictures, self.captions = pictures, captions
+    def __init__(self, images, captions):
+        self.images, self.captions = images, captions
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
-        return self.pictures[index], list(self.captions[index])
+        return self.images[index], list(self.captions[index])
 
 
 @pytest.fixture
-def diagnosed(tmp_path, tokenizer, capsys, monkeypatch):
-    """Train on data, every step a look, and give the names that the doctor has written, after they were printed."""
-    monkeypatch.setattr(ailments, "STEPS", 30)  # tests shall be short; test_ailments.py has the real number
+def diagnose(tmp_path, tokenizer, capsys, monkeypatch):
+    """Train on data and return the observations that the doctor printed and wrote, by rule name."""
+    monkeypatch.setattr(window, "MIN_STEPS", 30)  # for short tests; test_rules.py uses the default
 
     def run(data=SHAPES, val=None, model=None, callbacks=(), **settings):
         config = {
@@ -59,47 +60,49 @@ def diagnosed(tmp_path, tokenizer, capsys, monkeypatch):
         )
         trainer.fit()
         printed = capsys.readouterr().out
-        written = tmp_path / "run" / FILE
-        entries = [json.loads(line) for line in written.read_text().splitlines()] if written.exists() else []
+        path = tmp_path / "run" / FILE
+        entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         for entry in entries:
-            kind = "warning" if entry["warning"] else "note"
-            assert f"{kind}, step {entry['step']}: {entry['name']}: {entry['found']}" in printed
-        return {entry["name"]: entry["found"] for entry in entries}
+            head = f"{entry['severity']}, step {entry['step']}: {entry['name']}: "
+            assert head + entry["observation"] in printed
+        return {entry["name"]: entry["observation"] for entry in entries}
 
     return run
 
 
-def test_captions_that_do_not_belong_to_their_pictures(diagnosed):
+def test_unrelated_captions_leave_the_loss_at_chance(diagnose):
     words = ["red", "blue", "green", "pink", "black", "circle", "star", "ring", "cross", "heart"]
     pool = [f"{a} {b} {c}" for a in words for b in words for c in words]
-    found = diagnosed(Pairs(PICTURES, [pool] * 40), lr=1e-4)  # each time other ones
-    assert set(found) <= {"loss stuck at log N", "collapse"}  # with nothing to gain by it, nothing is told apart
-    assert f"nothing apart has {math.log(10):.2f}" in found["loss stuck at log N"]
+    observations = diagnose(Pairs(IMAGES, [pool] * 40), lr=1e-4)  # random captions at each step
+    assert set(observations) <= {"loss stuck at chance", "embedding collapse"}
+    assert f"chance is {math.log(10):.2f}" in observations["loss stuck at chance"]
 
 
-def test_pictures_that_are_all_the_same(diagnosed):
+def test_equal_images_collapse_the_image_tower(diagnose):
     blank = [Image.new("RGB", (16, 16), "grey")] * 40
-    found = diagnosed(Pairs(blank, SHAPES.captions), min_crop_area=1.0)
-    assert "the image embeddings have an effective rank of 1.0, a uniformity of -" in found["collapse"]
-    assert "same picture twice in a batch" in found
-    assert "repeat the picture of another one" in found["same picture twice in a batch"]
+    observations = diagnose(Pairs(blank, SHAPES.captions), min_crop_area=1.0)
+    assert (
+        "the image embeddings have an effective rank of 1.0 and a uniformity of -" in observations["embedding collapse"]
+    )
+    assert "repeated images in a batch" in observations
+    assert "repeat the image of another pair" in observations["repeated images in a batch"]
 
 
-def test_captions_that_are_all_the_same(diagnosed):
-    found = diagnosed(Pairs(PICTURES, [["a picture"]] * 40))
-    assert "the text embeddings" in found["collapse"]
-    assert "of a batch's 10 pairs 9.0 repeat the caption" in found["same caption twice in a batch"]
-    assert "loss stuck at log N" not in found, "there is nothing to tell apart: the captions are named"
+def test_equal_captions_collapse_the_text_tower(diagnose):
+    observations = diagnose(Pairs(IMAGES, [["an image"]] * 40))
+    assert "the text embeddings" in observations["embedding collapse"]
+    assert "9.0 of a batch's 10 pairs repeat the caption" in observations["repeated captions in a batch"]
+    assert "loss stuck at chance" not in observations, "nothing can be learned, so the captions are reported instead"
 
 
-def test_pictures_that_are_twice_in_the_data(diagnosed):
-    found = diagnosed(Pairs(PICTURES[:20] * 2, SHAPES.captions), batch_size=40, epochs=32)
-    assert "of a batch's 40 pairs 20.0 repeat the picture" in found["same picture twice in a batch"]
-    assert "same caption twice in a batch" not in found
+def test_duplicate_images_are_reported(diagnose):
+    observations = diagnose(Pairs(IMAGES[:20] * 2, SHAPES.captions), batch_size=40, epochs=32)
+    assert "20.0 of a batch's 40 pairs repeat the image" in observations["repeated images in a batch"]
+    assert "repeated captions in a batch" not in observations
 
 
-class Push(Callback):
-    """What a wrong gradient would do to the scale."""
+class ChangeScale(Callback):
+    """Adds a constant to the log of the scale at each step."""
 
     def __init__(self, by):
         self.by = by
@@ -109,19 +112,19 @@ class Push(Callback):
             trainer.model.log_scale.add_(self.by).clamp_(0, math.log(trainer.config.max_logit_scale))
 
 
-def test_a_scale_that_runs_away(diagnosed):
-    found = diagnosed(callbacks=[Push(0.6)], epochs=12)
-    assert "stands at 100.0, the greatest that max_logit_scale allows" in found["scale at its greatest"]
+def test_scale_at_maximum_is_reported(diagnose):
+    observations = diagnose(callbacks=[ChangeScale(0.6)], epochs=12)
+    assert "is 100.0, the maximum (max_logit_scale)" in observations["logit scale at maximum"]
 
 
-def test_a_scale_that_falls(diagnosed):
-    found = diagnosed(callbacks=[Push(-0.6)])
-    assert "fell from 14.3 to 1.0" in found["scale fell to 1"]
+def test_scale_near_one_is_reported(diagnose):
+    observations = diagnose(callbacks=[ChangeScale(-0.6)])
+    assert "fell from 14.3 to 1.0" in observations["logit scale near 1"]
 
 
-def test_a_loss_that_is_not_finite(diagnosed):
+def test_nonfinite_step_is_reported(diagnose):
     class Poison(Callback):
-        """A picture without an end, in the third step."""
+        """Makes the images of the third step infinite."""
 
         def on_start(self, trainer):
             inputs = trainer._inputs
@@ -137,71 +140,71 @@ def test_a_loss_that_is_not_finite(diagnosed):
 
             trainer._inputs = poisoned
 
-    found = diagnosed(callbacks=[Poison()])["loss not finite"]
-    assert "step 3 was skipped, not finite: the embedding of picture" in found
+    observations = diagnose(callbacks=[Poison()])["non-finite loss"]
+    assert "step 3 was skipped, not finite: the embedding of picture" in observations
 
 
-@pytest.mark.filterwarnings("ignore:a caption of .* was cut")  # the tokenizer says it once, maybe in an earlier test
-def test_captions_longer_than_the_context(diagnosed):
-    long = [[f"{own[0]} {'and so on ' * 60}"] for own in SHAPES.captions[:10]]
-    found = diagnosed(Pairs(PICTURES, [*long, *([own[0]] for own in SHAPES.captions[10:])]), epochs=1)
-    assert found == {"captions cut": "10 of 40 captions are longer than the model's context, and cut"}
+@pytest.mark.filterwarnings("ignore:a caption of .* was cut")  # it warns once, maybe in an earlier test
+def test_truncated_captions_are_reported(diagnose):
+    long = [[f"{group[0]} {'and so on ' * 60}"] for group in SHAPES.captions[:10]]
+    observations = diagnose(Pairs(IMAGES, [*long, *([group[0]] for group in SHAPES.captions[10:])]), epochs=1)
+    assert observations == {"truncated captions": "10 of 40 captions are longer than the model's context"}
 
 
-def test_overfitting(diagnosed):
-    captions = [[own[0]] for own in SHAPES.captions]
-    others = Pairs(PICTURES, captions[7:] + captions[:7])  # of which nothing can be known
-    found = diagnosed(Pairs(PICTURES, captions), others, epochs=25, lr=3e-3, eval_every=5, min_crop_area=1.0)
-    assert "overfitting" in found
-    assert found["overfitting"].startswith("the training loss is ")
+def test_overfitting_is_reported(diagnose):
+    captions = [[group[0]] for group in SHAPES.captions]
+    val_data = Pairs(IMAGES, captions[7:] + captions[:7])  # mismatched pairs
+    observations = diagnose(Pairs(IMAGES, captions), val_data, epochs=25, lr=3e-3, eval_every=5, min_crop_area=1.0)
+    assert "overfitting" in observations
+    assert observations["overfitting"].startswith("the training loss is ")
 
 
-def test_a_validation_loss_that_rises_while_recall_rises(diagnosed):
-    captions = [[own[0]] for own in SHAPES.captions]
-    some_wrong = Pairs(PICTURES, captions[7:14] + captions[:7] + captions[14:])  # known, and held the more surely
-    found = diagnosed(Pairs(PICTURES, captions), some_wrong, epochs=25, lr=3e-3, eval_every=5, min_crop_area=1.0)
-    assert "the validation loss rose from " in found["validation loss rises while recall rises"]
+def test_rise_of_validation_loss_and_recall_is_reported(diagnose):
+    captions = [[group[0]] for group in SHAPES.captions]
+    val_data = Pairs(IMAGES, captions[7:14] + captions[:7] + captions[14:])  # some pairs mismatched
+    observations = diagnose(Pairs(IMAGES, captions), val_data, epochs=25, lr=3e-3, eval_every=5, min_crop_area=1.0)
+    assert "the validation loss rose from " in observations["validation loss rises while recall rises"]
 
 
-def test_a_tower_that_gets_no_gradient(diagnosed, tokenizer):
+def test_tower_without_gradient_is_reported(diagnose, tokenizer):
     model = make_model(tokenizer)
     for parameter in model.text.parameters():
         parameter.register_hook(lambda gradient: gradient * 1e-6)
-    found = diagnosed(model=model)
-    assert " in the text tower and " in found["a tower without gradient"]
+    observations = diagnose(model=model)
+    assert " in the text tower and " in observations["tower without gradient"]
 
 
-def test_a_tower_that_was_frozen_is_no_ailment(diagnosed, tokenizer):
+def test_frozen_tower_is_not_reported(diagnose, tokenizer):
     model = make_model(tokenizer)
     model.image.requires_grad_(False)
-    assert "a tower without gradient" not in diagnosed(model=model)
+    assert "tower without gradient" not in diagnose(model=model)
 
 
-def test_pictures_that_come_slowly(diagnosed):
+def test_slow_images_are_reported(diagnose):
     class Slow(Pairs):
         def __getitem__(self, index):
-            large = self.pictures[index].resize((400, 400), Image.Resampling.BICUBIC)
+            large = self.images[index].resize((400, 400), Image.Resampling.BICUBIC)
             return large.resize((16, 16)), list(self.captions[index])
 
-    found = diagnosed(Slow(PICTURES, SHAPES.captions), num_workers=0)
-    assert found["waiting for data"].endswith("of the time goes into waiting for batches")
+    observations = diagnose(Slow(IMAGES, SHAPES.captions), num_workers=0)
+    assert observations["data wait"].startswith("the run waits for batches ")
 
 
-def test_a_healthy_training_has_none(diagnosed):
-    assert diagnosed(epochs=25, lr=3e-3, warmup_fraction=0.2) == {}
+def test_healthy_training_has_no_problems(diagnose):
+    assert diagnose(epochs=25, lr=3e-3, warmup_fraction=0.2) == {}
 
 
 # the callback
 
 
 class Run:
-    """As much of a trainer as the doctor looks at."""
+    """The part of a trainer that the doctor uses."""
 
     def __init__(self, folder, model):
         from miniclip.runs.history import History
 
         self.run_dir, self.model, self.config, self.step = folder, model, TrainConfig(warmup_fraction=0.0), 0
-        self.total_steps, self.data, self.captions_cut, self.history = 1000, {"train": {"captions": 40}}, 0, History()
+        self.total_steps, self.train_captions, self.truncated_captions, self.history = 1000, 40, 0, History()
 
 
 @pytest.fixture
@@ -209,7 +212,7 @@ def run(tmp_path, model):
     return Run(tmp_path / "run", model)
 
 
-def shown(run, doctor, losses):
+def run_steps(run, doctor, losses):
     for loss in losses:
         run.step += 1
         record = {**HEALTHY, "step": run.step, "epoch": 1, "loss": loss}
@@ -217,55 +220,55 @@ def shown(run, doctor, losses):
         doctor.on_step(run, record)
 
 
-def entries(run):
+def reported_steps(run):
     path = run.run_dir / FILE
     return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-ILL, WELL = [4.85], [1.0]
+STUCK_LOSS, GOOD_LOSS = [4.85], [1.0]
 
 
-def test_an_ailment_is_said_once_and_again_when_it_came_back(run, capsys):
+def test_problem_is_reported_once_and_again_if_it_returns(run, capsys):
     doctor = Doctor()
     doctor.on_start(run)
-    shown(run, doctor, ILL * 150)
-    assert entries(run) == [STEPS + 1]
-    assert capsys.readouterr().out.count("loss stuck at log N") == 1
-    shown(run, doctor, WELL * 2 + ILL * 150)  # two steps are no recovery
-    assert len(entries(run)) == 1
-    shown(run, doctor, WELL * 50 + ILL * 150)
-    assert len(entries(run)) == 2
+    run_steps(run, doctor, STUCK_LOSS * 150)
+    assert reported_steps(run) == [MIN_STEPS + 1]
+    assert capsys.readouterr().out.count("loss stuck at chance") == 1
+    run_steps(run, doctor, GOOD_LOSS * 2 + STUCK_LOSS * 150)  # two good steps do not clear it
+    assert len(reported_steps(run)) == 1
+    run_steps(run, doctor, GOOD_LOSS * 50 + STUCK_LOSS * 150)
+    assert len(reported_steps(run)) == 2
 
 
 @pytest.mark.parametrize("stop", [3, 100, 101, 120, 190, 260, 330])
-def test_a_run_that_is_taken_up_says_what_one_does_that_was_never_stopped(tmp_path, model, stop):
-    losses = ILL * 150 + WELL * 60 + ILL * 140
+def test_resumed_run_reports_the_same_as_an_uninterrupted_one(tmp_path, model, stop):
+    losses = STUCK_LOSS * 150 + GOOD_LOSS * 60 + STUCK_LOSS * 140
     whole, stopped = Run(tmp_path / "whole", model), Run(tmp_path / "stopped", model)
     for run, part in ((whole, losses), (stopped, losses[: stop + 5])):
         doctor = Doctor()
         doctor.on_start(run)
-        shown(run, doctor, part)
+        run_steps(run, doctor, part)
     resumed = Run(stopped.run_dir, model)
-    for record in stopped.history.steps[:stop]:  # five steps are lost
+    for record in stopped.history.steps[:stop]:  # the last five steps are lost
         resumed.history.add(record)
     resumed.step = stop
-    if entries(stopped):
+    if reported_steps(stopped):
         with (stopped.run_dir / FILE).open("a") as file:
             file.write('{"step": 1, "cut sho')
     doctor = Doctor()
     doctor.on_start(resumed)
-    shown(resumed, doctor, losses[stop:])
-    assert entries(resumed) == entries(whole)
-    assert len(entries(whole)) == 2
+    run_steps(resumed, doctor, losses[stop:])
+    assert reported_steps(resumed) == reported_steps(whole)
+    assert len(reported_steps(whole)) == 2
 
 
-def test_its_words(capsys):
-    lines = in_words(7, AT_LOOKS[stuck], "the loss is 4.852").splitlines()
-    assert lines[0] == "warning, step 7: loss stuck at log N: the loss is 4.852"
-    assert lines[1].startswith("  means: The model tells no pair")
+def test_report_text():
+    lines = report_text(7, STUCK, "the loss is 4.852").splitlines()
+    assert lines[0] == "warning, step 7: loss stuck at chance: the loss is 4.852"
+    assert lines[1].startswith("  means: The model cannot distinguish")
     assert any(line.startswith("  try:   ") for line in lines)
     assert max(map(len, lines)) <= 100
 
 
-def test_it_is_one_of_the_usual_callbacks():
+def test_doctor_is_a_default_callback():
     assert any(isinstance(callback, Doctor) for callback in default_callbacks())

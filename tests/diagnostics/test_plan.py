@@ -5,36 +5,36 @@ import dataclasses
 import pytest
 import torch
 
-from miniclip.diagnostics.plan import plan
+from miniclip.diagnostics.plan import plan_run
 from miniclip.train import Callback
 
 
-def test_a_plan_counts_right_and_leaves_no_trace(start):
+def test_plan_is_correct_and_does_not_change_the_run(start):
     trainer, same = start("planned"), start("same")
-    before, random = {k: v.clone() for k, v in trainer.model.state_dict().items()}, torch.get_rng_state()
-    found = plan(trainer)
-    assert torch.equal(torch.get_rng_state(), random)
+    before, random_state = {k: v.clone() for k, v in trainer.model.state_dict().items()}, torch.get_rng_state()
+    plan = plan_run(trainer)
+    assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
     assert all(p.grad is None for p in trainer.model.parameters())
     assert not trainer.run_dir.exists()
-    assert (found.pictures, found.validation_pictures, found.batch_size) == (40, 20, 8)
-    assert (found.steps, found.steps_per_epoch, found.epochs, found.evaluations) == (10, 5, 2, 2)
-    assert found.captions == sum(map(len, trainer.loader._data.captions))
-    assert found.parameters == found.image_parameters + found.text_parameters + 1
-    assert found.weights == 4 * found.parameters
-    assert found.step_memory > found.weights
-    assert found.step_seconds > 0
-    assert found.seconds == pytest.approx(10 * found.step_seconds + 2 * found.evaluation_seconds)
-    words = found.describe()
-    assert "10 of 8 pairs; 5 an epoch, 2 epochs, 1 steps of warmup" in words
-    assert "NOT ENOUGH" not in words
-    assert "NOT ENOUGH" in dataclasses.replace(found, free=0).describe()
-    assert "not counted" in dataclasses.replace(found, flops=None).describe()
+    assert (plan.images, plan.val_images, plan.batch_size) == (40, 20, 8)
+    assert (plan.steps, plan.steps_per_epoch, plan.epochs, plan.evaluations) == (10, 5, 2, 2)
+    assert plan.captions == sum(map(len, trainer.loader._data.captions))
+    assert plan.parameters == plan.image_parameters + plan.text_parameters + 1
+    assert plan.weight_bytes == 4 * plan.parameters
+    assert plan.step_bytes > plan.weight_bytes
+    assert plan.step_seconds > 0
+    assert plan.seconds == pytest.approx(10 * plan.step_seconds + 2 * plan.evaluation_seconds)
+    text = str(plan)
+    assert "10 steps of 8 pairs; 5 per epoch, 2 epochs, 1 warmup steps" in text
+    assert "NOT ENOUGH" not in text
+    assert "NOT ENOUGH" in str(dataclasses.replace(plan, free_bytes=0))
+    assert "not counted" in str(dataclasses.replace(plan, step_flops=None))
     planned, unplanned = trainer.fit(), same.fit()
     assert [r["loss"] for r in planned.steps] == [r["loss"] for r in unplanned.steps]
 
 
-def test_the_plan_of_a_run_that_is_taken_up_is_what_is_left(start, train_data, val_data):
+def test_plan_of_a_resumed_run_covers_the_rest(start, train_data, val_data):
     class Stop(Callback):
         def on_step(self, trainer, record):
             raise KeyboardInterrupt
@@ -44,6 +44,6 @@ def test_the_plan_of_a_run_that_is_taken_up_is_what_is_left(start, train_data, v
         stopped.fit()
     stopped.callbacks = []
     resumed = type(stopped).resume(stopped.run_dir, train_data, val_data, device="cpu")
-    found = plan(resumed)
-    assert found.steps == 10 - resumed.step
-    assert found.evaluations == 2
+    plan = plan_run(resumed)
+    assert plan.steps == 10 - resumed.step
+    assert plan.evaluations == 2

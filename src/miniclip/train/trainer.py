@@ -30,8 +30,9 @@ from miniclip.data.skipping import SkipLog
 from miniclip.data.sources import deaths_named
 from miniclip.data.subset import readable_subset
 from miniclip.data.transforms import Augment
-from miniclip.diagnostics.check import Report, check
-from miniclip.diagnostics.health import look
+from miniclip.diagnostics.batch_metrics import batch_metrics
+from miniclip.diagnostics.check import check
+from miniclip.diagnostics.findings import CheckReport
 from miniclip.evaluation.retrieval import Embeddings
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.models.vision import draw_patches
@@ -264,7 +265,7 @@ class Trainer:
         """Number of completed epochs."""
         return self.progress.epoch
 
-    def check(self, **limits: Any) -> Report:
+    def check(self, **limits: Any) -> CheckReport:
         """Look at data, memory and model before `fit`, and overfit a few pairs with a copy; the run is left as it is.
 
         Args:
@@ -363,7 +364,7 @@ class Trainer:
         if self.seen is None or not due:
             return {}
         batch, out = self.seen
-        return look(batch, out, self.loader.rows.start, self.model.tokenizer, self.config.loss)
+        return batch_metrics(batch, out, self.loader.rows.start, self.model.tokenizer, self.config.loss)
 
     def finish_epoch(self) -> None:
         """Evaluate where it is time to, and save. The last epoch may have ended before its end, at `max_steps`."""

@@ -8,11 +8,8 @@ def format_duration(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.2g} s"
     seconds = round(seconds)
-    for unit, size, smaller_unit, smaller_size in (
-        ("d", 86400, "h", 3600),
-        ("h", 3600, "min", 60),
-        ("min", 60, "s", 1),
-    ):
+    units = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+    for unit, size, smaller_unit, smaller_size in units:
         if seconds >= size:
             rest = seconds % size // smaller_size
             return f"{seconds // size:,} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
