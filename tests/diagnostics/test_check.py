@@ -139,8 +139,6 @@ def test_warns_if_a_batch_does_not_fit_into_memory(tokenizer, monkeypatch):
     assert run_check(tokenizer, SHAPES, micro_batch_size="auto")["memory"].severity == "fine"
 
 
-
-
 class Blind(torch.nn.Module):
     """Image tower that ignores its input."""
 
