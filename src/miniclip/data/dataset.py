@@ -14,7 +14,7 @@ from miniclip.data.skipping import SkipLog
 
 
 class ImageCaptionDataset(Protocol):
-    """Dataset of images with one or more captions each, as training and evaluation take it."""
+    """Dataset of images with at least one caption each, as training and evaluation take it."""
 
     @property
     def captions(self) -> Sequence[Sequence[str]]:
@@ -45,7 +45,7 @@ class ImageFiles:
 
     Args:
         paths: N image files, or `StoredImage` objects.
-        captions: one or more captions for each image.
+        captions: the captions of each image, at least one.
         skip_log: rows and images that a reader left out.
         splits: the split of each image, "" for images without one; empty if there are no splits.
         about: the layout that was read and the origin of its split, for people.

@@ -17,7 +17,7 @@ MAX_WARNINGS = 10  # of one log; the rest is only counted
 
 
 class SkipLog:
-    """Log of what was left out of a dataset.
+    """Log of the items that were left out of a dataset.
 
     Args:
         on_error: "raise" or "skip".

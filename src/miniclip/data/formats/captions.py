@@ -33,12 +33,12 @@ class Captions(ImageFiles):
     - `image`: the column of images or their paths. None: one with a usual name, such as image, filepath, filename.
     - `caption`: the column or columns of captions. None: one with a usual name, such as caption, text, title.
 
-    They raise FileNotFoundError for a path that does not exist, ValueError for a split that does not exist, and
-    `DataError`, with the line, for columns, rows and images that cannot be used.
+    They raise FileNotFoundError if the path does not exist, ValueError if the split does not exist, and `DataError`
+    otherwise, with the line.
 
     Args:
         paths: N image files, or objects whose `read()` returns an encoded image and whose `str` is its name.
-        captions: one or more captions for each image.
+        captions: the captions of each image, at least one.
         skip_log: what a reader left out.
         splits: the split of each image; empty if there are no splits.
         about: the layout that was read and the origin of its split, for people.

@@ -173,7 +173,7 @@ class ColumnTable(Protocol):
         """Return the number of rows."""
 
     def is_text(self, column: str) -> bool:
-        """Whether a column holds text, such as paths."""
+        """Return whether a column holds text, such as paths."""
 
     def values(self, column: str) -> list[Any]:
         """Read all values of a column."""

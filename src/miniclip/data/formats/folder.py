@@ -44,7 +44,7 @@ def read_folder(root: Path, skip_log: SkipLog) -> Rows:
 
 
 def holds_images_with_texts(root: Path) -> bool:
-    """Whether any image at or below a folder has a text file beside it."""
+    """Return whether any image at or below a folder has a text file beside it."""
     images, texts = _find_images_and_texts(root)
     return bool(texts) and any(_text_beside(path, texts) for path in images)
 

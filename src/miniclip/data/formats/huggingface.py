@@ -57,7 +57,7 @@ class HuggingFaceTable:
         return len(self.dataset)
 
     def is_text(self, column: str) -> bool:
-        """Whether a column holds text."""
+        """Return whether a column holds text."""
         feature = getattr(self.dataset, "features", {}).get(column)
         return getattr(feature, "dtype", None) in ("string", "large_string")
 

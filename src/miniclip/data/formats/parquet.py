@@ -78,7 +78,7 @@ class ParquetFile:
         self._lock = threading.Lock()
 
     def is_text(self, column: str) -> bool:
-        """Whether a column holds text."""
+        """Return whether a column holds text."""
         from pyarrow import types
 
         kind = self._open().schema_arrow.field(column).type

@@ -1,11 +1,11 @@
 """From the rows of any layout to the captioned images of one split.
 
 Each reader returns `Rows`. `select` then does for all of them:
-1. clean captions: write numbers as text, drop blank captions, leave out what is not text;
+1. clean captions: write numbers as text, drop blank captions, leave out other types;
 2. group the rows of one image;
 3. take the dataset's own split, or draw one;
 4. find the image files; leave out missing ones.
-`skipping.py` has the rule for what is left out.
+`skipping.py` has the rule for rows and images that are left out.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _name_problem(row: Row) -> str | None:
 
 
 def is_url(name: str) -> bool:
-    """Whether an image's name is a URL, "data:…" included."""
+    """Return whether an image's name is a URL, "data:…" included."""
     return _URL.match(name) is not None
 
 

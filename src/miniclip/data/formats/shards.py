@@ -34,7 +34,7 @@ class Shard(NamedTuple):
 
 
 def is_tar(spec: object) -> bool:
-    """Whether a spec names tar shards: `x.tar`, a pattern or a list of them, or a folder with tars in it."""
+    """Return whether a spec names tar shards: `x.tar`, a pattern or a list of them, or a folder with tars in it."""
     if isinstance(spec, list | tuple):
         return bool(spec) and all(map(is_tar, spec))
     path = Path(str(spec)).expanduser()

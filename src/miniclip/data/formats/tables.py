@@ -167,6 +167,6 @@ def _fit(record: Record, width: int, separator: str, joins: bool) -> Record:
 
 
 def _all_lists(cells: Sequence[str]) -> bool:
-    """Whether every cell that is not blank holds a list of strings, and at least one does."""
+    """Return whether every cell that is not blank holds a list of strings, and at least one does."""
     filled = [cell for cell in cells if cell.strip()]
     return bool(filled) and all(parse_list(cell) is not None for cell in filled)
