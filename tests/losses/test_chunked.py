@@ -1,4 +1,4 @@
-"""The flat losses: the reference's value and gradients for any tiles, in a part of its memory."""
+"""The chunked losses: the reference's value and gradients for any block size, with less memory."""
 
 import math
 import subprocess
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniclip import losses
-from miniclip.losses import chunked, reference
+from miniclip.losses import blocks, chunked, reference
 from miniclip.losses.reference import l2_normalize
 
 seeds = st.integers(0, 2**32 - 1)
@@ -21,26 +21,26 @@ kinds = st.sampled_from(["any", "aligned", "opposed", "equal", "one far row"])
 
 
 def embeddings(kind, n, seed, width=5):
-    """Pairs in float64, of any length; of all kinds those that push row and column sums to their limits."""
+    """Pairs in float64, of any length; some kinds drive the row and column sums to the limits of their type."""
     generator = torch.Generator().manual_seed(seed)
     x, y, noise = torch.randn(3, n, width, generator=generator, dtype=torch.float64).unbind()
     if kind == "equal":
         return x[:1].expand(n, -1), y[:1].expand(n, -1)
     if kind in ("aligned", "opposed"):
         y = (x + 0.1 * noise) * (1 if kind == "aligned" else -1)
-    if kind == "one far row":  # from every column; or a column from every row
+    if kind == "one far row":  # far from every column, or a column that is far from every row
         x, y = x[:1] + 0.1 * noise, x[:1] + 0.1 * y
         (x if seed % 2 else y)[n // 2].neg_()
     return x, y
 
 
 def results(module, dtype, pairs, scale, ids=None, sigmoid=False, **options):
-    """Loss and the gradients of embeddings, scale and bias, in float64."""
+    """Loss, and gradients of embeddings, scale and bias, converted to float64."""
     numbers = [*pairs, torch.tensor(scale), torch.tensor(-2.0)] if sigmoid else [*pairs, torch.tensor(scale)]
     numbers = [number.detach().to(dtype).clone().requires_grad_() for number in numbers]
     function = module.sigmoid_loss if sigmoid else module.contrastive_loss
     loss = function(*numbers, ids=ids, **options)
-    (3.0 * loss).backward()  # not 1: the factor of what comes after must reach the gradient
+    (3.0 * loss).backward()  # not 1: the incoming gradient must be applied
     assert all(number.grad.dtype == dtype for number in numbers)
     return [result.double() for result in (loss.detach(), *(number.grad for number in numbers))]
 
@@ -49,18 +49,18 @@ def some_ids(n, seed):
     return torch.randint(0, max(1, n // 2), (n,), generator=torch.Generator().manual_seed(seed))
 
 
-def assert_same(flat, plain, tolerance):
-    """Alike, relative to the greatest number of each."""
-    for a, b in zip(flat, plain, strict=True):
+def assert_close(actual, expected, tolerance):
+    """Close relative to the largest magnitude of each tensor."""
+    for a, b in zip(actual, expected, strict=True):
         assert a.isfinite().all()
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * max(1.0, float(b.abs().max())))
 
 
-@pytest.fixture(params=["one offset", "their greatest"])
-def path(request, monkeypatch):
-    """Both ways to the sums: the second is what a GPU takes, and large similarities on a CPU."""
-    if request.param == "their greatest":
-        monkeypatch.setattr(chunked, "_sums_with_one_offset", lambda *matrix: None)
+@pytest.fixture(params=["fixed offset", "running max"])
+def summation(request, monkeypatch):
+    """Both ways to sum exponentials: GPUs use the running maximum, and so do CPUs for large similarities."""
+    if request.param == "running max":
+        monkeypatch.setattr(chunked, "sums_with_fixed_offset", lambda *matrix: None)
     return request.param
 
 
@@ -69,7 +69,7 @@ def path(request, monkeypatch):
 def test_equals_the_reference_in_float64(sigmoid, kind, n, chunk, scale, with_ids, seed):
     ids = some_ids(n, seed) if with_ids else None
     arguments = (torch.float64, embeddings(kind, n, seed), scale, ids, sigmoid)
-    assert_same(results(chunked, *arguments, chunk_size=chunk), results(reference, *arguments), 1e-10)
+    assert_close(results(losses, *arguments, chunk_size=chunk), results(reference, *arguments), 1e-10)
 
 
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["contrastive", "sigmoid"])
@@ -79,22 +79,22 @@ def test_equals_the_reference_in_float32(sigmoid, kind, n, chunk, scale, with_id
     ids = some_ids(n, seed) if with_ids else None
     pairs = [side.float() for side in embeddings(kind, n, seed)]
     arguments = (pairs, scale, ids, sigmoid)
-    flat = results(chunked, torch.float32, *arguments, chunk_size=chunk)
-    assert_same(flat, results(reference, torch.float64, *arguments), 1e-5 * max(1.0, scale / 20))
+    actual = results(losses, torch.float32, *arguments, chunk_size=chunk)
+    assert_close(actual, results(reference, torch.float64, *arguments), 1e-5 * max(1.0, scale / 20))
 
 
 @given(kinds, sizes, chunks, scales, st.booleans(), seeds)
-def test_each_row_and_column_with_its_own_greatest(kind, n, chunk, scale, with_ids, seed):
+def test_running_max_equals_the_reference(kind, n, chunk, scale, with_ids, seed):
     ids = some_ids(n, seed) if with_ids else None
     pairs = embeddings(kind, n, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunked, "_sums_with_one_offset", lambda *matrix: None)
-        flat = results(chunked, torch.float64, pairs, scale, ids, chunk_size=chunk)
-    assert_same(flat, results(reference, torch.float64, pairs, scale, ids), 1e-10)
+        patch.setattr(chunked, "sums_with_fixed_offset", lambda *matrix: None)
+        actual = results(losses, torch.float64, pairs, scale, ids, chunk_size=chunk)
+    assert_close(actual, results(reference, torch.float64, pairs, scale, ids), 1e-10)
 
 
 @pytest.mark.parametrize(
-    ("kind", "scale", "enough"),
+    ("kind", "scale", "in_range"),
     [
         *[
             ("any", 60, True),
@@ -106,53 +106,54 @@ def test_each_row_and_column_with_its_own_greatest(kind, n, chunk, scale, with_i
         *[("one far row", 100, False), ("opposed", 1000, False), ("any", math.inf, False), ("any", math.nan, False)],
     ],
 )
-def test_one_offset_is_enough_as_long_as_the_sums_keep_their_digits(kind, scale, enough):
+def test_fixed_offset_is_used_while_the_sums_stay_in_range(kind, scale, in_range):
     x, y = (side.float() for side in embeddings(kind, 50, 0))
-    found = chunked._sums_with_one_offset(x, y, None, 16, torch.tensor(float(scale)) / math.log(2))
-    assert (found is not None) == enough
-    if enough:
-        offset, sums, own = found
+    result = chunked.sums_with_fixed_offset(x, y, None, 16, torch.tensor(float(scale)) / math.log(2))
+    assert (result is not None) == in_range
+    if in_range:
+        offset, sums, positives = result
         s = scale * (l2_normalize(x).double() @ l2_normalize(y).double().T)
-        both = torch.stack([s.logsumexp(dim=1), s.logsumexp(dim=0)])
-        torch.testing.assert_close((sums.double().log2() + offset) * math.log(2), both, rtol=0, atol=2e-5)
-        torch.testing.assert_close(own.double() * math.log(2), s.diagonal(), rtol=0, atol=2e-5)
+        log_sums = torch.stack([s.logsumexp(dim=1), s.logsumexp(dim=0)])
+        torch.testing.assert_close((sums.double().log2() + offset) * math.log(2), log_sums, rtol=0, atol=2e-5)
+        torch.testing.assert_close(positives.double() * math.log(2), s.diagonal(), rtol=0, atol=2e-5)
 
 
-def test_large_and_small_sums_side_by_side():
-    """At scale 59 the sums go from 2^-85 to 2^85, and no offset is needed."""
+def test_large_and_small_sums_in_one_matrix():
+    """At scale 59 the sums range from 2^-85 to 2^85, and no offset is needed."""
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat_interleave(10, 0)
     y = torch.tensor([[1.0, 0.0]]).repeat(20, 1)
     ids = torch.arange(20)
     arguments = ([x, y], 59.0, ids)
-    offset, sums, _ = chunked._sums_with_one_offset(x, y, ids, 7, torch.tensor(59 / math.log(2)))
+    offset, sums, _ = chunked.sums_with_fixed_offset(x, y, ids, 7, torch.tensor(59 / math.log(2)))
     assert float(offset) == 0
     assert float(sums.min()) < 2.0**-80
     assert float(sums.max()) > 2.0**85
-    assert_same(results(chunked, torch.float32, *arguments), results(reference, torch.float64, *arguments), 3e-5)
+    actual = results(losses, torch.float32, *arguments, chunk_size=1024)
+    assert_close(actual, results(reference, torch.float64, *arguments), 3e-5)
 
 
-def test_a_column_whose_first_tiles_are_masked_keeps_its_small_values(path):
-    """Similarities near -1 at scale 100: an offset that stays at 0 after masked tiles would underflow to log 0."""
+def test_a_column_with_masked_first_blocks_keeps_its_small_values(summation):
+    """Similarities near -1 at scale 100: an offset that stays at 0 after masked blocks would underflow."""
     x = torch.tensor([[1.0, 0.0]] * 4 + [[-1.0, 0.0]])
     ids = torch.tensor([0, 0, 0, 1, 0])
     for scale in (100.0, 300.0):
-        plain = reference.contrastive_loss(-x, x, scale, ids)
-        assert chunked.contrastive_loss(-x, x, scale, ids, chunk_size=1) == pytest.approx(plain.item(), rel=1e-5)
+        expected = reference.contrastive_loss(-x, x, scale, ids)
+        assert losses.contrastive_loss(-x, x, scale, ids, chunk_size=1) == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_the_loss_of_pairs_that_stand_apart_keeps_its_digits(path):
-    """Row sum and right pair nearly cancel: the pair's similarity must be the very number that is in the sum."""
+def test_a_loss_near_zero_is_accurate(summation):
+    """Row sum and positive nearly cancel, so the positive must be exactly the similarity that is in the sum."""
     x, y = (side.float() for side in embeddings("aligned", 64, 0, width=32))
     exact = reference.contrastive_loss(x.double(), y.double(), 100.0)
     assert float(exact) < 1e-6
-    assert float(chunked.contrastive_loss(x, y, 100.0, chunk_size=10)) == pytest.approx(float(exact), abs=2e-7)
+    assert float(losses.contrastive_loss(x, y, 100.0, chunk_size=10)) == pytest.approx(float(exact), abs=2e-7)
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_gradients_against_finite_differences(sigmoid, path):
+def test_gradients_against_finite_differences(sigmoid, summation):
     x, y = torch.randn(2, 7, 3, dtype=torch.float64).unbind()
     numbers = [x, y, torch.tensor(4.0, dtype=torch.float64)] + ([torch.tensor(-1.0, dtype=torch.float64)] * sigmoid)
-    function = chunked.sigmoid_loss if sigmoid else chunked.contrastive_loss
+    function = losses.sigmoid_loss if sigmoid else losses.contrastive_loss
     ids = torch.tensor([0, 1, 1, 2, 3, 0, 0])
     assert torch.autograd.gradcheck(
         lambda *numbers: function(*numbers, ids=ids, chunk_size=3), [n.clone().requires_grad_() for n in numbers]
@@ -165,65 +166,64 @@ def test_rows_of_zeros_and_rows_of_any_length():
     x[3], y[3], y[4] = x[3] * 1e30, y[3] * 1e-30, y[4] * 1e-12
     for sigmoid in (False, True):
         arguments = (torch.float64, (x, y), 20.0, None, sigmoid)
-        for a, b in zip(results(chunked, *arguments, chunk_size=4), results(reference, *arguments), strict=True):
+        for a, b in zip(results(losses, *arguments, chunk_size=4), results(reference, *arguments), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-25)
-    flat = results(chunked, torch.float32, (x, y), 20.0, chunk_size=4)
-    assert all(result.isfinite().all() for result in flat)
+    actual = results(losses, torch.float32, (x, y), 20.0, chunk_size=4)
+    assert all(result.isfinite().all() for result in actual)
 
 
 @pytest.mark.parametrize("needed", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 1)])
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["contrastive", "sigmoid"])
-def test_only_some_gradients(sigmoid, needed, monkeypatch):
+def test_computes_only_the_gradients_that_are_needed(sigmoid, needed, monkeypatch):
     products = []
-    monkeypatch.setattr(chunked, "product", lambda a, b: products.append(a.shape) or a @ b)
-    monkeypatch.setattr(chunked, "add_product_", lambda to, a, b: products.append(a.shape) or to.addmm_(a, b))
+    monkeypatch.setattr(blocks, "product", lambda a, b: products.append(a.shape) or a @ b)
+    monkeypatch.setattr(blocks, "add_product_", lambda to, a, b: products.append(a.shape) or to.addmm_(a, b))
     count = 4 if sigmoid else 3
     if not any(needed[:count]):
         return
     pairs, numbers = embeddings("any", 9, 0), {}
-    for module in (chunked, reference):
+    for module, options in ((losses, {"chunk_size": 1024}), (reference, {})):
         numbers[module] = [n.clone() for n in (*pairs, torch.tensor(9.0).double(), torch.tensor(-3.0).double())[:count]]
-        for number, wanted in zip(numbers[module], needed, strict=False):
-            number.requires_grad_(bool(wanted))
-        getattr(module, "sigmoid_loss" if sigmoid else "contrastive_loss")(*numbers[module]).backward()
-    for a, b in zip(numbers[chunked], numbers[reference], strict=True):
+        for number, is_needed in zip(numbers[module], needed, strict=False):
+            number.requires_grad_(bool(is_needed))
+        getattr(module, "sigmoid_loss" if sigmoid else "contrastive_loss")(*numbers[module], **options).backward()
+    for a, b in zip(numbers[losses], numbers[reference], strict=True):
         assert (a.grad is None) == (b.grad is None)
         if a.grad is not None:
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-12)
-    assert len(products) == 2 + max(1, sum(needed[:2]))  # the matrix twice, and no more gradients than asked for
+    assert len(products) == 2 + max(1, sum(needed[:2]))  # the matrix twice, and only the gradients that are needed
 
 
-def test_the_scale_may_be_a_number_or_a_tensor_of_one():
+def test_the_scale_may_be_a_number_or_a_tensor_with_one_element():
     x, y = embeddings("any", 5, 0)
-    expected = chunked.contrastive_loss(x, y, 7.0)
+    expected = losses.contrastive_loss(x, y, 7.0, chunk_size=5)
     for scale in (7, torch.tensor(7.0), torch.tensor([7.0]), torch.nn.Parameter(torch.tensor([7.0]))):
-        assert torch.equal(chunked.contrastive_loss(x, y, scale), expected)
+        assert torch.equal(losses.contrastive_loss(x, y, scale, chunk_size=5), expected)
     parameter = torch.nn.Parameter(torch.tensor([7.0]))
-    chunked.contrastive_loss(x, y, parameter).backward()
+    losses.contrastive_loss(x, y, parameter, chunk_size=5).backward()
     assert parameter.grad.shape == (1,)
 
 
-def test_views_and_a_second_backward():
+def test_non_contiguous_inputs_and_a_second_backward():
     x, y = (side.T.contiguous().T for side in embeddings("any", 9, 0))
     x.requires_grad_(), y.requires_grad_()
-    loss = chunked.contrastive_loss(x[::2], y[1:6], 9.0, chunk_size=2)
-    plain = torch.autograd.grad(reference.contrastive_loss(x[::2], y[1:6], 9.0), (x, y))
+    loss = losses.contrastive_loss(x[::2], y[1:6], 9.0, chunk_size=2)
+    expected = torch.autograd.grad(reference.contrastive_loss(x[::2], y[1:6], 9.0), (x, y))
     for _ in range(2):
-        flat = torch.autograd.grad(loss, (x, y), retain_graph=True)
-        assert_same(flat, plain, 1e-12)
+        assert_close(torch.autograd.grad(loss, (x, y), retain_graph=True), expected, 1e-12)
 
 
 @pytest.mark.parametrize("name", ["contrastive_loss", "sigmoid_loss"])
-@pytest.mark.parametrize("by_onednn", [False, True])
-def test_autocast_changes_nothing(name, by_onednn, monkeypatch):
-    if not by_onednn:
-        monkeypatch.setattr(chunked, "product", torch.mm)
+@pytest.mark.parametrize("onednn", [False, True])
+def test_autocast_changes_nothing(name, onednn, monkeypatch):
+    if not onednn:
+        monkeypatch.setattr(blocks, "product", torch.mm)
     rest = (20.0,) if name == "contrastive_loss" else (20.0, -5.0)
 
     def run(forward, backward):
         x, y = (side.float().requires_grad_() for side in embeddings("any", 33, 0, width=8))
         with torch.autocast("cpu", torch.bfloat16, enabled=forward):
-            loss = getattr(chunked, name)(x, y, *rest, chunk_size=10)
+            loss = getattr(losses, name)(x, y, *rest, chunk_size=10)
         with torch.autocast("cpu", torch.bfloat16, enabled=backward):
             loss.backward()
         return loss, x.grad, y.grad
@@ -239,11 +239,11 @@ def test_half_precision_is_computed_in_float32(name, dtype):
     rest = (20.0,) if name == "contrastive_loss" else (20.0, -5.0)
     half = [side.to(dtype).requires_grad_() for side in embeddings("any", 33, 0, width=8)]
     full = [side.detach().float().requires_grad_() for side in half]
-    losses = [getattr(chunked, name)(*pairs, *rest, chunk_size=10) for pairs in (half, full)]
-    for loss in losses:
-        loss.backward()
-    assert losses[0].dtype == torch.float32
-    assert torch.equal(*losses)
+    values = [getattr(losses, name)(*pairs, *rest, chunk_size=10) for pairs in (half, full)]
+    for value in values:
+        value.backward()
+    assert values[0].dtype == torch.float32
+    assert torch.equal(*values)
     for a, b in zip(half, full, strict=True):
         assert torch.equal(a.grad, b.grad.to(dtype))  # rounded once, at the end
 
@@ -251,12 +251,12 @@ def test_half_precision_is_computed_in_float32(name, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compiled(backend):
-    """In the middle of a compiled function, in bf16 autocast: what comes before and after is compiled."""
+    """Inside a compiled function, under bf16 autocast: the code before and after the loss is compiled."""
 
     def step(x, y, weight, scale):
         with torch.autocast("cpu", torch.bfloat16):
             x, y = x @ weight, y @ weight
-        return 2 * chunked.contrastive_loss(x, y, scale.exp(), chunk_size=10)
+        return 2 * losses.contrastive_loss(x, y, scale.exp(), chunk_size=10)
 
     torch.compiler.reset()
     tensors = [torch.randn(33, 8), torch.randn(33, 8), torch.randn(8, 8), torch.tensor(3.0)]
@@ -267,65 +267,67 @@ def test_compiled(backend):
         torch.testing.assert_close(a.grad, b.grad, rtol=2e-2, atol=2e-2 * float(a.grad.abs().max()))  # bf16 before it
 
 
-def test_the_public_form_chooses(monkeypatch):
+def test_large_batches_and_chunk_sizes_use_blocks(monkeypatch):
     monkeypatch.setattr(losses, "CHUNKED_FROM", 10)
     called = []
-    for name in ("contrastive_loss", "sigmoid_loss"):
-        for module in (reference, chunked):
-            monkeypatch.setattr(module, name, lambda *a, key=(module, name): called.append(key) or torch.zeros(()))
-        rest = (1.0,) if name == "contrastive_loss" else (1.0, 0.0)
+    monkeypatch.setattr(chunked, "loss", lambda inputs: called.append("chunked"))
+    for name, rest in (("contrastive_loss", (1.0,)), ("sigmoid_loss", (1.0, 0.0))):
+        monkeypatch.setattr(reference, name, lambda *a: called.append("reference"))
         for n, chunk_size in ((9, None), (10, None), (9, 4)):
             getattr(losses, name)(torch.ones(n, 2), torch.ones(n, 2), *rest, chunk_size=chunk_size)
-        assert called == [(reference, name), (chunked, name), (chunked, name)]
+        assert called == ["reference", "chunked", "chunked"]
         called.clear()
 
 
-def test_arguments_that_do_not_fit():
+def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="chunk_size is 0"):
-        chunked.contrastive_loss(torch.ones(3, 2), torch.ones(3, 2), 1.0, chunk_size=0)
+        losses.contrastive_loss(torch.ones(3, 2), torch.ones(3, 2), 1.0, chunk_size=0)
     with pytest.raises(ValueError, match="same shape"):
-        chunked.sigmoid_loss(torch.ones(3, 2), torch.ones(4, 2), 1.0, 0.0)
+        losses.sigmoid_loss(torch.ones(3, 2), torch.ones(4, 2), 1.0, 0.0, chunk_size=2)
     with pytest.raises(ValueError, match="ids"):
-        chunked.contrastive_loss(torch.ones(3, 2), torch.ones(3, 2), 1.0, ids=torch.zeros(2))
+        losses.contrastive_loss(torch.ones(3, 2), torch.ones(3, 2), 1.0, ids=torch.zeros(2), chunk_size=2)
 
 
 PEAK = """
 import re
 from pathlib import Path
 import torch
-from miniclip.losses import {module} as module
+from miniclip import losses
+from miniclip.losses import reference
 
 def mebibytes(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 x, y = (side.clone().requires_grad_() for side in torch.randn(2, 8192, {width}).unbind())
-module.{name}(x[:64], y[:64], *{rest}).backward()  # libraries loaded, threads started
+{function}(x[:64], y[:64], *{rest}).backward()  # loads libraries and starts threads
 x.grad = y.grad = None
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 before = mebibytes("VmRSS")
-module.{name}(x, y, *{rest}).backward()
+{function}(x, y, *{rest}).backward()
 print(mebibytes("VmHWM") - before)
 """
 
 
-def peak_over_the_inputs(module, name, rest, width):
-    """MiB, for 8,192 pairs and their gradients, in a process of its own."""
-    script = PEAK.format(module=module, name=name, rest=rest, width=width)
+def peak_over_the_inputs(function, rest, width):
+    """Peak memory in MiB of 8,192 pairs and their gradients, in a separate process."""
+    script = PEAK.format(function=function, rest=rest, width=width)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return float(run.stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_memory_is_a_tenth_of_the_plain_form():
-    """65,536 pairs of 512 numbers must fit in 1 GiB: an eighth of that for an eighth of the pairs."""
-    plain, flat = (peak_over_the_inputs(form, "contrastive_loss", (10.0,), 512) for form in ("reference", "chunked"))
-    assert plain > 4 * 256  # the measure sees what it should: some matrices of 256 MiB
-    assert flat < plain / 10
-    assert flat < 1024 / 8
+def test_memory_is_a_tenth_of_the_reference():
+    """65,536 pairs of width 512 must fit into 1 GiB, so 8,192 pairs into an eighth of that."""
+    plain, chunked = (
+        peak_over_the_inputs(f"{form}.contrastive_loss", (10.0,), 512) for form in ("reference", "losses")
+    )
+    assert plain > 4 * 256  # the measurement sees several matrices of 256 MiB
+    assert chunked < plain / 10
+    assert chunked < 1024 / 8
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_memory_of_the_sigmoid_loss_is_far_below_the_matrix():
-    assert peak_over_the_inputs("chunked", "sigmoid_loss", (10.0, -10.0), 64) < 256 / 4
+    assert peak_over_the_inputs("losses.sigmoid_loss", (10.0, -10.0), 64) < 256 / 4

@@ -1,21 +1,23 @@
-"""The losses: `reference.py` is the specification, `chunked.py` flat in memory, `gathered.py` spread over ranks.
+"""The losses: `reference.py` is the specification, `chunked.py` needs less memory, `distributed.py` spans ranks.
 
-Where a process group of R ranks is up, the batch is global: every rank passes its own rows, as many as it has, and gets
-the loss of all ranks' rows together, the same number on each. Its gradient is then R times this rank's share of the
-gradient of that loss, of embeddings, scale and bias alike: the parameters' gradients, averaged over the ranks (as
-DistributedDataParallel and FSDP do, and `distributed.average_gradients`), are those of one process with the whole
-batch. All ranks must call it, or the others wait. For a loss of a rank's own rows, call `reference` or `chunked`.
+With a process group of R ranks the batch is global. Every rank passes its own rows, any number of them, and gets the
+loss of all ranks' rows together, the same number on each rank. All ranks must call the loss, or the others wait.
+
+The gradient is R times the rank's share of the gradient of that loss, for embeddings, scale and bias alike. So the mean
+over the ranks of the parameters' gradients is the gradient of one process with the whole batch. DistributedDataParallel
+and FSDP take that mean, and so does `miniclip.runtime.distributed.average_gradients`. For a loss of a rank's own rows,
+call `miniclip.losses.reference`.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from miniclip.losses import chunked, reference
-from miniclip.losses import distributed as gathered
+from miniclip.losses import chunked, distributed, reference
+from miniclip.losses.inputs import LossInputs
 from miniclip.runtime.distributed import world_size
 
-CHUNKED_FROM = 2048  # pairs: from here on tiles are faster, in a part of the memory (`python -m benchmarks.losses`)
+CHUNKED_FROM = 2048  # pairs; larger batches are faster in blocks, with less memory (`python -m benchmarks.losses`)
 
 
 def contrastive_loss(
@@ -28,25 +30,25 @@ def contrastive_loss(
     """CLIP's symmetric cross-entropy over a batch of matching pairs, in the form that suits the batch's size.
 
     Args:
-        image_embeddings: (N, E), any length: they are normalised here. Row i belongs to row i of the texts.
+        image_embeddings: (N, E), of any length; normalised inside. Row i matches row i of the texts.
         text_embeddings: (N, E).
-        logit_scale: the factor on the cosine similarities (not its logarithm), at least 0.
-        ids: (N,) integers; rows that share an id (two captions of one picture, say) are not negatives of each other:
+        logit_scale: factor on the cosine similarities (not its logarithm), at least 0; the same on all ranks.
+        ids: (N,) integers. Rows that share an id, such as two captions of an image, are not negatives of each other:
             their similarities are left out of the sums. None: all rows are distinct.
-        chunk_size: rows and columns of the similarity matrix at a time (over ranks: columns), in memory that grows with
-            N; None: the whole matrix for small batches, and tiles that suit the device for large ones.
+        chunk_size: rows and columns of the similarity matrix in memory at a time (with several ranks: columns). Memory
+            then grows with N instead of N^2. None: the whole matrix of a small batch, blocks of a large one.
 
     Returns:
-        A scalar, at least in float32: log N where all embeddings are equal, near 0 where the pairs stand apart.
+        A scalar in float32 or float64: log N if all embeddings are equal, near 0 if the pairs are well separated. In
+        blocks or with several ranks it can be differentiated once.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not match, here or between ranks, or chunk_size is below 1.
     """
-    if world_size() > 1:
-        return gathered.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids, chunk_size)
-    if chunk_size is None and len(image_embeddings) < CHUNKED_FROM:
+    inputs = LossInputs(image_embeddings, text_embeddings, logit_scale, None, ids, chunk_size)
+    if _in_one_piece(inputs):
         return reference.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids)
-    return chunked.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids, chunk_size)
+    return _fast_loss(inputs)
 
 
 def sigmoid_loss(
@@ -57,27 +59,34 @@ def sigmoid_loss(
     ids: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """SigLIP's loss over a batch of matching pairs, in the form that suits the batch's size.
+    """SigLIP's pairwise loss over a batch of matching pairs, in the form that suits the batch's size.
 
     Args:
-        image_embeddings: (N, E), any length: they are normalised here. Row i belongs to row i of the texts.
-        text_embeddings: (N, E).
-        logit_scale: the factor on the cosine similarities (not its logarithm), at least 0.
-        logit_bias: added to every logit; SigLIP starts at -10, the scale at 10.
-        ids: (N,) integers; pairs of different rows that share an id count neither as right nor as wrong.
+        image_embeddings: as in `contrastive_loss`, and so are the others.
+        text_embeddings: as in `contrastive_loss`.
+        logit_scale: as in `contrastive_loss`; SigLIP starts at 10.
+        logit_bias: added to every logit; SigLIP starts at -10.
+        ids: (N,) integers; pairs of different rows that share an id are left out of the sum.
         chunk_size: as in `contrastive_loss`.
 
     Returns:
-        A scalar, at least in float32.
+        As `contrastive_loss`.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: as in `contrastive_loss`.
     """
-    if world_size() > 1:
-        return gathered.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids, chunk_size)
-    if chunk_size is None and len(image_embeddings) < CHUNKED_FROM:
+    inputs = LossInputs(image_embeddings, text_embeddings, logit_scale, logit_bias, ids, chunk_size)
+    if _in_one_piece(inputs):
         return reference.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids)
-    return chunked.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids, chunk_size)
+    return _fast_loss(inputs)
+
+
+def _in_one_piece(inputs: LossInputs) -> bool:
+    return world_size() == 1 and inputs.chunk_size is None and len(inputs.images) < CHUNKED_FROM
+
+
+def _fast_loss(inputs: LossInputs) -> Tensor:
+    return distributed.loss(inputs) if world_size() > 1 else chunked.loss(inputs)
 
 
 __all__ = ["contrastive_loss", "sigmoid_loss"]
