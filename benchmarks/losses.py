@@ -94,8 +94,9 @@ def forward(form: str):
 
         return ClipLoss()
     from miniclip.losses import chunked, reference
+    from miniclip.losses.inputs import LossInputs
 
-    return chunked.contrastive_loss if form == "flat" else reference.contrastive_loss
+    return (lambda x, y, scale: chunked.loss(LossInputs(x, y, scale))) if form == "flat" else reference.contrastive_loss
 
 
 def run(*arguments: str | int | Path) -> dict[str, float]:

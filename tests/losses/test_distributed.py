@@ -1,6 +1,6 @@
-"""The losses over ranks: the value and the gradients of one process with the whole batch, in a part of its memory.
+"""The distributed losses: value and gradients of one process with the whole batch, with less memory.
 
-The file is also the program that each rank runs, on all cases after one start.
+The file is also the program of each rank, which runs all cases.
 """
 
 import itertools
@@ -20,7 +20,7 @@ MEMORY = {"n": 128, "columns": 16, "E": 32}
 
 
 def cases(count):
-    """Sizes, ids, loss, scale, chunk_size, type."""
+    """Yield rows of each rank, whether there are ids, whether the loss is sigmoid, scale, chunk_size and dtype."""
     for sizes, with_ids, sigmoid in itertools.product(SIZES[count], (False, True), (False, True)):
         for scale, chunk, dtype in (
             (10.0, None, torch.float64),
@@ -32,8 +32,8 @@ def cases(count):
             yield sizes, with_ids, sigmoid, scale, chunk, dtype
 
 
-def drawn(number, total, with_ids, scale, dtype):
-    """What a case's model takes and has, the same in every process: a linear tower on each side, scale and bias."""
+def make_case(number, total, with_ids, scale, dtype):
+    """Rows, parameters and ids of a case, the same in every process: two linear towers, scale and bias."""
     generator = torch.Generator().manual_seed(number)
     rows = [torch.randn(total, FEATURES, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)]
     towers = [torch.randn(FEATURES, E, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)]
@@ -43,7 +43,7 @@ def drawn(number, total, with_ids, scale, dtype):
 
 
 def loss_and_gradients(module, part, rows, parameters, ids, sigmoid, **options):
-    """Of the rows of a part, for a loss that stands for a factor 3 in something larger."""
+    """Loss of a part of the rows; the gradients are those of 3 times the loss."""
     x, y = (side[part] @ tower for side, tower in zip(rows, parameters[:2], strict=True))
     function = module.sigmoid_loss if sigmoid else module.contrastive_loss
     loss = function(x, y, *parameters[2 : 4 if sigmoid else 3], ids=None if ids is None else ids[part], **options)
@@ -52,32 +52,32 @@ def loss_and_gradients(module, part, rows, parameters, ids, sigmoid, **options):
 
 
 class Losses:
-    """What a user calls, which must find the ranks by itself."""
+    """The public functions, which detect the process group themselves."""
 
     contrastive_loss, sigmoid_loss = staticmethod(contrastive_loss), staticmethod(sigmoid_loss)
 
 
 def work(folder):
-    """A rank's part of all tests."""
+    """Run all cases on this rank."""
     torch.use_deterministic_algorithms(True)
     results = {"cases": []}
     with distributed.ranks("cpu"):
         for number, (sizes, with_ids, sigmoid, scale, chunk, dtype) in enumerate(cases(distributed.world_size())):
-            rows, parameters, ids = drawn(number, sum(sizes), with_ids, scale, dtype)
+            rows, parameters, ids = make_case(number, sum(sizes), with_ids, scale, dtype)
             start = sum(sizes[: distributed.rank()])
             part = slice(start, start + sizes[distributed.rank()])
             loss = loss_and_gradients(Losses, part, rows, parameters, ids, sigmoid, chunk_size=chunk)
             distributed.average_gradients(parameters)
             results["cases"].append([loss, *(p.grad for p in parameters if p.grad is not None)])
         results["ddp"] = averaged_by_ddp()
-        results["errors"] = [mistake(kind) for kind in ("width", "ids", "chunk", "shape", "empty")]
+        results["errors"] = [error_of(kind) for kind in ("width", "ids", "chunk", "shape", "empty")]
         results["largest"] = [largest_tensor(sigmoid) for sigmoid in (False, True)]
         results["bf16"] = under_autocast()
         torch.save(results, Path(folder) / f"{distributed.rank()}.pt")
 
 
 class Towers(torch.nn.Module):
-    """Two linear towers and a scale, as a model of a user's own."""
+    """A user's model: two linear towers and a scale."""
 
     def __init__(self):
         super().__init__()
@@ -90,22 +90,23 @@ class Towers(torch.nn.Module):
 
 
 def uneven_part(total):
-    """The last rank has one row more than the others."""
-    size, me, count = total // distributed.world_size(), distributed.rank(), distributed.world_size()
-    return slice(me * size, total if me == count - 1 else (me + 1) * size)
+    """Rows of this rank; the last rank has more than the others."""
+    rank, count = distributed.rank(), distributed.world_size()
+    size = total // count
+    return slice(rank * size, total if rank == count - 1 else (rank + 1) * size)
 
 
 def averaged_by_ddp():
-    """The gradients that DistributedDataParallel leaves, in a loop of the user's own."""
+    """Gradients after DistributedDataParallel's average, in a user's own loop."""
     model = Towers().double()
     rows = torch.randn(2, 9, FEATURES, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    wrapped = torch.nn.parallel.DistributedDataParallel(model)  # which must live until its gradients are averaged
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)  # it must live until its gradients are averaged
     contrastive_loss(*wrapped(*rows[:, uneven_part(9)])).backward()
     return [p.grad for p in model.parameters()]
 
 
-def mistake(kind):
-    """The error that every rank gets where rank 1 alone passes something that does not fit."""
+def error_of(kind):
+    """The error of this rank if only rank 1 passes an argument that does not match."""
     x, y, ids, chunk = torch.ones(3, 4), torch.ones(3, 4), torch.arange(3), None
     if kind == "empty":
         x = y = torch.ones(0, 4)
@@ -122,7 +123,7 @@ def mistake(kind):
 
 
 class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation makes."""
+    """The number of elements of the largest tensor that any operation returns."""
 
     def __init__(self):
         super().__init__()
@@ -147,7 +148,7 @@ def largest_tensor(sigmoid):
 
 
 def under_autocast():
-    """Loss and gradient of bfloat16 embeddings: the type of the loss, and how far it is from that in float32."""
+    """The dtype of the loss of bfloat16 embeddings, its distance from the float32 loss, and a finite gradient."""
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(distributed.rank())).bfloat16().requires_grad_()
     exact = contrastive_loss(x.detach().float(), -x.detach().float(), 5.0)
     with torch.autocast("cpu", torch.bfloat16):
@@ -158,65 +159,65 @@ def under_autocast():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """By the number of ranks, what each of them found; filled by the first test that asks."""
+    """Cached results of each rank, by the number of ranks."""
     return {}
 
 
 @pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def found(request, results, ranks, tmp_path):
+def ranks_results(request, results, ranks, tmp_path):
     if request.param not in results:
         ranks(request.param, __file__, tmp_path)
         results[request.param] = [torch.load(tmp_path / f"{r}.pt") for r in range(request.param)]
     return results[request.param]
 
 
-def test_value_and_gradients_are_those_of_one_process_with_the_whole_batch(found):
-    for number, case in enumerate(cases(len(found))):
+def test_value_and_gradients_equal_those_of_one_process(ranks_results):
+    for number, case in enumerate(cases(len(ranks_results))):
         sizes, with_ids, sigmoid, scale, _, dtype = case
-        rows, parameters, ids = drawn(number, sum(sizes), with_ids, scale, torch.float64)
-        if dtype == torch.float32:  # the numbers that the ranks had, computed with more digits
-            rows, exact, ids = drawn(number, sum(sizes), with_ids, scale, dtype)
+        rows, parameters, ids = make_case(number, sum(sizes), with_ids, scale, torch.float64)
+        if dtype == torch.float32:  # the same inputs, computed in float64
+            rows, parameters, ids = make_case(number, sum(sizes), with_ids, scale, dtype)
             rows = [side.double() for side in rows]
-            parameters = [p.detach().double().requires_grad_() for p in exact]
+            parameters = [p.detach().double().requires_grad_() for p in parameters]
         loss = loss_and_gradients(reference, slice(None), rows, parameters, ids, sigmoid)
         expected = [loss, *(p.grad for p in parameters if p.grad is not None)]
         tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-        for rank in found:
-            for mine, theirs in zip(rank["cases"][number], expected, strict=True):
-                assert mine.dtype == dtype
-                error = float((mine.double() - theirs).abs().max())
-                assert error <= tolerance * max(1.0, scale) * max(1e-3, float(theirs.abs().max())), (case, error)
+        for rank in ranks_results:
+            for a, b in zip(rank["cases"][number], expected, strict=True):
+                assert a.dtype == dtype
+                error = float((a.double() - b).abs().max())
+                assert error <= tolerance * max(1.0, scale) * max(1e-3, float(b.abs().max())), (case, error)
 
 
-def test_all_ranks_have_the_same_loss_to_the_bit(found):
-    for number in range(len(found[0]["cases"])):
-        assert len({float(rank["cases"][number][0]) for rank in found}) == 1
+def test_the_loss_is_bitwise_equal_on_all_ranks(ranks_results):
+    for number in range(len(ranks_results[0]["cases"])):
+        assert len({float(rank["cases"][number][0]) for rank in ranks_results}) == 1
 
 
-def test_distributed_data_parallel_averages_to_the_gradient_of_one_process(found):
+def test_distributed_data_parallel_averages_to_the_gradient_of_one_process(ranks_results):
     model = Towers().double()
     rows = torch.randn(2, 9, FEATURES, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     reference.contrastive_loss(*model(*rows)).backward()
-    for rank in found:
-        for mine, parameter in zip(rank["ddp"], model.parameters(), strict=True):
-            torch.testing.assert_close(mine, parameter.grad, rtol=1e-10, atol=1e-14)
+    for rank in ranks_results:
+        for gradient, parameter in zip(rank["ddp"], model.parameters(), strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-10, atol=1e-14)
 
 
-def test_a_mistake_of_one_rank_is_an_error_on_all_of_them(found):
-    for rank, errors in enumerate(r["errors"] for r in found):
+def test_a_wrong_argument_of_one_rank_raises_on_all_ranks(ranks_results):
+    for rank, errors in enumerate(r["errors"] for r in ranks_results):
         assert all(error.startswith(f"rank {rank}: image embeddings (") for error in errors), errors
 
 
-def test_no_tensor_is_larger_than_a_ranks_rows_by_a_block(found):
+def test_no_tensor_is_larger_than_n_by_c(ranks_results):
     n, columns, width = MEMORY.values()
-    everyone = n * len(found)
-    assert n * max(columns, width) < everyone * min(columns, width) * len(found), "the test would not see N x C"
-    for rank in found:
-        assert max(rank["largest"]) <= max(n * columns, n * width, everyone)
+    total = n * len(ranks_results)
+    assert n * max(columns, width) < total * min(columns, width) * len(ranks_results), "the test would miss N x C"
+    for rank in ranks_results:
+        assert max(rank["largest"]) <= max(n * columns, n * width, total)
 
 
-def test_bfloat16_embeddings_under_autocast(found):
-    for dtype, error, finite in (rank["bf16"] for rank in found):
+def test_bfloat16_embeddings_under_autocast(ranks_results):
+    for dtype, error, finite in (rank["bf16"] for rank in ranks_results):
         assert dtype == torch.float32
         assert error < 1e-6
         assert finite
