@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: what arrives there, once each, and that their failing ends no run."""
+"""TensorBoard and Weights & Biases: complete logs without duplicates, and failures that do not end the run."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from miniclip.train.setup import default_callbacks
 
 
 class StopAt(Callback):
-    """Ends the run as a kill would: what came after the last state has been logged by the sinks before it."""
+    """Ends the run as a kill would, after the loggers have logged records that no training state has."""
 
     def __init__(self, step, event="step"):
         self.step, self.event = step, event
@@ -21,23 +21,23 @@ class StopAt(Callback):
         if (self.event, self.step) == ("step", record["step"]):
             raise RuntimeError("killed")
 
-    def on_evaluate(self, trainer, record):
+    def after_evaluate(self, trainer, record):
         if (self.event, self.step) == ("evaluation", record["step"]):
             raise RuntimeError("killed")
 
 
-AT = [(9, "step"), (5, "evaluation")]  # in an epoch; after an evaluation that the state of the same step knows not of
+STOPS = [(9, "step"), (5, "evaluation")]  # within an epoch; after an evaluation that the saved state does not contain
 
 
-def stopped_and_resumed(start, train_data, val_data, at, **settings):
-    """A run with a state of step 5, killed later, and taken up."""
+def stopped_and_resumed(start, train_data, val_data, stop, **settings):
+    """Return a resumed run that was killed after its state of step 5."""
     settings = {"log_every": 1, "save_every": 5, "epochs": 2, **settings}
-    killed = start("run", [*default_callbacks(), StopAt(*at)], **settings)
-    killed.callbacks.sort(key=lambda callback: isinstance(callback, StopAt))  # the sinks see the step before
+    killed = start("run", [*default_callbacks(), StopAt(*stop)], **settings)
+    killed.callbacks.sort(key=lambda callback: isinstance(callback, StopAt))  # after the loggers
     with pytest.raises(RuntimeError, match="killed"):
         killed.fit()
     resumed = Trainer.resume(killed.run_dir, train_data, val_data, device="cpu")
-    assert (resumed.step, resumed.epoch) == (5, at[1] == "step")
+    assert (resumed.step, resumed.epoch) == (5, stop[1] == "step")
     resumed.fit()
     return resumed
 
@@ -50,7 +50,7 @@ class TestTensorBoard:
 
         return lambda run: EventAccumulator(str(run / "tensorboard")).Reload()
 
-    def test_scalars_evaluations_pictures_and_settings(self, start, read, drawn):
+    def test_logs_scalars_plots_and_settings(self, start, read, drawn):
         trainer = start(tensorboard=True, log_every=3)
         history = trainer.fit()
         events = read(trainer.run_dir)
@@ -62,12 +62,12 @@ class TestTensorBoard:
         assert {"step/lr", "step/logit_scale", "step/samples_per_second", "validation/val_loss"} <= set(
             events.Tags()["scalars"]
         )
-        assert {"pictures/similarities", "pictures/confusions"} <= set(events.Tags()["images"])
+        assert {"plots/similarities", "plots/confusions"} <= set(events.Tags()["images"])
         assert "settings/text_summary" in events.Tags()["tensors"]
 
-    @pytest.mark.parametrize("at", AT)
-    def test_a_resumed_run_counts_every_step_once(self, start, read, train_data, val_data, at):
-        trainer = stopped_and_resumed(start, train_data, val_data, at, tensorboard=True)
+    @pytest.mark.parametrize("stop", STOPS)
+    def test_resumed_run_has_every_step_once(self, start, read, train_data, val_data, stop):
+        trainer = stopped_and_resumed(start, train_data, val_data, stop, tensorboard=True)
         events = read(trainer.run_dir)
         assert [e.step for e in events.Scalars("step/loss")] == list(range(1, 11))
         assert [e.step for e in events.Scalars("validation/val_loss")] == [5, 10]
@@ -75,15 +75,17 @@ class TestTensorBoard:
             [record["loss"] for record in trainer.history.steps]
         )
 
-    def test_without_the_library_a_run_does_not_start(self, start, monkeypatch, tmp_path, capsys):
+    def test_missing_package_prevents_the_start(self, start, monkeypatch, tmp_path, capsys):
         monkeypatch.setattr("miniclip.data.shapes.Shapes.__len__", lambda self: 24)
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
         with pytest.raises(ImportError, match=r"pip install \"miniclip\[tensorboard\]\""):
             start(tensorboard=True)
         assert cli.main(["train", "--tensorboard", "--max-steps", "1", "--run-dir", str(tmp_path / "run")]) == 2
-        assert capsys.readouterr().err.startswith("miniclip: the setting tensorboard needs it: pip install")
+        assert capsys.readouterr().err.startswith(
+            "miniclip: the setting tensorboard needs the package tensorboard: pip install"
+        )
 
-    def test_a_disk_that_fails_is_said_once_and_ends_no_run(self, start, read, monkeypatch):
+    def test_full_disk_warns_once_and_does_not_end_the_run(self, start, read, monkeypatch):
         from torch.utils.tensorboard import SummaryWriter
 
         def full(*_, **__):
@@ -91,18 +93,20 @@ class TestTensorBoard:
 
         monkeypatch.setattr(SummaryWriter, "add_scalar", full)
         trainer = start(tensorboard=True)
-        with pytest.warns(UserWarning, match="TensorBoard: OSError: .*No space left.*; the run goes on") as warned:
+        with pytest.warns(
+            UserWarning, match="TensorBoardLogger: OSError: .*No space left.*; the run continues"
+        ) as warned:
             assert len(trainer.fit().steps) == 10
         assert len([w for w in warned if "No space" in str(w.message)]) == 1
 
 
 class FakeWandb(types.ModuleType):
-    """Keeps what it is given, as the service would."""
+    """Stores what it receives."""
 
     def __init__(self):
         super().__init__("wandb")
         self.inits, self.rows, self.finished = [], [], 0
-        self.Image = lambda path: ("picture", path)
+        self.Image = lambda path: ("image", path)
 
     def init(self, **options):
         self.inits.append(options)
@@ -122,14 +126,14 @@ class FakeWandb(types.ModuleType):
         self.finished += 1
 
 
-class TestWeightsAndBiases:
+class TestWandb:
     @pytest.fixture
     def fake(self, monkeypatch):
         fake = FakeWandb()
         monkeypatch.setitem(sys.modules, "wandb", fake)
         return fake
 
-    def test_what_it_is_given(self, start, fake, drawn):
+    def test_logs_scalars_plots_and_settings(self, start, fake, drawn):
         trainer = start(wandb="my-project", log_every=5)
         trainer.fit()
         (options,) = fake.inits
@@ -139,7 +143,7 @@ class TestWeightsAndBiases:
         assert [row["step"] for row in fake.rows if "train/loss" in row] == [1, 5, 10]
         evaluations = [row for row in fake.rows if "validation/val_loss" in row]
         assert [row["step"] for row in evaluations] == [5, 10]
-        assert evaluations[0]["pictures/confusions"] == ("picture", str(trainer.run_dir / "confusions.png"))
+        assert evaluations[0]["plots/confusions"] == ("image", str(trainer.run_dir / "confusions.png"))
         assert fake.finished == 1
         assert json.loads((trainer.run_dir / "wandb.json").read_text()) == {
             "id": "abc123",
@@ -147,39 +151,39 @@ class TestWeightsAndBiases:
             "evaluation": 10,
         }
 
-    @pytest.mark.parametrize("at", AT)
-    def test_a_resumed_run_is_the_same_one_and_logs_nothing_twice(self, start, fake, train_data, val_data, at):
-        stopped_and_resumed(start, train_data, val_data, at, wandb="p")
+    @pytest.mark.parametrize("stop", STOPS)
+    def test_resumed_run_continues_without_duplicates(self, start, fake, train_data, val_data, stop):
+        stopped_and_resumed(start, train_data, val_data, stop, wandb="p")
         first, second = fake.inits
         assert (first["id"], second["id"], second["resume"]) == (None, "abc123", "allow")
         assert [row["step"] for row in fake.rows if "train/loss" in row] == list(range(1, 11))
         assert [row["step"] for row in fake.rows if "validation/val_loss" in row] == [5, 10]
 
     @pytest.mark.parametrize("broken", ["init", "log", "finish"])
-    def test_a_service_that_is_away_is_said_once_and_ends_no_run(self, start, fake, monkeypatch, broken):
+    def test_unreachable_service_warns_once_and_does_not_end_the_run(self, start, fake, monkeypatch, broken):
         def away(*_, **__):
             raise ConnectionError("no route\nto host")
 
         monkeypatch.setattr(fake, broken, away)
         trainer = start(wandb="p")
-        with pytest.warns(UserWarning, match="WeightsAndBiases: ConnectionError: no route to host") as warned:
+        with pytest.warns(UserWarning, match="WandbLogger: ConnectionError: no route to host") as warned:
             assert len(trainer.fit().steps) == 10
         assert len([w for w in warned if "no route" in str(w.message)]) == 1
         assert len((trainer.run_dir / "metrics.jsonl").read_text().splitlines()) == 12
 
-    def test_without_the_library_a_run_does_not_start(self, start, monkeypatch):
+    def test_missing_package_prevents_the_start(self, start, monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", None)
         with pytest.raises(ImportError, match=r"pip install \"miniclip\[wandb\]\""):
             start(wandb="p")
 
-    def test_a_damaged_mark_begins_a_new_run(self, start, fake):
+    def test_damaged_state_starts_a_new_wandb_run(self, start, fake):
         trainer = start(wandb="p")
         trainer.run_dir.mkdir()
         (trainer.run_dir / "wandb.json").write_text("[1")
         trainer.fit()
         assert fake.inits[0]["id"] is None
 
-    def test_the_library_itself_offline(self, start, monkeypatch, tmp_path):
+    def test_real_package_offline(self, start, monkeypatch, tmp_path):
         pytest.importorskip("wandb")
         for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
             monkeypatch.setenv(name, str(tmp_path / name))
@@ -187,18 +191,18 @@ class TestWeightsAndBiases:
         monkeypatch.setenv("WANDB_SILENT", "true")
         trainer = start(wandb="p", max_steps=4)
         trainer.fit()
-        mark = json.loads((trainer.run_dir / "wandb.json").read_text())
-        assert mark["step"] == 4
-        (file,) = (trainer.run_dir / "wandb").glob(f"offline-run-*/run-{mark['id']}.wandb")
+        state = json.loads((trainer.run_dir / "wandb.json").read_text())
+        assert state["step"] == 4
+        (file,) = (trainer.run_dir / "wandb").glob(f"offline-run-*/run-{state['id']}.wandb")
         assert file.stat().st_size > 0
 
 
 class TestOptional:
-    def test_any_other_callback_ends_the_run(self, start):
+    def test_failing_required_callback_ends_the_run(self, start):
         with pytest.raises(RuntimeError, match="killed"):
             start(callbacks=[StopAt(2)]).fit()
 
-    def test_settings_log_elsewhere_whatever_the_callbacks(self, start, monkeypatch):
+    def test_settings_add_loggers_to_any_callbacks(self, start, monkeypatch):
         fake = FakeWandb()
         monkeypatch.setitem(sys.modules, "wandb", fake)
         start(callbacks=[], wandb="p", max_steps=1).fit()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from miniclip.data import Shapes
 from miniclip.errors import CheckpointError
-from miniclip.plots.learning_curve import learning_curve, smooth
+from miniclip.plots.learning_curve import plot_learning_curve, smooth
 from miniclip.runs.directory import fingerprint, next_run_dir, read_run
 from miniclip.runs.history import History
 from miniclip.train.config import TrainConfig
@@ -85,7 +85,7 @@ class TestCurve:
         evaluation = {"step": 1, "epoch": 1, "val_loss": 2.0, "text_to_image": recall, "image_to_text": recall}
         sizes = set()
         for history in (History(), History([step]), History([step], [evaluation]), History([], [evaluation])):
-            learning_curve(history, tmp_path / "curve.png", "a run")
+            plot_learning_curve(history, tmp_path / "curve.png", "a run")
             with Image.open(tmp_path / "curve.png") as picture:
                 sizes.add(picture.size)
                 assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
@@ -102,7 +102,7 @@ class TestCurve:
         recall = {"R@1": 3.0, "R@5": 4.0}
         steps = [{"step": n, "epoch": 1, "loss": 3.0 - n, "log_n": 2.1} for n in (1, 2)]
         evaluation = {"step": 2, "val_loss": 1.5, "text_to_image": recall, "image_to_text": recall}
-        learning_curve(History(steps, [evaluation]), tmp_path / "curve.png")
+        plot_learning_curve(History(steps, [evaluation]), tmp_path / "curve.png")
         lines = {label: (list(a[0]), list(a[1])) for a, label in drawn if label}
         assert lines["training loss"] == ([1, 2], [2.0, 1.0])
         assert lines["validation loss"] == ([2], [1.5])

@@ -1,24 +1,21 @@
-"""The run in TensorBoard: `tensorboard --logdir runs`. Its files lie in the run directory, below `tensorboard/`."""
+"""TensorBoard logger: `tensorboard --logdir runs`. Its files are in the run directory, in `tensorboard/`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from miniclip.plots.callbacks import PICTURES
+from miniclip.loggers.selection import is_logged, plot_paths, scalars
+from miniclip.runs.history import Record
 from miniclip.train.callbacks import Callback, TrainerProtocol
 
-if TYPE_CHECKING:
-    from miniclip.runs.history import Record
-
 FOLDER = "tensorboard"
-APART = ("step", "epoch")  # where a figure stands, and no figure
 
 
-class TensorBoard(Callback):
-    """Scalars of every `log_every`-th step, the evaluations and their pictures.
+class TensorBoardLogger(Callback):
+    """Writer of scalars, plots and settings for TensorBoard.
 
-    A run that is taken up writes on in a new file that tells TensorBoard from which step on the old ones do not count.
+    A resumed run writes a new file; it tells TensorBoard to discard the steps of older files from its first step on.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -28,19 +25,21 @@ class TensorBoard(Callback):
 
     def __init__(self) -> None:
         try:
-            import torch.utils.tensorboard  # noqa: F401  (now, and not at the first step)
+            import torch.utils.tensorboard  # noqa: F401  (fails before the run starts, not at the first step)
         except ImportError:
-            raise ImportError('the setting tensorboard needs it: pip install "miniclip[tensorboard]"') from None
+            raise ImportError(
+                'the setting tensorboard needs the package tensorboard: pip install "miniclip[tensorboard]"'
+            ) from None
 
     def on_start(self, trainer: TrainerProtocol) -> None:
-        """Open a file, and write the settings; what came after the state of a run that is taken up is purged."""
+        """Open a file. A new run writes its settings, a resumed one the records of its current step again."""
         from torch.utils.tensorboard import SummaryWriter
 
         history = trainer.history
-        taken_up = bool(history.steps or history.evaluations)
-        purged = trainer.step if taken_up else None  # this step too, since its evaluation may come again
-        self._writer: Any = SummaryWriter(str(trainer.run_dir / FOLDER), purge_step=purged)
-        if not taken_up:
+        is_resumed = bool(history.steps or history.evaluations)
+        purge_step = trainer.step if is_resumed else None  # this step included: its evaluation may be repeated
+        self._writer: Any = SummaryWriter(str(trainer.run_dir / FOLDER), purge_step=purge_step)
+        if not is_resumed:
             rows = [f"| {name} | {value} |" for name, value in trainer.config.to_dict().items()]
             self._writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
             return
@@ -49,57 +48,35 @@ class TensorBoard(Callback):
                 self.on_step(trainer, record)
         for record in history.evaluations[-1:]:
             if record["step"] == trainer.step:
-                self.on_evaluate(trainer, record)
+                self.after_evaluate(trainer, record)
 
     def on_step(self, trainer: TrainerProtocol, record: Record) -> None:
-        """Write a step, if its turn has come."""
-        if is_due(trainer, record):
-            self._scalars("step", record, record["step"])
+        """Write the metrics of every `log_every`-th step."""
+        if is_logged(trainer, record):
+            self._write_scalars("step", record)
 
-    def on_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
-        """Write an evaluation and its pictures."""
-        self._scalars("validation", record, record["step"])
-        for path in pictures_of(trainer):
-            self._writer.add_image(f"pictures/{path.stem}", _pixels(path), record["step"], dataformats="HWC")
+    def after_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
+        """Write the metrics and plots of an evaluation."""
+        self._write_scalars("validation", record)
+        for path in plot_paths(trainer):
+            self._writer.add_image(f"plots/{path.stem}", _read_pixels(path), record["step"], dataformats="HWC")
 
     def on_save(self, trainer: TrainerProtocol) -> None:
-        """See that it is on the disk."""
+        """Flush the file to the disk."""
         self._writer.flush()
 
     def on_end(self, trainer: TrainerProtocol) -> None:
         """Close the file."""
         self._writer.close()
 
-    def _scalars(self, group: str, record: Record, step: int) -> None:
+    def _write_scalars(self, group: str, record: Record) -> None:
         for name, value in scalars(record).items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+            self._writer.add_scalar(f"{group}/{name}", value, record["step"])
 
 
-def is_due(trainer: TrainerProtocol, record: Record) -> bool:
-    """Whether a step is shown elsewhere: every `log_every`-th, and the last. The log keeps all of them."""
-    step: int = record["step"]
-    return step % trainer.config.log_every == 0 or step in (1, trainer.total_steps)
-
-
-def scalars(record: Record) -> dict[str, float]:
-    """The figures of a record by name; those of `{"text_to_image": {"R@1": 3.0}}` as `text_to_image/R@1`."""
-    found: dict[str, float] = {}
-    for name, value in record.items():
-        if isinstance(value, dict):
-            found |= {f"{name}/{part}": figure for part, figure in scalars(value).items()}
-        elif isinstance(value, int | float) and name not in APART:
-            found[name] = value
-    return found
-
-
-def pictures_of(trainer: TrainerProtocol) -> list[Path]:
-    """The pictures that an evaluation leaves in the run directory, but for the curve: others draw their own."""
-    return [path for name in PICTURES[1:] if (path := trainer.run_dir / name).exists()]
-
-
-def _pixels(path: Path) -> Any:
+def _read_pixels(path: Path) -> Any:
     import numpy as np
     from PIL import Image
 
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

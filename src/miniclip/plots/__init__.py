@@ -1,1 +1,1 @@
-"""Plots of a run: the learning curve, the similarity matrix, confusions."""
+"""Plots of a run: learning curve, similarity matrix, confusions."""

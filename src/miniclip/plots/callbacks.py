@@ -1,85 +1,76 @@
-"""The callbacks that draw: the learning curve; at each evaluation the similarity matrix and the worst confusions."""
+"""Callbacks that draw the learning curve, and the similarity matrix and worst confusions of each evaluation."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
-from miniclip.plots import confusions
-from miniclip.plots import similarity as similarities
-from miniclip.plots.learning_curve import learning_curve
+from miniclip.plots import confusions, similarity
+from miniclip.plots.learning_curve import plot_learning_curve
 from miniclip.runs.directory import CURVE
+from miniclip.runs.history import Record
 from miniclip.train.callbacks import Callback, TrainerProtocol
 
-if TYPE_CHECKING:
-    from miniclip.runs.history import Record
-
-SHARE = 0.04  # of a run's time, at most, goes to its pictures, and to each of the two callbacks the half
-PICTURES = (CURVE, similarities.FILE, confusions.FILE)  # in the run directory
+MAX_TIME_FRACTION = 0.02  # of the run's time that each callback may spend
+EVALUATION_PLOTS = (similarity.FILE, confusions.FILE)  # file names in the run directory
 
 
-class Drawing(Callback):
-    """What draws when something is new, but spends its share of the time alone; and once more at the end."""
+class PlotCallback(Callback):
+    """Base class of callbacks that draw. It skips plots to stay within its time limit, but not the last one."""
 
     optional = True
 
     def on_start(self, trainer: TrainerProtocol) -> None:
-        """Nothing is new yet."""
-        self._new, self._next = False, 0.0
+        """Reset the time limit."""
+        self._is_outdated, self._next_time = False, 0.0
 
     def draw(self, trainer: TrainerProtocol) -> None:
-        """Draw."""
+        """Draw the plots."""
         raise NotImplementedError
 
     def draw_if_due(self, trainer: TrainerProtocol) -> None:
-        """Draw, or leave it to the next time."""
-        self._new = True
+        """Draw now if the time limit allows it; otherwise leave it to a later call."""
+        self._is_outdated = True
         start = time.monotonic()
-        if start >= self._next:
+        if start >= self._next_time:
             self.draw(trainer)
-            self._new, end = False, time.monotonic()
-            self._next = end + (end - start) / (SHARE / 2)
+            self._is_outdated, end = False, time.monotonic()
+            self._next_time = end + (end - start) / MAX_TIME_FRACTION
 
     def on_end(self, trainer: TrainerProtocol) -> None:
-        """Draw what is new since the last time."""
-        if self._new:
+        """Draw what has changed since the last time."""
+        if self._is_outdated:
             self.draw(trainer)
-            self._new = False
+            self._is_outdated = False
 
 
-class LearningCurve(Drawing):
-    """`learning_curve.png`, drawn anew after each epoch, and when a state is saved: a long run can be watched.
-
-    Where that is every few seconds it is drawn less often.
-    """
+class LearningCurve(PlotCallback):
+    """Plot of `learning_curve.png` after each epoch and whenever a training state is saved."""
 
     def on_save(self, trainer: TrainerProtocol) -> None:
-        """Draw what there is."""
+        """Draw the current history."""
         if trainer.history.steps:
             self.draw_if_due(trainer)
 
     def draw(self, trainer: TrainerProtocol) -> None:
         """Draw the history."""
-        learning_curve(trainer.history, trainer.run_dir / CURVE, title=trainer.run_dir.name)
+        plot_learning_curve(trainer.history, trainer.run_dir / CURVE, title=f"Learning curve of {trainer.run_dir.name}")
 
 
-class EvaluationPlots(Drawing):
-    """`similarities.png` and `confusions.png`, drawn anew at each evaluation, from the embeddings that it made.
-
-    Where that is every few seconds they are drawn less often.
-    """
+class EvaluationPlots(PlotCallback):
+    """Plots of `similarities.png` and `confusions.png`, from the embeddings of each evaluation."""
 
     def on_evaluate(self, trainer: TrainerProtocol, record: Record) -> None:
-        """Draw both."""
+        """Draw both plots."""
         if trainer.embedded is not None and trainer.val_data is not None:
-            self._about = f"validation pictures after epoch {record['epoch']}, step {record['step']:,}"
+            self._subtitle = f"validation data, epoch {record['epoch']}, step {record['step']:,}"
             self.draw_if_due(trainer)
 
     def draw(self, trainer: TrainerProtocol) -> None:
-        """Draw what the last evaluation saw."""
+        """Draw the embeddings of the last evaluation."""
         assert trainer.embedded is not None
         assert trainer.val_data is not None
-        run = trainer.run_dir
-        title = f"{run.name}: {self._about}"
-        similarities.draw_similarities(trainer.embedded, run / similarities.FILE, title)
-        confusions.draw_confusions(trainer.embedded, trainer.val_data, run / confusions.FILE, title)
+        run_dir, label = trainer.run_dir, f"{trainer.run_dir.name}, {self._subtitle}"
+        similarity.plot_similarities(trainer.embedded, run_dir / similarity.FILE, f"Cosine similarities: {label}")
+        confusions.plot_confusions(
+            trainer.embedded, trainer.val_data, run_dir / confusions.FILE, f"Worst confusions: {label}"
+        )

@@ -1,9 +1,8 @@
-"""The worst confusions as a picture: pictures whose own captions lost to those of others, `confusions.png`.
+"""Worst confusions: validation images whose captions are farther away than captions of other images.
 
-How badly a picture is confused is the cosine of the nearest caption of another picture less that of its own nearest
-one. A caption that reads like one of its own, letter by letter, is no confusion. Often the picture shows at a glance
-what is wrong: labels, captions that hold for many pictures, or what the model cannot see.
-Letters: N pictures, M captions, n pictures at a time.
+The margin of an image is the cosine of the nearest caption of another image minus that of its own nearest caption.
+Captions with equal text are not confusions. The plot often shows the cause: wrong labels, captions that fit many
+images, or details that the model does not recognise. Letters: N images, M captions, n images at a time, U texts.
 """
 
 from __future__ import annotations
@@ -19,122 +18,134 @@ from torch import Tensor
 from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
 from miniclip.errors import DataError
 from miniclip.evaluation.retrieval import Embeddings
-from miniclip.plots.learning_curve import new_figure, write_figure
-from miniclip.plots.similarity import evenly
+from miniclip.plots.figure import NEGATIVE_COLOR, POSITIVE_COLOR, new_figure, write_figure
+from miniclip.plots.similarity import spaced_indices
 
 FILE = "confusions.png"
-LOOKED_AT = 1000  # pictures, evenly spread: of more, the search would cost as much as the evaluation
-AT_A_TIME = 128  # pictures whose similarities with all captions are held
-SHOWN, WINNERS = 6, 3  # pictures, and captions of others beside each
-SIDE = 256  # pixels of a picture, at most
-WIDTH, LINES = 62, 2  # of a caption: letters in a line, lines
-RIGHT, WRONG = "#2d7d2d", "#c03b3b"
+MAX_IMAGES = 1000  # searched images, evenly spaced; a full search would cost as much as the evaluation
+CHUNK = 128  # images whose similarities with all captions are in memory at a time
+MAX_CONFUSIONS, MAX_NEGATIVES = 6, 3  # images in the plot, and captions of other images beside each
+CANDIDATES = 16 * MAX_NEGATIVES  # nearest captions of other images; several may have equal text
+IMAGE_SIZE = 256  # pixels, at most
+LINE_WIDTH, MAX_LINES = 62, 2  # characters per line and lines per caption
+MAX_NAME_LENGTH = 28
 
 
 class Confusion(NamedTuple):
-    """A picture, its own nearest caption, and the nearest captions of others; each caption with its cosine."""
+    """An image with its own nearest caption and the nearest captions of other images.
 
-    picture: int
-    right: tuple[int, float]
-    wrong: list[tuple[int, float]]
+    Captions are pairs of index and cosine.
+    """
+
+    image: int
+    positive: tuple[int, float]
+    negatives: list[tuple[int, float]]
 
     @property
     def margin(self) -> float:
-        """By how much the wrong one is nearer; below 0 where it is not."""
-        return self.wrong[0][1] - self.right[1]
+        """Cosine of the nearest negative minus that of the positive; below 0 if the positive is nearest."""
+        return self.negatives[0][1] - self.positive[1]
 
 
-def worst(embedded: Embeddings, captions: Sequence[Sequence[str]], count: int = SHOWN) -> list[Confusion]:
-    """The pictures that are confused worst, the worst one first; where few are, the closest calls follow.
+def worst_confusions(
+    embeddings: Embeddings, captions: Sequence[Sequence[str]], limit: int = MAX_CONFUSIONS
+) -> list[Confusion]:
+    """Return the images with the largest margins, largest first. Margins may be negative if few images are confused.
 
     Args:
-        embedded: the pictures and captions; captions in the order of their pictures.
-        captions: of all N pictures.
-        count: how many.
+        embeddings: images and captions; captions in the order of their images.
+        captions: captions of all N images.
+        limit: maximum number of images.
     """
     ids: dict[str, int] = {}
-    text = torch.tensor([ids.setdefault(c, len(ids)) for own in captions for c in own])  # (M,) equal where they read so
-    found = [
+    text_ids = torch.tensor([ids.setdefault(caption, len(ids)) for group in captions for caption in group])  # (M,)
+    confusions = [
         confusion
-        for rows in torch.split(evenly(len(embedded.images), LOOKED_AT), AT_A_TIME)
-        for confusion in _of(embedded, rows, text, len(ids), count)
+        for rows in torch.split(spaced_indices(len(embeddings.images), MAX_IMAGES), CHUNK)
+        for confusion in _chunk_confusions(embeddings, rows, text_ids, limit)
     ]
-    return sorted(found, key=lambda confusion: -confusion.margin)[:count]
+    return sorted(confusions, key=lambda confusion: -confusion.margin)[:limit]
 
 
-def _of(embedded: Embeddings, rows: Tensor, text: Tensor, texts: int, count: int) -> Iterator[Confusion]:
-    """The worst of some pictures, of which a picture is left out if no caption differs from its own."""
-    owner = embedded.image_indices.cpu()
-    similarity = (embedded.images[rows.to(embedded.images.device)] @ embedded.texts.T).float().cpu()  # (n, M)
+def _chunk_confusions(embeddings: Embeddings, rows: Tensor, text_ids: Tensor, limit: int) -> Iterator[Confusion]:
+    """Yield the worst confusions of some images (n,). Images whose text all captions share are left out."""
+    image_indices = embeddings.image_indices.cpu()
+    similarity = (embeddings.images[rows.to(embeddings.images.device)] @ embeddings.texts.T).float().cpu()  # (n, M)
     similarity = similarity.nan_to_num(-1.0)
-    mine = owner == rows[:, None]
-    known = torch.zeros(len(rows), texts, dtype=torch.bool)  # which texts a picture's own captions are
-    row, caption = mine.nonzero(as_tuple=True)
-    known[row, text[caption]] = True
-    right, right_at = similarity.masked_fill(~mine, -torch.inf).max(dim=1)
-    others = similarity.masked_fill(known[:, text], -torch.inf)
-    best, at = others.topk(min(16 * WINNERS, others.shape[1]), dim=1)  # more than are shown: some may read the same
-    for i in (best[:, 0] - right).topk(min(count, len(rows))).indices.tolist():
-        wrong: list[tuple[int, float]] = []
-        seen: set[Any] = set()
-        for value, index in zip(best[i].tolist(), at[i].tolist(), strict=True):
-            words, whose = ("text", int(text[index])), ("picture", int(owner[index]))
-            if value > -torch.inf and not seen & {words, whose}:  # each of another picture, and another sentence
-                wrong.append((index, value))
-                seen |= {words, whose}
-        if wrong:
-            yield Confusion(int(rows[i]), (int(right_at[i]), float(right[i])), wrong[:WINNERS])
+    is_positive = image_indices == rows[:, None]
+    has_text = torch.zeros(len(rows), int(text_ids.max()) + 1, dtype=torch.bool)  # (n, U) texts of each image
+    row, caption = is_positive.nonzero(as_tuple=True)
+    has_text[row, text_ids[caption]] = True
+    positive, positive_caption = similarity.masked_fill(~is_positive, -torch.inf).max(dim=1)
+    negative = similarity.masked_fill(has_text[:, text_ids], -torch.inf)
+    nearest, nearest_caption = negative.topk(min(CANDIDATES, negative.shape[1]), dim=1)
+    for i in (nearest[:, 0] - positive).topk(min(limit, len(rows))).indices.tolist():
+        candidates = list(zip(nearest_caption[i].tolist(), nearest[i].tolist(), strict=True))
+        negatives = _distinct(candidates, text_ids, image_indices)
+        if negatives:
+            yield Confusion(int(rows[i]), (int(positive_caption[i]), float(positive[i])), negatives)
 
 
-def draw_confusions(embedded: Embeddings, data: ImageCaptionDataset, path: str | Path, title: str = "") -> None:
-    """Draw the worst confusions: each picture, its own caption, and the captions that won.
+def _distinct(candidates: Sequence[tuple[int, float]], text_ids: Tensor, image_indices: Tensor) -> list[Any]:
+    """Return the first candidates that differ from each other in both text and image."""
+    distinct: list[tuple[int, float]] = []
+    texts, images = set[int](), set[int]()
+    for caption, cosine in candidates:
+        text, image = int(text_ids[caption]), int(image_indices[caption])
+        if cosine > -torch.inf and text not in texts and image not in images:
+            distinct.append((caption, cosine))
+            texts.add(text)
+            images.add(image)
+    return distinct[:MAX_NEGATIVES]
+
+
+def plot_confusions(embeddings: Embeddings, data: ImageCaptionDataset, path: str | Path, title: str = "") -> None:
+    """Plot the worst confusions: each image, its own nearest caption, and nearer captions of other images.
 
     Args:
-        embedded: the data as the model sees it.
-        data: the same pictures with their captions.
-        path: the picture, written atomically.
-        title: above it.
+        embeddings: embeddings of `data`.
+        data: images and captions.
+        path: PNG file, written atomically.
+        title: title of the figure.
     """
-    flat = [caption for own in data.captions for caption in own]
-    owners = embedded.image_indices.tolist()
-    found = worst(embedded, data.captions)
-    rows = max(1, -(-len(found) // 2))
-    figure = new_figure(13, 0.5 + 2.3 * rows, arranged=False)
+    confusions = worst_confusions(embeddings, data.captions)
+    captions = [caption for group in data.captions for caption in group]
+    image_indices = embeddings.image_indices.tolist()
+    rows = max(1, -(-len(confusions) // 2))
+    figure = new_figure(13, 0.5 + 2.3 * rows, automatic_layout=False)
     grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.8, 1, 1.8))
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.6 / figure.get_figheight(), wspace=0.05, hspace=0.15)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.7 / figure.get_figheight(), wspace=0.05, hspace=0.15)
     for axes in grid.flat:
         axes.set_axis_off()
-    for place, confusion in enumerate(found):
-        picture, words = grid[place // 2, 2 * (place % 2) : 2 * (place % 2) + 2]
-        _draw_picture(picture, data, confusion.picture)
-        _write_captions(words, confusion, flat, owners)
-    figure.suptitle(title)
+    for position, confusion in enumerate(confusions):
+        row, column = position // 2, 2 * (position % 2)
+        _draw_image(grid[row, column], data, confusion.image)
+        lines = [("own caption", confusion.positive, POSITIVE_COLOR)]
+        lines += [(f"caption of image {image_indices[n[0]]}", n, NEGATIVE_COLOR) for n in confusion.negatives]
+        _draw_captions(grid[row, column + 1], lines, captions)
+    figure.suptitle(title, parse_math=False)
     write_figure(figure, path)
 
 
-def _draw_picture(axes: Any, data: ImageCaptionDataset, index: int) -> None:
+def _draw_image(axes: Any, data: ImageCaptionDataset, index: int) -> None:
     try:
-        picture = image_of(data, index, at_least=SIDE)
-    except DataError:  # it could be read a moment ago
-        axes.text(0.5, 0.5, "cannot be read", ha="center", fontsize=8)
+        image = image_of(data, index, at_least=IMAGE_SIZE)
+    except DataError:  # the file was readable during the evaluation
+        axes.text(0.5, 0.5, "unreadable", ha="center", fontsize=8)
         return
-    picture.thumbnail((SIDE, SIDE))
-    axes.imshow(picture, interpolation="nearest" if max(picture.size) < SIDE // 2 else "antialiased")
+    image.thumbnail((IMAGE_SIZE, IMAGE_SIZE))
+    axes.imshow(image, interpolation="nearest" if max(image.size) < IMAGE_SIZE // 2 else "antialiased")
     name = Path(name_of(data, index)).name
-    axes.set_title(name if len(name) <= 28 else f"…{name[-27:]}", fontsize=7, color="grey", parse_math=False)
+    title = name if len(name) <= MAX_NAME_LENGTH else f"…{name[1 - MAX_NAME_LENGTH :]}"
+    axes.set_title(title, fontsize=8, color="grey", parse_math=False)
 
 
-def _write_captions(axes: Any, confusion: Confusion, flat: Sequence[str], owners: Sequence[int]) -> None:
-    """The captions below each other, each with its cosine."""
-    lines = [("its own", confusion.right, RIGHT)]
-    lines += [(f"of picture {owners[index]}", (index, value), WRONG) for index, value in confusion.wrong]
+def _draw_captions(axes: Any, lines: Sequence[tuple[str, tuple[int, float], str]], captions: Sequence[str]) -> None:
+    """Write captions below each other, each with its cosine and its image."""
     y = 1.0
-    for whose, (index, cosine), color in lines:
-        words = textwrap.wrap(_printable(flat[index]), WIDTH, max_lines=LINES, placeholder=" …") or ["(empty)"]
-        text = f"{cosine:+.2f}  {whose}\n" + "\n".join(words)
+    for label, (index, cosine), color in lines:
+        printable = "".join(character if character.isprintable() else " " for character in captions[index])
+        wrapped = textwrap.wrap(printable, LINE_WIDTH, max_lines=MAX_LINES, placeholder=" …") or ["(empty)"]
+        text = f"{cosine:+.2f}  {label}\n" + "\n".join(wrapped)
         axes.text(0, y, text, transform=axes.transAxes, va="top", fontsize=8, color=color, parse_math=False)
-        y -= 0.068 * (len(words) + 1) + 0.05
-
-
-def _printable(caption: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in caption)
+        y -= 0.068 * (len(wrapped) + 1) + 0.05

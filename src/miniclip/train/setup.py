@@ -13,11 +13,11 @@ from miniclip.train.config import TrainConfig
 def default_callbacks() -> list[Callback]:
     """Return the callbacks of a trainer that is given none."""
     from miniclip.diagnostics.doctor import Doctor
-    from miniclip.loggers.console import Progress
+    from miniclip.loggers.console import ConsoleLogger
     from miniclip.plots.callbacks import EvaluationPlots, LearningCurve
     from miniclip.runs.metrics_file import MetricsFile
 
-    return [MetricsFile(), EvaluationPlots(), LearningCurve(), Progress(), Doctor()]
+    return [MetricsFile(), EvaluationPlots(), LearningCurve(), ConsoleLogger(), Doctor()]
 
 
 def logger_callbacks(config: TrainConfig) -> list[Callback]:
@@ -28,13 +28,13 @@ def logger_callbacks(config: TrainConfig) -> list[Callback]:
     """
     callbacks: list[Callback] = []
     if config.tensorboard:
-        from miniclip.loggers.tensorboard import TensorBoard
+        from miniclip.loggers.tensorboard import TensorBoardLogger
 
-        callbacks.append(TensorBoard())
+        callbacks.append(TensorBoardLogger())
     if config.wandb is not None:
-        from miniclip.loggers.wandb import WeightsAndBiases
+        from miniclip.loggers.wandb import WandbLogger
 
-        callbacks.append(WeightsAndBiases(config.wandb))
+        callbacks.append(WandbLogger(config.wandb))
     return callbacks
 
 
