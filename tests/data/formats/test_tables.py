@@ -1,12 +1,8 @@
-"""Tables of paths and captions: CSV, TSV, JSONL and parquet; errors have the line."""
+"""CSV and TSV tables; errors have the line."""
 
 import contextlib
 import csv
 import io
-import json
-import pickle
-import warnings
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,51 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from miniclip.data import Captions
-from miniclip.data.formats.columns import ColumnNames, choose_columns, parse_list
+from miniclip.data.formats.columns import parse_list
 from miniclip.data.formats.rows import MAX_CAPTION_LENGTH
 from miniclip.errors import DataError
-
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
-CAPTION = TEXT.map(str.strip).filter(bool)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Folder with four images, a.jpg to d.jpg; tables are written beside them."""
-    root = tmp_path_factory.mktemp("tables")
-    for name in "abcd":
-        Image.new("RGB", (4, 3), (200, 30, 30)).save(root / f"{name}.jpg")
-    return root
-
-
-@pytest.fixture
-def read(folder):
-    """Write a table beside the images and read it."""
-
-    def write_and_read(content: str | bytes, name: str = "table.csv", **options):
-        path = folder / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        reader = Captions.from_jsonl if path.suffix in {".jsonl", ".json"} else Captions.from_csv
-        return reader(path, **options)
-
-    return write_and_read
-
-
-def names(data) -> list[str]:
-    return [path.name for path in data.paths]
-
-
-def error_of(call, *arguments, **options) -> str:
-    with pytest.raises(DataError) as error:
-        call(*arguments, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def skipped(call, *arguments, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return call(*arguments, on_error="skip", max_skip_fraction=options.pop("max_skip_fraction", 0.9), **options)
+from tests.data.formats.helpers import CAPTION, error_of, names, skipped
 
 
 class TestCsv:
@@ -255,155 +210,3 @@ class TestBrokenCsv:
         (folder / "any.csv").write_bytes(b"image,caption\na.jpg,one\n" + content)
         with contextlib.suppress(DataError):
             assert names(skipped(Captions.from_csv, folder / "any.csv", max_skip_fraction=1.0))[0] == "a.jpg"
-
-
-class TestJsonLines:
-    @given(rows=st.lists(st.tuples(st.sampled_from("abcd"), st.lists(CAPTION, min_size=1)), min_size=1))
-    @pytest.mark.parametrize("whole", [False, True])
-    def test_roundtrip(self, folder, rows, whole):
-        objects = [{"image": f"{name}.jpg", "caption": texts if len(texts) > 1 else texts[0]} for name, texts in rows]
-        text = json.dumps(objects) if whole else "\n".join(json.dumps(row, ensure_ascii=False) for row in objects)
-        (folder / "any.jsonl").write_text(text, encoding="utf-8", newline="")
-        data = Captions.from_jsonl(folder / "any.jsonl")
-        expected: dict[str, list[str]] = {}
-        for name, texts in rows:
-            expected.setdefault(f"{name}.jpg", []).extend(texts)
-        assert dict(zip(names(data), data.captions, strict=True)) == expected
-
-    def test_chosen_keys(self, read):
-        data = read('{"f": "a.jpg", "t": ["one", 2, null, " "]}\n\n', "x.jsonl", image="f", caption="t")
-        assert data.captions == [["one", "2"]]
-
-    @pytest.mark.parametrize(
-        ("line", "reason"),
-        [
-            ('{"image": "b.jpg", "caption": ', "is not JSON"),
-            ("[" * 100_000, "is not JSON"),
-            ('"b.jpg"', "expected an object"),
-            ('{"image": "b.jpg", "text": "two"}', "has no 'caption'; found 'image', 'text'"),
-            ('{"image": 7, "caption": "two"}', "'image' is '7', a int; expected a path"),
-            ('{"image": "b.jpg", "caption": true}', "the caption is 'True', a bool; expected text"),
-            ('{"image": "b.jpg", "caption": {"en": "two"}}', "a dict; expected text"),
-            ('{"image": "b.jpg", "caption": "\\ud83d"}', "half a surrogate pair"),
-            ('{"image": "b.jpg", "caption": "a\\u0000b"}', "NUL"),
-            ('{"image": "", "caption": "two"}', "names no image"),
-            ('{"image": "http://x/b.jpg", "caption": "two"}', "img2dataset"),
-        ],
-    )
-    def test_bad_line_raises_or_is_skipped(self, read, line, reason):
-        text = f'{{"image": "a.jpg", "caption": "one"}}\n{line}\n'
-        message = error_of(read, text, "x.jsonl")
-        assert "line 2: " in message
-        assert reason in message
-        data = skipped(read, text, "x.jsonl")
-        assert names(data) == ["a.jpg"]
-        assert len(data.skip_log) == 1
-
-    def test_line_separator_inside_a_caption(self, read):
-        assert read('{"image": "a.jpg", "caption": "one\u2028two\x85"}', "x.jsonl").captions == [["one\u2028two"]]
-
-
-class TestColumns:
-    @pytest.mark.parametrize(
-        ("header", "image", "captions", "split"),
-        [
-            (["image", "caption"], "image", ("caption",), None),
-            (["raw", "sentids", "split", "filename", "img_id"], "filename", ("raw",), "split"),  # the Hub's Flickr30k
-            (["image", "caption", "sentids", "img_id", "filename"], "image", ("caption",), None),
-            (["title", "filepath"], "filepath", ("title",), None),  # open_clip's
-            (["image_name", "comment_number", "comment"], "image_name", ("comment",), None),
-            (["Image Name ", "file_name", "Text"], "file_name", ("Text",), None),
-        ],
-    )
-    def test_usual_names(self, header, image, captions, split):
-        columns = choose_columns("t", header, ColumnNames())
-        assert (columns.image, columns.captions, columns.split) == (image, captions, split)
-
-
-class TestParquet:
-    @pytest.fixture
-    def write(self, folder):
-        pa = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
-
-        def write(name: str, row_group_size: int = 2, **columns):
-            path = folder / name
-            parquet.write_table(pa.table(columns), path, row_group_size=row_group_size)
-            return path
-
-        return write
-
-    def encode_image(self, value: int) -> bytes:
-        file = io.BytesIO()
-        Image.new("RGB", (8, 8), (value, value, value)).save(file, "PNG")
-        return file.getvalue()
-
-    @settings(max_examples=25)
-    @given(rows=st.lists(st.tuples(st.sampled_from("abcd"), st.lists(CAPTION, min_size=1)), min_size=1))
-    def test_roundtrip(self, folder, rows):
-        pa = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
-
-        table = pa.table({"image": [f"{name}.jpg" for name, _ in rows], "caption": [texts for _, texts in rows]})
-        parquet.write_table(table, folder / "any.parquet")
-        data = Captions.from_parquet(folder / "any.parquet")
-        expected: dict[str, list[str]] = {}
-        for name, texts in rows:
-            expected.setdefault(f"{name}.jpg", []).extend(texts)
-        assert dict(zip(names(data), data.captions, strict=True)) == expected
-
-    def test_stored_images_as_bytes_or_structs(self, write):
-        images = [self.encode_image(value) for value in (0, 50, 100, 150, 200)]
-        captions = ["one", "two", "three", "four", "five"]
-        as_bytes = Captions.from_parquet(write("b.parquet", image=images, caption=captions))
-        structs = [{"bytes": image, "path": None} for image in images]
-        as_structs = Captions.from_parquet(write("s.parquet", image=structs, caption=captions))
-        for data in (as_bytes, as_structs, pickle.loads(pickle.dumps(as_structs))):
-            assert data.captions == [[caption] for caption in captions]
-            for index in (4, 0, 2, 1, 3, -1):
-                assert data[index][0].getpixel((0, 0)) == ((index % 5) * 50,) * 3
-        assert data.name(3).endswith("s.parquet, row 3")
-        assert data.encoded(1) == images[1]
-
-    def test_rows_of_one_stored_image_are_grouped(self, write):
-        image = self.encode_image(9)
-        path = write("n.parquet", image=[image] * 3, text=["one", "two", "three"], image_id=[7, 7, 8])
-        assert Captions.from_parquet(path).captions == [["one", "two"], ["three"]]
-
-    def test_struct_with_path_or_without_image(self, write, folder):
-        structs = [{"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": None}, {"bytes": None, "path": "no.jpg"}]
-        data = Captions.from_parquet(write("p.parquet", image=structs, caption=["one", "two", "three"]))
-        assert data[0][0].size == (4, 3)
-        assert "row 1: holds no image" in error_of(data.__getitem__, 1)
-        assert "no.jpg" in error_of(data.__getitem__, 2)
-
-    def test_numbers_and_nan_captions(self, write):
-        path = write("m.parquet", image=["a.jpg", "b.jpg", "c.jpg"], caption=[1.5, 2.0, float("nan")])
-        assert "row 2: c.jpg: has no caption" in error_of(Captions.from_parquet, path)
-        assert skipped(Captions.from_parquet, path).captions == [["1.5"], ["2.0"]]
-
-    def test_missing_parquet_column_raises(self, write):
-        path = write("c.parquet", bild=["a.jpg"], caption=["one"])
-        assert "found the columns 'bild', 'caption'" in error_of(Captions.from_parquet, path)
-        assert Captions.from_parquet(path, image="bild").captions == [["one"]]
-
-    def test_damaged_file_raises(self, write):
-        path = write("d.parquet", image=["a.jpg"], caption=["one"])
-        path.write_bytes(path.read_bytes()[:-20])
-        assert "cannot be read as parquet" in error_of(Captions.from_parquet, path)
-        path.write_bytes(b"")
-        assert "cannot be read as parquet" in error_of(Captions.from_parquet, path)
-
-    def test_split_from_shard_names(self, write, folder):
-        for name, first in (("train-00000-of-00002", 0), ("train-00001-of-00002", 2), ("validation-00000-of-00001", 4)):
-            (folder / "hub").mkdir(exist_ok=True)
-            images = [self.encode_image(value) for value in (first, first + 1)]
-            write(f"hub/{name}.parquet", image=images, caption=[f"{first}", f"{first + 1}"], image_id=[0, 1 + first])
-        train = Captions.from_parquet(folder / "hub", split="train")
-        assert train.captions == [
-            ["0", "2"],
-            ["1"],
-            ["3"],
-        ]  # image 0 of both train shards is the same, that of validation another
-        assert Captions.from_parquet(folder / "hub", split="val").captions == [["4"], ["5"]]
-        assert "and 2 more files" in train.about
