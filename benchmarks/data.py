@@ -1,4 +1,4 @@
-"""StepMetrics pictures for training, a second and core: files, tar shards and a packed set, beside others' loaders.
+"""Reading images for training, a second and core: files, tar shards and a packed set, beside others' loaders.
 
 python -m benchmarks.data [--data FOLDER --image-size 64] [--pictures 1000] [--rounds 7] [--json FILE]
 
@@ -29,9 +29,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from miniclip.config import preset
-from miniclip.data import Captions, WebDataset, open_data, pack
-from miniclip.data.sources import CachedImages, StreamedImages
-from miniclip.data.transforms import Preprocess
+from miniclip.data import Captions, WebDataset, build_cache, open_data
+from miniclip.data.preprocess import Preprocess
+from miniclip.data.sources.cached import CachedImages
+from miniclip.data.sources.workers import StreamedImages
 
 BATCH = 128
 PACKED_PASSES = 20  # over the packed set in a round: one is too short to be timed
@@ -131,7 +132,7 @@ def write_tar(path, data):
 def readers(data, size, folder):
     """Name to what makes an iterator over batches."""
     preprocess = Preprocess(preset("vit_b_32").replace_image(image_size=size, patch_size=size // 2))
-    packed = pack(data, folder / "packed", preprocess)
+    packed = build_cache(data, folder / "cache", preprocess)
     write_tar(folder / "set.tar", data)
     return {
         PACKED: packed_batches(packed, preprocess),

@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmarks.data import make_pictures
 from benchmarks.frame import OURS, Row, Scale, in_turns
 from miniclip.config import preset
-from miniclip.data.transforms import Preprocess
+from miniclip.data.jpeg import read_pixels
+from miniclip.data.preprocess import Preprocess
 
 LEVELS = 2
 REACH = {"open_clip": 2.5, "transformers": 1.8, "transformers, decode_image": 1.8}
@@ -64,7 +65,7 @@ def ways(config: Any) -> dict[str, Callable[[Path], Tensor]]:
         return decode_image(str(path), ImageReadMode.RGB)
 
     return {
-        OURS: lambda path: preprocess.normalise(preprocess.read(path)),
+        OURS: lambda path: preprocess.normalise(read_pixels(path, preprocess)),
         "open_clip": lambda path: transform(picture(path)),
         "transformers": lambda path: fast(picture(path), return_tensors="pt")["pixel_values"][0],
         "transformers, decode_image": lambda path: fast(tensor(path), return_tensors="pt")["pixel_values"][0],

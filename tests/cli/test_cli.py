@@ -197,7 +197,7 @@ class TestErrors:
                 continue
             picture.write_bytes(picture.read_bytes()[:300])
         message = fails("train", "--data", copy, "--run-dir", tmp_path / "run", *SMALL)
-        assert "0.jpg: cannot be read as a picture" in message
+        assert "0.jpg: cannot be read as an image" in message
         assert not (tmp_path / "run").exists()
 
     def test_a_csv_with_a_missing_column(self, fails, photos, tmp_path):

@@ -186,7 +186,7 @@ def test_layout_is_recognised_and_split(make, kind, own_split, image_folder, tmp
 def test_cached_dataset(image_folder, tmp_path):
     shutil.copytree(image_folder, tmp_path / "dataset" / "images")
     kaggle_30k(tmp_path / "dataset")
-    assert main(["data", "pack", str(tmp_path / "dataset"), str(tmp_path / "out"), "--image-size", "16"]) == 0
+    assert main(["data", "cache", str(tmp_path / "dataset"), str(tmp_path / "out"), "--image-size", "16"]) == 0
     data = open_data(tmp_path / "out", "val")
     assert isinstance(data, CachedDataset)
     assert data.captions == open_data(tmp_path / "dataset", "val").captions

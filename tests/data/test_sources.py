@@ -1,4 +1,4 @@
-"""Where pixels come from: the same of each source, work done ahead over epochs, nothing left behind, no hang."""
+"""Sources of pixels agree, read ahead across epochs, leave no process behind and never hang."""
 
 import multiprocessing
 import os
@@ -12,46 +12,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniclip.config import preset
-from miniclip.data import Captions, Shapes, pack
+from miniclip.data import CacheOptions, Captions, Shapes, build_cache
 from miniclip.data.loader import ImageCaptionLoader
-from miniclip.data.sources import CachedImages, InMemoryImages, StreamedImages, ahead, deaths_named, open_image_source
-from miniclip.data.transforms import Preprocess
+from miniclip.data.options import LoaderOptions
+from miniclip.data.preprocess import Preprocess
+from miniclip.data.sources.cached import CachedImages, prefetch
+from miniclip.data.sources.memory import InMemoryImages
+from miniclip.data.sources.workers import StreamedImages, worker_deaths_explained
 from miniclip.errors import DataError
 from miniclip.runtime import distributed
 from miniclip.tokenizer import Tokenizer
 
 PREPROCESS = Preprocess(preset("bert_vit_tiny").replace_image(image_size=16))
 COUNT = 23
-TOKENIZER = Tokenizer.train(["a caption of one picture or of another"], 540)
-
-
-class Numbered(Shapes):
-    """Pictures that are quickly made: the index is in the colour."""
-
-    def __init__(self):
-        super().__init__("train", COUNT, image_size=16)
+TOKENIZER = Tokenizer.train(["a caption of one image or of another"], 540)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return Numbered()
+    return Shapes("train", COUNT, image_size=16)
 
 
 @pytest.fixture(scope="module")
 def sources(data, tmp_path_factory):
-    """The three of one set: kept, streamed in this process, packed."""
-    packed = pack(data, tmp_path_factory.mktemp("packs") / "out", PREPROCESS, num_workers=0)
-    return [data, data, packed], [None, 0, None]
+    """Dataset and num_workers of the three sources: memory, streamed in this process, cached."""
+    out = tmp_path_factory.mktemp("caches") / "out"
+    cached = build_cache(data, out, PREPROCESS, options=CacheOptions(num_workers=0))
+    return [data, data, cached], [None, 0, None]
 
 
 def make(data, num_workers=None, **options):
-    return ImageCaptionLoader(
-        data, TOKENIZER, PREPROCESS, **{"context_length": 77, "batch_size": 4, **options, "num_workers": num_workers}
-    )
+    options = LoaderOptions(**{"batch_size": 4, **options, "num_workers": num_workers})
+    return ImageCaptionLoader(data, TOKENIZER, PREPROCESS, options)
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def equal(batch, other):
+    return all(torch.equal(a, b) for a, b in zip(batch, other, strict=True))
 
 
 def files(folder, count=20, bad=()):
@@ -59,12 +55,12 @@ def files(folder, count=20, bad=()):
     for i in range(count):
         data[i][0].save(folder / f"{i}.png")
     for i in bad:
-        (folder / f"{i}.png").write_bytes(b"no picture")
+        (folder / f"{i}.png").write_bytes(b"not an image")
     return Captions([folder / f"{i}.png" for i in range(count)], data.captions)
 
 
-def test_each_set_has_its_source(sources):
-    kinds = [type(open_image_source(data, PREPROCESS, num_workers)) for data, num_workers in zip(*sources, strict=True)]
+def test_each_dataset_has_its_source(sources):
+    kinds = [type(make(data, num_workers).source) for data, num_workers in zip(*sources, strict=True)]
     assert kinds == [InMemoryImages, StreamedImages, CachedImages]
 
 
@@ -75,49 +71,48 @@ def test_each_set_has_its_source(sources):
     ranks=st.integers(1, 4),
     data=st.data(),
 )
-def test_ranks_and_sources_see_the_same_epoch_once(sources, batch, seed, epoch, ranks, data):
-    """Whatever the source, the rows of all ranks together are the epoch of one process, each picture in it once."""
+def test_ranks_and_sources_give_the_same_epoch(sources, batch, seed, epoch, ranks, data):
+    """For every source, the rows of all ranks together are the epoch of one process, each image once."""
     ranks = min(ranks, batch)
     whole = list(make(sources[0][0], batch_size=batch, seed=seed).epoch(epoch))
     start = data.draw(st.integers(0, len(whole)))
-    which = data.draw(st.sampled_from(range(3)))
-    seen = [[] for _ in whole]
+    source = data.draw(st.sampled_from(range(3)))
+    parts = [[] for _ in whole]
     for rank in range(ranks):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(distributed, "world_size", lambda: ranks)
             patch.setattr(distributed, "rank", lambda rank=rank: rank)
-            loader = make(sources[0][which], sources[1][which], batch_size=batch, seed=seed)
-            for number, mine in enumerate(loader.epoch(epoch, start=start), start):
-                seen[number].append(mine)
+            loader = make(sources[0][source], sources[1][source], batch_size=batch, seed=seed)
+            for number, part in enumerate(loader.epoch(epoch, start=start), start):
+                parts[number].append(part)
             loader.close()
     for number, expected in enumerate(whole[start:], start):
-        parts = seen[number]
-        assert torch.equal(torch.cat([part.indices for part in parts]), expected.indices)
-        assert torch.equal(torch.cat([part.rows for part in parts]), expected.rows)
-        assert torch.equal(torch.cat([part.pixels for part in parts]), expected.pixels)
-    shown = torch.cat([b.indices for b in whole]).tolist()
-    assert len(set(shown)) == len(shown) == COUNT // min(batch, COUNT) * min(batch, COUNT)
+        assert torch.equal(torch.cat([part.indices for part in parts[number]]), expected.indices)
+        assert torch.equal(torch.cat([part.rows for part in parts[number]]), expected.rows)
+        assert torch.equal(torch.cat([part.pixels for part in parts[number]]), expected.pixels)
+    indices = torch.cat([batch.indices for batch in whole]).tolist()
+    assert len(set(indices)) == len(indices) == COUNT // min(batch, COUNT) * min(batch, COUNT)
 
 
-def test_epochs_one_after_the_other_are_those_asked_for_singly(sources):
+def test_consecutive_epochs_equal_single_ones(sources):
     for data, num_workers in zip(*sources, strict=True):
         loader = make(data, num_workers)
-        for epoch in (0, 1, 2, 1, 7):  # going on, back, and ahead
+        for epoch in (0, 1, 2, 1, 7):  # the next, an earlier and a later one
             fresh = make(data, num_workers)
-            assert all(same(a, b) for a, b in zip(loader.epoch(epoch), fresh.epoch(epoch), strict=True))
+            assert all(equal(a, b) for a, b in zip(loader.epoch(epoch), fresh.epoch(epoch), strict=True))
             fresh.close()
         loader.close()
 
 
-def test_two_epochs_at_once_are_not_mixed_up(data):
+def test_interleaved_epochs_are_not_mixed_up(data):
     loader = make(data, 0)
-    for one, other in zip(loader.epoch(0), loader.epoch(1), strict=True):
-        assert not torch.equal(one.indices, other.indices)
-        assert torch.equal(one.pixels[0], PREPROCESS.pixels(data[int(one.indices[0])][0]))
-        assert torch.equal(other.pixels[0], PREPROCESS.pixels(data[int(other.indices[0])][0]))
+    for first, second in zip(loader.epoch(0), loader.epoch(1), strict=True):
+        assert not torch.equal(first.indices, second.indices)
+        for batch in (first, second):
+            assert torch.equal(batch.pixels[0], PREPROCESS.pixels(data[int(batch.indices[0])][0]))
 
 
-def test_workers_live_from_epoch_to_epoch_and_end_on_closing(data):
+def test_workers_live_across_epochs_and_end_at_close(data):
     loader = make(data, 2)
     alive = []
     for epoch in range(3):
@@ -127,65 +122,63 @@ def test_workers_live_from_epoch_to_epoch_and_end_on_closing(data):
     assert all(pids == alive[0] for pids in alive)
     loader.close()
     assert not multiprocessing.active_children()
-    assert next(loader.epoch(1)).pixels.shape == (4, 3, 16, 16)  # and it can be used again
+    assert next(loader.epoch(1)).pixels.shape == (4, 3, 16, 16)  # usable after close
     loader.close()
 
 
-def test_a_worker_that_is_killed_is_an_error_and_no_hang(data):
+def test_a_killed_worker_is_an_error(data):
     loader = make(data, 1)
     batches = loader.epoch(0)
     next(batches)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGKILL)
     with (
-        pytest.raises(ChildProcessError, match=r"decodes pictures died.*out of memory.*fewer workers"),
-        deaths_named(),
+        pytest.raises(ChildProcessError, match=r"decodes images was killed.*out of memory.*fewer workers"),
+        worker_deaths_explained(),
     ):
         list(chain(batches, *map(loader.epoch, range(1, 1000))))
     assert not multiprocessing.active_children()
 
 
-class Wrong(Captions):
+class Faulty(Captions):
     def image(self, index, at_least=None):
         raise KeyError("a mistake in the user's own class")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_mistake_in_a_users_class_is_raised_and_leaves_no_process(tmp_path, num_workers):
+def test_an_error_in_a_users_class_is_raised_and_leaves_no_process(tmp_path, num_workers):
     data = files(tmp_path, 4)
     with pytest.raises(KeyError, match="user's own class"):
-        list(make(Wrong(data.paths, data.captions), num_workers).epoch(0))
+        list(make(Faulty(data.paths, data.captions), num_workers).epoch(0))
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("num_workers", [None, 0, 2])
-def test_a_bad_picture_leaves_its_pair_out_of_its_batch(tmp_path, num_workers):
+def test_a_skipped_image_shortens_its_batch(tmp_path, num_workers):
     bad = {3, 11}
     whole = list(make(files(tmp_path)).epoch(2))
     data = files(tmp_path, bad=bad)
-    rule = {"on_error": "skip", "max_skip_fraction": 0.1}
     with warnings.catch_warnings(record=True, action="always") as warned:
-        loader = make(data, num_workers, **rule)
-        found = list(loader.epoch(2))
-    said = [str(w.message) for w in warned if "left out" in str(w.message)]
-    assert len(said) == 2
-    assert all("png: cannot be read" in line for line in said)
-    for one, all_of_it in zip(found, whole, strict=True):
-        kept = torch.tensor([i not in bad for i in all_of_it.indices.tolist()])
-        assert torch.equal(one.indices, all_of_it.indices[kept])
-        assert torch.equal(one.rows, all_of_it.rows[kept])
-        assert torch.equal(one.pixels, all_of_it.pixels[kept])
-        width = one.tokens.shape[1]
-        assert torch.equal(one.tokens, all_of_it.tokens[kept][:, :width])
+        loader = make(data, num_workers, on_error="skip", max_skip_fraction=0.1)
+        batches = list(loader.epoch(2))
+    messages = [str(w.message) for w in warned if "left out" in str(w.message)]
+    assert len(messages) == 2
+    assert all("png: cannot be read" in line for line in messages)
+    for batch, complete in zip(batches, whole, strict=True):
+        readable = torch.tensor([i not in bad for i in complete.indices.tolist()])
+        assert torch.equal(batch.indices, complete.indices[readable])
+        assert torch.equal(batch.rows, complete.rows[readable])
+        assert torch.equal(batch.pixels, complete.pixels[readable])
+        assert torch.equal(batch.tokens, complete.tokens[readable][:, : batch.tokens.shape[1]])
     assert {name.rpartition(os.sep)[2] for name in loader.skip_log.reasons} == {"3.png", "11.png"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        list(loader.epoch(3))  # known by now, and not said again
+        list(loader.epoch(3))  # each image is reported once
     loader.close()
 
 
 @pytest.mark.parametrize("num_workers", [None, 0, 1])
-def test_more_than_the_share_ends_the_run(tmp_path, num_workers):
+def test_more_than_max_skip_fraction_is_an_error(tmp_path, num_workers):
     data = files(tmp_path, bad={3, 11})
 
     def run():
@@ -198,7 +191,7 @@ def test_more_than_the_share_ends_the_run(tmp_path, num_workers):
     assert not multiprocessing.active_children()
 
 
-def test_a_file_that_vanishes_in_mid_epoch(tmp_path):
+def test_a_file_deleted_during_an_epoch_is_skipped(tmp_path):
     loader = make(files(tmp_path), 0, on_error="skip", max_skip_fraction=0.5)
     batches = loader.epoch(0)
     next(batches)
@@ -208,52 +201,52 @@ def test_a_file_that_vanishes_in_mid_epoch(tmp_path):
         assert next(batches).indices.tolist() == order[5:8]
 
 
-def test_nothing_left_of_a_batch(tmp_path):
+def test_a_batch_without_readable_images_is_an_error(tmp_path):
     with (
         pytest.warns(UserWarning, match="left out"),
-        pytest.raises(DataError, match="none of the 1 pictures of a batch"),
+        pytest.raises(DataError, match="none of the 1 images of a batch"),
     ):
         list(make(files(tmp_path, 3, bad=[1]), 0, batch_size=1, on_error="skip", max_skip_fraction=1.0).epoch(0))
 
 
-def test_a_thread_works_ahead_and_not_further():
+def test_prefetch_reads_ahead_up_to_its_count():
     done = []
-    results = ahead(iter(range(10)), lambda i: done.append(i) or i * i, count=2)
+    results = prefetch(iter(range(10)), lambda i: done.append(i) or i * i, count=2)
     assert next(results) == 0
     assert max(done) <= 2
     assert list(results) == [i * i for i in range(1, 10)]
 
 
-def test_an_error_of_the_thread_is_raised_in_its_turn():
-    results = ahead(iter([1, 0, 2]), lambda i: 1 / i)
+def test_prefetch_raises_errors_in_order():
+    results = prefetch(iter([1, 0, 2]), lambda i: 1 / i)
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
-def test_the_time_that_was_waited_is_counted(data):
+def test_waiting_is_timed(data):
     loader = make(data, 0)
     list(loader.epoch(0))
-    assert loader.waited > 0
+    assert loader.wait_seconds > 0
 
 
-def test_jpegs_are_read_the_fast_way_alike_by_all_sources_and_large_ones_reduced(tmp_path):
+def test_all_sources_reduce_jpegs_alike(tmp_path):
     shapes = Shapes("train", 4)
     for i, side in enumerate((63, 64, 200, 500)):
         shapes[i][0].resize((side, side + 5)).save(tmp_path / f"{i}.jpg")
     data = Captions([tmp_path / f"{i}.jpg" for i in range(4)], shapes.captions)
-    whole, kept = (InMemoryImages(data, PREPROCESS, reduced=reduced).pixels for reduced in (False, True))
+    whole, in_memory = (InMemoryImages(data, PREPROCESS, reduced=reduced).pixels for reduced in (False, True))
     (streamed,) = StreamedImages(data, PREPROCESS, 0, reduced=True).batches([range(4)])
-    assert torch.equal(streamed.pixels, kept)
+    assert torch.equal(streamed.pixels, in_memory)
     exact = torch.stack([PREPROCESS.pixels(data[i][0]) for i in range(4)])
-    assert torch.equal(whole, exact)  # as Pillow does it, to the bit
-    difference = (whole.int() - kept.int()).abs().flatten(1)
-    assert difference[0].max() <= 2  # 64 px is four times the model's: from there on reduced by 2, to twice
+    assert torch.equal(whole, exact)  # to the bit
+    difference = (whole.int() - in_memory.int()).abs().flatten(1)
+    assert difference[0].max() <= 2  # from 64 px on, four times the model's, reduced by 2
     assert all(difference.any(dim=1)[1:])
     assert difference.float().mean() < 3
 
 
-def test_a_set_that_makes_its_pictures_is_asked_for_them(tmp_path):
+def test_an_overridden_image_method_is_used(tmp_path):
     class Grey(Captions):
         def image(self, index, at_least=None):
             return super().image(index, at_least).convert("L").convert("RGB")

@@ -157,7 +157,7 @@ def test_bad_pictures_are_skipped_by_name_and_the_rest_goes_on(model, paths, tmp
     assert caught[0].filename == __file__
     message = str(caught[0].message)
     assert all(f"bad{place}.jpg: " in message for place in bad)
-    assert message.index("bad5.jpg: cannot be read as a picture") < message.index("bad6.jpg: there is no such")
+    assert message.index("bad5.jpg: cannot be read as an image") < message.index("bad6.jpg: there is no such")
     good = [place for place in range(COUNT) if place not in bad]
     assert rows.shape == expected.shape
     assert rows[bad].isnan().all()
@@ -165,7 +165,7 @@ def test_bad_pictures_are_skipped_by_name_and_the_rest_goes_on(model, paths, tmp
 
 
 def test_a_warning_names_ten(model, tmp_path):
-    with pytest.warns(UserWarning, match=r"absent9\.jpg: there is no such picture file; and 15 more$") as caught:
+    with pytest.warns(UserWarning, match=r"absent9\.jpg: there is no such image file; and 15 more$") as caught:
         rows = model.encode_image([tmp_path / f"absent{i}.jpg" for i in range(25)], on_error="skip")
     assert "absent10" not in str(caught[0].message)
     assert rows.shape == (25, model.config.embed_dim)

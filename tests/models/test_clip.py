@@ -151,11 +151,12 @@ def test_encode_image_takes_whatever_people_have(model, arrays, tmp_path):
 
 def test_paths_of_jpegs_are_read_the_fast_way_and_close_to_the_picture(model, arrays, tmp_path):
     from miniclip.data.decoding import open_image
+    from miniclip.data.jpeg import read_pixels
 
     paths = [tmp_path / f"{i}.jpg" for i in range(len(arrays))]
     for array, path in zip(arrays, paths, strict=True):
         Image.fromarray(array).resize((90, 70)).save(path)
-    fast = model.preprocess.normalise(torch.stack([model.preprocess.read(path) for path in paths]))
+    fast = model.preprocess.normalise(torch.stack([read_pixels(path, model.preprocess) for path in paths]))
     rows = model.encode_image(paths)
     assert torch.equal(rows, model.encode_image(fast))
     pictures = model.encode_image([open_image(path) for path in paths])

@@ -1,4 +1,4 @@
-"""Data in training: packed and unpacked the same run, bad pictures left out, waiting logged, no process left."""
+"""Data in training: cached and files the same run, bad pictures left out, waiting logged, no process left."""
 
 import json
 import multiprocessing
@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 import miniclip
-from miniclip.data import Captions, Shapes, pack
+from miniclip.data import CacheOptions, Captions, Shapes, build_cache
 from miniclip.runs.metrics_file import MetricsFile
 from miniclip.train import Callback, TrainConfig, Trainer
 from tests.toys import make_model
@@ -18,7 +18,7 @@ from tests.train.test_trainer import StopAt, assert_same_run
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Forty pictures larger than the model's, as files, and packed."""
+    """Forty pictures larger than the model's, as files, and cached."""
     folder = tmp_path_factory.mktemp("sets")
     drawn = {"train": Shapes("train", 40), "val": Shapes("val", 20)}
     found = {}
@@ -42,29 +42,29 @@ def run(tokenizer, path, train, val=None, callbacks=(), **settings):
     )
 
 
-def test_packed_and_unpacked_are_the_same_run_to_the_bit(tokenizer, sets, tmp_path):
-    _, unpacked = sets
+def test_a_cache_gives_the_same_run_to_the_bit(tokenizer, sets, tmp_path):
+    _, files = sets
     preprocess = make_model(tokenizer).preprocess
-    packed = {
-        split: pack(data, tmp_path / "packed", preprocess, split=split, num_workers=0)
-        for split, data in unpacked.items()
+    cached = {
+        split: build_cache(data, tmp_path / "cache", preprocess, split=split, options=CacheOptions(num_workers=0))
+        for split, data in files.items()
     }
-    kinds = {"kept": (unpacked, {}), "streamed": (unpacked, {"num_workers": 2}), "packed": (packed, {})}
+    kinds = {"kept": (files, {}), "streamed": (files, {"num_workers": 2}), "cached": (cached, {})}
     for name, (data, options) in kinds.items():
         run(tokenizer, tmp_path / name, data["train"], data["val"], reduced_decoding=False, **options).fit()
         assert not multiprocessing.active_children()
     assert_same_run(tmp_path / "kept", tmp_path / "streamed")
-    assert_same_run(tmp_path / "kept", tmp_path / "packed")
+    assert_same_run(tmp_path / "kept", tmp_path / "cached")
     model = miniclip.load(tmp_path / "kept" / "last")
-    assert miniclip.evaluation.retrieval(model, packed["val"]) == miniclip.evaluation.retrieval(model, unpacked["val"])
+    assert miniclip.evaluation.retrieval(model, cached["val"]) == miniclip.evaluation.retrieval(model, files["val"])
 
 
-def test_a_packed_set_of_another_size_is_refused_before_the_first_step(tokenizer, sets, tmp_path):
+def test_a_cache_of_another_size_is_refused_before_the_first_step(tokenizer, sets, tmp_path):
     _, data = sets
     other = miniclip.load("bert_vit_tiny", pretrained=False, tokenizer=tokenizer).preprocess
-    packed = pack(data["val"], tmp_path / "packed", other, split="val", num_workers=0)
-    with pytest.raises(ValueError, match="packed for another model"):
-        run(tokenizer, tmp_path / "run", data["train"], packed)
+    cached = build_cache(data["val"], tmp_path / "cache", other, split="val", options=CacheOptions(num_workers=0))
+    with pytest.raises(ValueError, match="built for another model"):
+        run(tokenizer, tmp_path / "run", data["train"], cached)
     assert not (tmp_path / "run").exists()
 
 
@@ -115,7 +115,7 @@ def test_no_process_is_left_after_an_error(tokenizer, sets, tmp_path):
 
 
 def test_a_killed_worker_ends_the_run_with_its_reason(tokenizer, sets, tmp_path):
-    with pytest.raises(ChildProcessError, match="decodes pictures died"):
+    with pytest.raises(ChildProcessError, match="decodes images was killed"):
         run(tokenizer, tmp_path / "run", sets[1]["train"], None, [KillWorker()], num_workers=1, epochs=500).fit()
     assert not multiprocessing.active_children()
 

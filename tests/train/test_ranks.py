@@ -18,6 +18,7 @@ import torch
 
 from miniclip.data import Shapes
 from miniclip.data.loader import ImageCaptionLoader
+from miniclip.data.options import LoaderOptions
 from miniclip.errors import DataError
 from miniclip.models.clip import CLIP
 from miniclip.runs.metrics_file import MetricsFile
@@ -281,7 +282,7 @@ def test_a_batch_that_does_not_go_round(monkeypatch, tmp_path):
     data = Shapes("train", 8, image_size=16)
     tokenizer = Tokenizer.train(data.captions[0], 514)
     with pytest.raises(ValueError, match="a batch of 8 pairs for 9 ranks"):
-        ImageCaptionLoader(data, tokenizer, make_model(tokenizer).preprocess, context_length=77, batch_size=100)
+        ImageCaptionLoader(data, tokenizer, make_model(tokenizer).preprocess, LoaderOptions(100))
     monkeypatch.setattr("miniclip.runtime.fsdp.world_size", lambda: 3)
     with pytest.raises(ValueError, match="a batch of 8 samples is not a multiple of 3 ranks"):
         require_even(8)

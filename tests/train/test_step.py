@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miniclip.data.transforms import Augment
+from miniclip.data.augmentation import Augment
 from miniclip.losses import contrastive_loss
 from miniclip.models.clip import CLIPOutput
 from miniclip.models.vision import draw_patches

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from miniclip.data import Shapes
-from miniclip.data.cache.writing import pack
+from miniclip.data.cache.writing import CacheOptions, build_cache
 from miniclip.hub import fresh
 from miniclip.train import TrainConfig, Trainer
 from miniclip.utils.lock import alone_in
@@ -92,11 +92,11 @@ def test_a_run_is_trained_by_one_process(tmp_path, toy_config, toy_tokenizer):
     assert not being_written.exists()  # what is left of a kill
 
 
-def test_a_split_is_packed_by_one_process(tmp_path, toy_config, toy_tokenizer):
-    preprocess = fresh(toy_config, toy_tokenizer).preprocess
-    pack(Shapes("test", 8, image_size=16), tmp_path, preprocess, split="test", num_workers=0)
+def test_a_split_of_a_cache_is_built_by_one_process(tmp_path, toy_config, toy_tokenizer):
+    preprocess, options = fresh(toy_config, toy_tokenizer).preprocess, CacheOptions(num_workers=0)
+    build_cache(Shapes("test", 8, image_size=16), tmp_path, preprocess, split="test", options=options)
     with alone_in(tmp_path / "train"):
         with pytest.raises(BlockingIOError, match="another process is writing there"):
-            pack(Shapes("train", 8, image_size=16), tmp_path, preprocess, num_workers=0)
-        pack(Shapes("val", 8, image_size=16), tmp_path, preprocess, split="val", num_workers=0)
-    assert len(pack(Shapes("train", 8, image_size=16), tmp_path, preprocess, num_workers=0)) == 8
+            build_cache(Shapes("train", 8, image_size=16), tmp_path, preprocess, options=options)
+        build_cache(Shapes("val", 8, image_size=16), tmp_path, preprocess, split="val", options=options)
+    assert len(build_cache(Shapes("train", 8, image_size=16), tmp_path, preprocess, options=options)) == 8

@@ -1,7 +1,7 @@
 """Datasets of captioned images: `data[i]` is `(image, [captions])`, and `len(data)` counts images."""
 
 from miniclip.data.cache.reading import CachedDataset
-from miniclip.data.cache.writing import pack
+from miniclip.data.cache.writing import CacheOptions, build_cache
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.coco import CocoCaptions
@@ -13,6 +13,7 @@ from miniclip.data.tools.contact_sheet import contact_sheet
 from miniclip.data.tools.inspection import Inspection, inspect
 
 __all__ = [
+    "CacheOptions",
     "CachedDataset",
     "Captions",
     "CocoCaptions",
@@ -22,8 +23,8 @@ __all__ = [
     "Inspection",
     "Shapes",
     "WebDataset",
+    "build_cache",
     "contact_sheet",
     "inspect",
     "open_data",
-    "pack",
 ]

@@ -98,7 +98,7 @@ def open_data(spec: str | Path, split: str = "train", **options: Unpack[ReadKeyw
             "the images of a list of URLs), and give their path"
         )
     path, columns = parse_spec(spec)
-    if CachedDataset.is_packed(path):
+    if CachedDataset.is_cache(path):
         return CachedDataset(path, split)
     if is_tar(path):
         return WebDataset(path, split, **options)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from miniclip.data.sources import InMemoryImages
+from miniclip.data.sources.memory import InMemoryImages
 from miniclip.diagnostics.timing import time_evaluation, time_step
 from miniclip.runtime import distributed
 from miniclip.runtime.flops import pair_flops, peak_flops
@@ -147,14 +147,14 @@ def plan_run(trainer: Trainer) -> RunPlan:
         set_random_state(device, state)
         loader.close()
     flops = pair_flops(model, step_time.tokens, config.patch_dropout)
-    images = loader._pictures
+    source = loader.source
     epochs_left = range(trainer.epoch + 1, trainer.epochs + 1) if trainer.val_data is not None else ()
     return RunPlan(
         image_parameters=_parameters(model.image),
         text_parameters=_parameters(model.text),
         parameters=_parameters(model),
         images=loader.size,
-        captions=sum(loader._captions.counts),
+        captions=sum(map(len, trainer.train_data.captions)),
         val_images=0 if trainer.val_data is None else len(trainer.val_data),
         batch_size=loader.batch_size,
         steps_per_epoch=loader.steps,
@@ -166,7 +166,7 @@ def plan_run(trainer: Trainer) -> RunPlan:
         peak_flops=peak * distributed.world_size(),
         weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         step_bytes=needed,
-        image_bytes=images.pixels.nbytes if isinstance(images, InMemoryImages) else 0,
+        image_bytes=source.pixels.nbytes if isinstance(source, InMemoryImages) else 0,
         free_bytes=free,
         step_seconds=step_time.seconds,
         timed_pairs=step_time.pairs,

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from miniclip.data.decoding import as_image, existing
-from miniclip.data.transforms import Preprocess
+from miniclip.data.jpeg import read_pixels
+from miniclip.data.preprocess import Preprocess
 from miniclip.errors import DataError
 from miniclip.utils.threads import cores, threads
 
@@ -134,7 +135,7 @@ def pixels_of(item: Any, preprocess: Preprocess) -> Tensor:
         TypeError: something else was passed.
     """
     if isinstance(item, str | Path):
-        return preprocess.read(existing(item))
+        return read_pixels(existing(item), preprocess)
     return preprocess.pixels(as_image(item))
 
 

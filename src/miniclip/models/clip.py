@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.config import CLIPConfig
-from miniclip.data.transforms import Preprocess
+from miniclip.data.preprocess import Preprocess
 from miniclip.inference.images import ImageReader, OnError, in_places
 from miniclip.inference.texts import MOST_TOKENS, embed_texts
 from miniclip.losses.reference import l2_normalize
@@ -130,7 +130,7 @@ class CLIP(nn.Module):
         Args:
             images: a path, a PIL image, an array (H, W, 3) of uint8, or a list of them; or a float tensor
                 (N, 3, S, S) of normalised pixels, as `model.preprocess` makes them. A path's JPEG is read the fast
-                way, `model.preprocess.read`, whose pixels are a grey level off here and there.
+                way, `read_pixels` of data/jpeg.py, whose pixels are a grey level off here and there.
             batch_size: pictures embedded at a time; the next as many are read meanwhile, and no more.
             normalize: divide each embedding by its length.
             progress: show a bar.

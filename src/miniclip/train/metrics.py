@@ -43,7 +43,7 @@ class MetricsBuffer:
 
     def start_the_clock(self) -> None:
         """From here on it is counted how fast the steps are, and how long they wait for data."""
-        self._since, self.loader.waited = time.perf_counter(), 0.0
+        self._since, self.loader.wait_seconds = time.perf_counter(), 0.0
 
     def add(self, record: Record, result: StepResult) -> None:
         """Note a step; `record` is what is known of it on the CPU."""
@@ -58,7 +58,7 @@ class MetricsBuffer:
         seconds = time.perf_counter() - self._since
         pace = {
             "samples_per_second": round(len(unread) * self.loader.batch_size / seconds, 1),
-            "data_wait": round(min(1.0, self.loader.waited / seconds), 4),
+            "data_wait": round(min(1.0, self.loader.wait_seconds / seconds), 4),
         }
         self.start_the_clock()
         readings = []

@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from miniclip.checkpoints.native import save_checkpoint
+from miniclip.data.augmentation import Augment
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.loader import Batch, ImageCaptionLoader
+from miniclip.data.options import LoaderOptions
 from miniclip.data.skipping import SkipLog
-from miniclip.data.sources import deaths_named
+from miniclip.data.sources.workers import worker_deaths_explained
 from miniclip.data.subset import readable_subset
-from miniclip.data.transforms import Augment
 from miniclip.diagnostics.batch_metrics import batch_metrics
 from miniclip.diagnostics.check import check
 from miniclip.diagnostics.findings import CheckReport
@@ -232,7 +233,7 @@ class Trainer:
             BlockingIOError: another process is training in the run directory.
             ChildProcessError: a process that decodes pictures was killed.
         """
-        with contextlib.ExitStack() as held, GracefulStop() as stop, self.writer, deaths_named():
+        with contextlib.ExitStack() as held, GracefulStop() as stop, self.writer, worker_deaths_explained():
             distributed.on_main(lambda: held.enter_context(alone_in(self.run_dir)))
             self._start()
             try:
@@ -467,19 +468,17 @@ class Trainer:
 
 def loader_of(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) -> ImageCaptionLoader:
     """Batches of the training data for a model, as the settings have them."""
-    return ImageCaptionLoader(
-        data,
-        tokenizer_of(model),
-        model.preprocess,
-        context_length=model.config.text.context_length,
+    options = LoaderOptions(
         batch_size=config.batch_size,
+        context_length=model.config.text.context_length,
         seed=config.seed,
         num_workers=config.num_workers,
         pad=model.config.text.padding == "attended",
-        reduced=config.reduced_decoding,
+        reduced_decoding=config.reduced_decoding,
         on_error=config.on_error,
         max_skip_fraction=config.max_skip_fraction,
     )
+    return ImageCaptionLoader(data, tokenizer_of(model), model.preprocess, options)
 
 
 def tokenizer_of(model: CLIP) -> TextTokenizer:

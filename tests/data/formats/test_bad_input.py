@@ -15,6 +15,7 @@ import sys
 import tarfile
 import warnings
 import zlib
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -29,8 +30,9 @@ from miniclip.config import preset
 from miniclip.data import decoding, open_data
 from miniclip.data.decoding import open_image
 from miniclip.data.loader import ImageCaptionLoader
+from miniclip.data.options import LoaderOptions
+from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import MAX_WARNINGS
-from miniclip.data.transforms import Preprocess
 
 RED, BLUE, WHITE, BLACK, GREY = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128)
 HALF = {(0, 0): WHITE, (7, 5): RED}
@@ -256,32 +258,32 @@ if features.check("jpg_2000"):
 # Refused: file name, function that makes the file, error message.
 REFUSED = {
     "empty": ("a.jpg", lambda: b"", "the file is empty"),
-    "one byte": ("a.jpg", lambda: b"\xff", "no picture format"),
-    "HTML": ("a.jpg", lambda: b"<!DOCTYPE html><html>404 Not Found", r"no picture format.*<!DOCTYPE"),
-    "text": ("a.png", lambda: b"a dog\n", "no picture format"),
-    "a zip": ("a.jpg", lambda: b"PK\x03\x04" + bytes(100), "no picture format"),
-    "a film": ("a.jpg", lambda: b"\0\0\0\x18ftypmp42" + bytes(100), "no picture format"),
-    "SVG": ("a.svg", lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture format"),
-    "NUL bytes": ("a.jpg", lambda: bytes(5_000), "no picture format"),
-    "EPS, which is a program": ("a.jpg", lambda: saved(plain(), "EPS"), "EPS is a program"),
+    "one byte": ("a.jpg", lambda: b"\xff", "no image format"),
+    "HTML": ("a.jpg", lambda: b"<!DOCTYPE html><html>404 Not Found", r"no image format.*<!DOCTYPE"),
+    "text": ("a.png", lambda: b"a dog\n", "no image format"),
+    "a zip": ("a.jpg", lambda: b"PK\x03\x04" + bytes(100), "no image format"),
+    "a film": ("a.jpg", lambda: b"\0\0\0\x18ftypmp42" + bytes(100), "no image format"),
+    "SVG": ("a.svg", lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image format"),
+    "NUL bytes": ("a.jpg", lambda: bytes(5_000), "no image format"),
+    "EPS, which is a program": ("a.jpg", lambda: saved(plain(), "EPS"), "EPS files are programs"),
     "a truncated JPEG": ("a.jpg", lambda: cut(noise("JPEG")), "truncated"),
     "a truncated PNG": ("a.png", lambda: cut(noise("PNG")), "truncated"),
     "a truncated GIF": ("a.gif", lambda: cut(noise("GIF")), "truncated"),
-    "a truncated WebP": ("a.webp", lambda: cut(noise("WEBP")), "no picture format|decod|truncated"),
+    "a truncated WebP": ("a.webp", lambda: cut(noise("WEBP")), "no image format|decod|truncated"),
     "a truncated BMP": ("a.bmp", lambda: cut(noise("BMP")), "truncated"),
-    "a truncated TIFF": ("a.tif", lambda: cut(noise("TIFF")), "truncated|no picture format"),
-    "a JPEG cut in its header": ("a.jpg", lambda: noise("JPEG")[:30], "(?i)no picture format|truncated"),
+    "a truncated TIFF": ("a.tif", lambda: cut(noise("TIFF")), "truncated|no image format"),
+    "a JPEG cut in its header": ("a.jpg", lambda: noise("JPEG")[:30], "(?i)no image format|truncated"),
     "a bit in the pixels of a PNG": ("a.png", lambda: flipped(noise("PNG"), 5_000), "broken"),
-    "a wrong checksum in a PNG": ("a.png", lambda: png(crc=1), "broken|no picture format"),
-    "no pixels": ("a.png", lambda: png(0, 0), "0 x 0 pixels|no picture format"),
-    "a GIF without pixels": ("a.gif", lambda: gif_with_size(0), "0 x 0 pixels|no picture format"),
+    "a wrong checksum in a PNG": ("a.png", lambda: png(crc=1), "broken|no image format"),
+    "no pixels": ("a.png", lambda: png(0, 0), "0 x 0 pixels|no image format"),
+    "a GIF without pixels": ("a.gif", lambda: gif_with_size(0), "0 x 0 pixels|no image format"),
     "a bomb of text": ("a.png", lambda: compressed_text(b"zTXt", 80), "too large"),
     "a bomb of a profile": ("a.png", lambda: compressed_text(b"iCCP", 80), "too large"),
     "a bomb of pixels": ("a.png", lambda: png(20_000, 20_000, 1, 0, bytes(2_501 * 20_000)), "pixels"),
-    "a smaller bomb": ("a.png", lambda: png(12_000, 12_000, 1, 0, bytes(1_501 * 12_000)), "made to fill"),
+    "a smaller bomb": ("a.png", lambda: png(12_000, 12_000, 1, 0, bytes(1_501 * 12_000)), "decompression bomb"),
     "a bomb of pixels, GIF": ("a.gif", lambda: gif_with_size(65_535), "pixels"),
     "a side of a million": ("a.png", lambda: png(1_000_000, 1, rows=bytes(3_000_001)), "131,072 on a side"),
-    "a header that lies": ("a.png", lambda: png(13_000, 13_000, 8, 6, rows=b"abc"), "in 68 bytes: empty, or made"),
+    "a header that lies": ("a.png", lambda: png(13_000, 13_000, 8, 6, rows=b"abc"), "in 68 bytes: an empty image"),
     "a header that lies a little": ("a.png", lambda: png(4_000, 4_000, 8, 6, rows=b"abc"), "truncated"),
     "a BMP header that lies": ("a.bmp", lambda: flipped(noise("BMP"), 20, 0xFF), "pixels"),
 }  # fmt: skip
@@ -317,8 +319,8 @@ def test_file_is_refused_with_reason(tmp_path, case):
             open_image(path)
         with pytest.raises(DataError, match=message) as of_bytes:
             open_image(path.read_bytes(), name="shard.tar: 0.jpg")
-    assert str(caught.value).startswith(f"{path}: cannot be read as a picture: ")
-    assert str(of_bytes.value).startswith("shard.tar: 0.jpg: cannot be read as a picture: ")
+    assert str(caught.value).startswith(f"{path}: cannot be read as an image: ")
+    assert str(of_bytes.value).startswith("shard.tar: 0.jpg: cannot be read as an image: ")
     assert "\n" not in str(caught.value)
 
 
@@ -425,14 +427,14 @@ DAMAGE = st.tuples(
 @given(damage=DAMAGE)
 def test_damaged_file_is_read_or_raises_data_error(kind, damage):
     content = damaged(FORMATS[kind], *damage)
-    refusal = "a picture: cannot be read as a picture: -"
+    refusal = "an image: cannot be read as an image: -"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             image = open_image(content)
         except DataError as error:
             refusal, image = str(error), None
-    assert refusal.startswith("a picture: cannot be read as a picture: ")
+    assert refusal.startswith("an image: cannot be read as an image: ")
     assert "\n" not in refusal
     assert image is None or (image.mode == "RGB" and image.width * image.height > 0)
 
@@ -473,9 +475,10 @@ def test_all_files_in_one_dataset(tmp_path, tokenizer, num_workers):
     with warnings.catch_warnings(action="ignore"):
         data = open_data(tmp_path / "all.csv", "all", on_error="skip", max_skip_fraction=1.0)
     preprocess = Preprocess(preset("bert_vit_tiny"))
-    options = {"context_length": 16, "batch_size": len(data), "num_workers": num_workers}
+    options = LoaderOptions(len(data), 16, num_workers=num_workers)
+    skip = replace(options, on_error="skip", max_skip_fraction=1.0)
     with warnings.catch_warnings(record=True, action="always") as shown:
-        loader = ImageCaptionLoader(data, tokenizer, preprocess, on_error="skip", max_skip_fraction=1.0, **options)
+        loader = ImageCaptionLoader(data, tokenizer, preprocess, skip)
         batches = [*loader.epoch(0), *loader.epoch(1)]
         loader.close()
     assert loader.skip_log.reasons.keys() | data.skip_log.reasons.keys() == bad
@@ -492,11 +495,13 @@ def test_all_files_in_one_dataset(tmp_path, tokenizer, num_workers):
     assert read == good.keys()
 
     def run_epoch(**skipping):
-        with contextlib.closing(ImageCaptionLoader(data, tokenizer, preprocess, **options, **skipping)) as loader:
+        with contextlib.closing(
+            ImageCaptionLoader(data, tokenizer, preprocess, replace(options, **skipping))
+        ) as loader:
             list(loader.epoch(0))
 
     with warnings.catch_warnings(action="ignore"):
-        with pytest.raises(DataError, match="cannot be read as a picture"):
+        with pytest.raises(DataError, match="cannot be read as an image"):
             run_epoch()
         with pytest.raises(DataError, match=r"more than 5\.0%"):
             run_epoch(on_error="skip")
@@ -510,15 +515,8 @@ def test_file_removed_during_epoch(tmp_path, tokenizer, num_workers):
     data = open_data(tmp_path, "all")
 
     def epochs(**options):
-        loader = ImageCaptionLoader(
-            data,
-            tokenizer,
-            Preprocess(preset("bert_vit_tiny")),
-            context_length=16,
-            batch_size=2,
-            num_workers=num_workers,
-            **options,
-        )
+        options = LoaderOptions(2, 16, num_workers=num_workers, **options)
+        loader = ImageCaptionLoader(data, tokenizer, Preprocess(preset("bert_vit_tiny")), options)
         removed = int(loader._order(0)[-1, 0])
         first = loader.epoch(0)
         next(first)
@@ -531,7 +529,7 @@ def test_file_removed_during_epoch(tmp_path, tokenizer, num_workers):
             loader.close()
             path.write_bytes(content)
 
-    with pytest.raises(DataError, match=r"png: cannot be read as a picture: there is no such file"):
+    with pytest.raises(DataError, match=r"png: cannot be read as an image: there is no such file"):
         epochs()
     with pytest.warns(UserWarning, match="no such file") as warned:
         path, batches, skip_log = epochs(on_error="skip")

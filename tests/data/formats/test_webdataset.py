@@ -374,7 +374,7 @@ class TestChanges:
 
     def test_invalid_image_raises(self, tmp_path):
         data = open_members(tmp_path, ("0.jpg", b"<html>"), ("0.txt", b"a"))
-        with pytest.raises(DataError, match=r"a\.tar: 0\.jpg: cannot be read as a picture"):
+        with pytest.raises(DataError, match=r"a\.tar: 0\.jpg: cannot be read as an image"):
             data[0]
 
 

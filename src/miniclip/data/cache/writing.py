@@ -1,9 +1,7 @@
-"""Packing a set: every picture decoded and resized once, into files that `CachedDataset` maps into memory.
+"""Building a decoded cache: every image is decoded and resized once, into files that `CachedDataset` maps.
 
-A shard is written whole or not at all, and then noted in a journal with its checksum. Packing that was interrupted,
-however it was, goes on from there: shards that are whole are kept, the others made, and the files are in the end those
-of packing that was never interrupted, byte for byte. So are they for any number of workers.
-Letters: n pictures of a shard, S picture side, M captions, T tokens.
+An interrupted build resumes where it stopped (see journal.py). The finished files are byte for byte those of a build
+that was never interrupted, for any number of workers. Letters: n images of a shard, S image side, M captions, T tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,25 +20,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from miniclip.data.cache.reading import (
+from miniclip.data.cache.format import (
     CAPTIONS,
-    FORMAT,
+    HEADER,
     INDEX,
     JOURNAL,
-    PACK,
     TOKENS,
-    CachedDataset,
-    digest,
-    digest_of,
-    read_index,
-    read_pack,
-    require_bytes,
-    sealed,
+    read_header,
+    tokenizer_checksum,
+    write_json,
 )
+from miniclip.data.cache.journal import Shard, Source, intact_shards, record_shard, source_of
+from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset, name_of
+from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
-from miniclip.data.sources import Decoded, StreamedImages, pixels_or_reason
-from miniclip.data.transforms import Preprocess
+from miniclip.data.sources.common import Decoded, pixels_or_reason
+from miniclip.data.sources.workers import StreamedImages
 from miniclip.errors import DataError
 from miniclip.utils.atomic import write_atomically
 from miniclip.utils.lock import alone_in
@@ -48,276 +45,198 @@ from miniclip.utils.threads import cores
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
-CHUNK = 64  # pictures that a worker decodes at a time
-SHARD_BYTES = 64 << 20  # a shard holds as many chunks as fit, 1,024 pictures at most
+CHUNK = 64  # images that a worker decodes at a time
+MAX_SHARD_IMAGES = 1024
+MAX_SHARD_BYTES = 64 << 20  # a shard is a whole number of chunks, one or more
 
-Shard = dict[str, Any]  # file, pictures, bytes, sha256; first, the number of its first picture in the set; skip_log
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """Options of a cache build.
+
+    Attributes:
+        tokenizer: also store the captions as its token ids; training with the same tokenizer then skips tokenization.
+        context_length: length of the token rows: `model.config.text.context_length`.
+        pad: pad all rows to the context length: `model.config.text.padding == "attended"`.
+        num_workers: decoding processes; None: one per core; 0: decode in this process.
+        on_error: "raise" at the first image that cannot be read, or "skip" it with a warning.
+        max_skip_fraction: greatest fraction of the images that may be skipped, in [0, 1].
+        progress: show a progress bar if standard error is a terminal.
+    """
+
+    tokenizer: TextTokenizer | None = None
+    context_length: int = 77
+    pad: bool = False
+    num_workers: int | None = None
+    on_error: OnError = "raise"
+    max_skip_fraction: float = MAX_SKIP_FRACTION
+    progress: bool = False
 
 
-def pack(
+def build_cache(
     data: ImageCaptionDataset,
     out: str | Path,
     preprocess: Preprocess,
     *,
     split: str = "train",
-    tokenizer: TextTokenizer | None = None,
-    context_length: int = 77,
-    pad: bool = False,
-    num_workers: int | None = None,
-    on_error: OnError = "raise",
-    max_skip_fraction: float = MAX_SKIP_FRACTION,
-    progress: bool = False,
+    options: CacheOptions | None = None,
 ) -> CachedDataset:
-    """Pack a split of a set, or go on where packing it stopped; a split that is packed already is verified and mended.
+    """Build one split of a decoded cache, resume its build, or verify and repair a complete one.
 
     Args:
-        data: pictures with captions.
-        out: the folder of the packed set, for all its splits.
-        preprocess: how pictures become pixels: `model.preprocess`. They are decoded at their full size.
-        split: what these pictures will be called.
-        tokenizer: keep the captions as its token ids, too; training with the same one then need not tokenize.
-        context_length: of those rows: `model.config.text.context_length`.
-        pad: whether those rows are as long as the context: `model.config.text.padding == "attended"`.
-        num_workers: processes that decode; None: one a core; 0: this process alone.
-        on_error: "raise" at the first picture that cannot be read, or "skip": leave it out, and say so.
-        max_skip_fraction: the share of the pictures that may be left out.
-        progress: show a bar, where there is a terminal.
+        data: images with captions.
+        out: the folder of the cache; all splits share it.
+        preprocess: `model.preprocess`; images are decoded at their full size.
+        split: the name of the split.
+        options: tokens, workers, handling of unreadable images.
 
     Returns:
-        The packed split.
+        The cached split.
 
     Raises:
-        ValueError: the folder holds a set of other pixels, or the split other pictures; or the split's name is no name.
-        DataError: a picture cannot be read, or too many cannot.
-        BlockingIOError: another process is packing this split.
+        ValueError: the folder holds a cache of other pixels, the split has another source, or its name is not valid.
+        DataError: an image cannot be read, or too many cannot.
+        BlockingIOError: another process is building this split.
     """
-    out = Path(out)
-    _claim(out, split, preprocess)
-    folder, names, total = out / split, _names(data), len(data)
-    skip_log = SkipLog(on_error, max_skip_fraction)
+    out, options = Path(out), options or CacheOptions()
+    _claim_folder(out, split, preprocess)
+    folder, names = out / split, _names(data)
+    skip_log = SkipLog(options.on_error, options.max_skip_fraction)
     with alone_in(folder):
-        source = _source(data, names, preprocess)
-        whole = _whole_shards(folder, source).items()
-        done = {start: shard for start, shard in whole if not _mended(data, shard, preprocess)}
-        spans = _spans(total, preprocess.size)
-        missing = [span for span in spans if span.start not in done]
-        rows = (list(span[at : at + CHUNK]) for span in missing for at in range(0, len(span), CHUNK))
-        decoder = StreamedImages(data, preprocess, cores() if num_workers is None else num_workers)
-        there = total - sum(map(len, missing))
-        with closing(decoder.batches(rows)) as decoded, _bar(total, there, progress, split) as bar:
+        source = source_of(data, names, preprocess)
+        intact = intact_shards(folder, source).items()
+        shards = {start: shard for start, shard in intact if not _skips_readable_image(data, shard, preprocess)}
+        spans = _spans(len(data), preprocess.size)
+        missing = [span for span in spans if span.start not in shards]
+        batches = (list(span[row : row + CHUNK]) for span in missing for row in range(0, len(span), CHUNK))
+        decoder = StreamedImages(data, preprocess, cores() if options.num_workers is None else options.num_workers)
+        bar = _progress_bar(len(data), len(data) - sum(map(len, missing)), split, options.progress)
+        with closing(decoder.batches(batches)) as decoded, bar:
             for number, span in enumerate(spans):
-                if span.start not in done:
+                if span.start not in shards:
                     chunks = islice(decoded, math.ceil(len(span) / CHUNK))
-                    done[span.start] = _write_shard(folder, number, span.start, chunks, names, bar, skip_log)
-                    _note(folder, source, done[span.start])
-                for one in done[span.start]["skip_log"]:
-                    skip_log.add(one["name"], one["reason"])
-                skip_log.check_fraction(total)
-        _finish(folder, data, names, source, [done[span.start] for span in spans], tokenizer, context_length, pad)
+                    file = folder / f"{number:05d}.bin"
+                    shards[span.start] = {"first": span.start, **_write_shard(file, chunks, names, skip_log, bar)}
+                    record_shard(folder, source, shards[span.start])
+                for image in shards[span.start]["skipped"]:
+                    skip_log.add(image["name"], image["reason"])
+                skip_log.check_fraction(len(data))
+        _write_index(folder, data, names, source, [shards[span.start] for span in spans], options)
     return CachedDataset(out, split)
 
 
-# what was there before
-
-
-def _claim(out: Path, split: str, preprocess: Preprocess) -> None:
-    """Make the folder a packed set's of these pixels.
+def _claim_folder(out: Path, split: str, preprocess: Preprocess) -> None:
+    """Create the cache's folder and header, or check that an existing one has the same pixels.
 
     Raises:
-        ValueError: it is one of others, or something else.
+        ValueError: the folder holds other pixels, or is not a cache.
     """
     if not split or split != Path(split).name or split.startswith("."):
         raise ValueError(f"the split {split!r} cannot be the name of a folder; take one such as 'train'")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; a packed set is a folder: name another one")
-    ours = CachedDataset.is_packed(out) or any((out / split / name).is_file() for name in (INDEX, JOURNAL))
-    if not ours and out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds other files; a packed set needs a folder of its own: name another one")
+        raise ValueError(f"{out} is a file; a cache is a folder: name another one")
+    is_ours = CachedDataset.is_cache(out) or any((out / split / name).is_file() for name in (INDEX, JOURNAL))
+    if not is_ours and out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds other files; a cache needs an empty folder: name another one")
+    expected = preprocess.pixel_settings
     try:
-        found = read_pack(out)["pixels"]
-    except (FileNotFoundError, DataError):  # new, or damaged: each split says it again
-        _write_json(out / PACK, {"format": FORMAT, "pixels": preprocess.how()})
+        settings = read_header(out)["pixels"]
+    except (FileNotFoundError, DataError):  # new, or damaged: each split repeats the settings
+        write_json(out / HEADER, {"pixels": expected})
         return
-    if found != preprocess.how():
+    if settings != expected:
+        old, new = (", ".join(f"{key} {value}" for key, value in each.items()) for each in (settings, expected))
         raise ValueError(
-            f"{out} holds a set that was packed otherwise ({_words(found)}, now {_words(preprocess.how())}): name "
-            "another folder, or remove that one"
+            f"{out} holds a cache built with other settings ({old}, now {new}): name another folder, or remove that one"
         )
 
 
-def _whole_shards(folder: Path, source: dict[str, Any]) -> dict[int, Shard]:
-    """The shards that an earlier packing noted and that are whole, by the number of their first picture.
-
-    Raises:
-        ValueError: they are of another set.
-    """
-    for stray in folder.glob(".*.????????"):  # what a killed packing was writing
-        stray.unlink()
-    noted = _noted(folder)
-    if noted is None:
-        return {}
-    if noted[0] != source:
-        raise ValueError(
-            f"{folder} was packed otherwise, or from other pictures or captions ({noted[0]['pictures']:,} pictures, "
-            f"now {source['pictures']:,}): name another folder, or remove that one"
-        )
-    whole = {}
-    for shard in noted[1]:
-        with suppress(DataError):
-            require_bytes(folder / shard["file"], shard["bytes"])
-            if digest(folder / shard["file"]) == shard["sha256"]:
-                whole[shard["first"]] = shard
-    return whole
-
-
-def _mended(data: ImageCaptionDataset, shard: Shard, preprocess: Preprocess) -> bool:
-    """Whether a picture that a shard leaves out can be read by now."""
-    gone = [one["picture"] for one in shard["skip_log"]]
-    return any(isinstance(pixels_or_reason(data, i, preprocess, reduced=False), Tensor) for i in gone)
-
-
-def _noted(folder: Path) -> tuple[dict[str, Any], list[Shard]] | None:
-    """The source and the shards that the index names, or the journal: its last line may be cut short."""
-    if (folder / INDEX).is_file():
-        with suppress(DataError):  # a damaged one is no loss: its shards are made again
-            index = read_index(folder / INDEX)
-            return index["source"], index["shards"]
-    if not (folder / JOURNAL).is_file():
-        return None
-    records = []
-    with suppress(ValueError):  # what comes after a line that was cut short is not known
-        for line in (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-            records.append(json.loads(line))
-    return (records[0], records[1:]) if records else None
-
-
-def _source(data: ImageCaptionDataset, names: Sequence[str], preprocess: Preprocess) -> dict[str, Any]:
-    """What tells whether packing is the one that was begun: of which pictures and captions, and to which pixels."""
-    found = hashlib.sha256()
-    for name, own in zip(names, data.captions, strict=True):
-        found.update(json.dumps([name, list(own)]).encode())
-    captions = sum(map(len, data.captions))
-    counts = {"pictures": len(data), "captions": captions}
-    return {**counts, "sha256": found.hexdigest(), "pixels": preprocess.how()}
+def _skips_readable_image(data: ImageCaptionDataset, shard: Shard, preprocess: Preprocess) -> bool:
+    """Whether an image that was skipped in a shard can be read now."""
+    indices = [image["image"] for image in shard["skipped"]]
+    return any(isinstance(pixels_or_reason(data, index, preprocess, reduced=False), Tensor) for index in indices)
 
 
 def _names(data: ImageCaptionDataset) -> list[str]:
-    """What the pictures are called, below the folder that all of them are in."""
+    """Return the image names, relative to their common folder."""
     names = [name_of(data, index) for index in range(len(data))]
     common = ""
-    with suppress(ValueError):  # of no names, or of paths that have nothing in common
+    with suppress(ValueError):  # no names, or no common folder
         common = os.path.commonpath([str(Path(name).parent) for name in names])
-    below = len(common) + 1 if common not in ("", ".", os.sep) else 0
-    return [name[below:].replace(os.sep, "/") for name in names]
-
-
-# writing
+    prefix = len(common) + 1 if common not in ("", ".", os.sep) else 0
+    return [name[prefix:].replace(os.sep, "/") for name in names]
 
 
 def _write_shard(
-    folder: Path,
-    number: int,
-    first: int,
-    chunks: Iterator[Decoded],
-    names: Sequence[str],
-    bar: Any,
-    skip_log: SkipLog,
-) -> Shard:
-    """Write the pictures that could be read, and say what is in the file."""
-    found, gone, pictures, size = hashlib.sha256(), list[dict[str, Any]](), 0, 0
-    file = folder / f"{number:05d}.bin"
+    file: Path, chunks: Iterator[Decoded], names: Sequence[str], skip_log: SkipLog, bar: Any
+) -> dict[str, Any]:
+    """Write the images that can be read, and return the shard's entry of the index."""
+    digest, skipped, images, size = hashlib.sha256(), list[dict[str, Any]](), 0, 0
 
     def write(temporary: Path) -> None:
-        nonlocal pictures, size
+        nonlocal images, size
         with temporary.open("wb") as opened:
             for pixels, failed in chunks:
                 content = pixels.numpy().data
                 opened.write(content)
-                found.update(content)
-                pictures, size = pictures + len(pixels), size + content.nbytes
-                for i, reason in failed.items():
-                    skip_log.add(names[i], reason)
-                    gone.append({"picture": i, "name": names[i], "reason": reason})
+                digest.update(content)
+                images, size = images + len(pixels), size + content.nbytes
+                for index, reason in failed.items():
+                    skip_log.add(names[index], reason)
+                    skipped.append({"image": index, "name": names[index], "reason": reason})
                 bar.update(len(pixels) + len(failed))
 
     write_atomically(file, write)
-    about = {"file": file.name, "first": first, "pictures": pictures, "bytes": size, "sha256": found.hexdigest()}
-    return about | {"skip_log": gone}
+    return {"file": file.name, "images": images, "bytes": size, "sha256": digest.hexdigest(), "skipped": skipped}
 
 
-def _note(folder: Path, source: dict[str, Any], shard: Shard) -> None:
-    """Add a shard to the journal, whose first line says what set it is of."""
-    with (folder / JOURNAL).open("a+", encoding="utf-8") as file:
-        file.seek(0)
-        content = file.read()
-        if not content:
-            file.write(json.dumps(source) + "\n")
-        elif not content.endswith("\n"):
-            file.truncate(content.rindex("\n") + 1 if "\n" in content else 0)
-        file.write(json.dumps(shard) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _finish(
+def _write_index(
     folder: Path,
     data: ImageCaptionDataset,
     names: Sequence[str],
-    source: dict[str, Any],
+    source: Source,
     shards: list[Shard],
-    tokenizer: TextTokenizer | None,
-    context_length: int,
-    pad: bool,
+    options: CacheOptions,
 ) -> None:
-    """Write the captions, the token ids and the index, which makes the split whole; then the journal is done with."""
-    gone = {one["picture"] for shard in shards for one in shard["skip_log"]}
-    kept = [i for i in range(len(data)) if i not in gone]
-    lines = [json.dumps({"name": names[i], "captions": list(data.captions[i])}) + "\n" for i in kept]
-    text = "".join(lines).encode()
-    write_atomically(folder / CAPTIONS, lambda path: path.write_bytes(text))
-    tokens = None
-    if tokenizer is not None and kept:
-        flat = [caption for i in kept for caption in data.captions[i]]
-        rows = tokenizer(flat, context_length=context_length, pad=pad).int()
-        tokens = {"tokenizer": digest_of(tokenizer), "context_length": context_length, "pad": pad}
-        tokens |= {"shape": list(rows.shape), **_write_tensor(folder / TOKENS, rows)}
-    else:
-        (folder / TOKENS).unlink(missing_ok=True)
-    about = {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}
-    skip_log = [one for shard in shards for one in shard["skip_log"]]
-    index = {"format": FORMAT, "source": source, "shards": shards, "captions": about, "tokens": tokens}
-    _write_json(folder / INDEX, index | {"skip_log": skip_log})
+    """Write captions, token ids and the index, which completes the split, and delete the journal."""
+    skipped = [image for shard in shards for image in shard["skipped"]]
+    kept = sorted(set(range(len(data))) - {image["image"] for image in skipped})
+    lines = [json.dumps({"name": names[index], "captions": list(data.captions[index])}) + "\n" for index in kept]
+    captions = _write_bytes(folder / CAPTIONS, "".join(lines).encode())
+    tokens = _write_tokens(folder, [caption for index in kept for caption in data.captions[index]], options)
+    index = {"source": source, "shards": shards, "captions": captions, "tokens": tokens, "skipped": skipped}
+    write_json(folder / INDEX, index)
     (folder / JOURNAL).unlink(missing_ok=True)
 
 
-def _write_tensor(file: Path, tensor: Tensor) -> dict[str, Any]:
-    content = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+def _write_tokens(folder: Path, captions: list[str], options: CacheOptions) -> dict[str, Any] | None:
+    tokenizer, context_length, pad = options.tokenizer, options.context_length, options.pad
+    if tokenizer is None or not captions:
+        (folder / TOKENS).unlink(missing_ok=True)
+        return None
+    rows = tokenizer(captions, context_length=context_length, pad=pad).int().contiguous()
+    entry = {"tokenizer": tokenizer_checksum(tokenizer), "context_length": context_length, "pad": pad}
+    return {
+        **entry,
+        "shape": list(rows.shape),
+        **_write_bytes(folder / TOKENS, rows.view(torch.uint8).numpy().tobytes()),
+    }
+
+
+def _write_bytes(file: Path, content: bytes) -> dict[str, Any]:
     write_atomically(file, lambda path: path.write_bytes(content))
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(sealed(content), indent=1) + "\n"
-    write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-# small things
-
-
 def _spans(total: int, size: int) -> list[range]:
-    """The numbers of each shard's pictures, S = size."""
-    chunks = SHARD_BYTES // (CHUNK * 3 * size**2)
-    each = CHUNK * min(max(chunks, 1), 1024 // CHUNK)
-    return [range(start, min(start + each, total)) for start in range(0, total, each)]
+    """Return the indices of each shard's images for an image side of `size` pixels."""
+    chunks = MAX_SHARD_BYTES // (CHUNK * 3 * size**2)
+    length = CHUNK * min(max(chunks, 1), MAX_SHARD_IMAGES // CHUNK)
+    return [range(start, min(start + length, total)) for start in range(0, total, length)]
 
 
-def _words(how: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in how.items())
-
-
-def _bar(total: int, done: int, progress: bool, split: str) -> Any:
+def _progress_bar(total: int, initial: int, split: str, progress: bool) -> Any:
     from tqdm import tqdm
 
-    return tqdm(
-        total=total, initial=done, desc=split, unit=" pictures", disable=None if progress else True, dynamic_ncols=True
-    )
+    disable = None if progress else True  # None: disabled if there is no terminal
+    return tqdm(total=total, initial=initial, desc=split, unit=" images", disable=disable, dynamic_ncols=True)

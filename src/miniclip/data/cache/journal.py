@@ -1,0 +1,87 @@
+"""Shards that an earlier or interrupted build of a cache has left.
+
+A shard is written completely or not at all, then appended to a journal with its checksum. The next build keeps the
+shards whose checksums still match. The journal's first line identifies the source: images, captions and preprocessing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from miniclip.data.cache.format import INDEX, JOURNAL, read_index, require_bytes, require_checksum
+from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.preprocess import Preprocess
+from miniclip.errors import DataError
+
+Shard = dict[str, Any]  # file, images, bytes, sha256; first: index of its first image in the dataset; skipped
+Source = dict[str, Any]  # images, captions, sha256, pixels
+
+
+def source_of(data: ImageCaptionDataset, names: Sequence[str], preprocess: Preprocess) -> Source:
+    """Return a fingerprint of what a cache is built from: image names, captions and preprocessing."""
+    digest = hashlib.sha256()
+    for name, captions in zip(names, data.captions, strict=True):
+        digest.update(json.dumps([name, list(captions)]).encode())
+    counts = {"images": len(data), "captions": sum(map(len, data.captions))}
+    return {**counts, "sha256": digest.hexdigest(), "pixels": preprocess.pixel_settings}
+
+
+def intact_shards(folder: Path, source: Source) -> dict[int, Shard]:
+    """Return the shards of an earlier build that are undamaged, by the index of their first image.
+
+    Raises:
+        ValueError: they were built from another source.
+    """
+    for temporary in folder.glob(".*.????????"):  # left by a build that was killed
+        temporary.unlink()
+    recorded = _recorded(folder)
+    if recorded is None:
+        return {}
+    old_source, shards = recorded
+    if old_source != source:
+        raise ValueError(
+            f"{folder} was built from other images or captions, or with other settings ({old_source['images']:,} "
+            f"images, now {source['images']:,}): name another folder, or remove that one"
+        )
+    intact = {}
+    for shard in shards:
+        with suppress(DataError):
+            require_bytes(folder / shard["file"], shard["bytes"])
+            require_checksum(folder / shard["file"], shard["sha256"])
+            intact[shard["first"]] = shard
+    return intact
+
+
+def record_shard(folder: Path, source: Source, shard: Shard) -> None:
+    """Append a finished shard to the journal."""
+    with (folder / JOURNAL).open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        content = file.read()
+        if not content:
+            file.write(json.dumps(source) + "\n")
+        elif not content.endswith("\n"):  # the last line was cut by a crash
+            file.truncate(content.rindex("\n") + 1 if "\n" in content else 0)
+        file.write(json.dumps(shard) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _recorded(folder: Path) -> tuple[Source, list[Shard]] | None:
+    """Return source and shards from the index, or else from the journal."""
+    if (folder / INDEX).is_file():
+        with suppress(DataError):  # the shards of a damaged index are built again
+            index = read_index(folder / INDEX)
+            return index["source"], index["shards"]
+    if not (folder / JOURNAL).is_file():
+        return None
+    records = []
+    with suppress(ValueError):  # nothing after a truncated line is trusted
+        for line in (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+            records.append(json.loads(line))
+    return (records[0], records[1:]) if records else None

@@ -1,0 +1,115 @@
+"""Fast path for JPEG files: decoded straight to a tensor by torchvision, and resized by torch.
+
+A plain JPEG has three channels and is upright. All other images take the exact path: `open_image`, then
+`Preprocess.pixels`. Measured in docs/cache.md ("Two ways to read a JPEG").
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from miniclip.data.decoding import as_tensor, contiguous, decode, opened_image, orientation_of
+from miniclip.data.preprocess import MAX_RESIZED, Preprocess
+
+FAST_CAPABILITIES = {"AVX2", "AVX512"}  # torch resizes uint8 with these, as Pillow does and 6 times as fast
+MAX_JPEG_BYTES = 1 << 26  # longer files go to Pillow, which does not read them at once
+
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
+
+
+def read_pixels(
+    source: str | Path | bytes, preprocess: Preprocess, name: str | None = None, at_least: int | None = None
+) -> Tensor:
+    """Convert an image file to (3, S, S) uint8 by the fastest way.
+
+    The result is that of `preprocess.pixels(open_image(...))`. Pixels of a plain JPEG can differ by a grey level or
+    two, since torch rounds the weights of the resizing more than Pillow does. Tests hold the difference within 2.
+
+    Args:
+        source: the path of a file, or its bytes.
+        preprocess: the model's preprocessing.
+        name: the file's name in error messages; default: its path.
+        at_least: as in `open_image`.
+
+    Raises:
+        DataError: the file cannot be read as an image.
+    """
+    image = decode_image(source, name, at_least)
+    if isinstance(image, Image.Image):
+        return preprocess.pixels(image)
+    height, width = image.shape[1:]
+    if (height, width) == (preprocess.size, preprocess.size):
+        return contiguous(image)
+    resized = preprocess.resized_size(width, height)
+    if not _resizes_like_pillow(preprocess.resize, (width, height), resized):
+        return preprocess.pixels(Image.fromarray(image.permute(1, 2, 0).numpy()))
+    left, top = (preprocess.crop_start(side) for side in resized)
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)  # torch's fast code needs channels-last strides
+    batch = F.interpolate(batch, resized[::-1], mode=preprocess.interpolation, antialias=True)
+    return contiguous(batch[0, :, top : top + preprocess.size, left : left + preprocess.size])
+
+
+def decode_image(
+    source: str | Path | bytes, name: str | None = None, at_least: int | None = None
+) -> Image.Image | Tensor:
+    """Decode an image file to the pixels of `open_image`, a plain JPEG to a tensor.
+
+    Pillow decodes a JPEG that is to be reduced, which torchvision cannot do, and everything that torchvision refuses.
+    Which files are refused, and the message, therefore does not depend on the decoder.
+
+    Args:
+        source: as in `open_image`.
+        name: as in `open_image`.
+        at_least: as in `open_image`.
+
+    Returns:
+        A plain JPEG as (3, H, W) uint8 with the memory layout of (H, W, 3); any other file as an RGB image.
+
+    Raises:
+        DataError: the file cannot be read as an image.
+    """
+    with opened_image(source, name) as (image, file):
+        is_plain = image.format == "JPEG" and image.mode == "RGB" and orientation_of(image) == 1
+        size = image.size
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        pixels = _decode_jpeg(file, size) if is_plain and image.size == size else None
+        if pixels is not None:
+            return pixels
+        return as_tensor(decode(image)) if is_plain else decode(image)
+
+
+def _decode_jpeg(file: BinaryIO, size: tuple[int, int]) -> Tensor | None:
+    """Decode a JPEG of three channels and (W, H) pixels to (3, H, W) uint8; None if torchvision refuses it."""
+    import torchvision  # noqa: F401  # registers the decoder
+
+    length = file.seek(0, os.SEEK_END)
+    if length > MAX_JPEG_BYTES:
+        return None
+    content = bytearray(length)
+    file.seek(0)
+    file.readinto(content)  # type: ignore[attr-defined]  # io.BytesIO and regular files have it
+    try:
+        # torchvision.io.decode_jpeg warns at every call that a later torchvision will have no decoders
+        pixels: Tensor = torch.ops.image.decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), _RGB)
+    except (RuntimeError, AttributeError):  # a damaged file, or torchvision without libjpeg
+        return None
+    return pixels if pixels.shape == (3, size[1], size[0]) else None
+
+
+def _resizes_like_pillow(resize: str, size: tuple[int, int], resized: tuple[int, int]) -> bool:
+    """Whether torch resizes an image of (W, H) pixels as Pillow does, and faster.
+
+    Pillow 13 and later reduces the height of a tall image first, torch always the width; both round in between.
+    """
+    if torch.backends.cpu.get_cpu_capability() not in FAST_CAPABILITIES:
+        return False
+    width, height = size
+    return height <= (width if resize == "squash" else 2 * width) and resized[0] * resized[1] <= MAX_RESIZED

@@ -1,0 +1,52 @@
+"""Options of the training loader."""
+
+from dataclasses import dataclass
+
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
+from miniclip.runtime import distributed
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How a loader makes batches.
+
+    Attributes:
+        batch_size: images per batch, all ranks together.
+        context_length: captions are truncated to this many tokens (the tokenizer warns).
+        seed: of the order and the choice of captions.
+        num_workers: processes per rank that decode images; 0: decode in this process. None: no processes if the decoded
+            images fit in memory, else one per core except one, at most 8, shared by the ranks of the machine. A cached
+            dataset needs none.
+        pad: make token rows as long as the context, for a text tower that attends to its padding.
+        reduced_decoding: decode large JPEGs at a fraction of their size, at least twice the model's, and resize JPEGs
+            with torch. Much faster; pixels differ by a grey level or so (docs/cache.md).
+        on_error: "raise" at the first image that cannot be read, or "skip": warn once and leave the pair out of its
+            batch, which is then smaller. No other pair replaces it: that pair could be in the batch already, as its
+            own false negative.
+        max_skip_fraction: greatest fraction of the images that may be skipped, as counted by this rank.
+    """
+
+    batch_size: int
+    context_length: int = 77
+    seed: int = 0
+    num_workers: int | None = None
+    pad: bool = False
+    reduced_decoding: bool = False
+    on_error: OnError = "raise"
+    max_skip_fraction: float = MAX_SKIP_FRACTION
+
+    def global_batch_size(self, size: int) -> int:
+        """Return the batch size of a dataset of `size` images, all ranks together.
+
+        Raises:
+            ValueError: the dataset is empty, or a batch has fewer rows than there are ranks.
+        """
+        if not size:
+            raise ValueError("the training data are empty: there is nothing to train on")
+        batch_size, ranks = min(self.batch_size, size), distributed.world_size()
+        if batch_size < ranks:
+            raise ValueError(
+                f"a batch of {batch_size} pairs for {ranks} ranks: each rank needs at least one; start fewer "
+                "processes, or use a larger batch_size"
+            )
+        return batch_size

@@ -1,0 +1,30 @@
+"""The choice of a source for a dataset."""
+
+from __future__ import annotations
+
+from miniclip.data.cache.reading import CachedDataset
+from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.options import LoaderOptions
+from miniclip.data.preprocess import Preprocess
+from miniclip.data.sources.cached import CachedImages
+from miniclip.data.sources.memory import InMemoryImages
+from miniclip.data.sources.workers import StreamedImages
+from miniclip.runtime import distributed
+
+MAX_IN_MEMORY_BYTES = 2 << 30  # of decoded images, all ranks of a machine together
+
+
+def open_image_source(
+    data: ImageCaptionDataset, preprocess: Preprocess, options: LoaderOptions
+) -> InMemoryImages | StreamedImages | CachedImages:
+    """Return the fastest source of a dataset's pixels.
+
+    A cached dataset is read from its map. Any other dataset is decoded into memory if `num_workers` is None and the
+    images of all ranks on this machine fit into `MAX_IN_MEMORY_BYTES`. Larger datasets are streamed.
+    """
+    if isinstance(data, CachedDataset):
+        return CachedImages(data, preprocess)
+    size = len(data) * 3 * preprocess.size**2 * distributed.ranks_here()
+    if options.num_workers is None and size <= MAX_IN_MEMORY_BYTES:
+        return InMemoryImages(data, preprocess, reduced=options.reduced_decoding, on_error=options.on_error)
+    return StreamedImages(data, preprocess, options.num_workers, reduced=options.reduced_decoding)
