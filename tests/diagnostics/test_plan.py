@@ -19,7 +19,7 @@ def test_plan_is_correct_and_does_not_change_the_run(start):
     assert not trainer.run_dir.exists()
     assert (plan.images, plan.val_images, plan.batch_size) == (40, 20, 8)
     assert (plan.steps, plan.steps_per_epoch, plan.epochs, plan.evaluations) == (10, 5, 2, 2)
-    assert plan.captions == sum(map(len, trainer.loader._data.captions))
+    assert plan.captions == sum(map(len, trainer.train_data.captions))
     assert plan.parameters == plan.image_parameters + plan.text_parameters + 1
     assert plan.weight_bytes == 4 * plan.parameters
     assert plan.step_bytes > plan.weight_bytes
