@@ -13,7 +13,7 @@ from miniclip.data.formats.folder import read_folder
 from miniclip.data.formats.huggingface import read_dataset
 from miniclip.data.formats.multifile import find_parquet, read_files
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
-from miniclip.data.formats.rows import Rows, select
+from miniclip.data.formats.rows import ImageRows, select
 from miniclip.data.formats.tables import read_table
 from miniclip.data.skipping import SkipLog
 
@@ -64,11 +64,11 @@ class Captions(ImageFiles):
         Args:
             path: the file; its first line names the columns. Image paths start from its folder, or from a usual one in
                 it, such as `images/`.
-            image: as above, like the arguments that follow.
-            caption: as above.
+            image: see the class, as for the arguments without a description.
+            caption: see the class.
             separator: between fields; None: detected from the first line.
-            split: as above.
-            **options: as above.
+            split: see the class.
+            **options: see the class.
         """
         file, names = Path(path).expanduser(), ColumnNames(image, caption)
         read_options = ReadOptions(split, **options)
@@ -86,7 +86,7 @@ class Captions(ImageFiles):
     ) -> Captions:
         """Read a file with one object a line, such as `{"image": "a.jpg", "caption": "a dog"}`, or a JSON list of them.
 
-        A caption is a string or a list of strings. The keyword arguments are as above.
+        A caption is a string or a list of strings. The keyword arguments are described in the class.
         """
         file = Path(path).expanduser()
         return load_tables([file], file.parent, ColumnNames(image, caption), ReadOptions(split, **options))
@@ -104,7 +104,7 @@ class Captions(ImageFiles):
         """Read a parquet file, a folder of them, or a list. The image column holds paths or the images themselves.
 
         The split is that of the file names if there are several, such as `train-00000-of-00002.parquet`, or the column
-        split. The keyword arguments are as above.
+        split. The keyword arguments are described in the class.
 
         Raises:
             ModuleNotFoundError: pyarrow is not installed.
@@ -122,7 +122,7 @@ class Captions(ImageFiles):
         """Read the images at or below a folder, each with a text file beside it: `dog.jpg`, `dog.txt`.
 
         Each line of the text file is a caption. The split is that of folders named train, val and test, if all images
-        are in them; otherwise it is drawn. The keyword arguments are as above.
+        are in them; otherwise it is drawn. The keyword arguments are described in the class.
         """
         root = Path(path).expanduser()
         return _load(lambda log: read_folder(root, log), ReadOptions(split, **options))
@@ -141,10 +141,10 @@ class Captions(ImageFiles):
 
         Args:
             dataset: such as `datasets.load_dataset("org/repo", split="train")`.
-            image: as above.
-            caption: as above.
-            split: as above, a part of what is passed.
-            **options: as above.
+            image: see the class.
+            caption: see the class.
+            split: see the class; a part of `dataset`.
+            **options: see the class.
 
         Raises:
             TypeError: the dataset is a dict of splits, or is streamed.
@@ -158,6 +158,6 @@ def load_tables(files: Sequence[Path], root: Path, names: ColumnNames, options: 
     return _load(lambda log: read_files(files, root, log, names), options)
 
 
-def _load(read: Callable[[SkipLog], Rows], options: ReadOptions) -> Captions:
+def _load(read: Callable[[SkipLog], ImageRows], options: ReadOptions) -> Captions:
     skip_log = options.new_skip_log()
     return Captions(*select(read(skip_log), options, skip_log))

@@ -16,7 +16,7 @@ from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.files import find_files
 from miniclip.data.formats.karpathy import KarpathyImage, read_json, read_karpathy
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
-from miniclip.data.formats.rows import Row, Rows, select
+from miniclip.data.formats.rows import ImageRow, ImageRows, select
 from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import normalize_split
 from miniclip.errors import DataError
@@ -99,7 +99,7 @@ def find_coco(root: Path) -> tuple[Path | None, list[OfficialFile]]:
 # The official files
 
 
-def _read_official(root: Path, files: Sequence[OfficialFile], split: str, skip_log: SkipLog) -> Rows:
+def _read_official(root: Path, files: Sequence[OfficialFile], split: str, skip_log: SkipLog) -> ImageRows:
     source = files[0].path.parent
     if split == "test":
         raise ValueError(
@@ -108,10 +108,10 @@ def _read_official(root: Path, files: Sequence[OfficialFile], split: str, skip_l
         )
     rows = [row for file in files for row in _read_file(root, file, split, skip_log)]
     names = " and ".join(file.path.name for file in files)
-    return Rows(source, rows, f"COCO Captions of {files[0].year}, {names}", root, exact_split=True)
+    return ImageRows(source, rows, f"COCO Captions of {files[0].year}, {names}", root, exact_split=True)
 
 
-def _read_file(root: Path, file: OfficialFile, split: str, skip_log: SkipLog) -> Iterator[Row]:
+def _read_file(root: Path, file: OfficialFile, split: str, skip_log: SkipLog) -> Iterator[ImageRow]:
     """Read one official file; captions are sorted by their numbers."""
     content = read_json(file.path)
     captions: dict[Any, list[tuple[int, str]]] = {}
@@ -131,7 +131,7 @@ def _read_file(root: Path, file: OfficialFile, split: str, skip_log: SkipLog) ->
         paths = find_files(root, [name for _, name, _ in images], _image_folders(file.folder))[1]
     for location, name, image_id in images:
         texts = [text for _, text in sorted(captions.get(image_id, []), key=lambda caption: caption[0])]
-        yield Row(location, f"{file.folder}/{name}", texts, file.split, paths.get(name))
+        yield ImageRow(location, f"{file.folder}/{name}", texts, file.split, paths.get(name))
 
 
 def _entries(path: Path, content: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -149,11 +149,11 @@ def _image_folders(folder: str) -> tuple[str, ...]:
 # Karpathy's file
 
 
-def _read_karpathy(root: Path, file: Path, split: str, skip_log: SkipLog) -> Rows:
+def _read_karpathy(root: Path, file: Path, split: str, skip_log: SkipLog) -> ImageRows:
     images = read_karpathy(file, skip_log)
     paths = _find_images(root, [image for image in images if split in ("all", normalize_split(image.split))])
     rows = [
-        Row(
+        ImageRow(
             image.location,
             f"{image.folder}/{image.name}" if image.folder else image.name,
             image.captions,
@@ -162,7 +162,7 @@ def _read_karpathy(root: Path, file: Path, split: str, skip_log: SkipLog) -> Row
         )
         for image in images
     ]
-    return Rows(file, rows, f"COCO Captions, Karpathy's {file.name}", root, exact_split=True)
+    return ImageRows(file, rows, f"COCO Captions, Karpathy's {file.name}", root, exact_split=True)
 
 
 def _find_images(root: Path, images: Sequence[KarpathyImage]) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from miniclip.data.dataset import StoredImage
-from miniclip.data.formats.rows import Row
+from miniclip.data.formats.rows import ImageRow
 from miniclip.errors import DataError
 from miniclip.utils.checks import did_you_mean
 
@@ -185,7 +185,7 @@ class ColumnTable(Protocol):
         """Return the name of an image without a name of its own."""
 
 
-def read_columns(table: ColumnTable, columns: Columns, split: str | None = None) -> Iterator[Row]:
+def read_columns(table: ColumnTable, columns: Columns, split: str | None = None) -> Iterator[ImageRow]:
     """Read the rows of a table: each has an image with a caption, or a list of captions.
 
     A stored image has one row, unless a column such as `filename` or `image_id` names it.
@@ -204,7 +204,7 @@ def read_columns(table: ColumnTable, columns: Columns, split: str | None = None)
         texts = [caption for column in captions for caption in to_list(column[row])]
         row_split = split if splits is None else None if splits[row] is None else str(splits[row])
         if paths is not None:
-            yield Row(str(image), str(paths[row] or "").strip(), texts, row_split)
+            yield ImageRow(str(image), str(paths[row] or "").strip(), texts, row_split)
         else:
             name = table.row_name(row) if names is None or names[row] is None else str(names[row])
-            yield Row(str(image), name, texts, row_split, image)
+            yield ImageRow(str(image), name, texts, row_split, image)

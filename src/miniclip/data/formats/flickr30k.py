@@ -16,7 +16,7 @@ from miniclip.data.formats.flickr_tables import COLUMNS, read_piped, read_split_
 from miniclip.data.formats.karpathy import find_split_file, read_karpathy
 from miniclip.data.formats.multifile import find_parquet, read_files
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
-from miniclip.data.formats.rows import Row, Rows, select
+from miniclip.data.formats.rows import ImageRow, ImageRows, select
 from miniclip.data.formats.tables import read_table
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
@@ -119,7 +119,7 @@ def _existing_folder(root: str | Path) -> Path:
     return folder
 
 
-def _read(root: Path, files: FlickrFiles, skip_log: SkipLog) -> Rows:
+def _read(root: Path, files: FlickrFiles, skip_log: SkipLog) -> ImageRows:
     """Read the captions, from the first layout that exists."""
     if files.captions is not None:
         return _read_captions(files.captions, skip_log)
@@ -128,8 +128,8 @@ def _read(root: Path, files: FlickrFiles, skip_log: SkipLog) -> Rows:
         return read_files(parquet, root, skip_log, ColumnNames())
     if files.split is not None:
         images = read_karpathy(files.split, skip_log)
-        rows = [Row(image.location, image.name, image.captions, image.split) for image in images]
-        return Rows(files.split, rows, f"Karpathy's {files.split.name}", exact_split=True)
+        rows = [ImageRow(image.location, image.name, image.captions, image.split) for image in images]
+        return ImageRows(files.split, rows, f"Karpathy's {files.split.name}", exact_split=True)
     raise DataError(
         f"{root}: holds no {PIPED} (header {'| '.join(COLUMNS)}), no {', '.join(CAPTION_FILES[1:])}, no dataset_*.json "
         f"(Karpathy's layout) and no parquet files; searched {', '.join(CAPTION_FOLDERS)}; extract the release of the "
@@ -137,15 +137,15 @@ def _read(root: Path, files: FlickrFiles, skip_log: SkipLog) -> Rows:
     )
 
 
-def _read_captions(path: Path, skip_log: SkipLog) -> Rows:
+def _read_captions(path: Path, skip_log: SkipLog) -> ImageRows:
     if path.name == PIPED:
-        return Rows(path, read_piped(path, skip_log), f"{PIPED} with pipes")
+        return ImageRows(path, read_piped(path, skip_log), f"{PIPED} with pipes")
     if path.name in TOKENS:
-        return Rows(path, read_tokens(path, skip_log), path.name)
+        return ImageRows(path, read_tokens(path, skip_log), path.name)
     return read_table(path, skip_log, ColumnNames())
 
 
-def _apply_split(dataset: Rows, files: FlickrFiles, skip_log: SkipLog) -> tuple[Rows, int]:
+def _apply_split(dataset: ImageRows, files: FlickrFiles, skip_log: SkipLog) -> tuple[ImageRows, int]:
     """Replace the split by that of a separate file, and count the images that it leaves out."""
     if files.split is not None and dataset.source != files.split:
         splits = {image.name: image.split for image in read_karpathy(files.split, skip_log)}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from miniclip.data.formats.rows import Row
+from miniclip.data.formats.rows import ImageRow
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
@@ -19,7 +19,7 @@ _PIPED = re.compile(r"(?P<name>[^|]*[^|\s])\s*\|\s*(?P<number>[0-9]{1,9})(?:\s*\
 _TOKEN = re.compile(r"(?P<name>[^\t]*[^\t\s])#(?P<number>[0-9]{1,9})\t(?P<caption>.*)", re.DOTALL)
 
 
-def read_piped(path: Path, skip_log: SkipLog) -> Iterator[Row]:
+def read_piped(path: Path, skip_log: SkipLog) -> Iterator[ImageRow]:
     """Read results.csv, `image_name| comment_number| comment`. Quotes and later pipes are part of the caption.
 
     Raises:
@@ -30,7 +30,7 @@ def read_piped(path: Path, skip_log: SkipLog) -> Iterator[Row]:
     return _parse(path, lines, 1, _PIPED, "'image.jpg| 0| a caption'", skip_log)
 
 
-def read_tokens(path: Path, skip_log: SkipLog) -> Iterator[Row]:
+def read_tokens(path: Path, skip_log: SkipLog) -> Iterator[ImageRow]:
     """Read Flickr8k.token.txt or results_20130124.token, one caption a line: `image.jpg#0<tab>a caption`.
 
     Flickr8k's file has five captions of an image that does not exist, `2258277193_586949ec62.jpg.1`; they are ignored.
@@ -65,9 +65,9 @@ def _check_header(path: Path, line: str) -> None:
 
 def _parse(
     path: Path, lines: list[str], start: int, pattern: re.Pattern[str], expected: str, skip_log: SkipLog
-) -> Iterator[Row]:
+) -> Iterator[ImageRow]:
     """Parse the rows from line `start` on: images in the order of the file, the captions of each by their numbers."""
-    numbered: dict[str, list[tuple[int, Row]]] = {}
+    numbered: dict[str, list[tuple[int, ImageRow]]] = {}
     for number, line in enumerate(lines[start:], start=start + 1):
         if not line.strip():
             continue
@@ -77,7 +77,7 @@ def _parse(
             shown = line.strip() if len(line) <= 80 else line.strip()[:80] + "…"
             skip_log.add(location, f"found {shown!r}; expected {expected}; fix the row")
             continue
-        row = Row(location, match["name"], [match["caption"]])
+        row = ImageRow(location, match["name"], [match["caption"]])
         numbered.setdefault(row.name, []).append((int(match["number"]), row))
     for rows in numbered.values():
         yield from (row for _, row in sorted(rows, key=lambda numbered_row: numbered_row[0]))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from miniclip.data.formats.rows import Row, Rows
+from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import SPLIT_NAMES
@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-def read_folder(root: Path, skip_log: SkipLog) -> Rows:
+def read_folder(root: Path, skip_log: SkipLog) -> ImageRows:
     """Read the images at or below a folder, sorted by name, with the captions beside them.
 
     Files and folders whose names begin with a dot are ignored, as are text files without an image. If all folders
@@ -40,7 +40,7 @@ def read_folder(root: Path, skip_log: SkipLog) -> Rows:
             f"{root}: holds {len(images):,} images and no text files beside them; write the captions of dog.jpg into "
             "dog.txt, one a line"
         )
-    return Rows(root, _read_rows(root, text_of, skip_log), "images with text files beside them")
+    return ImageRows(root, _read_rows(root, text_of, skip_log), "images with text files beside them")
 
 
 def holds_images_with_texts(root: Path) -> bool:
@@ -49,7 +49,7 @@ def holds_images_with_texts(root: Path) -> bool:
     return bool(texts) and any(_text_beside(path, texts) for path in images)
 
 
-def _read_rows(root: Path, text_of: Mapping[Path, Path | None], skip_log: SkipLog) -> Iterator[Row]:
+def _read_rows(root: Path, text_of: Mapping[Path, Path | None], skip_log: SkipLog) -> Iterator[ImageRow]:
     tops = {path: path.relative_to(root).parts[0].lower() for path in text_of}
     splits = tops if all(top in SPLIT_NAMES for top in tops.values()) else {}
     for path, text in text_of.items():
@@ -61,7 +61,7 @@ def _read_rows(root: Path, text_of: Mapping[Path, Path | None], skip_log: SkipLo
         except OSError as error:
             skip_log.add(str(text), f"cannot be read: {error.strerror}")
             continue
-        yield Row(str(text), path.relative_to(root).as_posix(), captions, splits.get(path), path)
+        yield ImageRow(str(text), path.relative_to(root).as_posix(), captions, splits.get(path), path)
 
 
 def _find_images_and_texts(root: Path) -> tuple[list[Path], set[Path]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
-from miniclip.data.formats.rows import Rows
+from miniclip.data.formats.rows import ImageRows
 from miniclip.errors import UnreadableError
 
 
@@ -77,7 +77,7 @@ class HuggingFaceTable:
         return self.dataset.select_columns([column]) if hasattr(self.dataset, "select_columns") else self.dataset
 
 
-def read_dataset(dataset: Any, names: ColumnNames) -> Rows:
+def read_dataset(dataset: Any, names: ColumnNames) -> ImageRows:
     """Read a `datasets.Dataset`.
 
     Raises:
@@ -95,4 +95,4 @@ def read_dataset(dataset: Any, names: ColumnNames) -> Rows:
     columns = choose_columns("the dataset", list(dataset.column_names), names)
     rows = read_columns(HuggingFaceTable(dataset, columns.image), columns)
     about, exact = f"a Hugging Face dataset, {columns}", columns.split is not None
-    return Rows(Path("the dataset"), rows, about, folder=Path.cwd(), exact_split=exact)
+    return ImageRows(Path("the dataset"), rows, about, folder=Path.cwd(), exact_split=exact)

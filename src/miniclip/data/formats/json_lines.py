@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns, to_list
-from miniclip.data.formats.rows import Row, Rows
+from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
@@ -16,7 +16,7 @@ from miniclip.errors import DataError
 Located = tuple[str, dict[str, Any]]  # location of an object, and the object
 
 
-def read_json_lines(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | None = None) -> Rows:
+def read_json_lines(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | None = None) -> ImageRows:
     """Read a file of objects.
 
     Args:
@@ -36,10 +36,12 @@ def read_json_lines(path: Path, skip_log: SkipLog, names: ColumnNames, split: st
     location, first = objects[0]
     columns = choose_columns(location, list(first), names)
     rows = _read_rows(objects, columns, skip_log, split)
-    return Rows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)
+    return ImageRows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)
 
 
-def _read_rows(objects: Iterable[Located], columns: Columns, skip_log: SkipLog, split: str | None) -> Iterator[Row]:
+def _read_rows(
+    objects: Iterable[Located], columns: Columns, skip_log: SkipLog, split: str | None
+) -> Iterator[ImageRow]:
     for location, content in objects:
         missing = [key for key in (columns.image, *columns.captions) if key not in content]
         name = content.get(columns.image)
@@ -52,7 +54,7 @@ def _read_rows(objects: Iterable[Located], columns: Columns, skip_log: SkipLog, 
         else:
             texts = [caption for key in columns.captions for caption in to_list(content[key])]
             own_split = content.get(columns.split) if columns.split else None
-            yield Row(location, name.strip(), texts, split if own_split is None else str(own_split))
+            yield ImageRow(location, name.strip(), texts, split if own_split is None else str(own_split))
 
 
 def _read_lines(path: Path, text: str, skip_log: SkipLog) -> Iterator[Located]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from miniclip.data.formats.columns import ColumnNames
 from miniclip.data.formats.json_lines import read_json_lines
 from miniclip.data.formats.parquet import read_parquet
-from miniclip.data.formats.rows import Row, Rows, is_url
+from miniclip.data.formats.rows import ImageRow, ImageRows, is_url
 from miniclip.data.formats.tables import read_table
 from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import SPLIT_NAMES, split_in_name
@@ -21,7 +21,7 @@ JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", *sorted(JSON_SUFFIXES), ".parquet")
 
 
-def read_file(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | None = None) -> Rows:
+def read_file(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | None = None) -> ImageRows:
     """Read a table of any kind; `split` is that of its rows if no column gives it."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -31,7 +31,7 @@ def read_file(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | No
     return read_table(path, skip_log, names, split)
 
 
-def read_files(files: Sequence[Path], root: Path, skip_log: SkipLog, names: ColumnNames) -> Rows:
+def read_files(files: Sequence[Path], root: Path, skip_log: SkipLog, names: ColumnNames) -> ImageRows:
     """Read table files that make up one dataset.
 
     Args:
@@ -49,7 +49,7 @@ def read_files(files: Sequence[Path], root: Path, skip_log: SkipLog, names: Colu
         prefix = "" if folder == "." else f"{folder}/"
         tables.append(table._replace(rows=_prefix_names(table.rows, prefix, f"{split}/" if several else "")))
     more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-    return Rows(
+    return ImageRows(
         files[0] if len(files) == 1 else root,
         chain.from_iterable(table.rows for table in tables),
         tables[0].about + more,
@@ -58,7 +58,7 @@ def read_files(files: Sequence[Path], root: Path, skip_log: SkipLog, names: Colu
     )
 
 
-def _prefix_names(rows: Iterable[Row], folder: str, split: str) -> Iterator[Row]:
+def _prefix_names(rows: Iterable[ImageRow], folder: str, split: str) -> Iterator[ImageRow]:
     """Prefix the names of files by their table's folder, and those of stored images by their split."""
     for row in rows:
         if row.image is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
-from miniclip.data.formats.rows import Rows
+from miniclip.data.formats.rows import ImageRows
 from miniclip.errors import DataError, UnreadableError
 
 MAX_ROW_GROUPS = 2  # of each file, kept in the memory of each process
@@ -137,7 +137,7 @@ def _import_parquet() -> Any:
     return parquet
 
 
-def read_parquet(path: Path, names: ColumnNames, split: str | None = None) -> Rows:
+def read_parquet(path: Path, names: ColumnNames, split: str | None = None) -> ImageRows:
     """Read a parquet file.
 
     Args:
@@ -154,4 +154,4 @@ def read_parquet(path: Path, names: ColumnNames, split: str | None = None) -> Ro
     columns = choose_columns(path, file.header, names)
     file.image_column = columns.image
     rows = read_columns(file, columns, split)
-    return Rows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)
+    return ImageRows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)

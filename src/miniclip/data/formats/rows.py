@@ -1,6 +1,6 @@
 """From the rows of any layout to the captioned images of one split.
 
-Each reader returns `Rows`. `select` then does for all of them:
+Each reader returns `ImageRows`. `select` then does for all of them:
 1. clean captions: write numbers as text, drop blank captions, leave out other types;
 2. group the rows of one image;
 3. take the dataset's own split, or draw one;
@@ -31,7 +31,7 @@ MAX_CAPTION_LENGTH = 100_000  # characters; a longer one is an unclosed quote, o
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
 
 
-class Row(NamedTuple):
+class ImageRow(NamedTuple):
     """An image and some of its captions.
 
     Attributes:
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     image: Path | StoredImage | None = None
 
 
-class Rows(NamedTuple):
+class ImageRows(NamedTuple):
     """All rows of a dataset.
 
     Attributes:
@@ -62,7 +62,7 @@ class Rows(NamedTuple):
     """
 
     source: Path
-    rows: Iterable[Row]
+    rows: Iterable[ImageRow]
     about: str
     folder: Path | None = None
     exact_split: bool = False
@@ -80,14 +80,14 @@ class Selection(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Image:
+class _GroupedImage:
     location: str
     captions: list[str]
     split: str | None
     image: Path | StoredImage | None
 
 
-def select(dataset: Rows, options: ReadOptions, skip_log: SkipLog) -> Selection:
+def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selection:
     """Select the images of one split.
 
     Args:
@@ -121,9 +121,9 @@ def select(dataset: Rows, options: ReadOptions, skip_log: SkipLog) -> Selection:
     )
 
 
-def _group(rows: Iterable[Row], skip_log: SkipLog) -> tuple[dict[str, _Image], int]:
+def _group(rows: Iterable[ImageRow], skip_log: SkipLog) -> tuple[dict[str, _GroupedImage], int]:
     """Return the images by name, with clean captions, and the number of rows."""
-    images: dict[str, _Image] = {}
+    images: dict[str, _GroupedImage] = {}
     row_count = skipped = 0
     for row in rows:
         row_count += 1 + len(skip_log) - skipped  # with the rows before it that the reader left out
@@ -137,13 +137,13 @@ def _group(rows: Iterable[Row], skip_log: SkipLog) -> tuple[dict[str, _Image], i
     return images, row_count
 
 
-def _add(row: Row, images: dict[str, _Image], skip_log: SkipLog) -> None:
+def _add(row: ImageRow, images: dict[str, _GroupedImage], skip_log: SkipLog) -> None:
     """Add a row to its image."""
     problem = _name_problem(row)
     if problem is not None:
         skip_log.add(row.location, problem)
         return
-    image = images.setdefault(row.name, _Image(row.location, [], row.split, row.image))
+    image = images.setdefault(row.name, _GroupedImage(row.location, [], row.split, row.image))
     if _same_split(image.split, row.split):
         image.captions += _clean(row, skip_log)
     else:
@@ -158,7 +158,7 @@ def _same_split(first: str | None, second: str | None) -> bool:
     return normalize_split(first) == normalize_split(second)
 
 
-def _name_problem(row: Row) -> str | None:
+def _name_problem(row: ImageRow) -> str | None:
     if row.image is not None:
         return None
     if not row.name:
@@ -174,7 +174,7 @@ def is_url(name: str) -> bool:
     return _URL.match(name) is not None
 
 
-def _clean(row: Row, skip_log: SkipLog) -> list[str]:
+def _clean(row: ImageRow, skip_log: SkipLog) -> list[str]:
     """Return the captions of a row as stripped text, without blank ones."""
     captions = []
     for caption in row.captions:
@@ -204,7 +204,7 @@ def caption_text(caption: object) -> tuple[str, str | None]:
     return "", f"the caption is {str(caption)[:80]!r}, a {type(caption).__name__}; expected text"
 
 
-def _locate(base: Path, images: dict[str, _Image], skip_log: SkipLog) -> dict[str, Path | StoredImage]:
+def _locate(base: Path, images: dict[str, _GroupedImage], skip_log: SkipLog) -> dict[str, Path | StoredImage]:
     """Return the path of each image; missing files are left out."""
     files = [name for name, image in images.items() if image.image is None]
     folder, paths = find_files(base, files)

@@ -19,7 +19,7 @@ MAX_SHARDS = 10_000_000  # of a brace range
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
-class Shard(NamedTuple):
+class TarShard(NamedTuple):
     """Tar shard.
 
     Attributes:
@@ -56,7 +56,7 @@ def find_shards(spec: ShardSpec) -> list[Path]:
     return paths
 
 
-def name_shards(paths: Sequence[Path]) -> list[Shard]:
+def name_shards(paths: Sequence[Path]) -> list[TarShard]:
     """Name shards by their paths below the folder that all share, so that a dataset that moves keeps its names."""
     absolute = [path.absolute() for path in paths]
     try:
@@ -64,7 +64,7 @@ def name_shards(paths: Sequence[Path]) -> list[Shard]:
         names = [path.relative_to(folder).as_posix() for path in absolute]
     except ValueError:  # on several drives
         names = [path.as_posix() for path in absolute]
-    return [Shard(path, name, split_in_name(name)) for path, name in zip(paths, names, strict=True)]
+    return [TarShard(path, name, split_in_name(name)) for path, name in zip(paths, names, strict=True)]
 
 
 def _expand(spec: str) -> list[Path]:

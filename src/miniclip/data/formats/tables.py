@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns, count_usual_names, parse_list
-from miniclip.data.formats.rows import Row, Rows
+from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
@@ -22,7 +22,7 @@ from miniclip.errors import DataError
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
 
 
-class Record(NamedTuple):
+class CsvRecord(NamedTuple):
     """Fields of a row, the number of its first line, and the problem if it cannot be parsed."""
 
     line: int
@@ -36,7 +36,7 @@ def read_table(
     names: ColumnNames,
     split: str | None = None,
     separator: str | None = None,
-) -> Rows:
+) -> ImageRows:
     """Read a CSV or TSV file.
 
     Args:
@@ -67,7 +67,7 @@ def read_table(
     columns = choose_columns(f"{path}, line 1", header, names)
     joins = [header.index(name) for name in columns.captions] == [len(header) - 1]
     records = [_fit(record, len(header), separator, joins) for record in records[1:]]
-    return Rows(
+    return ImageRows(
         path,
         _read_rows(path, records, header, columns, split, skip_log),
         f"{path.name}, separated by {_separator_name(separator)}, {columns}",
@@ -76,8 +76,8 @@ def read_table(
 
 
 def _read_rows(
-    path: Path, records: Sequence[Record], header: list[str], columns: Columns, split: str | None, skip_log: SkipLog
-) -> Iterator[Row]:
+    path: Path, records: Sequence[CsvRecord], header: list[str], columns: Columns, split: str | None, skip_log: SkipLog
+) -> Iterator[ImageRow]:
     image = header.index(columns.image)
     captions = [header.index(name) for name in columns.captions]
     split_field = None if columns.split is None else header.index(columns.split)
@@ -93,7 +93,7 @@ def _read_rows(
         if lists:
             texts = parse_list(texts[0]) or []
         name = fields[image].strip().removeprefix(folder)  # a dataset that moves keeps its drawn split
-        yield Row(location, name, texts, split if split_field is None else fields[split_field])
+        yield ImageRow(location, name, texts, split if split_field is None else fields[split_field])
 
 
 def _separator_name(separator: str) -> str:
@@ -112,7 +112,7 @@ def _detect_separator(path: Path, header: str, image: str | None) -> str:
     return best
 
 
-def _parse(lines: Sequence[str], separator: str, quoting: int) -> Iterator[Record]:
+def _parse(lines: Sequence[str], separator: str, quoting: int) -> Iterator[CsvRecord]:
     """Parse the rows; after one that cannot be parsed, continue with the next line."""
     start = 0
     while start < len(lines):
@@ -122,11 +122,11 @@ def _parse(lines: Sequence[str], separator: str, quoting: int) -> Iterator[Recor
         try:
             for fields in reader:
                 if any(field.strip() for field in fields):
-                    yield Record(first + 1, fields)
+                    yield CsvRecord(first + 1, fields)
                 first = start + reader.line_num
             return
         except csv.Error as error:
-            yield Record(first + 1, [], _explain(error))
+            yield CsvRecord(first + 1, [], _explain(error))
             start = first + 1
 
 
@@ -141,7 +141,7 @@ def _explain(error: csv.Error) -> str:
     return f"cannot be parsed: {message}"
 
 
-def _fit(record: Record, width: int, separator: str, joins: bool) -> Record:
+def _fit(record: CsvRecord, width: int, separator: str, joins: bool) -> CsvRecord:
     """Give a row as many fields as there are columns, or a problem.
 
     Args:

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
-from miniclip.data.formats.rows import Row, Rows, select
-from miniclip.data.formats.shards import Shard, ShardSpec, find_shards, name_shards
+from miniclip.data.formats.rows import ImageRow, ImageRows, select
+from miniclip.data.formats.shards import ShardSpec, TarShard, find_shards, name_shards
 from miniclip.data.formats.tars import Member, list_members
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import UnreadableError
@@ -77,7 +77,7 @@ class WebDataset(Captions):
             named, read_options = of_split, ReadOptions("all", **options)
         skip_log = read_options.new_skip_log()
         rows = _read_shards(named, _Fields(image, caption), skip_log)
-        dataset = Rows(named[0].path, rows, about, exact_split=len(splits) > 1)
+        dataset = ImageRows(named[0].path, rows, about, exact_split=len(splits) > 1)
         super().__init__(*select(dataset, read_options, skip_log))
 
 
@@ -132,7 +132,7 @@ def _explain(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def _read_shards(shards: Sequence[Shard], fields: _Fields, skip_log: SkipLog) -> Iterator[Row]:
+def _read_shards(shards: Sequence[TarShard], fields: _Fields, skip_log: SkipLog) -> Iterator[ImageRow]:
     """Read the samples of all shards. Lost shards are counted separately, since one holds thousands of samples."""
     shard_log = skip_log.branch()
     for shard in shards:
@@ -144,7 +144,7 @@ def _read_shards(shards: Sequence[Shard], fields: _Fields, skip_log: SkipLog) ->
     skip_log.merge(shard_log)
 
 
-def _read_shard(shard: Shard, fields: _Fields, skip_log: SkipLog, shard_log: SkipLog) -> Iterator[Row]:
+def _read_shard(shard: TarShard, fields: _Fields, skip_log: SkipLog, shard_log: SkipLog) -> Iterator[ImageRow]:
     path = shard.path
     if not path.is_file():  # opening a pipe would block
         shard_log.add(str(path), "is not a regular file" if path.exists() else "the file does not exist; get it again")
@@ -165,7 +165,7 @@ def _read_shard(shard: Shard, fields: _Fields, skip_log: SkipLog, shard_log: Ski
                 continue
             if content is not None:
                 image = TarImage(path, state, content[0])
-                yield Row(str(image), f"{shard.name}/{key}", content[1], shard.split, image)
+                yield ImageRow(str(image), f"{shard.name}/{key}", content[1], shard.split, image)
 
 
 def _group(members: Iterable[Member]) -> dict[str, Sample]:
