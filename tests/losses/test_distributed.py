@@ -61,7 +61,7 @@ def work(folder):
     """Run all cases on this rank."""
     torch.use_deterministic_algorithms(True)
     results = {"cases": []}
-    with distributed.ranks("cpu"):
+    with distributed.process_group("cpu"):
         for number, (sizes, with_ids, sigmoid, scale, chunk, dtype) in enumerate(cases(distributed.world_size())):
             rows, parameters, ids = make_case(number, sum(sizes), with_ids, scale, dtype)
             start = sum(sizes[: distributed.rank()])

@@ -1,4 +1,4 @@
-"""Ranks: what they exchange, and that none is left waiting. The file is also the program that each rank runs."""
+"""Collectives of several ranks, and their joint exit. The file is also the program of each rank."""
 
 import sys
 import time
@@ -14,50 +14,51 @@ SIZES = {2: (3, 1), 4: (2, 0, 3, 1)}  # rows of each rank
 
 @pytest.mark.parametrize("n", [0, 1, 3, 4, 10, 11])
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_the_parts_are_all_rows_once_and_nearly_even(monkeypatch, n, count):
+def test_rank_slices_cover_all_rows_evenly(monkeypatch, n, count):
     monkeypatch.setattr(distributed, "world_size", lambda: count)
-    parts = [distributed.part(n, which) for which in range(count)]
-    assert [i for part in parts for i in range(n)[part]] == list(range(n))
-    lengths = [len(range(n)[part]) for part in parts]
+    slices = [distributed.rank_slice(n, which) for which in range(count)]
+    assert [i for rows in slices for i in range(n)[rows]] == list(range(n))
+    lengths = [len(range(n)[rows]) for rows in slices]
     assert max(lengths) - min(lengths) <= 1
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_the_example_of_its_docstring(monkeypatch):
+def test_rank_slice_example(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
-    assert [distributed.part(10, which) for which in range(4)] == [slice(0, 3), slice(3, 6), slice(6, 8), slice(8, 10)]
+    slices = [distributed.rank_slice(10, which) for which in range(4)]
+    assert slices == [slice(0, 3), slice(3, 6), slice(6, 8), slice(8, 10)]
 
 
-def test_one_process_exchanges_nothing():
+def test_a_single_process_communicates_nothing():
     x = torch.randn(3, 2, requires_grad=True)
-    assert distributed.gather(x) is x
+    assert distributed.all_gather(x) is x
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.any_rank(True)
     assert not distributed.any_rank(False)
     assert distributed.on_main(lambda: 5) == 5
-    assert distributed.part(7) == slice(0, 7)
-    with distributed.ranks():
+    assert distributed.rank_slice(7) == slice(0, 7)
+    with distributed.process_group():
         assert distributed.world_size() == 1
-    with pytest.raises(ValueError, match="mine"), distributed.ranks():
-        raise ValueError("mine")
+    with pytest.raises(ValueError, match="local error"), distributed.process_group():
+        raise ValueError("local error")
 
 
 @pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1"}, {"RANK": None}])
-def test_a_process_of_its_own_joins_nobody(monkeypatch, variables):
+def test_a_single_process_has_no_group(monkeypatch, variables):
     environment = dict.fromkeys(distributed.VARIABLES, "1") | ({"WORLD_SIZE": "2"} if variables else {})
     for name, value in ({} if not variables else environment | variables).items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
-    distributed.start("cpu")
+    distributed.init("cpu")
     assert distributed.world_size() == 1
 
 
-def test_more_ranks_than_gpus(monkeypatch):
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
     for name, value in {**dict.fromkeys(distributed.VARIABLES, "1"), "WORLD_SIZE": "4", "LOCAL_RANK": "3"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"has 2 GPUs, and rank 1 would need number 3: .*--nproc-per-node 2"):
-        distributed.start()
+        distributed.init()
 
 
 def test_buckets(monkeypatch):
@@ -68,59 +69,59 @@ def test_buckets(monkeypatch):
 
 
 def work(folder: Path) -> None:
-    """A rank's part of the tests below."""
-    with distributed.ranks("cpu"):
-        me, count = distributed.rank(), distributed.world_size()
-        out = {"numbers": distributed.all_ranks([me, 10 * me])}
-        out["any"] = [distributed.any_rank(flag) for flag in (False, me == count - 1, True)]
-        out["main"] = distributed.on_main(lambda: (Path("a"), me))
+    """Run all collectives on this rank, and save the results."""
+    with distributed.process_group("cpu"):
+        rank, count = distributed.rank(), distributed.world_size()
+        out = {"numbers": distributed.all_gather_ints([rank, 10 * rank])}
+        out["any"] = [distributed.any_rank(flag) for flag in (False, rank == count - 1, True)]
+        out["main"] = distributed.on_main(lambda: (Path("a"), rank))
         try:
-            distributed.on_main(lambda: (Path("a") / "b" / str(me)).read_text())
+            distributed.on_main(lambda: (Path("a") / "b" / str(rank)).read_text())
         except FileNotFoundError as error:
             out["error"] = str(error)
 
         rows = torch.arange(sum(SIZES[count]) * 2.0, dtype=torch.float64).view(-1, 2)
-        start = sum(SIZES[count][:me])
-        mine = rows[start : start + SIZES[count][me]].clone().requires_grad_()
-        everyone = distributed.gather(mine)
-        (everyone.sin().cumsum(0) * (me + 1)).sum().backward()  # another loss on each rank: (me + 1) times the same
-        out["gathered"], out["gradient"] = everyone.detach(), mine.grad
-        out["integers"] = distributed.gather(torch.full((SIZES[count][me],), me))
+        start = sum(SIZES[count][:rank])
+        local = rows[start : start + SIZES[count][rank]].clone().requires_grad_()
+        gathered = distributed.all_gather(local)
+        (gathered.sin().cumsum(0) * (rank + 1)).sum().backward()  # the loss differs between ranks by a factor
+        out["gathered"], out["gradient"] = gathered.detach(), local.grad
+        out["integers"] = distributed.all_gather(torch.full((SIZES[count][rank],), rank))
 
         distributed.BUCKET_BYTES = 100
-        parameters = [torch.full((n,), float(me), requires_grad=True) for n in (3, 30, 2, 5)]
+        parameters = [torch.full((n,), float(rank), requires_grad=True) for n in (3, 30, 2, 5)]
         for factor, parameter in enumerate(parameters):
-            parameter.grad = torch.full_like(parameter, (me + 1.0) * (factor + 1))
+            parameter.grad = torch.full_like(parameter, (rank + 1.0) * (factor + 1))
         parameters[2].grad = None
         distributed.average_gradients(parameters)
         out["means"] = [p.grad for p in parameters]
 
         model = torch.nn.BatchNorm1d(3)
-        torch.nn.init.constant_(model.weight, me + 5.0)
-        model.running_mean.fill_(me + 7.0)
-        distributed.copy_weights(model)
+        torch.nn.init.constant_(model.weight, rank + 5.0)
+        model.running_mean.fill_(rank + 7.0)
+        distributed.broadcast_weights(model)
         out["copied"] = [model.weight.detach(), model.running_mean, model.weight.requires_grad]
 
-        time.sleep(0.3 * me)  # the first must wait for the last
-        distributed.meet()
-        out["met"] = time.time()
-        torch.save(out, folder / f"{me}.pt")
+        time.sleep(0.3 * rank)  # the first must wait for the last
+        distributed.barrier()
+        out["after barrier"] = time.time()
+        torch.save(out, folder / f"{rank}.pt")
 
 
 def fail(folder: Path) -> None:
-    """The last rank fails; the others wait for a sum that never comes."""
-    with distributed.ranks("cpu"):
+    """The last rank fails; the others wait for it in a collective."""
+    with distributed.process_group("cpu"):
         if distributed.rank() == distributed.world_size() - 1:
             raise ValueError("the learning rate is a banana")
-        distributed.total(torch.ones(1))
+        distributed.all_reduce(torch.ones(1))
 
 
 def leave_early(folder: Path) -> None:
-    """Rank 0 is done at once; rank 1 takes a second, and must not be left alone with a failed exchange."""
-    with distributed.ranks("cpu"):
-        me = distributed.rank()
-        time.sleep(me)
-    (folder / str(me)).write_text(str(time.time()))
+    """Rank 0 is done at once; rank 1 takes a second, and rank 0 must wait for it."""
+    with distributed.process_group("cpu"):
+        rank = distributed.rank()
+        time.sleep(rank)
+    (folder / str(rank)).write_text(str(time.time()))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def results():
 
 
 @pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def found(request, results, ranks, tmp_path):
+def outputs(request, results, ranks, tmp_path):
     if request.param not in results:
         ranks(request.param, "-m", "tests.runtime.test_distributed", "work", tmp_path, seconds=60)
         results[request.param] = [
@@ -138,46 +139,46 @@ def found(request, results, ranks, tmp_path):
     return results[request.param]
 
 
-def test_small_exchanges(found):
-    for out in found:
-        assert out["numbers"] == [[rank, 10 * rank] for rank in range(len(found))]
+def test_numbers_and_objects(outputs):
+    for out in outputs:
+        assert out["numbers"] == [[rank, 10 * rank] for rank in range(len(outputs))]
         assert out["any"] == [False, True, True]
         assert out["main"] == (Path("a"), 0)
         assert "a/b/0" in out["error"]
 
 
-def test_gather_with_gradient(found):
-    sizes = SIZES[len(found)]
+def test_all_gather_with_gradient(outputs):
+    sizes = SIZES[len(outputs)]
     rows = torch.arange(sum(sizes) * 2.0, dtype=torch.float64).view(-1, 2).requires_grad_()
     rows.sin().cumsum(0).sum().backward()
-    expected = rows.grad * sum(range(1, len(found) + 1))  # the sum of all ranks' losses
-    for out, mine in zip(found, expected.split(sizes), strict=True):
+    expected = rows.grad * sum(range(1, len(outputs) + 1))  # of the sum of all ranks' losses
+    for out, gradient in zip(outputs, expected.split(sizes), strict=True):
         assert torch.equal(out["gathered"], rows.detach())
-        torch.testing.assert_close(out["gradient"], mine, rtol=1e-12, atol=0)
+        torch.testing.assert_close(out["gradient"], gradient, rtol=1e-12, atol=0)
         assert out["integers"].tolist() == [rank for rank, n in enumerate(sizes) for _ in range(n)]
 
 
-def test_gradients_are_averaged_and_one_that_is_missing_stays_so(found):
-    mean = sum(range(1, len(found) + 1)) / len(found)
-    for out in found:
+def test_gradients_are_averaged_and_missing_ones_stay_none(outputs):
+    mean = sum(range(1, len(outputs) + 1)) / len(outputs)
+    for out in outputs:
         assert [None if g is None else set(g.tolist()) for g in out["means"]] == [{mean}, {2 * mean}, None, {4 * mean}]
 
 
-def test_weights_and_buffers_are_those_of_rank_0(found):
-    for out in found:
-        weight, mean, trained = out["copied"]
+def test_weights_and_buffers_are_copied_from_rank_0(outputs):
+    for out in outputs:
+        weight, mean, requires_grad = out["copied"]
         assert set(weight.tolist()) == {5.0}
         assert set(mean.tolist()) == {7.0}
-        assert trained
+        assert requires_grad
 
 
-def test_they_meet(found):
-    times = [out["met"] for out in found]
-    assert max(times) - min(times) < 0.25, "the ranks slept 0.3 s one longer than the other"
+def test_barrier(outputs):
+    times = [out["after barrier"] for out in outputs]
+    assert max(times) - min(times) < 0.25, "rank 1 slept 0.3 s longer than rank 0"
 
 
 @pytest.mark.slow
-def test_a_failure_is_told_once_and_ends_all_at_once(ranks, tmp_path):
+def test_a_failure_is_printed_once_and_ends_all_ranks(ranks, tmp_path):
     results = ranks(2, "-m", "tests.runtime.test_distributed", "fail", tmp_path, seconds=60, succeed=False)
     assert [code for code, *_ in results] == [1, 1]
     assert "the learning rate is a banana" in results[1][2]

@@ -266,13 +266,13 @@ def test_all_ranks_take_a_size_that_fits_on_every_rank(model, monkeypatch):
     trial = synthetic_step(model)
     set_available_bytes(monkeypatch, model, 64, traced_peak(model, trial, 40))
     for others, expected in (([8, 0], 8), ([64, 1], 32)):
-        monkeypatch.setattr(memory, "all_ranks", lambda values, others=others: [values, others])
+        monkeypatch.setattr(memory, "all_gather_ints", lambda values, others=others: [values, others])
         assert find_micro_batch_size(model, 64, trial) == expected
-    monkeypatch.setattr(memory, "all_ranks", lambda values: [values, [0, 0]])
+    monkeypatch.setattr(memory, "all_gather_ints", lambda values: [values, [0, 0]])
     with pytest.raises(ValueError, match="not one sample"):
         find_micro_batch_size(model, 64, trial)
-    monkeypatch.setattr(memory, "all_ranks", lambda values: [values])
-    monkeypatch.setattr(memory, "ranks_here", lambda: 2)
+    monkeypatch.setattr(memory, "all_gather_ints", lambda values: [values])
+    monkeypatch.setattr(memory, "local_world_size", lambda: 2)
     assert find_micro_batch_size(model, 64, trial) < 32
 
 

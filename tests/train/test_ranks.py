@@ -100,7 +100,7 @@ def in_float64(tower: CLIP, arguments: tuple) -> tuple:
 
 
 def train_all(folder: Path) -> None:
-    with distributed.ranks("cpu"):
+    with distributed.process_group("cpu"):
         for name, settings in CASES[distributed.world_size()].items():
             trainer = trainer_of(folder / name, **settings)
             history = trainer.fit()
@@ -141,7 +141,7 @@ def share_held(model: CLIP) -> float:
 
 def fail(folder: Path) -> None:
     """Rank 1 meets a broken picture while the others compute."""
-    with distributed.ranks("cpu"):
+    with distributed.process_group("cpu"):
         trainer = trainer_of(folder / "run", default_callbacks())
         step = trainer.train_step
 
@@ -155,7 +155,7 @@ def fail(folder: Path) -> None:
 
 
 def other_data(folder: Path) -> None:
-    with distributed.ranks("cpu"):
+    with distributed.process_group("cpu"):
         data = Shapes("train", 30 + distributed.rank(), image_size=16)
         model = make_model(Tokenizer.train([caption for group in data.captions for caption in group], 600))
         Trainer(model, data, run_dir=folder / "run", device="cpu")

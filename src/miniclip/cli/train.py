@@ -83,7 +83,7 @@ def add(commands: Any) -> None:
 
 def train_command(resume: str | None, config: str | None, check: bool = False, **flags: Any) -> int:
     """`miniclip train`; torchrun makes of it one process a rank."""
-    with distributed.ranks(flags.get("device")), printed_once():
+    with distributed.process_group(flags.get("device")), printed_once():
         if check:
             return run_check(resume, config, **flags)
         run_training(resume, config, **flags)

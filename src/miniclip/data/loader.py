@@ -58,7 +58,7 @@ class ImageCaptionLoader:
     ) -> None:
         self.size, self.options = len(data), options
         self.batch_size = options.global_batch_size(self.size)
-        self.rows = distributed.part(self.batch_size)
+        self.rows = distributed.rank_slice(self.batch_size)
         self.wait_seconds = 0.0
         self.skip_log = SkipLog(options.on_error, options.max_skip_fraction)
         self.source = open_image_source(data, preprocess, options)

@@ -47,9 +47,9 @@ def batch_metrics(
         captions.
     """
     local_rows = slice(0, max(0, ROWS - first_row))
-    images, texts = (distributed.gather(side[local_rows].contiguous()).cpu().double() for side in output[:2])
+    images, texts = (distributed.all_gather(side[local_rows].contiguous()).cpu().double() for side in output[:2])
     keys = torch.stack([caption_keys(batch.tokens, tokenizer), image_keys(batch.pixels)], dim=1)
-    text_keys, pixel_keys = distributed.gather(keys.to(output[0].device)).T.tolist()
+    text_keys, pixel_keys = distributed.all_gather(keys.to(output[0].device)).T.tolist()
     caption_counts = Counter[int](text_keys)
     n = caption_counts.total()
     return {

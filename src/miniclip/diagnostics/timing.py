@@ -47,7 +47,7 @@ def time_step(trainer: Trainer, peak_flops: float) -> StepTime:
     pairs = local_rows
     if pair_seconds:
         pairs = min(local_rows, max(2, int(TARGET_SECONDS / (TIMED_STEPS + 1) / pair_seconds)))
-    pairs = min(rank_pairs for (rank_pairs,) in distributed.all_ranks([pairs]))
+    pairs = min(rank_pairs for (rank_pairs,) in distributed.all_gather_ints([pairs]))
     model_copy = copy.deepcopy(model).train()
     optimizer, inputs = build_optimizer(model_copy, config), trainer._inputs(batch)
     step = plain_step if config.micro_batch_size is None else cached_step

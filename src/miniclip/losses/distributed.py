@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 from miniclip.fast.matmul import add_product_, product
 from miniclip.losses.inputs import LossInputs
 from miniclip.losses.reference import l2_normalize
-from miniclip.runtime.distributed import all_ranks, gather, rank, total, world_size
+from miniclip.runtime.distributed import all_gather, all_gather_ints, all_reduce, rank, world_size
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}  # of logits: what fits into a CPU's cache, what keeps a GPU busy
 MIN_COLUMNS = 64  # narrower products are inefficient
@@ -52,7 +52,7 @@ def loss(inputs: LossInputs) -> Tensor:
     images, texts, ids = inputs.images, inputs.texts, inputs.ids
     with torch.autocast(images.device.type, enabled=False):
         x, y = l2_normalize(images), l2_normalize(texts)
-    batch = _GlobalBatch(sizes, None if ids is None else gather(ids.to(x.device)), inputs.chunk_size or _columns(x))
+    batch = _GlobalBatch(sizes, None if ids is None else all_gather(ids.to(x.device)), inputs.chunk_size or _columns(x))
     function = _Contrastive if inputs.logit_bias is None else _Sigmoid
     return function.apply(x, y, batch, *inputs.scalars)  # type: ignore[no-any-return]
 
@@ -66,7 +66,7 @@ def exchange_sizes(inputs: LossInputs) -> list[int]:
     images, texts, _, _, ids, chunk_size = inputs
     valid = images.dim() == 2 and images.shape == texts.shape and (ids is None or ids.shape == images.shape[:1])
     valid = valid and (chunk_size is None or chunk_size >= 1)
-    ranks = all_ranks([valid, len(images), images.shape[-1], ids is not None])
+    ranks = all_gather_ints([valid, len(images), images.shape[-1], ids is not None])
     widths = {(width, has_ids) for _, _, width, has_ids in ranks}
     if not all(valid for valid, *_ in ranks) or len(widths) > 1 or not any(n for _, n, _, _ in ranks):
         raise ValueError(
@@ -167,7 +167,7 @@ class _Contrastive(torch.autograd.Function):
             positives = (x * y).sum(dim=1) * scale
         ctx.save_for_backward(x, y, scale, row_lse, column_lse)
         ctx.batch = batch
-        return total((row_lse + column_lse[batch.rows(rank())] - 2 * positives).sum()) / (2 * sum(batch.sizes))
+        return all_reduce((row_lse + column_lse[batch.rows(rank())] - 2 * positives).sum()) / (2 * sum(batch.sizes))
 
     @staticmethod
     @once_differentiable
@@ -191,7 +191,7 @@ class _Sigmoid(torch.autograd.Function):
                 value += F.softplus(block.logits).sum()
         ctx.save_for_backward(x, y, scale, bias)
         ctx.batch = batch
-        return total(value) / sum(batch.sizes)
+        return all_reduce(value) / sum(batch.sizes)
 
     @staticmethod
     @once_differentiable
@@ -213,7 +213,7 @@ def _logsumexp_over_ranks(local: Tensor) -> Tensor:
     """Log-sum-exp over the ranks of each rank's vector (N,), which is -inf where a rank has no term."""
     maxima = local.clone()
     dist.all_reduce(maxima, op=dist.ReduceOp.MAX)  # finite: a text's own image is on some rank
-    return total((local - maxima).exp_()).log_() + maxima
+    return all_reduce((local - maxima).exp_()).log_() + maxima
 
 
 def _input_gradients(

@@ -63,7 +63,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progr
 
 def _on_main(value: Tensor) -> list[Tensor]:
     """The whole tensor on rank 0, in the processor's memory if it was sharded; nothing on the others."""
-    tensor = distributed.whole(value)
+    tensor = distributed.full_tensor(value)
     return [tensor if tensor is value else tensor.cpu()] if distributed.is_main() else []
 
 

@@ -1,7 +1,7 @@
-"""Ranks: several processes that train one model on one batch, started by torchrun or anything that sets its variables.
+"""Ranks: processes that train one model on one batch, started by torchrun or any launcher that sets its variables.
 
-Every function works on one process too, where it does nothing and costs nothing: callers need no second path.
-Nothing is exchanged but sums, embeddings, and what rank 0 decides. Letters: R ranks, N rows of all ranks together.
+Every function also works in a single process, where it communicates nothing: callers need no second code path.
+Letters: R ranks, n rows of this rank, N rows of all ranks together.
 """
 
 from __future__ import annotations
@@ -17,62 +17,62 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells each process
-TIMEOUT = timedelta(minutes=10)  # for one exchange: more than rank 0 takes to write a large state while others wait
-LEAVING = timedelta(seconds=10)  # for the others to come to an orderly end
-BUCKET_BYTES = 32 << 20  # gradients are exchanged so many at a time: few exchanges, little memory
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun for each process
+TIMEOUT = timedelta(minutes=10)  # of one collective: longer than rank 0 takes to write a large state
+EXIT_TIMEOUT = timedelta(seconds=10)  # for the other ranks to end in order
+BUCKET_BYTES = 32 << 20  # of gradients in one all_reduce: few collectives, little memory
 
 T = TypeVar("T")
 
 
-# who
+# rank and world size
 
 
 def world_size() -> int:
-    """R, or 1 where no process group is up."""
+    """Return R, or 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, 0..R-1."""
+    """Return the number of this process, in 0..R-1."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, which alone writes and prints."""
+    """Whether this is rank 0, the only one that writes and prints."""
     return rank() == 0
 
 
-def ranks_here() -> int:
-    """How many of the ranks share this machine."""
+def local_world_size() -> int:
+    """Return the number of ranks on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world_size() > 1 else 1
 
 
-def part(n: int, which: int | None = None) -> slice:
-    """The rows of n that a rank works on: in order of the ranks, the sizes at most one apart.
+def rank_slice(n: int, which: int | None = None) -> slice:
+    """Return a rank's slice of n rows; the ranks' sizes differ by at most one.
 
-    Of 10 rows, 4 ranks take 0..2, 3..5, 6..7 and 8..9.
+    For example, 4 ranks cut 10 rows into 0..2, 3..5, 6..7 and 8..9.
 
     Args:
-        n: rows in all.
+        n: rows of all ranks.
         which: the rank; None: this one.
     """
     ranks, which = world_size(), rank() if which is None else which
-    size, more = divmod(n, ranks)
-    start = which * size + min(which, more)
-    return slice(start, start + size + (which < more))
+    size, remainder = divmod(n, ranks)
+    start = which * size + min(which, remainder)
+    return slice(start, start + size + (which < remainder))
 
 
-# from start to end
+# the process group
 
 
-def start(device: str | torch.device | None = None) -> None:
-    """Join the other ranks, where torchrun's variables say that there are any and that has not been done yet.
+def init(device: str | torch.device | None = None) -> None:
+    """Initialise the process group, if torchrun's variables announce several ranks and it is not up yet.
 
-    Tensors on a GPU travel by NCCL, those on the CPU by gloo: an exchange of small numbers never waits for a GPU.
+    Tensors on a GPU are sent by NCCL, those on the CPU by gloo, so that small numbers never wait for a GPU.
 
     Args:
-        device: what will be computed on; "cpu": no GPU is touched. None: the GPU where there is one.
+        device: device of the computation; "cpu" leaves GPUs untouched. None: the GPU if there is one.
 
     Raises:
         ValueError: the machine has more ranks than GPUs.
@@ -81,149 +81,142 @@ def start(device: str | torch.device | None = None) -> None:
         return
     backend = "gloo"
     if torch.cuda.is_available() and torch.device(device or "cuda").type == "cuda":
-        local, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-        if local >= found:
+        local_rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local_rank >= gpus:
             raise ValueError(
-                f"this machine has {found} GPUs, and rank {os.environ['RANK']} would need number {local}: start at "
-                f"most {found} processes a machine (--nproc-per-node {found}), or compute on the CPU (--device cpu)"
+                f"this machine has {gpus} GPUs, and rank {os.environ['RANK']} would need number {local_rank}: start at "
+                f"most {gpus} processes a machine (--nproc-per-node {gpus}), or compute on the CPU (--device cpu)"
             )
-        torch.cuda.set_device(local)  # from here on "cuda" is this one
+        torch.cuda.set_device(local_rank)  # the meaning of "cuda" from now on
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=TIMEOUT)
 
 
-def stop() -> None:
-    """Leave the other ranks; all must have come so far."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 @contextmanager
-def ranks(device: str | torch.device | None = None) -> Iterator[None]:
-    """A context in which the ranks work together, and which they leave together.
+def process_group(device: str | torch.device | None = None) -> Iterator[None]:
+    """Context in which the ranks work together, and which they leave together.
 
-    Where one fails, its error goes on as it is; the others, whose exchanges then fail in turn, end at once, with code 1
-    and without a word: what is printed is what happened first. (torchrun ends whoever is still computing.)
+    The first rank that fails raises its error. The collectives of the others then fail as well, and these ranks exit
+    with code 1 and without a message, so that only the cause is printed.
 
     Args:
-        device: as in `start`.
+        device: as in `init`.
     """
-    start(device)
+    init(device)
     if world_size() == 1:
         yield
         return
     try:
         yield
     except KeyboardInterrupt:
-        leave()  # the trainer stops on all ranks: one that left before the others would have torchrun kill them
+        _leave()  # the trainer stops on all ranks; torchrun would kill the others once the first one is gone
         raise
     except Exception:
-        if not first_to_fail():
+        if not _is_first_failure():
             sys.stdout.flush()
-            os._exit(1)  # not by an exception: in an orderly end the threads of a broken exchange may abort
+            os._exit(1)  # an orderly exit may abort in the threads of a broken collective
         raise
-    leave()
-    stop()
+    _leave()
+    dist.destroy_process_group()
 
 
 def _store() -> Any:
-    """What the ranks met at: it works where an exchange of tensors would wait for its whole timeout."""
+    """The store of the rendezvous: it works where a collective would wait for its whole timeout."""
     return dist.distributed_c10d._get_default_store()
 
 
-def leave() -> None:
-    """Wait for the others at the end, but not long: one may have failed."""
-    with suppress(RuntimeError):  # one is late, or the store is gone with the rank that kept it: so be it
+def _leave() -> None:
+    """Wait for the other ranks, up to `EXIT_TIMEOUT`: one of them may have failed."""
+    with suppress(RuntimeError):  # a rank is late, or the store ended with the rank that hosted it
         store = _store()
         if store.add("miniclip/leaving", 1) == world_size():
             store.set("miniclip/left", "yes")
-        store.wait(["miniclip/left"], LEAVING)
+        store.wait(["miniclip/left"], EXIT_TIMEOUT)
 
 
-def first_to_fail() -> bool:
-    """Whether no other rank has asked this before."""
+def _is_first_failure() -> bool:
+    """Whether no other rank has called this before."""
     try:
         return int(_store().add("miniclip/failed", 1)) == 1
-    except RuntimeError:  # the store is gone, and with it the rank that kept it
+    except RuntimeError:  # the store ended with the rank that hosted it
         return False
 
 
-# small exchanges
+# numbers and objects
 
 
-def all_ranks(values: Sequence[int]) -> list[list[int]]:
-    """The numbers of every rank, by rank; as many on each."""
+def all_gather_ints(values: Sequence[int]) -> list[list[int]]:
+    """Return the integers of every rank, by rank; all ranks pass the same number of them."""
     if world_size() == 1:
         return [list(values)]
-    mine = torch.tensor(values, device=_small_device())
-    theirs = [torch.empty_like(mine) for _ in range(world_size())]
-    dist.all_gather(theirs, mine)
-    return torch.stack(theirs).tolist()
+    local = torch.tensor(values, device=_small_device())
+    gathered = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(gathered, local)
+    return torch.stack(gathered).tolist()
 
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank."""
-    return any(other for (other,) in all_ranks([flag]))
+    return any(other for (other,) in all_gather_ints([flag]))
 
 
-def meet() -> None:
-    """Wait until every rank has come here."""
-    all_ranks([0])
+def barrier() -> None:
+    """Wait until every rank has called this."""
+    all_gather_ints([0])
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """What rank 0's call of a function returns or raises, on every rank; the others do not call it."""
+    """Call a function on rank 0, and return its result or raise its error on every rank."""
     if world_size() == 1:
         return function()
-    answer: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     if is_main():
         try:
-            answer[0] = function()
+            outcome[0] = function()
         except Exception as error:
-            answer[1] = error
-    dist.broadcast_object_list(answer, src=0)
-    if answer[1] is not None:
-        raise answer[1]
-    result: T = answer[0]
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
     return result
 
 
 def _small_device() -> torch.device:
-    """Where numbers for an exchange are put: on the CPU, unless the group is one of GPUs alone."""
-    cpu = any(part.startswith("cpu:") for part in dist.get_backend_config().split(","))
-    return torch.device("cpu" if cpu else f"cuda:{torch.cuda.current_device()}")
+    """Device for the collectives of small numbers: the CPU, unless the group has only a GPU backend."""
+    has_cpu = any(part.startswith("cpu:") for part in dist.get_backend_config().split(","))
+    return torch.device("cpu" if has_cpu else f"cuda:{torch.cuda.current_device()}")
 
 
 # tensors
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over the ranks, elementwise, without gradient."""
+def all_reduce(x: Tensor) -> Tensor:
+    """Return the elementwise sum over the ranks, without gradient."""
     x = x.detach().clone()
     if world_size() > 1:
         dist.all_reduce(x)
     return x
 
 
-def gather(x: Tensor) -> Tensor:
-    """The rows of all ranks, in the order of the ranks, with gradient: (n, …) to (N, …).
+def all_gather(x: Tensor) -> Tensor:
+    """Return the rows of all ranks in the order of the ranks, with gradient: (n, …) to (N, …).
 
-    Each rank may have another number of rows, or none. If each rank computes its own loss of the gathered rows, the
-    gradient that a rank receives is that of the sum of all losses by its rows. If all compute the same loss, that is R
-    times the loss's gradient; and with that, the mean over the ranks of the parameters' gradients is exact
-    (`average_gradients`, or DistributedDataParallel).
+    n may differ between ranks, and may be 0. The gradient of a rank's rows is the sum of the gradients of all ranks'
+    losses. If all ranks compute the same loss, that is R times the gradient of the loss, and the mean over the ranks of
+    the parameters' gradients is exact (`average_gradients`, DistributedDataParallel).
     """
-    return _Gather.apply(x) if world_size() > 1 else x
+    return _AllGather.apply(x) if world_size() > 1 else x
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.sizes = [n for (n,) in all_ranks([len(x)])]
+        ctx.sizes = [n for (n,) in all_gather_ints([len(x)])]
         y = x.new_empty(sum(ctx.sizes), *x.shape[1:])
         parts = torch.split(y, ctx.sizes)
         parts[rank()].copy_(x)
-        for source, part in enumerate(parts):  # into its place: no padding where the parts are uneven
+        for source, part in enumerate(parts):  # broadcasts need no padding for uneven parts
             if part.numel():
                 dist.broadcast(part, src=source)
         return y
@@ -238,30 +231,30 @@ class _Gather(torch.autograd.Function):
 
 
 def is_sharded(x: Tensor) -> bool:
-    """Whether this rank holds a part of the tensor alone, as FSDP leaves it: torch's DTensor, whose import is slow."""
+    """Whether x is a DTensor, of which FSDP leaves each rank a part; torch's own class is slow to import."""
     return hasattr(x, "full_tensor")
 
 
-def whole(x: Tensor) -> Tensor:
-    """All of a tensor that may be sharded; then every rank must call it."""
-    full: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)
-    return x if full is None else full()
+def full_tensor(x: Tensor) -> Tensor:
+    """Return the whole of a tensor that may be sharded; if it is, every rank must call this."""
+    gather: Callable[[], Tensor] | None = getattr(x, "full_tensor", None)
+    return x if gather is None else gather()
 
 
-def copy_weights(model: nn.Module) -> None:
-    """Give every rank the weights of rank 0."""
+def broadcast_weights(model: nn.Module) -> None:
+    """Copy the parameters and buffers of rank 0 to every rank."""
     if world_size() > 1:
         with torch.no_grad():
             for value in [*model.parameters(), *model.buffers()]:
-                held = value.contiguous()
-                dist.broadcast(held, src=0)
-                value.copy_(held)
+                contiguous = value.contiguous()
+                dist.broadcast(contiguous, src=0)
+                value.copy_(contiguous)
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by its mean over the ranks, in place; parameters without one are left out.
+    """Replace each gradient by its mean over the ranks, in place.
 
-    So are sharded parameters, whose gradients FSDP has averaged already.
+    Parameters without a gradient are skipped, and so are sharded ones, whose gradients FSDP has averaged.
     """
     if world_size() == 1:
         return
@@ -274,7 +267,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in their order, of one type at a time and up to `BUCKET_BYTES`, or a single larger one."""
+    """Yield consecutive tensors of one dtype, up to `BUCKET_BYTES` together, or a single larger one."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from miniclip.models.clip import CLIP
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
-from miniclip.runtime.distributed import is_sharded, whole, world_size
+from miniclip.runtime.distributed import full_tensor, is_sharded, world_size
 
 
 def shard(model: CLIP) -> None:
@@ -83,7 +83,7 @@ def unsharded(model: CLIP) -> Iterator[None]:
 def gradient_norm(parameters: Iterable[Tensor], like: Tensor) -> Tensor:
     """The norm of the gradient of parameters, sharded and whole ones; 0, of the type of `like`, where there is none."""
     grads = [[p.grad for p in kind if p.grad is not None] for kind in _kinds(parameters)]
-    norms = [whole(nn.utils.get_total_norm(kind)) for kind in grads] or [like.new_zeros(())]
+    norms = [full_tensor(nn.utils.get_total_norm(kind)) for kind in grads] or [like.new_zeros(())]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 

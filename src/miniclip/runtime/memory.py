@@ -18,7 +18,7 @@ from miniclip.models.clip import CLIP
 from miniclip.models.layers import Transformer
 from miniclip.models.vision import draw_patches
 from miniclip.runtime.allocation import peak_bytes, trace_two_sizes
-from miniclip.runtime.distributed import all_ranks, ranks_here
+from miniclip.runtime.distributed import all_gather_ints, local_world_size
 from miniclip.runtime.free_memory import available_bytes
 from miniclip.runtime.precision import Precision
 from miniclip.utils.randomness import random_state, set_random_state
@@ -98,7 +98,7 @@ def find_micro_batch_size(model: CLIP, batch: int, trial: Trial) -> int | None:
         ValueError: not even one sample fits.
     """
     local = _largest_fitting(model, batch, trial)
-    size, whole = (min(column) for column in zip(*all_ranks([local, local == batch]), strict=True))
+    size, whole = (min(column) for column in zip(*all_gather_ints([local, local == batch]), strict=True))
     if not size:
         raise ValueError(
             f"micro_batch_size 'auto': not one sample fits into the free memory of {model.device}; free some, try "
@@ -138,7 +138,7 @@ def _fits_by_trial(model: CLIP, batch: int, trial: Trial) -> Callable[[int], boo
 
 
 def _fits_by_prediction(model: CLIP, batch: int, trial: Trial) -> Callable[[int], bool]:
-    budget = CPU_FRACTION * available_bytes() / ranks_here() - reserved_bytes(model, batch)
+    budget = CPU_FRACTION * available_bytes() / local_world_size() - reserved_bytes(model, batch)
     small, large = trace_two_sizes(list(model.parameters()), trial)
     return lambda samples: peak_bytes(small, large, samples) <= budget
 

@@ -121,7 +121,7 @@ class Trainer:
         saved: state.State | None = None,
         changes: Mapping[str, tuple[Any, Any]] | None = None,
     ) -> None:
-        distributed.start(device)
+        distributed.init(device)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = config or TrainConfig()
 
@@ -138,7 +138,7 @@ class Trainer:
         self.config = dataclasses.replace(config, precision=precision)
         require_pixels(val_data, model)  # now, and not after an epoch
         self.model = model.to(device)
-        distributed.copy_weights(self.model)
+        distributed.broadcast_weights(self.model)
         if val_data is not None and config.on_error == "skip":  # now, and not at the first evaluation
             val_data = readable_subset(val_data, SkipLog("skip", config.max_skip_fraction))
         self.train_data, self.val_data = train_data, val_data
@@ -422,11 +422,11 @@ class Trainer:
     def _finish_writing(self) -> None:
         """Wait until all is written; all ranks do, or the first to end would have rank 0 ended while it writes."""
         self.writer.wait()
-        distributed.meet()
+        distributed.barrier()
 
     def _start(self) -> None:
         """Write what a new run starts from, so that a kill at any moment later leaves something to resume."""
-        distributed.meet()  # every rank has its data and its model, and has read what it goes on from
+        distributed.barrier()  # every rank has its data and its model, and has read what it goes on from
         new = self.step == 0 and not (self.run_dir / state.FILE).exists()
         if distributed.is_main() and not new:
             sweep(self.run_dir)  # now that it is ours alone: another process's temporary files are none of a kill's

@@ -60,10 +60,10 @@ def figure_of(record: Mapping[str, Any], monitor: Monitor) -> float:
 
 def _embed(model: CLIP, data: ImageCaptionDataset) -> Embeddings:
     """All pictures and captions in their order, on every rank; each of them embedded by one rank."""
-    mine = distributed.part(len(data))
+    mine = distributed.rank_slice(len(data))
     pictures: Any = Subset(cast(Any, data), range(mine.start, mine.stop))  # opened as the model comes to them
     images, texts, image_indices = embed(model, data.captions[mine], LazyImages(pictures))
-    return Embeddings(*map(distributed.gather, (images, texts, image_indices + mine.start)))
+    return Embeddings(*map(distributed.all_gather, (images, texts, image_indices + mine.start)))
 
 
 def _batches(embedded: Embeddings, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -71,7 +71,7 @@ def _batches(embedded: Embeddings, size: int, seed: int) -> list[tuple[Tensor, T
 
     Of several ranks, each gets its part of the rows.
     """
-    mine = distributed.part(size)
+    mine = distributed.rank_slice(size)
     counts = torch.bincount(embedded.image_indices.cpu(), minlength=len(embedded.images)).tolist()
     first = torch.tensor([0, *counts]).cumsum(0).tolist()
     batches = []

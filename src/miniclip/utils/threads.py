@@ -26,5 +26,5 @@ def threads(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
 def cores() -> int:
     """Those that this process may use, shared out to the ranks on the machine."""
     with suppress(AttributeError):  # where the system tells which: containers and schedulers give fewer than all
-        return max(1, len(os.sched_getaffinity(0)) // distributed.ranks_here())
-    return max(1, (os.cpu_count() or 1) // distributed.ranks_here())
+        return max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
+    return max(1, (os.cpu_count() or 1) // distributed.local_world_size())

@@ -24,7 +24,7 @@ def open_image_source(
     """
     if isinstance(data, CachedDataset):
         return CachedImages(data, preprocess)
-    size = len(data) * 3 * preprocess.size**2 * distributed.ranks_here()
+    size = len(data) * 3 * preprocess.size**2 * distributed.local_world_size()
     if options.num_workers is None and size <= MAX_IN_MEMORY_BYTES:
         return InMemoryImages(data, preprocess, reduced=options.reduced_decoding, on_error=options.on_error)
     return StreamedImages(data, preprocess, options.num_workers, reduced=options.reduced_decoding)
