@@ -43,7 +43,7 @@ class RunPlan:
         step_bytes: further bytes of a step: activations, gradients, optimizer state, loss.
         image_bytes: bytes of the decoded images that are kept in memory.
         free_bytes: free bytes on the device, after weights and images.
-        step_seconds: estimated seconds of a step; None under FSDP, where it is not measured.
+        step_seconds: estimated seconds of a step; None under FSDP (not measured).
         timed_pairs: pairs per timed step on a rank; fewer than its rows if a full step is slow.
         evaluation_seconds: estimated seconds of an evaluation.
     """

@@ -26,7 +26,7 @@ ASSUMED_MFU = 0.25  # first guess of a step's duration, to choose the number of 
 class StepTime(NamedTuple):
     """Duration of a training step."""
 
-    seconds: float | None  # of a step on this rank's rows; None under FSDP, where it is not measured
+    seconds: float | None  # of a step on this rank's rows; None under FSDP (not measured)
     pairs: int  # in each timed step
     tokens: int  # per caption
 

@@ -28,6 +28,7 @@ def plot_learning_curve(history: History, path: str | Path, title: str = "") -> 
     losses, recall = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _plot_losses(losses, history)
     _plot_recall(recall, history)
+    figure.align_ylabels()
     figure.suptitle(title, parse_math=False)
     write_figure(figure, path)
 

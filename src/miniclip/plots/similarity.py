@@ -19,6 +19,7 @@ FILE = "similarities.png"
 MATRIX_PAIRS = 48  # each cell stays several pixels wide
 HISTOGRAM_PAIRS = 1000
 BINS = 100  # of the cosines from -1 to 1
+MIN_COLOR_RANGE = 0.1  # cosines; a smaller range would show rounding errors of collapsed embeddings as a pattern
 
 
 def spaced_indices(n: int, limit: int) -> Tensor:
@@ -43,12 +44,15 @@ def plot_similarities(embeddings: Embeddings, path: str | Path, title: str = "")
         title: title of the figure.
     """
     figure = new_figure(11, 5.2, automatic_layout=False)
-    matrix_axes, histogram_axes = figure.subplots(1, 2, width_ratios=(6, 5))
-    figure.subplots_adjust(0.06, 0.16, 0.98, 0.84, wspace=0.12)
+    matrix_axes = figure.add_axes((0.06, 0.12, 0.35, 0.74))  # left, bottom, width, height
+    bar_axes = figure.add_axes((0.42, 0.12, 0.015, 0.74))
+    histogram_axes = figure.add_axes((0.56, 0.19, 0.41, 0.67))
     matrix = pair_cosines(embeddings, MATRIX_PAIRS)
-    heat_map = matrix_axes.imshow(matrix.numpy(), cmap="viridis", interpolation="nearest")
-    matrix_axes.set(xlabel="caption", ylabel="image", title=f"{len(matrix)} validation pairs")
-    figure.colorbar(heat_map, ax=matrix_axes, label="cosine", fraction=0.046, pad=0.03)
+    high = float(matrix.nan_to_num().max())
+    low = min(float(matrix.nan_to_num().min()), high - MIN_COLOR_RANGE)
+    heat_map = matrix_axes.imshow(matrix.numpy(), cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
+    matrix_axes.set(xlabel="caption", ylabel="image", title=f"Similarity matrix of {len(matrix)} pairs")
+    figure.colorbar(heat_map, cax=bar_axes, label="cosine")
     _plot_histograms(histogram_axes, pair_cosines(embeddings, HISTOGRAM_PAIRS))
     figure.suptitle(title, parse_math=False)
     write_figure(figure, path)
@@ -67,11 +71,10 @@ def _plot_histograms(axes: Any, cosines: Tensor) -> None:
             axes.hist(values.numpy(), bins=BINS, range=(-1, 1), density=True, color=color, alpha=0.6, label=label)
     axes.set(
         xlabel="cosine",
-        ylabel="density",
         xlim=(min(-0.2, float(cosines.nan_to_num().min())), 1),
-        title=f"Distribution over {len(cosines):,} pairs",
+        title=f"Distribution of cosines, {len(cosines):,} pairs",
     )
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     if axes.patches:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9, frameon=False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=9, frameon=False)

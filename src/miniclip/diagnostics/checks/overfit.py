@@ -43,7 +43,7 @@ class OverfitResult(NamedTuple):
 
     @property
     def succeeded(self) -> bool:
-        """Whether the pairs count as memorised."""
+        """True if the pairs count as memorised."""
         return self.loss <= MAX_LOSS_FRACTION * self.chance_loss
 
     def __str__(self) -> str:

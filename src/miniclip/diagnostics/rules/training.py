@@ -104,7 +104,7 @@ SCALE_AT_MAXIMUM = Rule(
 SCALE_NEAR_ONE = Rule(
     "logit scale near 1",
     _scale_near_one,
-    "All similarities have nearly the same weight, whatever the embeddings are. Low confidence gives the lowest loss "
+    "All similarities have nearly the same weight, for any embeddings. Low confidence gives the lowest loss "
     "if pairs and non-pairs cannot be distinguished.",
     "Check that captions match images (`miniclip train --check`) and that few captions repeat; then use a smaller lr.",
 )

@@ -82,13 +82,13 @@ class RunWindow:
 
     @property
     def is_full(self) -> bool:
-        """Whether the window has enough records to average."""
+        """True if the window has enough records to average."""
         records = self.batch_records
         return len(records) >= MIN_RECORDS and records[-1]["step"] - records[0]["step"] >= MIN_STEPS
 
     @property
     def is_past_warmup(self) -> bool:
-        """Whether the window is full and starts after the warmup. During warmup every model is stuck and collapsed."""
+        """True if the window is full and starts after the warmup, in which every model is stuck and collapsed."""
         return self.is_full and bool(self.batch_records[0]["step"] > self.facts.warmup_steps)
 
     def mean(self, name: str) -> float | None:
