@@ -30,7 +30,7 @@ def test_reason_of_is_one_line_without_the_name():
 
 def test_skip_warns_once_for_each_name():
     skip_log = SkipLog("skip")
-    with pytest.warns(UserWarning, match=r"a\.jpg: the file is empty \(left out\)"):
+    with pytest.warns(UserWarning, match=r"a\.jpg: the file is empty \(skipped\)"):
         skip_log.add("a.jpg", "the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -161,7 +161,7 @@ def test_a_skipped_image_shortens_its_batch(tmp_path, num_workers):
     with warnings.catch_warnings(record=True, action="always") as warned:
         loader = make(data, num_workers, on_error="skip", max_skip_fraction=0.1)
         batches = list(loader.epoch(2))
-    messages = [str(w.message) for w in warned if "left out" in str(w.message)]
+    messages = [str(w.message) for w in warned if "skipped" in str(w.message)]
     assert len(messages) == 2
     assert all("png: cannot be read" in line for line in messages)
     for batch, complete in zip(batches, whole, strict=True):
@@ -203,7 +203,7 @@ def test_a_file_deleted_during_an_epoch_is_skipped(tmp_path):
 
 def test_a_batch_without_readable_images_is_an_error(tmp_path):
     with (
-        pytest.warns(UserWarning, match="left out"),
+        pytest.warns(UserWarning, match="skipped"),
         pytest.raises(DataError, match="none of the 1 images of a batch"),
     ):
         list(make(files(tmp_path, 3, bad=[1]), 0, batch_size=1, on_error="skip", max_skip_fraction=1.0).epoch(0))

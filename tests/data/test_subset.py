@@ -42,7 +42,7 @@ def test_raises_on_error_or_above_the_limit(data):
     data.paths[1].write_bytes(b"")
     with pytest.raises(DataError, match=r"1\.png: cannot be read as an image: the file is empty"):
         readable_subset(data, SkipLog("raise"))
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(DataError, match="1 of 6 cannot be used"):
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(DataError, match="1 of 6 cannot be used"):
         readable_subset(data, SkipLog("skip", max_skip_fraction=0.1))
 
 
@@ -54,7 +54,7 @@ def test_trainer_evaluates_readable_images(data, tmp_path):
     (tmp_path / "broken").mkdir()
     broken = Captions([*data.paths, tmp_path / "broken"], [*data.captions, ["a folder"]])
     config = miniclip.TrainConfig(epochs=1, batch_size=3, precision="float32", on_error="skip", max_skip_fraction=0.2)
-    with pytest.warns(UserWarning, match=r"broken: cannot be read as an image.* \(left out\)"):
+    with pytest.warns(UserWarning, match=r"broken: cannot be read as an image.* \(skipped\)"):
         trainer = miniclip.Trainer(
             model, data, broken, config=config, run_dir=tmp_path / "run", callbacks=[], device="cpu"
         )

@@ -224,7 +224,7 @@ def trained(ranks, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.filterwarnings("ignore:.*skipped")
 @pytest.mark.parametrize(("count", "name"), [(count, name) for count, names in CASES.items() for name in names])
 def test_ranks_train_as_one_process_does(trained, alone, count, name):
     folder = trained(count)

@@ -46,7 +46,7 @@ class ImageFiles:
     Args:
         paths: N image files, or `StoredImage` objects.
         captions: the captions of each image, at least one.
-        skip_log: rows and images that a reader left out.
+        skip_log: rows and images that a reader skipped.
         splits: the split of each image, "" for images without one; empty if there are no splits.
         about: the layout that was read and the origin of its split, for people.
 

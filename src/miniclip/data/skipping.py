@@ -1,4 +1,4 @@
-"""Handling of images, rows and shards that cannot be used: raise, or log them and leave them out.
+"""Handling of images, rows and shards that cannot be used: raise, or log and skip them.
 
 All readers, the image cache and training share this rule. With `on_error="raise"` the first problem raises. With
 "skip", each one is logged with a warning. Too many of them raise all the same: the mistake is then probably elsewhere.
@@ -12,12 +12,12 @@ from typing import Literal, get_args
 from miniclip.errors import DataError, UnreadableError
 
 OnError = Literal["raise", "skip"]
-MAX_SKIP_FRACTION = 0.05  # default limit of the fraction of a dataset that may be left out
+MAX_SKIP_FRACTION = 0.05  # default limit of the fraction of a dataset that may be skipped
 MAX_WARNINGS = 10  # of one log; the rest is only counted
 
 
 class SkipLog:
-    """Log of the items that were left out of a dataset.
+    """Log of the items of a dataset that were skipped.
 
     Args:
         on_error: "raise" or "skip".
@@ -46,7 +46,7 @@ class SkipLog:
         return name in self.reasons
 
     def add(self, name: str, reason: str) -> None:
-        """Leave something out. A name that is already in the log is not counted again.
+        """Skip an item. A name that is already in the log is not counted again.
 
         Args:
             name: as in `UnreadableError`.
@@ -62,7 +62,7 @@ class SkipLog:
         self.reasons[name] = reason
         if len(self) <= MAX_WARNINGS:
             more = "; further warnings are suppressed" if len(self) == MAX_WARNINGS else ""
-            warnings.warn(f"{name}: {reason} (left out){more}", stacklevel=3)
+            warnings.warn(f"{name}: {reason} (skipped){more}", stacklevel=3)
 
     def branch(self) -> SkipLog:
         """Return an empty log with the same settings, for items with a total of their own."""
@@ -73,10 +73,10 @@ class SkipLog:
         self.reasons |= branch.reasons
 
     def check_fraction(self, total: int) -> None:
-        """Raise if too much was left out.
+        """Raise if too much was skipped.
 
         Args:
-            total: number of items, including those left out.
+            total: number of items, including the skipped ones.
 
         Raises:
             DataError: the fraction is above the limit; the message has the first entry.

@@ -37,7 +37,7 @@ class Subset:
 
 
 def readable_subset(data: ImageCaptionDataset, skip_log: SkipLog) -> ImageCaptionDataset:
-    """Open every image once, in threads, and leave out those that cannot be read.
+    """Open every image once, in threads, and skip those that cannot be read.
 
     Args:
         data: the whole dataset.

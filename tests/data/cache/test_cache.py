@@ -219,7 +219,7 @@ def test_unreadable_images_are_skipped_by_name(data, tmp_path, folder, num_worke
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"bad\.jpg: cannot be read"):
         build(captions, out, num_workers=num_workers)
-    with pytest.warns(UserWarning, match=r"bad\.jpg: cannot be read.*\(left out\)"):
+    with pytest.warns(UserWarning, match=r"bad\.jpg: cannot be read.*\(skipped\)"):
         cached = build(captions, out, num_workers=num_workers, on_error="skip")
     assert len(cached) == COUNT - 1
     assert cached.captions == data.captions[:70] + data.captions[71:]

@@ -483,7 +483,7 @@ def test_all_files_in_one_dataset(tmp_path, tokenizer, num_workers):
         loader.close()
     assert loader.skip_log.reasons.keys() | data.skip_log.reasons.keys() == bad
     assert (
-        len([warning for warning in shown if "(left out)" in str(warning.message)]) == MAX_WARNINGS
+        len([warning for warning in shown if "(skipped)" in str(warning.message)]) == MAX_WARNINGS
     )  # the rest is only counted
     read = set()
     for batch in batches:

@@ -106,7 +106,7 @@ class TestInspect:
 
 
 def open_data_quietly(folder: Path) -> Captions:
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="skipped"):
         return open_data(folder, "all", on_error="skip", max_skip_fraction=1.0)
 
 

@@ -26,8 +26,8 @@ class Captions(ImageFiles):
 
     - `split`: "train", "val", "test" or "all". The dataset's own split, or one that is drawn by a hash.
     - `seed`: of a drawn split.
-    - `on_error`: "raise" if a row or an image cannot be used, or "skip" to leave it out and list it in `skip_log`.
-    - `max_skip_fraction`: limit of the fraction that may be left out.
+    - `on_error`: "raise" if a row or an image cannot be used, or "skip" to list it in `skip_log`.
+    - `max_skip_fraction`: limit of the fraction that may be skipped.
 
     Tables also take
     - `image`: the column of images or their paths. None: one with a usual name, such as image, filepath, filename.
@@ -39,7 +39,7 @@ class Captions(ImageFiles):
     Args:
         paths: N image files, or objects whose `read()` returns an encoded image and whose `str` is its name.
         captions: the captions of each image, at least one.
-        skip_log: what a reader left out.
+        skip_log: rows and images that a reader skipped.
         splits: the split of each image; empty if there are no splits.
         about: the layout that was read and the origin of its split, for people.
 

@@ -24,7 +24,7 @@ class ReadOptions:
         split: "train", "val", "test" or "all".
         seed: of a drawn split; ignored if the dataset has its own.
         on_error: for a row or an image that cannot be used: "raise", or "skip" to list it in `skip_log`.
-        max_skip_fraction: limit of the fraction that may be left out, in [0, 1].
+        max_skip_fraction: limit of the fraction that may be skipped, in [0, 1].
     """
 
     split: str = "all"

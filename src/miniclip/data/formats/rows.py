@@ -1,11 +1,11 @@
 """From the rows of any layout to the captioned images of one split.
 
 Each reader returns `ImageRows`. `select` then does for all of them:
-1. clean captions: write numbers as text, drop blank captions, leave out other types;
+1. clean captions: write numbers as text, drop blank captions, skip other types;
 2. group the rows of one image;
 3. take the dataset's own split, or draw one;
-4. find the image files; leave out missing ones.
-`skipping.py` has the rule for rows and images that are left out.
+4. find the image files; skip missing ones.
+`skipping.py` has the rule for skipped rows and images.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selec
         skip_log: from `options.new_skip_log`; the reader may have added entries.
 
     Raises:
-        DataError: nothing is left, or too much was left out.
+        DataError: nothing is left, or too much was skipped.
         ValueError: the split does not exist.
     """
     source = dataset.source
@@ -126,7 +126,7 @@ def _group(rows: Iterable[ImageRow], skip_log: SkipLog) -> tuple[dict[str, _Grou
     images: dict[str, _GroupedImage] = {}
     row_count = skipped = 0
     for row in rows:
-        row_count += 1 + len(skip_log) - skipped  # with the rows before it that the reader left out
+        row_count += 1 + len(skip_log) - skipped  # with the rows before it that the reader skipped
         _add(row, images, skip_log)
         skipped = len(skip_log)
     row_count += len(skip_log) - skipped
@@ -205,7 +205,7 @@ def caption_text(caption: object) -> tuple[str, str | None]:
 
 
 def _locate(base: Path, images: dict[str, _GroupedImage], skip_log: SkipLog) -> dict[str, Path | StoredImage]:
-    """Return the path of each image; missing files are left out."""
+    """Return the path of each image; missing files are skipped."""
     files = [name for name, image in images.items() if image.image is None]
     folder, paths = find_files(base, files)
     missing = [name for name in files if name not in paths]
@@ -229,5 +229,5 @@ def _locate(base: Path, images: dict[str, _GroupedImage], skip_log: SkipLog) -> 
 
 def _first_entry(skip_log: SkipLog) -> str:
     for name, reason in skip_log.reasons.items():
-        return f"; {len(skip_log):,} were left out, the first: {name}: {reason}"
+        return f"; {len(skip_log):,} were skipped, the first: {name}: {reason}"
     return ""
