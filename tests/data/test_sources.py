@@ -239,7 +239,7 @@ def test_all_sources_reduce_jpegs_alike(tmp_path):
     (streamed,) = StreamedImages(data, PREPROCESS, 0, reduced=True).batches([range(4)])
     assert torch.equal(streamed.pixels, in_memory)
     exact = torch.stack([PREPROCESS.pixels(data[i][0]) for i in range(4)])
-    assert torch.equal(whole, exact)  # to the bit
+    assert torch.equal(whole, exact)  # bit for bit
     difference = (whole.int() - in_memory.int()).abs().flatten(1)
     assert difference[0].max() <= 2  # from 64 px on, four times the model's, reduced by 2
     assert all(difference.any(dim=1)[1:])

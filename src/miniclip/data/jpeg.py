@@ -61,7 +61,7 @@ def decode_image(
 ) -> Image.Image | Tensor:
     """Decode an image file to the pixels of `open_image`, a plain JPEG to a tensor.
 
-    Pillow decodes a JPEG that is to be reduced, which torchvision cannot do, and everything that torchvision refuses.
+    Pillow decodes JPEGs at a reduced size, which torchvision cannot do, and everything that torchvision refuses.
     Which files are refused, and the message, therefore does not depend on the decoder.
 
     Args:
@@ -105,7 +105,7 @@ def _decode_jpeg(file: BinaryIO, size: tuple[int, int]) -> Tensor | None:
 
 
 def _resizes_like_pillow(resize: str, size: tuple[int, int], resized: tuple[int, int]) -> bool:
-    """Whether torch resizes an image of (W, H) pixels as Pillow does, and faster.
+    """Return whether torch resizes an image of (W, H) pixels as Pillow does, and faster.
 
     Pillow 13 and later reduces the height of a tall image first, torch always the width; both round in between.
     """

@@ -8,7 +8,7 @@ from miniclip.runtime import distributed
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How a loader makes batches.
+    """Options of an `ImageCaptionLoader`.
 
     Attributes:
         batch_size: images per batch, all ranks together.

@@ -16,7 +16,7 @@ MAX_RESIZED = 1 << 26  # pixels, 256 MiB: an extremely long image is cropped bef
 
 
 class Preprocess:
-    """Resize, center crop and normalise an image, as a model's configuration says.
+    """Resize, center crop and normalise an image, by a model's configuration.
 
     OpenAI's CLIP resizes the shorter side to S and crops the center S x S. SigLIP and CLIPA resize both sides to S.
     """

@@ -303,7 +303,7 @@ def test_the_command_builds_all_splits(folder, tmp_path, capsys):
         assert len(miniclip.data.open_data(out, split)) == len(CachedDataset(out, split))
 
 
-def test_ctrl_c_of_the_command_says_how_to_resume(folder, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_ends_the_command_and_advises_to_resume(folder, tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 

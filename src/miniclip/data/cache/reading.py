@@ -65,7 +65,7 @@ class CachedDataset:
 
     @staticmethod
     def is_cache(path: str | Path) -> bool:
-        """Whether a folder is a cache, complete or not."""
+        """Return whether a folder is a cache, complete or not."""
         return (Path(path) / files.HEADER).is_file()
 
     def __len__(self) -> int:

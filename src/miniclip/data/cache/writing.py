@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64  # images that a worker decodes at a time
 MAX_SHARD_IMAGES = 1024
-MAX_SHARD_BYTES = 64 << 20  # a shard is a whole number of chunks, one or more
+MAX_SHARD_BYTES = 64 << 20  # a shard has at least one chunk
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _claim_folder(out: Path, split: str, preprocess: Preprocess) -> None:
 
 
 def _skips_readable_image(data: ImageCaptionDataset, shard: Shard, preprocess: Preprocess) -> bool:
-    """Whether an image that was skipped in a shard can be read now."""
+    """Return whether an image that was skipped in a shard can be read now."""
     indices = [image["image"] for image in shard["skipped"]]
     return any(isinstance(pixels_or_reason(data, index, preprocess, reduced=False), Tensor) for index in indices)
 

@@ -1,4 +1,4 @@
-"""What all sources share: their result, and how one image is read.
+"""Common parts of all sources: their result, and the reading of one image.
 
 A source has `batches(indices)`: for each list of indices, in order, the images that could be read. A source that works
 ahead does so across the ends of epochs. Closing the generator stops its processes and threads.
