@@ -345,7 +345,7 @@ class TestDrawnSplit:
 
 
 @needs_shared
-class TestSharedSets:
+class TestSharedDatasets:
     @pytest.mark.parametrize(
         ("name", "counts"),
         [
