@@ -23,7 +23,7 @@ def test_unreadable_file_raises_in_one_line(tmp_path, name):
         open_image(tmp_path / name)
     message = str(error.value)
     assert "\n" not in message
-    for part in (str(tmp_path / name), reason.get(name, ""), "take it out"):
+    for part in (str(tmp_path / name), reason.get(name, ""), "replace the file"):
         assert part in message
     with pytest.raises(DataError, match=name):
         Captions([tmp_path / name], [["one"]])[0]
