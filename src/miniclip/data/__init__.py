@@ -10,7 +10,8 @@ from miniclip.data.formats.webdataset import WebDataset
 from miniclip.data.opening import open_data
 from miniclip.data.shapes import Shapes
 from miniclip.data.tools.contact_sheet import contact_sheet
-from miniclip.data.tools.inspection import Inspection, inspect
+from miniclip.data.tools.inspection import inspect
+from miniclip.data.tools.report import Inspection
 
 __all__ = [
     "CacheOptions",

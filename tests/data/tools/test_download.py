@@ -1,4 +1,4 @@
-"""Getting the well-known sets: what is said of them, and fetching, against a Hub on this machine."""
+"""Well-known datasets: their instructions, and downloads from a Hub server on this machine."""
 
 import io
 import shutil
@@ -11,8 +11,8 @@ from PIL import Image
 
 from miniclip import DataError, cli
 from miniclip.data import open_data
-from miniclip.data.tools import download as getting
-from miniclip.data.tools.download import SETS, describe, get, known
+from miniclip.data.tools.download import TEMPORARY_FOLDER, download
+from miniclip.data.tools.known_datasets import KNOWN_DATASETS, instructions, known_dataset
 from miniclip.errors import CheckpointError
 
 REPO = "datasets/org/flickr"
@@ -25,7 +25,7 @@ def _no_waiting(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
-def picture(number):
+def encoded_image(number):
     file = io.BytesIO()
     Image.new("RGB", (4, 4), (number, 0, 0)).save(file, "PNG")
     return file.getvalue()
@@ -35,23 +35,23 @@ def archive(names, folder="flickr30k-images/"):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as packed:
         for number, name in enumerate(names):
-            packed.writestr(f"{folder}{name}", picture(number))
+            packed.writestr(f"{folder}{name}", encoded_image(number))
         packed.writestr("__MACOSX/._x", b"")
     return file.getvalue()
 
 
 def table():
     splits = ["test"] + ["train"] * 19
-    rows = [f'"[""a dog"", ""picture {k}""]","[0, 1]",{splits[k]},{name},{k}' for k, name in enumerate(NAMES)]
+    rows = [f'"[""a dog"", ""image {k}""]","[0, 1]",{splits[k]},{name},{k}' for k, name in enumerate(NAMES)]
     return "\n".join(["raw,sentids,split,filename,img_id", *rows]).encode()
 
 
 @pytest.fixture
 def server(hub_server, monkeypatch):
-    """A Hub with a small set in the form of Flickr30k's copy."""
-    hub_server.repos[REPO] = {CSV: table(), ZIP: archive(NAMES), "README.md": b"# a set"}
-    small = SETS["flickr30k"]._replace(repo="org/flickr", revision="main", gigabytes=1e-6)
-    monkeypatch.setitem(SETS, "flickr30k", small)
+    """A Hub server with a small dataset in the layout of Flickr30k's copy."""
+    hub_server.repos[REPO] = {CSV: table(), ZIP: archive(NAMES), "README.md": b"# a dataset"}
+    small = KNOWN_DATASETS["flickr30k"]._replace(repo="org/flickr", revision="main", gigabytes=1e-6)
+    monkeypatch.setitem(KNOWN_DATASETS, "flickr30k", small)
     return hub_server
 
 
@@ -66,48 +66,48 @@ def names(folder):
 def whole(folder):
     data = open_data(folder, "all")
     assert len(data) == 20
-    assert data.captions[7] == ["a dog", "picture 7"]
+    assert data.captions[7] == ["a dog", "image 7"]
     assert data[7][0].getpixel((0, 0)) == (7, 0, 0)
     assert names(folder) == ["flickr30k-images", CSV]
     return True
 
 
 def quiet(folder, name="flickr30k"):
-    return get(name, folder, agree=True, say=lambda _: None)
+    return download(name, folder, agree=True, log=lambda _: None)
 
 
-def test_fetched_unpacked_and_read(server, tmp_path):
-    folder = quiet(tmp_path / "my sets" / "ü")
+def test_download_unpack_and_read(server, tmp_path):
+    folder = quiet(tmp_path / "my datasets" / "ü")
     assert whole(folder)
     assert len(open_data(folder, "test")) == 1
 
 
-def test_what_is_there_is_not_fetched_again(server, tmp_path):
+def test_existing_files_are_not_downloaded_again(server, tmp_path):
     quiet(tmp_path)
     server.requests.clear()
-    said = []
-    get("flickr30k", tmp_path, agree=True, say=said.append)
+    messages = []
+    download("flickr30k", tmp_path, agree=True, log=messages.append)
     assert server.requests == []
-    assert "already" in said[0]
+    assert "already" in messages[0]
     shutil.rmtree(tmp_path / "flickr30k-images")
-    (tmp_path / CSV).write_bytes(table() + b"\n")  # the user's own: it stays
+    (tmp_path / CSV).write_bytes(table() + b"\n")  # changed by the user
     quiet(tmp_path)
     assert (tmp_path / CSV).read_bytes() == table() + b"\n"
     assert len(downloads(server)) == 1
 
 
-def test_a_download_that_breaks_off_goes_on(server, tmp_path, monkeypatch):
+def test_an_interrupted_download_is_resumed(server, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)
     server.cut[ZIP] = 1_000
     try:
         quiet(tmp_path)
-    except ConnectionError:  # huggingface_hub 1.0 goes on in the next call only
+    except ConnectionError:  # huggingface_hub 1.0 resumes only in the next call
         quiet(tmp_path)
     assert whole(tmp_path)
     assert server.ranges[-1] == "bytes=1000-"
 
 
-def test_a_network_that_goes_and_comes_back(server, tmp_path, monkeypatch):
+def test_a_download_after_a_network_failure(server, tmp_path, monkeypatch):
     server.error = 503
     with pytest.raises(ConnectionError, match="503"):
         quiet(tmp_path)
@@ -115,11 +115,11 @@ def test_a_network_that_goes_and_comes_back(server, tmp_path, monkeypatch):
     assert whole(quiet(tmp_path))
 
 
-def test_the_first_file_is_kept_when_the_second_fails(server, tmp_path):
+def test_the_first_file_is_kept_if_the_second_fails(server, tmp_path):
     server.forged[ZIP] = b"x" * len(server.repos[REPO][ZIP])
     with pytest.raises(CheckpointError, match="damaged during the download: its SHA-256 is"):
         quiet(tmp_path)
-    assert names(tmp_path) == [getting.HIDDEN]
+    assert names(tmp_path) == [TEMPORARY_FOLDER]
     server.forged.clear()
     server.requests.clear()
     assert whole(quiet(tmp_path))
@@ -130,17 +130,17 @@ def test_offline(server, tmp_path):
     server.close()
     with pytest.raises(ConnectionError, match="cannot be reached"):
         quiet(tmp_path)
-    assert names(tmp_path) in ([], [getting.HIDDEN])
+    assert names(tmp_path) in ([], [TEMPORARY_FOLDER])
 
 
-def test_an_archive_that_is_none(server, tmp_path):
-    server.repos[REPO][ZIP] = b"no zip"
+def test_a_damaged_archive_is_refused(server, tmp_path):
+    server.repos[REPO][ZIP] = b"not a zip"
     with pytest.raises(DataError, match="cannot be unpacked"):
         quiet(tmp_path)
-    assert names(tmp_path) == [getting.HIDDEN, CSV]
+    assert names(tmp_path) == [TEMPORARY_FOLDER, CSV]
 
 
-def test_names_that_climb_out_of_an_archive(server, tmp_path):
+def test_archive_names_stay_inside_the_folder(server, tmp_path):
     server.repos[REPO][ZIP] = archive([*NAMES, "../../../out.jpg", "/etc/out.jpg"])
     quiet(tmp_path / "a" / "b")
     assert not list(tmp_path.glob("*.jpg"))
@@ -154,15 +154,15 @@ def test_an_archive_without_a_folder(server, tmp_path):
     assert len(open_data(tmp_path, "all")) == 20
 
 
-def test_no_space(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(SETS, "flickr30k", SETS["flickr30k"]._replace(gigabytes=1e9))
-    with pytest.raises(OSError, match=r"GB are free there, and 2000000000\.0 needed"):
+def test_a_disk_that_is_too_small(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(KNOWN_DATASETS, "flickr30k", KNOWN_DATASETS["flickr30k"]._replace(gigabytes=1e9))
+    with pytest.raises(OSError, match=r"GB free, expected 2000000000\.0"):
         quiet(tmp_path / "new")
     assert server.requests == []
     assert not (tmp_path / "new").exists()
 
 
-def test_a_disk_that_fills_up(server, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_during_unpacking(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up(server, tmp_path, monkeypatch):
         patch.setattr(zipfile.ZipFile, "extractall", full)
         with pytest.raises(OSError, match="No space left"):
             quiet(tmp_path)
-    assert names(tmp_path) == [getting.HIDDEN, CSV]
+    assert names(tmp_path) == [TEMPORARY_FOLDER, CSV]
     server.requests.clear()
     assert whole(quiet(tmp_path))
     assert downloads(server) == []
@@ -186,14 +186,16 @@ def test_parquet_files_by_their_pattern(hub_server, tmp_path, monkeypatch):
     files = {"README.md": b"x"}
     for split, count in (("train", 3), ("test", 1)):
         rows = {
-            "image": [{"bytes": picture(k), "path": f"{k}.jpg"} for k in range(count)],
+            "image": [{"bytes": encoded_image(k), "path": f"{k}.jpg"} for k in range(count)],
             **{f"caption_{n}": [f"{split} {k} {n}" for k in range(count)] for n in range(2)},
         }
         file = io.BytesIO()
         parquet.write_table(arrow.table(rows), file)
         files[f"data/{split}-00000-of-00001-aa.parquet"] = file.getvalue()
     hub_server.repos["datasets/org/flickr"] = files
-    monkeypatch.setitem(SETS, "flickr8k", SETS["flickr8k"]._replace(repo="org/flickr", gigabytes=1e-6))
+    monkeypatch.setitem(
+        KNOWN_DATASETS, "flickr8k", KNOWN_DATASETS["flickr8k"]._replace(repo="org/flickr", gigabytes=1e-6)
+    )
     data = open_data(quiet(tmp_path, "flickr8k"), "test")
     assert data.captions == [["test 0 0", "test 0 1"]]
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted(name[5:] for name in files if "/" in name)
@@ -202,44 +204,44 @@ def test_parquet_files_by_their_pattern(hub_server, tmp_path, monkeypatch):
     assert downloads(hub_server) == []
 
 
-def test_nothing_is_fetched_without_a_word(server, tmp_path):
-    with pytest.raises(ValueError, match=r"nothing was fetched: flickr30k has terms.*non-commercial"):
-        get("flickr30k", tmp_path / "new")
+def test_nothing_is_downloaded_without_agree(server, tmp_path):
+    with pytest.raises(ValueError, match=r"nothing was downloaded: flickr30k has terms.*non-commercial"):
+        download("flickr30k", tmp_path / "new")
     assert server.requests == []
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_in_the_folder_s_place(server, tmp_path):
+def test_a_file_instead_of_a_folder(server, tmp_path):
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(FileExistsError, match="is a file; give a folder"):
         quiet(tmp_path / "a")
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_each_says_where_it_is_and_what_it_asks(name):
-    text = describe(name, "my/folder")
+@pytest.mark.parametrize("name", KNOWN_DATASETS)
+def test_instructions_name_page_and_terms(name):
+    text = instructions(name, "my/folder")
     assert "terms: " in text
     assert "https://" in text
     assert "FOLDER" not in text
-    assert bool(known(name).repo) == ("--agree" in text)
+    assert bool(known_dataset(name).repo) == ("--agree" in text)
 
 
-def test_unknown_sets():
-    with pytest.raises(ValueError, match="no set 'flicker30k' is known; did you mean 'flickr30k'"):
-        known("flicker30k")
+def test_an_unknown_dataset_is_refused():
+    with pytest.raises(ValueError, match="no dataset 'flicker30k' is known; did you mean 'flickr30k'"):
+        known_dataset("flicker30k")
 
 
 class TestCommand:
-    def test_lists_and_says(self, capsys):
+    def test_prints_the_list_and_the_instructions(self, capsys):
         assert cli.main(["data", "get"]) == 0
         listed = capsys.readouterr().out
-        assert all(name in listed for name in SETS)
+        assert all(name in listed for name in KNOWN_DATASETS)
         assert cli.main(["data", "get", "coco", "here", "--agree"]) == 0
         assert "curl" in capsys.readouterr().out
         assert cli.main(["data", "get", "flickr30k", "here"]) == 0
         assert "miniclip data get flickr30k here --agree" in capsys.readouterr().out
 
-    def test_fetches(self, server, tmp_path, capsys):
+    def test_downloads(self, server, tmp_path, capsys):
         folder = str(tmp_path / "new")
         assert cli.main(["data", "get", "flickr30k", folder, "--agree"]) == 0
         assert "20 images, 40 captions" in capsys.readouterr().out

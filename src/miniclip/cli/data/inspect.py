@@ -1,4 +1,4 @@
-"""`miniclip data inspect`: what is in a data set, and what is wrong with it."""
+"""`miniclip data inspect`: content and problems of a dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from miniclip.cli.parsing import add_command
 
 EPILOG = """examples:
-  miniclip data inspect photos.csv                   every layout that `miniclip train --data` takes
+  miniclip data inspect photos.csv                   any layout that `miniclip train --data` takes
   miniclip data inspect flickr30k --split train --sheet sheet.png
   miniclip data inspect photos --tokenizer runs/mine/best
 """
@@ -18,62 +18,62 @@ EPILOG = """examples:
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "say what is in a data set and what is wrong with it"
+    text = "print the content and the problems of a dataset"
     inspect = add_command(commands, "inspect", inspect_command, text, EPILOG)
-    inspect.add_argument("data", metavar="PATH", help="a folder, a table, tars, a packed set, or shapes")
-    inspect.add_argument("--split", help="train, val, test or all (default: all, where the set has that)")
-    inspect.add_argument("--sheet", metavar="FILE.png", help="draw some pictures with their captions there")
+    inspect.add_argument("data", metavar="PATH", help="a folder, a table, tars, a cache, or shapes")
+    inspect.add_argument("--split", help="train, val, test or all (default: all, or train if there is no all)")
+    inspect.add_argument("--sheet", metavar="FILE.png", help="draw some images with their captions into this file")
     inspect.add_argument(
         "--tokenizer",
         metavar="PATH",
-        help="count tokens with this one: a tokenizer.json, or a checkpoint directory (default: learn one, as train)",
+        help="count tokens with this tokenizer.json or checkpoint directory (default: learn one, as train does)",
     )
-    inspect.add_argument("--at-most", type=int, default=20, metavar="N", help="lines of each list (default 20)")
+    inspect.add_argument("--max-lines", type=int, default=20, metavar="N", help="lines of each list (default 20)")
 
 
-def inspect_command(data: str, split: str | None, sheet: str | None, tokenizer: str | None, at_most: int) -> None:
-    """`miniclip data inspect`."""
+def inspect_command(data: str, split: str | None, sheet: str | None, tokenizer: str | None, max_lines: int) -> None:
+    """Run `miniclip data inspect`."""
     from miniclip.data import inspect
     from miniclip.data.tools.contact_sheet import contact_sheet
     from miniclip.tokenizer.loading import load_tokenizer
 
     if sheet is not None:
         require_png(Path(sheet))
-    if at_most < 1:
-        raise ValueError(f"--at-most is {at_most}; expected 1 or more")
+    if max_lines < 1:
+        raise ValueError(f"--max-lines is {max_lines}; expected 1 or more")
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # all that is left out is listed below
-        pairs, split = opened(data, split)
-        found = inspect(pairs, tokenizer=loaded, progress=sys.stderr.isatty())
+        warnings.simplefilter("ignore", UserWarning)  # the report lists everything that is skipped
+        dataset, split = open_split(data, split)
+        inspection = inspect(dataset, tokenizer=loaded, progress=sys.stderr.isatty())
     print(f"{data}, {split}")
-    print(found.report(at_most))
+    print(inspection.report(max_lines))
     if sheet is not None:
-        contact_sheet(pairs, sheet, indices=found.readable)
+        contact_sheet(dataset, sheet, indices=inspection.readable)
         print(f"contact sheet: {sheet}")
 
 
-def opened(data: str, split: str | None) -> tuple[Any, str]:
-    """The set, with whatever of it can be read, and which split of it."""
+def open_split(data: str, split: str | None) -> tuple[Any, str]:
+    """Open a dataset without what cannot be read; return it and the name of its split."""
     from miniclip.data import open_data
 
-    rule: dict[str, Any] = {"on_error": "skip", "max_skip_fraction": 1.0}
+    options: dict[str, Any] = {"on_error": "skip", "max_skip_fraction": 1.0}
     if split is not None:
-        return open_data(data, split, **rule), split
+        return open_data(data, split, **options), split
     try:
-        return open_data(data, "all", **rule), "all"
+        return open_data(data, "all", **options), "all"
     except ValueError as error:
-        if type(error) is not ValueError:  # DataError is one, too
+        if type(error) is not ValueError:  # DataError is a ValueError
             raise
-        return open_data(data, "train", **rule), "train"
+        return open_data(data, "train", **options), "train"
 
 
 def require_png(path: Path) -> None:
-    """Say before minutes of work that the sheet could not be written.
+    """Check that the sheet can be written, before minutes of work.
 
     Raises:
-        ValueError: it is called as no PNG is.
-        FileNotFoundError: its folder is not there.
+        ValueError: the file's suffix is not .png, or the path is a folder.
+        FileNotFoundError: the file's folder does not exist.
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"--sheet {path}: the sheet is a PNG; call it {path.with_suffix('.png')}")

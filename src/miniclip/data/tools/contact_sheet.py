@@ -1,4 +1,4 @@
-"""A contact sheet: some pictures of a data set, each with its first caption below, in one PNG."""
+"""Contact sheet: some images of a dataset, each with its first caption below, in one PNG."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from miniclip.data.dataset import ImageCaptionDataset, image_of
 from miniclip.utils.atomic import write_atomically
 
-SIDE, GAP, LINES, TEXT = 176, 12, 4, 13  # pixels: of a picture's box, between boxes; lines of a caption, its letters
-GROUND, INK, BOX = "white", (30, 30, 30), (236, 236, 236)
+IMAGE_SIDE, GAP, FONT_SIZE = 176, 12, 13  # pixels
+MAX_CAPTION_LINES = 4
+LINE_HEIGHT = FONT_SIZE + 4
+BACKGROUND, TEXT_COLOR, BOX_COLOR = "white", (30, 30, 30), (236, 236, 236)
 
 
 def contact_sheet(
@@ -22,74 +24,89 @@ def contact_sheet(
     count: int = 30,
     columns: int = 6,
 ) -> None:
-    """Draw pictures from all over a data set, at equal distances, into a PNG; written atomically.
+    """Draw evenly spaced images of a dataset into a PNG, which is written atomically.
 
     Args:
-        data: pictures with captions.
+        data: images with captions.
         path: the PNG.
-        indices: of the pictures to choose from; None: all.
-        count: how many to draw at most.
-        columns: of the sheet.
+        indices: images to choose from; None: all.
+        count: greatest number of images.
+        columns: greatest number of columns.
 
     Raises:
-        ValueError: there is none to draw.
-        DataError: a picture cannot be read.
+        ValueError: there is no image to draw.
+        DataError: an image cannot be read.
     """
-    known = range(len(data)) if indices is None else indices
-    if not known:
-        raise ValueError("no picture can be read: there is no sheet to draw")
-    count = min(count, len(known))
-    chosen = [known[k * len(known) // count] for k in range(count)]
+    indices = range(len(data)) if indices is None else indices
+    if not indices:
+        raise ValueError("no image can be read: there is no contact sheet to draw")
+    count = min(count, len(indices))
+    chosen = [indices[k * len(indices) // count] for k in range(count)]
     columns = min(columns, count)
     rows = -(-count // columns)
     font = _font()
-    texts = [wrapped(data.captions[index][0], font) for index in chosen]
-    line = TEXT + 4
-    width, height = SIDE + GAP, SIDE + max(map(len, texts)) * line + 2 * GAP
-    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), GROUND)
-    draw = ImageDraw.Draw(sheet)
-    for place, index in enumerate(chosen):
-        left, top = GAP + place % columns * width, GAP + place // columns * height
-        draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), fill=BOX)
-        picture = _fitted(image_of(data, index, SIDE))
-        sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
-        for number, text in enumerate(texts[place]):
-            draw.text((left, top + SIDE + GAP // 2 + number * line), text, fill=INK, font=font)
+    captions = [wrapped(data.captions[index][0], font) for index in chosen]
+    width, height = IMAGE_SIDE + GAP, IMAGE_SIDE + max(map(len, captions)) * LINE_HEIGHT + 2 * GAP
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), BACKGROUND)
+    for position, (index, lines) in enumerate(zip(chosen, captions, strict=True)):
+        corner = GAP + position % columns * width, GAP + position // columns * height
+        _draw_image(sheet, corner, image_of(data, index, IMAGE_SIDE), lines, font)
     write_atomically(Path(path), lambda temporary: sheet.save(temporary, "PNG"))
 
 
-def wrapped(caption: str, font: ImageFont.FreeTypeFont, lines: int = LINES, width: int = SIDE) -> list[str]:
-    """A caption in lines of a width; what does not fit ends in an ellipsis, and words that are too long are broken."""
+def _draw_image(
+    sheet: Image.Image,
+    corner: tuple[int, int],
+    image: Image.Image,
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+) -> None:
+    """Draw an image in its box, and its caption below."""
+    left, top = corner
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((left, top, left + IMAGE_SIDE - 1, top + IMAGE_SIDE - 1), fill=BOX_COLOR)
+    image = _fitted(image)
+    sheet.paste(image, (left + (IMAGE_SIDE - image.width) // 2, top + (IMAGE_SIDE - image.height) // 2))
+    for number, line in enumerate(lines):
+        draw.text((left, top + IMAGE_SIDE + GAP // 2 + number * LINE_HEIGHT), line, fill=TEXT_COLOR, font=font)
+
+
+def wrapped(
+    caption: str, font: ImageFont.FreeTypeFont, max_lines: int = MAX_CAPTION_LINES, width: int = IMAGE_SIDE
+) -> list[str]:
+    """Wrap a caption to lines of a width; long words are broken, and a caption that is too long ends in an ellipsis."""
     words = caption[:1000].split()
-    done: list[str] = []
-    while words and len(done) < lines:
-        text = ""
-        while words and font.getlength(f"{text} {words[0]}".strip()) <= width:
-            text = f"{text} {words.pop(0)}".strip()
-        if not text:
-            kept = _that_fit(words[0], font, width)
-            text, words[0] = words[0][:kept], words[0][kept:]
-        done.append(text)
+    lines: list[str] = []
+    while words and len(lines) < max_lines:
+        line = ""
+        while words and font.getlength(f"{line} {words[0]}".strip()) <= width:
+            line = f"{line} {words.pop(0)}".strip()
+        if not line:
+            length = _fitting_length(words[0], font, width)
+            line, words[0] = words[0][:length], words[0][length:]
+        lines.append(line)
     if words:
-        last = f"{done[-1]}…" if font.getlength(f"{done[-1]}…") <= width else ""
-        done[-1] = last or f"{done[-1][: _that_fit(done[-1], font, width - int(font.getlength('…')) - 1)]}…"
-    return done
+        last = lines[-1]
+        if font.getlength(f"{last}…") > width:
+            last = last[: _fitting_length(last, font, width - int(font.getlength("…")) - 1)]
+        lines[-1] = f"{last}…"
+    return lines
 
 
-def _that_fit(word: str, font: ImageFont.FreeTypeFont, width: int) -> int:
-    """How many letters, one at least."""
+def _fitting_length(word: str, font: ImageFont.FreeTypeFont, width: int) -> int:
+    """Return the number of letters that fit into a width, at least one."""
     return next((k for k in range(1, len(word)) if font.getlength(word[: k + 1]) > width), len(word))
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
-    """In the box as a whole, enlarged at most twice."""
-    scale = min(SIDE / picture.width, SIDE / picture.height, 2.0)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+def _fitted(image: Image.Image) -> Image.Image:
+    """Resize an image to fit its box, enlarged at most twice."""
+    scale = min(IMAGE_SIDE / image.width, IMAGE_SIDE / image.height, 2.0)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: Latin, Greek, Cyrillic, Arabic and Hebrew letters, no CJK."""
+    """Return DejaVu Sans, a part of matplotlib: Latin, Greek, Cyrillic, Arabic and Hebrew letters, no CJK."""
     import matplotlib
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), TEXT)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT_SIZE)
