@@ -1,6 +1,6 @@
-"""Other tokenizers than CLIP's against their own contract, open_clip's HFTokenizer and transformers' classes.
+"""Tokenizers of other kinds: their own contract, and the ids of open_clip's HFTokenizer and transformers' classes.
 
-The tokenizers are trained here, on a few sentences: one for each kind that CLIP-like models took theirs from.
+The tests train one small tokenizer of each kind that CLIP-like models use.
 """
 
 import copy
@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniclip.errors import CheckpointError
+from miniclip.tokenizer import cleaning, normalizers
 from miniclip.tokenizer import library as module
 from miniclip.tokenizer.library import LibraryTokenizer
 
@@ -55,7 +56,7 @@ words = st.sampled_from(
 any_text = st.lists(words | st.characters(exclude_categories=("Cs",)), max_size=12).map("".join)
 
 
-# Tokenizers to compare, each a directory as transformers writes it
+# Tokenizers to compare, in directories that transformers writes
 
 CORPUS = [
     "a photo of a red dog", "two dogs share a ball, and run", "the cat sits on a mat in the kitchen",
@@ -64,7 +65,7 @@ CORPUS = [
 
 
 def pieces(specials: list[str]) -> list[tuple[str, float]]:
-    """A vocabulary of Unigram's kind, as sentencepiece makes it."""
+    """Return a Unigram vocabulary with scores, as in sentencepiece."""
     trained = tokenizers.Tokenizer(tokenizers.models.Unigram())
     trained.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     trainer = tokenizers.trainers.UnigramTrainer(
@@ -85,7 +86,7 @@ def word_pieces() -> dict[str, int]:
 
 
 def byte_fallback() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A vocabulary and merges of Gemma's kind: spaces are ▁, unknown characters become their bytes."""
+    """Return a vocabulary and merges of Gemma's kind: spaces are ▁, unknown characters become bytes."""
     trained = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     trained.normalizer = tokenizers.normalizers.Replace(" ", "▁")
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -99,7 +100,7 @@ def byte_fallback() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     transformers = pytest.importorskip("transformers")
     vocab, merges = byte_fallback()
-    made = {
+    by_kind = {
         "t5": transformers.T5Tokenizer(vocab=pieces(["<pad>", "</s>", "<unk>"]), extra_ids=0),
         "xlm": transformers.XLMRobertaTokenizer(vocab=pieces(["<s>", "<pad>", "</s>", "<unk>"])),
         "bert": transformers.BertTokenizer(vocab=word_pieces()),
@@ -108,9 +109,9 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "left": transformers.GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True),
     }
     root = tmp_path_factory.mktemp("kinds")
-    for name, tokenizer in made.items():
+    for name, tokenizer in by_kind.items():
         tokenizer.save_pretrained(root / name)
-    return {name: root / name for name in made}
+    return {name: root / name for name in by_kind}
 
 
 KINDS = ["t5", "xlm", "bert", "cased", "siglip2", "left"]
@@ -144,15 +145,15 @@ def test_open_clip_agrees(kinds: dict[str, Path], kind: str, clean: str):
 
 
 def assert_transformers_agrees(tokenizer: LibraryTokenizer, peer) -> None:
-    def theirs(texts: list[str]) -> list[list[int]]:
+    def expected(texts: list[str]) -> list[list[int]]:
         return peer(texts, padding="max_length", truncation=True, max_length=16).input_ids
 
-    assert rows(tokenizer, TEXTS) == theirs(TEXTS)
+    assert rows(tokenizer, TEXTS) == expected(TEXTS)
 
     @given(any_text)
     @FUZZ
     def check(text: str) -> None:
-        assert rows(tokenizer, [text]) == theirs([text])
+        assert rows(tokenizer, [text]) == expected([text])
 
     check()
 
@@ -170,7 +171,7 @@ def test_transformers_agrees(kinds: dict[str, Path], kind: str):
 
 
 def edit(source: Path, target: Path, config: dict[str, object], **parts: object) -> Path:
-    """A copy of a tokenizer's directory with another configuration, and other parts of tokenizer.json."""
+    """Copy a tokenizer with another configuration and other parts of tokenizer.json."""
     data = json.loads((source / "tokenizer.json").read_text(encoding="utf-8")) | parts
     target.mkdir(exist_ok=True)
     (target / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
@@ -179,7 +180,7 @@ def edit(source: Path, target: Path, config: dict[str, object], **parts: object)
 
 
 @pytest.mark.peer
-def test_siglip_2_lowercases_whatever_the_file_says(kinds: dict[str, Path], tmp_path: Path):
+def test_siglip_2_lowercases_for_any_file(kinds: dict[str, Path], tmp_path: Path):
     names = {"eos_token": "<eos>", "bos_token": "<bos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     config = {"tokenizer_class": "Siglip2Tokenizer", "padding_side": "right", **names}
     bare = {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}}
@@ -187,24 +188,24 @@ def test_siglip_2_lowercases_whatever_the_file_says(kinds: dict[str, Path], tmp_
     tokenizer = LibraryTokenizer.load(directory)
     assert_transformers_agrees(tokenizer, pytest.importorskip("transformers").AutoTokenizer.from_pretrained(directory))
     assert tokenizer.encode("A PHOTO") == tokenizer.encode("a photo")
-    for said in ({"processor_class": "SiglipProcessor"}, {"do_lower_case": True}):
-        edit(kinds["siglip2"], tmp_path, {"tokenizer_class": "GemmaTokenizerFast", **said}, **bare)
+    for setting in ({"processor_class": "SiglipProcessor"}, {"do_lower_case": True}):
+        edit(kinds["siglip2"], tmp_path, {"tokenizer_class": "GemmaTokenizerFast", **setting}, **bare)
         assert LibraryTokenizer.load(tmp_path).encode("A PHOTO") == tokenizer.encode("a photo")
     edit(kinds["siglip2"], tmp_path, {"tokenizer_class": "GemmaTokenizerFast"}, **bare)
     assert LibraryTokenizer.load(tmp_path).encode("A PHOTO") != tokenizer.encode("a photo")
 
 
 def siglip_canonical(text: str) -> str:
-    """Lower case, no punctuation, single spaces: big_vision's rule, as transformers has it for SigLIP."""
-    kept = "".join(c for c in text.replace("▁", " ").lower() if c not in string.punctuation)
-    return " ".join(kept.split())
+    """Lowercase, remove punctuation, collapse spaces: the rule of big_vision that transformers has for SigLIP."""
+    text = "".join(c for c in text.replace("▁", " ").lower() if c not in string.punctuation)
+    return " ".join(text.split())
 
 
 @pytest.mark.peer
 def test_siglip_1_canonicalizes(kinds: dict[str, Path], tmp_path: Path):
     plain = LibraryTokenizer.load(kinds["t5"])
     siglip = LibraryTokenizer.load(edit(kinds["t5"], tmp_path, {"tokenizer_class": "SiglipTokenizer"}))
-    assert (siglip.pad_id, siglip.end_id) == (1, 1)  # </s> does both
+    assert (siglip.pad_id, siglip.end_id) == (1, 1)  # </s> has both roles
 
     @given(any_text.filter(lambda text: not any(name in text for name in ("</s>", "<pad>"))))
     @settings(FUZZ, max_examples=300)
@@ -231,13 +232,13 @@ def test_siglip_1_has_the_ids_of_sentencepiece(tmp_path: Path):
     fast = transformers.T5Tokenizer.from_pretrained(tmp_path, extra_ids=0)
     fast.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     tokenizer = LibraryTokenizer.load(tmp_path)
-    texts = [text for text in TEXTS if "</s>" not in text]  # names of special tokens: other rules
-    theirs = peer(texts, padding="max_length", truncation=True, max_length=16).input_ids
-    assert rows(tokenizer, texts) == theirs
+    texts = [text for text in TEXTS if "</s>" not in text]  # special tokens have other rules
+    expected = peer(texts, padding="max_length", truncation=True, max_length=16).input_ids
+    assert rows(tokenizer, texts) == expected
 
 
 @pytest.mark.peer
-def test_configuration_comes_before_the_file(kinds: dict[str, Path], tmp_path: Path):
+def test_configuration_overrides_the_file(kinds: dict[str, Path], tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     names = {"pad_token": "[unused0]", "sep_token": "[SEP]", "cls_token": "[CLS]", "unk_token": "[UNK]"}
     config = {"tokenizer_class": "BertTokenizerFast", "do_lower_case": False, "strip_accents": True, **names}
@@ -249,21 +250,21 @@ def test_configuration_comes_before_the_file(kinds: dict[str, Path], tmp_path: P
     tokenizer = LibraryTokenizer.load(tmp_path)
     assert (tokenizer.pad_id, tokenizer.pad_left) == (1, True)
     assert_transformers_agrees(tokenizer, transformers.AutoTokenizer.from_pretrained(tmp_path))
-    assert tokenizer.encode("a [MASK]")[-1] == 5  # special by the configuration alone
+    assert tokenizer.encode("a [MASK]")[-1] == 5  # special only in the configuration
 
 
-# One file says it all
+# The saved file is complete
 
 
 def is_plain(text: str) -> bool:
-    """Whether open_clip's mending does nothing to a text."""
-    return module.mend(text) == text
+    """Return True if ftfy and html do not change a text."""
+    return cleaning.fix_text(text) == text
 
 
 @pytest.mark.peer
 @pytest.mark.parametrize("clean", [None, "whitespace", "lower", "canonicalize"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_loaded_again(kinds: dict[str, Path], kind: str, clean: str | None, tmp_path: Path):
+def test_save_then_load(kinds: dict[str, Path], kind: str, clean: str | None, tmp_path: Path):
     strip = kind in ("xlm", "bert")
     tokenizer = LibraryTokenizer.load(kinds[kind], clean=clean, strip_sep_token=strip)
     tokenizer.save(tmp_path / "new" / "place")
@@ -275,13 +276,13 @@ def test_saved_and_loaded_again(kinds: dict[str, Path], kind: str, clean: str | 
     assert (tokenizer.end_id is None) == strip
     again.save(tmp_path / "twice.json")
     assert (tmp_path / "twice.json").read_bytes() == saved.read_bytes()
-    # Written into a directory with the old configuration, the file says the same.
+    # The old configuration beside the file changes nothing.
     (tmp_path / "new" / "place" / "tokenizer_config.json").write_bytes(
         (kinds[kind] / "tokenizer_config.json").read_bytes()
     )
     assert rows(LibraryTokenizer.load(saved), TEXTS) == rows(tokenizer, TEXTS)
 
-    # The library itself reads the same ids, from any text that ftfy and html leave alone.
+    # The library gives the same ids for texts that ftfy and html do not change.
     peer = tokenizers.Tokenizer.from_file(str(saved))
     known = st.characters(exclude_categories=("Cs", "Cn", "Co"))
     plain = st.lists(st.sampled_from([*"aAbB_!.;\n\tΣ ", "dog", "Photo", "\u3000"]) | known, max_size=12).map("".join)
@@ -293,12 +294,12 @@ def test_saved_and_loaded_again(kinds: dict[str, Path], kind: str, clean: str | 
 
     check()
     batch = [row.ids for row in peer.encode_batch(["a photo", "a photo of a dog"])]
-    assert batch == tokenizer(["a photo", "a photo of a dog"]).tolist()  # padded alike
+    assert batch == tokenizer(["a photo", "a photo of a dog"]).tolist()  # the same padding
 
 
 @pytest.mark.peer
 @pytest.mark.parametrize("kind", KINDS)
-def test_transformers_reads_what_we_write(kinds: dict[str, Path], kind: str, tmp_path: Path):
+def test_transformers_reads_the_saved_file(kinds: dict[str, Path], kind: str, tmp_path: Path):
     tokenizer = LibraryTokenizer.load(kinds[kind], clean="canonicalize", strip_sep_token=kind in ("xlm", "bert"))
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
@@ -308,9 +309,9 @@ def test_transformers_reads_what_we_write(kinds: dict[str, Path], kind: str, tmp
 
 
 def test_no_cleaning_is_the_beginning_of_another():
-    for name, own in module.CLEANING.items():
-        for other, longer in module.CLEANING.items():
-            assert name == other or longer[: len(own)] != own
+    for name, rows in normalizers.OPEN_CLIP_NORMALIZERS.items():
+        for other, longer in normalizers.OPEN_CLIP_NORMALIZERS.items():
+            assert name == other or longer[: len(rows)] != rows
 
 
 def normalizer(steps: list[dict]):
@@ -323,34 +324,36 @@ def normalizer(steps: list[dict]):
     ("clean", "normal"),
     [("whitespace", "<b> 'it's' & _A_"), ("lower", "<b> 'it's' & _a_"), ("canonicalize", "b its a")],
 )
-def test_rows_clean_as_python_does(clean: str, normal: str, monkeypatch: pytest.MonkeyPatch):
-    assert normalizer(module.CLEANING[clean]).normalize_str("&lt;b&gt; ‘it’s’ &amp;amp; _A_ ") == normal
-    # But for the mending they are the same, on every code point that this Python knows.
-    monkeypatch.setattr(module, "mend", lambda text: text)
-    ours = normalizer(module.CLEANING[clean][len(module._MEND) :])
-    known = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
-    for start in range(0, len(known), 200):
-        text = "".join(f" a{c}B {c}'{c}1{c}" for c in known[start : start + 200])
-        assert ours.normalize_str(text) == module.CLEANERS[clean](text)
+def test_normalizers_clean_as_python_does(clean: str, normal: str, monkeypatch: pytest.MonkeyPatch):
+    assert (
+        normalizer(normalizers.OPEN_CLIP_NORMALIZERS[clean]).normalize_str("&lt;b&gt; ‘it’s’ &amp;amp; _A_ ") == normal
+    )
+    # Without fix_text, they agree on every code point that this Python has assigned.
+    monkeypatch.setattr(cleaning, "fix_text", lambda text: text)
+    rows = normalizer(normalizers.OPEN_CLIP_NORMALIZERS[clean][len(normalizers.FIX_AND_NFC) :])
+    assigned = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
+    for start in range(0, len(assigned), 200):
+        text = "".join(f" a{c}B {c}'{c}1{c}" for c in assigned[start : start + 200])
+        assert rows.normalize_str(text) == cleaning.OPEN_CLIP_CLEANERS[clean](text)
 
 
-# Contract, on one small tokenizer: no file but tokenizer.json
+# Contract, on one small tokenizer that has only a tokenizer.json
 
 
 @pytest.fixture(scope="session")
 def bert() -> dict:
-    """The content of a tokenizer.json of BERT's kind."""
+    """Content of a tokenizer.json of BERT's kind."""
     vocab = word_pieces()
-    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
-    made.normalizer = tokenizers.normalizers.BertNormalizer()
-    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    made.decoder = tokenizers.decoders.WordPiece()
-    made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    made.post_processor = tokenizers.processors.TemplateProcessing(
+    peer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
+    peer.normalizer = tokenizers.normalizers.BertNormalizer()
+    peer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    peer.decoder = tokenizers.decoders.WordPiece()
+    peer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    peer.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]",
         special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
     )  # fmt: skip
-    return json.loads(made.to_str())
+    return json.loads(peer.to_str())
 
 
 @pytest.fixture
@@ -381,7 +384,7 @@ def test_padding_on_the_left(bert: dict):
     assert short == [0] * (len(long) - len(plain)) + plain
 
 
-def test_cutting_warns_once_and_counts(tokenizer: LibraryTokenizer):
+def test_cut_captions_warn_once_and_are_counted(tokenizer: LibraryTokenizer):
     with pytest.warns(UserWarning, match=r"a caption of 42 tokens.* context_length=16") as caught:
         batch = tokenizer(["dog " * 40, "a dog", "dog " * 15, "dog " * 14], 16)
     assert len(caught) == 1
@@ -400,14 +403,14 @@ def test_the_separator_is_stripped(bert: dict, tmp_path: Path):
     stripped, plain = LibraryTokenizer(bert, strip_sep_token=True), LibraryTokenizer(bert)
     assert stripped.end_id is None
     for text in ("a dog", "a [SEP] dog", "dog " * 40):
-        want = [0 if index == 4 else index for index in rows(plain, [text])[0]]
-        assert rows(stripped, [text]) == [want]
-        assert 4 not in want
+        expected = [0 if index == 4 else index for index in rows(plain, [text])[0]]
+        assert rows(stripped, [text]) == [expected]
+        assert 4 not in expected
     stripped.save(tmp_path)
     again = LibraryTokenizer.load(tmp_path)
     assert again.encode("a [SEP] dog") == stripped.encode("a [SEP] dog")
     assert (again.end_id, again.after) == (None, (0,))
-    with pytest.raises(ValueError, match="name it by sep_token="):
+    with pytest.raises(ValueError, match="pass sep_token="):
         LibraryTokenizer({**bert, "post_processor": None}, strip_sep_token=True)
     unframed = LibraryTokenizer(
         {**bert, "post_processor": None}, strip_sep_token=True, sep_token="[MASK]", eos_token="[SEP]"
@@ -419,7 +422,7 @@ def test_decode_and_normalize(bert: dict, tokenizer: LibraryTokenizer):
     row = tokenizer(["A  dog!", "a photo of a red dog"])[0]
     assert tokenizer.decode(row) == tokenizer.normalize("A  dog!") == "a dog"  # "!" is not in the vocabulary
     assert tokenizer.decode([]) == tokenizer.decode([3, 4]) == ""
-    unmarked = LibraryTokenizer({**bert, "added_tokens": []})  # no token is called special
+    unmarked = LibraryTokenizer({**bert, "added_tokens": []})  # no token is marked as special
     assert unmarked.decode(unmarked(["a dog", "a photo of a dog"])[0]) == "a dog"
     for wrong in (-1, tokenizer.vocab_size, 10**9):
         with pytest.raises(ValueError, match=f"id {wrong} is not in the vocabulary"):
@@ -435,13 +438,13 @@ def test_lone_surrogates(bert: dict):
 
 def test_pickle_and_deepcopy(bert: dict):
     tokenizer = LibraryTokenizer(bert, clean="lower", strip_sep_token=True)
-    want = rows(tokenizer, TEXTS)
-    for twin in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
-        assert rows(twin, TEXTS) == want
+    expected = rows(tokenizer, TEXTS)
+    for loaded in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
+        assert rows(loaded, TEXTS) == expected
         assert (
-            repr(twin)
+            repr(loaded)
             == repr(tokenizer)
-            == f"LibraryTokenizer(WordPiece, vocab_size={twin.vocab_size}, end_id=None, clean='lower')"
+            == f"LibraryTokenizer(WordPiece, vocab_size={loaded.vocab_size}, end_id=None, clean='lower')"
         )
 
 
@@ -455,7 +458,7 @@ def test_wrong_texts(tokenizer: LibraryTokenizer):
         tokenizer.encode(b"a")
 
 
-# What frames a row, pads it and ends it
+# Tokens that begin, end and pad a row
 
 
 def template(single: list, tokens: dict[str, int]) -> dict:
@@ -486,12 +489,12 @@ ROBERTA = {
         ({"type": "BertProcessing", "sep": ["[SEP]", 4], "cls": ["[CLS]", 3]}, (3,), (4,), 4),
         (template(["$A", "[SEP]"], {"[SEP]": 4}), (), (4,), 4),
         (template(["[CLS]", "$A"], {"[CLS]": 3}), (3,), (), None),
-        (template(["$A", "[SEP]", "[CLS]"], {"[SEP]": 4, "[CLS]": 3}), (), (4, 3), 4),  # as NLLB's: then the language
+        (template(["$A", "[SEP]", "[CLS]"], {"[SEP]": 4, "[CLS]": 3}), (), (4, 3), 4),  # as in NLLB
         ({"type": "Sequence", "processors": [OFFSETS, ROBERTA]}, (3,), (4,), 4),
         ({"type": "Sequence", "processors": [ROBERTA, template(["$A", "[MASK]"], {"[MASK]": 5})]}, (3,), (4, 5), 4),
     ],
 )  # fmt: skip
-def test_what_frames_a_row(bert: dict, tmp_path: Path, processor, before, after, end):
+def test_tokens_around_a_row(bert: dict, tmp_path: Path, processor, before, after, end):
     data = {**bert, "post_processor": processor}
     tokenizer = LibraryTokenizer(data, pad_token="[PAD]")
     assert (tokenizer.before, tokenizer.after, tokenizer.end_id) == (before, after, end)
@@ -503,23 +506,23 @@ def test_what_frames_a_row(bert: dict, tmp_path: Path, processor, before, after,
     assert (again.before, again.after, again.end_id) == (before, after, end)
 
 
-def test_which_token_ends_a_caption(bert: dict, tmp_path: Path):
+def test_end_token(bert: dict, tmp_path: Path):
     assert LibraryTokenizer(bert).end_id == 4
     assert LibraryTokenizer(bert, {"eos_token": {"content": "[MASK]", "lstrip": False}}).end_id == 5
     assert LibraryTokenizer(bert, {"eos_token": "</s>"}).end_id == 4  # not in the vocabulary
-    told = LibraryTokenizer(bert, {"eos_token": "[CLS]"}, eos_token="[MASK]")
-    assert told.end_id == 5
+    tokenizer = LibraryTokenizer(bert, {"eos_token": "[CLS]"}, eos_token="[MASK]")
+    assert tokenizer.end_id == 5
     for data in (bert, {**bert, "post_processor": None}):
-        told = LibraryTokenizer(data, eos_token="[MASK]")
-        told.save(tmp_path)
+        tokenizer = LibraryTokenizer(data, eos_token="[MASK]")
+        tokenizer.save(tmp_path)
         again = LibraryTokenizer.load(tmp_path)
         assert again.end_id == 5
-        assert rows(again, TEXTS) == rows(told, TEXTS)
+        assert rows(again, TEXTS) == rows(tokenizer, TEXTS)
     with pytest.raises(ValueError, match=r"eos_token='</s>' is not in the vocabulary"):
         LibraryTokenizer(bert, eos_token="</s>")
 
 
-def test_which_token_pads(bert: dict):
+def test_padding_token(bert: dict):
     section = {
         "strategy": "BatchLongest",
         "direction": "Left",
@@ -528,7 +531,7 @@ def test_which_token_pads(bert: dict):
         "pad_type_id": 0,
     }
     padded = {**bert, "padding": {**section, "pad_token": "[MASK]"}}
-    unknown = {**bert, "padding": {**section, "pad_token": "gone"}}
+    unknown = {**bert, "padding": {**section, "pad_token": "unknown"}}
     assert LibraryTokenizer(bert).pad_id == 0
     assert LibraryTokenizer(padded).pad_id == LibraryTokenizer(unknown).pad_id == 5
     assert LibraryTokenizer(padded).pad_left
@@ -540,7 +543,7 @@ def test_which_token_pads(bert: dict):
     }
     unpadded = {**bert, "added_tokens": [], "model": {**bert["model"], "vocab": vocab}}
     assert LibraryTokenizer(unpadded).pad_id == 4  # the end token
-    with pytest.raises(CheckpointError, match="name one by pad_token="):
+    with pytest.raises(CheckpointError, match="pass pad_token="):
         LibraryTokenizer({**unpadded, "post_processor": None})
     with pytest.raises(CheckpointError, match="'<pad>' is not in the vocabulary"):
         LibraryTokenizer(bert, {"pad_token": "<pad>"})
@@ -553,11 +556,11 @@ def test_which_token_pads(bert: dict):
 
 def test_wrong_options(bert: dict, tmp_path: Path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(bert), encoding="utf-8")
-    with pytest.raises(ValueError, match="clean='upper' is none of the choices: whitespace, lower, canonicalize"):
+    with pytest.raises(ValueError, match="clean='upper' is not one of the choices: whitespace, lower, canonicalize"):
         LibraryTokenizer.load(tmp_path, clean="upper")
     with pytest.raises(ValueError, match="padding_side='top'"):
         LibraryTokenizer.load(tmp_path, padding_side="top")
-    with pytest.raises(TypeError, match="'language' is no option"):
+    with pytest.raises(TypeError, match="'language' is not an option"):
         LibraryTokenizer.load(tmp_path, language="de")  # type: ignore[call-arg]
 
 
@@ -567,12 +570,12 @@ def test_wrong_options(bert: dict, tmp_path: Path):
         (b"", "damaged"),
         (b"\x80\x81", "damaged"),
         (b'{"model": {', "damaged"),
-        (b"[1, 2]", "no tokenizer.json"),
-        (b"#version: 0.2\na b\n", "no tokenizer.json"),
-        (b'{"version": "1.0"}', "no tokenizer.json"),
+        (b"[1, 2]", "not a tokenizer.json"),
+        (b"#version: 0.2\na b\n", "not a tokenizer.json"),
+        (b'{"version": "1.0"}', "not a tokenizer.json"),
         (b'{"model": 3}', "library cannot read it"),
         (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "truncation": 3}', "damaged"),
-        (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}', "no token pads"),
+        (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}', "there is no padding token"),
     ],
 )
 def test_damaged_files(tmp_path: Path, content: bytes, message: str):
@@ -616,7 +619,7 @@ def test_without_the_library(bert: dict, monkeypatch: pytest.MonkeyPatch):
         LibraryTokenizer(bert)
 
 
-def test_the_library_is_imported_where_it_is_used(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)  # an import of it fails
+def test_the_library_is_imported_lazily(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # makes an import fail
     spec = importlib.util.spec_from_file_location("fresh", module.__file__)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint by what is in its files: CLIP's kind is ours, others are the library's."""
+"""Loading of a checkpoint's tokenizer: `Tokenizer` for CLIP's kind, `LibraryTokenizer` for others."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def clip() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def other() -> dict:
-    """The content of a tokenizer.json of another kind: a word a token, framed by [CLS] and [SEP]."""
+    """Content of a tokenizer.json of another kind: one token per word, between [CLS] and [SEP]."""
     vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "dog", "'"])}
     return {
         "version": "1.0",
@@ -42,7 +42,7 @@ def write_json(file: Path, value: object) -> Path:
 
 
 def write_pair(directory: Path, tokenizer: Tokenizer) -> Path:
-    """vocab.json and merges.txt, as transformers wrote them."""
+    """Write vocab.json and merges.txt in the format of older transformers."""
     lines = ["#version: 0.2", *(" ".join(pair) for pair in tokenizer.merges)]
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -51,7 +51,7 @@ def write_pair(directory: Path, tokenizer: Tokenizer) -> Path:
 
 
 def write_merges(file: Path, tokenizer: Tokenizer) -> Path:
-    """One gzipped file, as OpenAI wrote it."""
+    """Write one gzipped file in OpenAI's format."""
     lines = ['"bpe_simple_vocab_16e6.txt#version: 0.2', *(" ".join(pair) for pair in tokenizer.merges)]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(gzip.compress("\n".join(lines).encode("utf-8")))
@@ -62,10 +62,10 @@ def ids(tokenizer: TextTokenizer) -> list[list[int]]:
     return tokenizer(TEXTS, context_length=200).tolist()
 
 
-# Which kind
+# Kinds
 
 
-def test_clip_is_ours(clip: Tokenizer, tmp_path: Path):
+def test_clip_is_read_by_tokenizer(clip: Tokenizer, tmp_path: Path):
     clip.save(tmp_path / "json")
     pair = write_pair(tmp_path / "pair", clip)
     merges = write_merges(tmp_path / "openai" / "bpe_simple_vocab_16e6.txt.gz", clip)
@@ -77,7 +77,7 @@ def test_clip_is_ours(clip: Tokenizer, tmp_path: Path):
         assert loaded.openai_cleaning == ("openai" in str(path))
 
 
-def test_others_are_the_librarys(other: dict, tmp_path: Path):
+def test_others_are_read_by_library_tokenizer(other: dict, tmp_path: Path):
     pytest.importorskip("tokenizers")
     for path in (write_json(tmp_path / "tokenizer.json", other), tmp_path, str(tmp_path)):
         loaded = load_tokenizer(path)
@@ -87,18 +87,18 @@ def test_others_are_the_librarys(other: dict, tmp_path: Path):
     assert loaded("A 'red' dog!", 7, pad=True).tolist() == [[2, 4, 5, 6, 0, 1, 1]]
 
 
-def test_both_are_text_tokenizers(clip: Tokenizer, other: dict, tmp_path: Path):
+def test_both_kinds_are_text_tokenizers(clip: Tokenizer, other: dict, tmp_path: Path):
     pytest.importorskip("tokenizers")
-    both: list[TextTokenizer] = [clip, LibraryTokenizer(other)]
-    for number, tokenizer in enumerate(both):
+    tokenizers: list[TextTokenizer] = [clip, LibraryTokenizer(other)]
+    for number, tokenizer in enumerate(tokenizers):
         tokenizer.save(tmp_path / str(number))
         assert ids(load_tokenizer(tmp_path / str(number))) == ids(tokenizer)
         assert int(tokenizer(TEXTS).max()) < tokenizer.vocab_size
         assert tokenizer.end_id in tokenizer("a")
 
 
-def test_clip_with_more_tokens_is_the_librarys(clip: Tokenizer, tmp_path: Path):
-    """A tokenizer.json of CLIP's kind that `Tokenizer` would read wrongly: the library reads it as it is."""
+def test_clip_with_added_tokens_is_read_by_library_tokenizer(clip: Tokenizer, tmp_path: Path):
+    """`Tokenizer` has no added tokens."""
     pytest.importorskip("tokenizers")
     clip.save(tmp_path)
     file = tmp_path / "tokenizer.json"
@@ -126,23 +126,23 @@ def test_options_for_clip(clip: Tokenizer, tmp_path: Path):
     for options in ({"clean": "canonicalize"}, {"strip_sep_token": True}, {"eos_token": START}):
         with pytest.raises(ValueError, match="does not fit a tokenizer of CLIP's kind"):
             load_tokenizer(pair, **options)
-    with pytest.raises(TypeError, match="'language' is no option of a tokenizer"):
+    with pytest.raises(TypeError, match="'language' is not an option of a tokenizer"):
         load_tokenizer(tmp_path, language="de")  # type: ignore[call-arg]
     pytest.importorskip("tokenizers")
     canonical = load_tokenizer(tmp_path, clean="canonicalize")
     assert canonical.encode("A snake_case, dog!") == clip.encode("a snake case dog")
 
 
-# Where in a directory
+# Files of a directory
 
 
-def test_the_order_in_a_directory(clip: Tokenizer, tmp_path: Path):
+def test_order_of_the_candidates(clip: Tokenizer, tmp_path: Path):
     assert find_tokenizer(tmp_path) is None
     assert find_tokenizer(tmp_path / "nowhere") is None
     write_merges(tmp_path / "bpe_simple_vocab_16e6.txt.gz", clip)
     assert find_tokenizer(tmp_path) == tmp_path / "bpe_simple_vocab_16e6.txt.gz"
     (tmp_path / "bpe.txt").write_bytes(b"")
-    assert find_tokenizer(tmp_path) is None  # which of the two?
+    assert find_tokenizer(tmp_path) is None  # two candidates
     write_pair(tmp_path, clip)
     assert find_tokenizer(str(tmp_path)) == tmp_path / "vocab.json"
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -170,7 +170,9 @@ def test_sentencepiece_is_refused_with_advice(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"\n\x0e\n\x05<pad>")
     assert find_tokenizer(tmp_path) is None
     for path in (tmp_path, tmp_path / name):
-        with pytest.raises(CheckpointError, match=rf"{name}: a sentencepiece file.*backend_tokenizer\.save") as error:
+        with pytest.raises(
+            CheckpointError, match=rf"{name}: cannot read sentencepiece.*backend_tokenizer\.save"
+        ) as error:
             load_tokenizer(path)
         assert "\n" not in str(error.value)
 
@@ -193,36 +195,36 @@ def test_damaged_files(tmp_path: Path, content: bytes):
 
 
 @pytest.mark.peer
-def test_transformers_own_files_are_ours(clip: Tokenizer, tmp_path: Path):
+def test_files_of_transformers_are_read_by_tokenizer(clip: Tokenizer, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     peer = transformers.CLIPTokenizer(vocab=clip.vocab, merges=clip.merges)
-    peer(TEXTS, padding="max_length", truncation=True, max_length=77)  # leaves its padding in the file
+    peer(TEXTS, padding="max_length", truncation=True, max_length=77)  # writes its padding to the file
     peer.save_pretrained(tmp_path / "json")
     assert json.loads((tmp_path / "json/tokenizer.json").read_text())["padding"]["pad_token"] == END
     write_pair(tmp_path / "pair", clip)
     for directory in (tmp_path / "json", tmp_path / "pair"):
-        theirs = transformers.CLIPTokenizerFast.from_pretrained(directory)
+        fast = transformers.CLIPTokenizerFast.from_pretrained(directory)
         loaded = load_tokenizer(directory)
         assert type(loaded) is Tokenizer
-        for text, row in zip(TEXTS, theirs(TEXTS).input_ids, strict=True):
+        for text, row in zip(TEXTS, fast(TEXTS).input_ids, strict=True):
             assert loaded(text)[0].tolist() == row, text
 
 
 @pytest.mark.peer
-def test_transformers_agrees_on_clip_with_more_tokens(clip: Tokenizer, tmp_path: Path):
+def test_transformers_agrees_on_clip_with_added_tokens(clip: Tokenizer, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     peer = transformers.CLIPTokenizer(vocab=clip.vocab, merges=clip.merges)
     peer.add_tokens(["<new>", "dog2"])
     peer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
     texts = [*TEXTS, "a <new> dog2", f"a {END} b"]
-    theirs = peer(texts, padding="max_length", truncation=True, max_length=77)
-    assert loaded(texts, pad=True).tolist() == theirs.input_ids
+    expected = peer(texts, padding="max_length", truncation=True, max_length=77)
+    assert loaded(texts, pad=True).tolist() == expected.input_ids
     assert loaded.vocab_size == len(peer)
 
 
 @pytest.mark.peer
-def test_open_clip_agrees_on_its_own_merges():
+def test_open_clip_agrees_on_its_merges():
     peers = pytest.importorskip("open_clip.tokenizer")
     loaded = load_tokenizer(Path(peers.default_bpe()).parent)
     assert loaded(TEXTS, pad=True).tolist() == peers.SimpleTokenizer()(TEXTS).tolist()

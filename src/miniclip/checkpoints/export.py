@@ -68,7 +68,7 @@ def export(model: CLIP, path: str | Path, *, layout: str, repo: str | None = Non
 def _plan(config: CLIPConfig, tokenizer: TextTokenizer | None, layout: str, repo: str | None) -> Written:
     if layout == "transformers":
         return transformers.written(config)
-    openais = tokenizer is None or getattr(tokenizer, "is_openais", False)
+    openais = tokenizer is None or getattr(tokenizer, "is_openai", False)
     if layout == "open_clip":  # which has OpenAI's vocabulary built in, and takes any other from the files
         return open_clip.written(config, None if openais else repo or "tokenizer.json")
     if not openais:

@@ -48,8 +48,8 @@ def _tokenizer_repo(model: CLIP, checkpoint: CheckpointReader) -> str | None:
     if checkpoint.own:
         return None  # the model was saved without a tokenizer
     text = model.config.text
-    is_openais = text.vocab_size == OPENAI_VOCAB_SIZE and text.end_id == OPENAI_VOCAB_SIZE - 1
-    return checkpoint.plan.tokenizer_repo or (OPENAI_REPO if is_openais else None)
+    is_openai = text.vocab_size == OPENAI_VOCAB_SIZE and text.end_id == OPENAI_VOCAB_SIZE - 1
+    return checkpoint.plan.tokenizer_repo or (OPENAI_REPO if is_openai else None)
 
 
 def _fetch(repo: str, options: dict[str, Any], weights: Path, cache_dir: str | Path | None) -> TextTokenizer:

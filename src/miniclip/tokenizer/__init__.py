@@ -1,6 +1,7 @@
-"""Texts to token ids: CLIP's own byte-level BPE, and any other through the tokenizers library."""
+"""Texts to token ids: CLIP's byte-level BPE, and other kinds through the tokenizers library."""
 
-from miniclip.tokenizer.clip import TextTokenizer, Tokenizer
+from miniclip.tokenizer.base import TextTokenizer
+from miniclip.tokenizer.clip import Tokenizer
 from miniclip.tokenizer.files import find_tokenizer
 from miniclip.tokenizer.library import LibraryTokenizer
 from miniclip.tokenizer.loading import load_tokenizer

@@ -1,4 +1,4 @@
-"""What is mended chunk by chunk is what ftfy and html make of the whole text."""
+"""Fixing chunk by chunk equals ftfy and html on the whole text."""
 
 import itertools
 import re
@@ -10,12 +10,13 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES, is_bad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miniclip.tokenizer.chunks import Apart
-from miniclip.tokenizer.mending import chunk_mender, mend
+from miniclip.tokenizer.chunk_cache import ContextDependent
+from miniclip.tokenizer.chunk_cleaning import chunk_fixer
+from miniclip.tokenizer.cleaning import fix_text
 
 FUZZ = settings(deadline=None, derandomize=True, max_examples=2_000)
 
-# All that is_bad looks for, and what goes with it, the steps of ftfy, entities.
+# Characters in the patterns of is_bad; characters of ftfy's other steps; entities.
 SUSPECTS = sorted({*"".join(MOJIBAKE_CATEGORIES.values()), *re.sub(r"[\x00-\x7f]", "", BADNESS_RE.pattern)})
 OTHERS = [*"aZ9.,?!'\"<&;#\n\r\t\x0b\x1b[m，Ａﬁŉ’“éü中😀", "&amp;", "&lt", "&NTILDE;", "\u0301", "\u0308", "\ufe0f"]
 OTHERS += ["\u200d", "e\u0301", "\ud83d", "\ude00", "\u00a0", "\u3000", "\x85", "\u2028", "\ufeff"]
@@ -24,31 +25,32 @@ pieces = st.sampled_from(SUSPECTS) | st.sampled_from(OTHERS) | any_other
 chunks = st.lists(pieces, max_size=4).map("".join)
 
 
-def alone(chunk: str) -> str | None:
+def fix(chunk: str) -> str | None:
+    """Return a fixed chunk, or None if it depends on its context."""
     try:
-        return chunk_mender()(chunk)
-    except Apart:
+        return chunk_fixer()(chunk)
+    except ContextDependent:
         return None
 
 
 @given(st.lists(chunks, max_size=6))
 @FUZZ
-def test_chunks_are_mended_as_in_any_caption(found: list[str]):
-    kept = [chunk for chunk in found if alone(chunk) is not None]
-    assert mend(" ".join(kept)).split() == " ".join(alone(chunk) for chunk in kept).split()
+def test_chunks_are_fixed_as_in_any_caption(captions: list[str]):
+    independent = [chunk for chunk in captions if fix(chunk) is not None]
+    assert fix_text(" ".join(independent)).split() == " ".join(fix(chunk) for chunk in independent).split()
 
 
 def test_every_code_point():
-    forms = ("a{}", "{}a", "é{}", "{}’", "{0}{0}")  # far from the start, code points are alike
+    forms = ("a{}", "{}a", "é{}", "{}’", "{0}{0}")  # high code points do not differ here
     for form, end in [("{}", 0x110000), *((form, 0x3000) for form in forms)]:
         for start in range(0, end, 0x400):
-            kept = [form.format(chr(code)) for code in range(start, start + 0x400) if code != ord(" ")]
-            kept = [chunk for chunk in kept if alone(chunk) is not None]
-            assert mend(" ".join(kept)).split() == " ".join(map(alone, kept)).split()
+            texts = [form.format(chr(code)) for code in range(start, start + 0x400) if code != ord(" ")]
+            independent = [chunk for chunk in texts if fix(chunk) is not None]
+            assert fix_text(" ".join(independent)).split() == " ".join(map(fix, independent)).split()
 
 
 @pytest.mark.parametrize(
-    ("chunk", "mended"),
+    ("chunk", "fixed"),
     [
         ("café", "café"),
         ("women’s", "women's"),
@@ -61,25 +63,25 @@ def test_every_code_point():
         ("R&B", "R&B"),
     ],
 )
-def test_what_captions_have_is_mended_alone(chunk: str, mended: str):
-    assert alone(chunk) == mended == mend(chunk).strip()
+def test_common_chunks_are_independent(chunk: str, fixed: str):
+    assert fix(chunk) == fixed == fix_text(chunk).strip()
 
 
 @pytest.mark.parametrize(
     "chunk", ["&amp;", "&lt", "cafÃ©", "Â", "Ã", "a\x0bb", "\x1b[0m", "\ud83d\ude00", "é\n¨", "ﬁ", "＆"]
 )
-def test_what_is_left_to_the_caption(chunk: str):
-    assert alone(chunk) is None
+def test_context_dependent_chunks(chunk: str):
+    assert fix(chunk) is None
 
 
-# A proof that a caption is not bad when its chunks are not: every pattern of is_bad, taken apart
+# A proof, from every pattern of is_bad, that a caption is not bad if none of its chunks is
 
 
 def alternatives() -> list[list]:
-    """Sequences of items that each match a character, one with and one without what is optional."""
+    """Return the patterns of is_bad as sequences of items that match one character; optional items double them."""
     [(kind, (_, branches))] = parser.parse(BADNESS_RE.pattern, BADNESS_RE.flags)
     assert kind is sre.BRANCH
-    found = []
+    sequences = []
     for branch in branches:
         choices = []
         for op, value in branch:
@@ -89,8 +91,8 @@ def alternatives() -> list[list]:
                 choices.append([[], [item]])
             else:
                 choices.append([[(op, value)]])
-        found += [list(itertools.chain(*items)) for items in itertools.product(*choices)]
-    return found
+        sequences += [list(itertools.chain(*items)) for items in itertools.product(*choices)]
+    return sequences
 
 
 def accepts(item, char: str) -> bool:
@@ -118,10 +120,10 @@ def matches(items: list, text: str) -> bool:
     return len(items) <= len(text) and all(map(accepts, items, text))
 
 
-def test_no_pattern_reaches_over_a_space_further_than_to_a_letter():
+def test_patterns_extend_over_a_space_by_at_most_a_letter():
     assert len(alternatives()) > 30
     for items in alternatives():
-        if items[0][0] is sre.AT:  # ^ and more: in the place of its character, after "a ", others find it
+        if items[0][0] is sre.AT:  # ^ followed by two literals: after "a ", another pattern matches the first
             (_, first), (_, second) = items[1:]
             assert items[0][1] is sre.AT_BEGINNING
             assert second == ord(" ")
@@ -131,19 +133,19 @@ def test_no_pattern_reaches_over_a_space_further_than_to_a_letter():
         blank = [place for place, item in enumerate(items) if accepts(item, " ")]
         for number in range(len(blank) + 1):
             for spaces in itertools.combinations(blank, number):
-                assert any(found_alone(items, *run) for run in runs(spaces, len(items)))
+                assert any(matches_one_chunk(items, *run) for run in runs(spaces, len(items)))
 
 
 def runs(spaces: tuple[int, ...], length: int) -> list[tuple[int, int]]:
-    """Where the parts between the spaces begin and end."""
+    """Return the start and end of the parts between the spaces."""
     ends = [-1, *spaces, length]
     return [(left + 1, right) for left, right in itertools.pairwise(ends) if left + 1 < right]
 
 
-def found_alone(items: list, start: int, end: int) -> bool:
-    """Whether what matches, matches with a chunk that ends or begins with this part, and "a" on either side.
+def matches_one_chunk(items: list, start: int, end: int) -> bool:
+    """Return True if the pattern also matches with "a" in place of the chunks around one part.
 
-    And the chunk is one that is looked at: not in ASCII.
+    The part must contain a character beyond ASCII, because ASCII chunks are not tested.
     """
     if not any(not any(accepts(item, chr(code)) for code in range(128)) for item in items[start:end]):
         return False
