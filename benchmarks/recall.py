@@ -31,7 +31,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     float32 = embed(model, val_data.captions, LazyImages(val_data))
     bfloat16 = embed(copy.deepcopy(model).bfloat16(), val_data.captions, LazyImages(val_data))
     errors = [float((a - b).norm() / b.norm()) for a, b in zip(bfloat16[:2], float32[:2], strict=True)]
-    note = f"{steps} steps of bert_vit_tiny; relative error of embeddings {errors[0]:.2%} (images), {errors[1]:.2%} (texts)"
+    note = f"{steps} steps of bert_vit_tiny; embedding errors {errors[0]:.2%} (images) and {errors[1]:.2%} (texts)"
     results = {"miniclip": recalls(bfloat16), "float32": recalls(float32)}
     for direction, name in DIRECTIONS:
         for k in ("R@1", "R@5"):
