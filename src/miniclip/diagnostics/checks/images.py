@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
+from miniclip.data.skipping import reason_of
 from miniclip.diagnostics.checks.sampling import MAX_NAMES, listed, sample_indices
 from miniclip.diagnostics.findings import Finding, Severity
 from miniclip.errors import DataError
@@ -75,7 +76,7 @@ def _summarise(data: ImageCaptionDataset, index: int) -> ImageSummary:
     try:
         image = image_of(data, index)
     except (DataError, OSError) as error:
-        return ImageSummary(name, (0, 0), b"", False, " ".join(str(error).removeprefix(f"{name}: ").split()))
+        return ImageSummary(name, (0, 0), b"", False, reason_of(error))
     digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
     extrema: Any = image.getextrema()  # minimum and maximum of each RGB channel
     return ImageSummary(name, image.size, digest, all(low == high for low, high in extrema), "")
