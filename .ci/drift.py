@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+UNPINNED = {"miniclip", "pip", "setuptools", "wheel"}  # pip freeze leaves them out
 
 
 def canonical(name: str) -> str:
@@ -34,7 +35,11 @@ def newest() -> dict[str, str]:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
         subprocess.run([*command, "--report", report, f"{ROOT}[dev]"], check=True, env=environment)
         packages = [item["metadata"] for item in json.loads(report.read_text(encoding="utf-8"))["install"]]
-    return {canonical(package["name"]): package["version"] for package in packages if package["name"] != "miniclip"}
+    return {
+        canonical(package["name"]): package["version"]
+        for package in packages
+        if canonical(package["name"]) not in UNPINNED
+    }
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""`miniclip train --dry-run`: every setting and where it comes from, and what the run would be and cost."""
+"""`miniclip train --dry-run`: every setting with its origin, and the plan of the run."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,50 +10,56 @@ from miniclip.diagnostics.plan import plan_run
 from miniclip.runtime import distributed
 from miniclip.train.config import TrainConfig
 
+RESOLVED = ("data", "model", "preset", "run_dir", "device")  # a run stores these in another spelling than the user's
 
-def describe(trainer: Any, resumed: str | None, file: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
-    """What a trainer would do.
 
-    Args:
-        trainer: which is not started.
-        resumed: the run that it would take up, or None.
-        file: what the TOML file sets.
-        flags: what the command line sets; they win.
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """The sources of a run's settings.
+
+    Attributes:
+        resumed_run: the run that is resumed, or None.
+        file: settings of the TOML file.
+        flags: settings of the command line; they override the file.
     """
-    config, about = trainer.config.to_dict(), dict(trainer.about)
-    given = {"device": str(trainer.model.device), "run_dir": str(trainer.run_dir)}
-    rows = [
-        (name, _shown(value), _origin(name, value, resumed, file, flags)) for name, value in {**about, **given}.items()
-    ]
-    rows += [(name, _shown(value), _origin(name, value, resumed, file, flags)) for name, value in config.items()]
+
+    resumed_run: str | None
+    file: Mapping[str, Any]
+    flags: Mapping[str, Any]
+
+    def of(self, name: str, value: Any) -> str:
+        """Return the source of a setting, and its original value if the run resolved it, as `auto`."""
+        for source, settings in (("flag", self.flags), ("file", self.file)):
+            if name in settings:
+                original = settings[name]
+                is_same = str(original) == str(value) or name in RESOLVED
+                return source if is_same else f"{source}: {_format(original)}"
+        if self.resumed_run:
+            return "the run"
+        default = getattr(TrainConfig(), name, value)
+        if value == default or name not in TrainConfig().to_dict():
+            return "default"
+        return f"default: {_format(default)}" if default == "auto" else "default for this dataset"
+
+
+def format_plan(trainer: Any, origins: Origins) -> str:
+    """Return the settings and the plan of a run that has not started."""
+    settings = dict(trainer.about)
+    settings |= {"device": str(trainer.model.device), "run_dir": str(trainer.run_dir)} | trainer.config.to_dict()
+    rows = [(name, _format(value), origins.of(name, value)) for name, value in settings.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
-    verb = "go on in" if resumed else "write to"
+    verb = "continue in" if origins.resumed_run else "write to"
     return "\n".join(
         [
             "settings",
             *(f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows),
             f"the run, on {trainer.model.device} in {trainer.config.precision}{ranks}",
             str(plan_run(trainer)),
-            f"It would {verb} {trainer.run_dir}. This was a dry run: nothing was written.",
+            f"The run would {verb} {trainer.run_dir}. This was a dry run: nothing was written.",
         ]
     )
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _origin(name: str, value: Any, resumed: str | None, file: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
-    """Who says so; and what was said, where the run makes something else of it (`auto`)."""
-    for source, settings in (("flag", flags), ("file", file)):
-        if name in settings:
-            said = settings[name]
-            same = said == value or str(said) == str(value) or name in ("data", "model", "preset", "run_dir", "device")
-            return source if same else f"{source}: {_shown(said)}"
-    if resumed:
-        return "the run"
-    default = getattr(TrainConfig(), name, value)
-    if value == default or name not in TrainConfig().to_dict():
-        return "default"
-    return f"default: {_shown(default)}" if default == "auto" else "default for this set"

@@ -1,4 +1,4 @@
-"""`miniclip eval`: measure a model's retrieval recall."""
+"""`miniclip eval`: retrieval recall of a model."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from miniclip.cli.parsing import add_command
 from miniclip.data.skipping import MAX_SKIP_FRACTION
 
 EPILOG = """examples:
-  miniclip eval runs/shapes                          the best model of a run, on the data it was validated with
+  miniclip eval runs/shapes                          the best model of a run, on the run's validation data
   miniclip eval runs/shapes/last --data photos --split test
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    evaluate = add_command(commands, "eval", eval_command, "measure a model's retrieval recall", EPILOG)
-    evaluate.add_argument("checkpoint", help="a run, or a checkpoint directory")
+    evaluate = add_command(commands, "eval", eval_command, "measure the retrieval recall of a model", EPILOG)
+    evaluate.add_argument("checkpoint", help="a run or a checkpoint directory")
     evaluate.add_argument("--data", help="as in train (default: the data of the run)")
     evaluate.add_argument("--split", default="val", help="train, val, test or all (default val)")
-    evaluate.add_argument("--device", help="cpu, cuda, mps (default: the GPU where there is one)")
+    evaluate.add_argument("--device", help="cpu, cuda or mps (default: the GPU if there is one)")
     evaluate.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="precision of the weights; auto: bfloat16 if the device has hardware for it (default: as they are opened)",
+        help="precision of the weights; auto: bfloat16 if the device has hardware for it (default: as loaded)",
     )
 
 
 def eval_command(checkpoint: str, data: str | None, split: str, device: str | None, dtype: str | None) -> None:
-    """`miniclip eval`."""
+    """Run `miniclip eval`."""
     import torch
 
     import miniclip
@@ -37,48 +37,42 @@ def eval_command(checkpoint: str, data: str | None, split: str, device: str | No
     from miniclip.runs.directory import read_run
 
     model = miniclip.load(checkpoint, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype)
-    rule = {}
+    options = {}
     if data is None:
-        run = (
-            checkpoint
-            if (Path(checkpoint) / "best").exists() or (Path(checkpoint) / "last").exists()
-            else str(Path(checkpoint).parent)
-        )
-        settings = read_run(run)
-        data, rule = data_of(run, settings), rule_of(settings["train"])
-    pairs = open_data(data, split, **rule)
-    print(f"{checkpoint} on {data}, {split}: {len(pairs):,} pictures, {sum(map(len, pairs.captions)):,} captions")
-    print(in_words(miniclip.evaluation.retrieval(model, pairs), pairs))
+        run = checkpoint if is_run(Path(checkpoint)) else str(Path(checkpoint).parent)
+        saved = read_run(run)
+        data, options = data_spec_of(run, saved), reading_options_of(saved["train"])
+    dataset = open_data(data, split, **options)
+    captions = sum(map(len, dataset.captions))
+    print(f"{checkpoint} on {data}, {split}: {len(dataset):,} images, {captions:,} captions")
+    print(format_recalls(miniclip.evaluation.retrieval(model, dataset), dataset))
 
 
-def data_of(run: str, settings: dict[str, Any]) -> str:
-    """What the data of a run are called on the command line."""
-    if "data" not in settings["about"]:
-        raise ValueError(
-            f"{run} was started from Python, and does not say where its data are: use Trainer.resume, or --data"
-        )
-    return str(settings["about"]["data"])
+def is_run(path: Path) -> bool:
+    """Return whether a directory is a run directory with a checkpoint."""
+    return (path / "best").exists() or (path / "last").exists()
 
 
-def rule_of(train: dict[str, Any]) -> dict[str, Any]:
-    """What a run does with rows and pictures that cannot be used."""
+def data_spec_of(run: str, saved: dict[str, Any]) -> str:
+    """Return the dataset spec that a run directory has saved."""
+    if "data" not in saved["about"]:
+        raise ValueError(f"{run} was started from Python and has no path of its data: use Trainer.resume, or add --data")
+    return str(saved["about"]["data"])
+
+
+def reading_options_of(train: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's treatment of rows and images that cannot be read."""
     return {
         "on_error": train.get("on_error", "raise"),
         "max_skip_fraction": train.get("max_skip_fraction", MAX_SKIP_FRACTION),
     }
 
 
-def in_words(record: dict[str, Any], data: Any) -> str:
-    """Recalls in a line, with what chance gives."""
-    captions = sum(map(len, data.captions))
-    own = captions / len(data)
-    parts = [
-        f"{name} "
-        + ", ".join(f"{k} {value:.1f}" for k, value in record[way].items())
-        + f" (R@1 by chance {chance:.2f})"
-        for way, name, chance in (
-            ("text_to_image", "text to image", 100 / len(data)),
-            ("image_to_text", "image to text", 100 * own / captions),
-        )
-    ]
+def format_recalls(record: dict[str, Any], data: Any) -> str:
+    """Format the recalls of both directions in one line, each with the R@1 of a random ranking."""
+    chance = 100 / len(data)  # in both directions: captions per image cancel
+    parts = []
+    for direction in ("text_to_image", "image_to_text"):
+        recalls = ", ".join(f"{name} {value:.1f}" for name, value in record[direction].items())
+        parts.append(f"{direction.replace('_', ' ')} {recalls} (R@1 by chance {chance:.2f})")
     return "; ".join(parts)

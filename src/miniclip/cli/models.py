@@ -1,4 +1,4 @@
-"""`miniclip models` and `miniclip convert`: list the models, and take a checkpoint from one layout to another."""
+"""`miniclip models` and `miniclip convert`: list models, and convert a checkpoint to another layout."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.utils.checks import did_you_mean
 
 CONVERT_EPILOG = """examples:
-  miniclip convert ViT-B-32.pt models/b32                          OpenAI's archive to a miniclip checkpoint
-  miniclip convert org/repo models/theirs --layout transformers    from the Hub, for another library
+  miniclip convert ViT-B-32.pt models/b32                          an archive of OpenAI to a miniclip checkpoint
+  miniclip convert org/repo models/converted --layout transformers    from the Hub, for another library
   miniclip convert runs/mine models/mine --dtype bfloat16
 """
 MODELS_EPILOG = """examples:
-  miniclip models                                    all presets and well-known checkpoints
-  miniclip models bert_vit_b_16                      one of them: its parts and their parameters
+  miniclip models                                    all presets and pretrained checkpoints
+  miniclip models bert_vit_b_16                      one preset: its towers and their parameters
 """
 
 
 def add(commands: Any) -> None:
     """Add both commands."""
     convert = add_command(commands, "convert", convert_command, "write a checkpoint in another layout", CONVERT_EPILOG)
-    convert.add_argument("source", help="a checkpoint of any layout, a run, a name or a repository on the Hub")
-    convert.add_argument("target", help="the directory to write")
+    convert.add_argument("source", help="a checkpoint of any layout, a run, a model name, or a repository of the Hub")
+    convert.add_argument("target", help="directory to write")
     convert.add_argument("--layout", choices=("miniclip", *LAYOUTS), default="miniclip", help="(default miniclip)")
     convert.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="precision of the weights (default: as they are opened)",
+        help="precision of the weights (default: as loaded)",
     )
     convert.add_argument(
-        "--image-size", type=int, metavar="N", help="another size; the position embeddings are resized"
+        "--image-size", type=int, metavar="N", help="image size; the position embeddings are resized"
     )
-    convert.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, in place of the checkpoint's")
+    convert.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json that replaces the checkpoint's")
     convert.add_argument(
-        "--architecture", metavar="NAME", help="a preset or a configuration file, for weights without settings"
+        "--architecture", metavar="NAME", help="a preset or a configuration file, for weights without a configuration"
     )
-    convert.add_argument("--revision", help="of a repository: a branch, a tag or a commit")
+    convert.add_argument("--revision", help="branch, tag or commit of a repository")
 
     models = add_command(commands, "models", models_command, "list the models, or show one", MODELS_EPILOG)
-    models.add_argument("name", nargs="?", help="a preset, or a well-known checkpoint")
+    models.add_argument("name", nargs="?", help="a preset or a pretrained checkpoint")
 
 
 def convert_command(source: str, target: str, layout: str, dtype: str | None, **options: Any) -> None:
-    """`miniclip convert`."""
+    """Run `miniclip convert`."""
     import miniclip
 
     architecture = options.pop("architecture")
@@ -55,11 +55,11 @@ def convert_command(source: str, target: str, layout: str, dtype: str | None, **
     else:
         miniclip.export(model, target, layout=layout)
     dtype = str(model.log_scale.dtype).removeprefix("torch.")
-    print(f"{target}: {count(model):,} parameters in {dtype}, in the layout of {layout}")
+    print(f"{target}: {count_parameters(model):,} parameters in {dtype}, in the layout of {layout}")
 
 
 def models_command(name: str | None) -> None:
-    """`miniclip models`."""
+    """Run `miniclip models`."""
     import miniclip
 
     models = miniclip.list_models()
@@ -71,27 +71,27 @@ def models_command(name: str | None) -> None:
     if name not in models:
         raise ValueError(f"unknown model {name!r}{did_you_mean(name, models, listed_by='`miniclip models`')}")
     print(f"{name}: {models[name]}")
-    for line in describe_model(preset(name)) if name in PRESETS else ["its parts are in its settings, on the Hub"]:
+    for line in describe_model(preset(name)) if name in PRESETS else ["its configuration is on the Hub"]:
         print("  " + line)
 
 
 def describe_model(config: CLIPConfig) -> list[str]:
-    """The parts of a model and their parameters."""
+    """Return a line for each tower and one for the model, with the numbers of parameters."""
     import torch
 
     from miniclip.models.clip import CLIP
 
-    with torch.device("meta"):  # shapes without memory
+    with torch.device("meta"):  # no memory for the weights
         model = CLIP(config)
     image, text = config.image, config.text
     token = " and a class token" if image.class_token else ""
     return [
-        f"image tower  {count(model.image):>12,} parameters: {_tower(image)}, {image.image_size} px, {image.patches} "
+        f"image tower  {count_parameters(model.image):>12,} parameters: {_tower(image)}, {image.image_size} px, {image.patches} "
         f"patches of {image.patch_size} px{token}, pooled by {image.pooling}, {image.activation}",
-        f"text tower   {count(model.text):>12,} parameters: {_tower(text)}, context {text.context_length}, "
+        f"text tower   {count_parameters(model.text):>12,} parameters: {_tower(text)}, context {text.context_length}, "
         f"vocabulary {text.vocab_size:,}, "
         f"{'causal' if text.causal else 'bidirectional'}, pooled at its {text.pooling} token, {text.activation}",
-        f"in all       {count(model):>12,} parameters; embeddings of {config.embed_dim}",
+        f"total        {count_parameters(model):>12,} parameters; embeddings of {config.embed_dim}",
     ]
 
 
@@ -99,6 +99,6 @@ def _tower(config: Any) -> str:
     return f"{config.layers} layers, width {config.width}, {config.heads} heads"
 
 
-def count(module: Any) -> int:
-    """Parameters of a module."""
+def count_parameters(module: Any) -> int:
+    """Return the number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())

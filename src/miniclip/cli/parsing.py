@@ -1,4 +1,4 @@
-"""What the commands' parsers are made of: one-line errors, flags made from typed settings."""
+"""Building blocks of the parsers: errors in one line, and flags generated from typed settings."""
 
 from __future__ import annotations
 
@@ -6,19 +6,30 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from miniclip.utils.checks import kinds_and_words
+from miniclip.utils.checks import types_and_literals
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, its errors in one line."""
+    """ArgumentParser with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and how to get help; exit with 2."""
+        """Print the message and the help command, then exit with code 2."""
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 def add_command(commands: Any, name: str, run: Any, text: str, epilog: str) -> argparse.ArgumentParser:
-    """A command that calls `run` with its options, and its parser."""
+    """Add a command.
+
+    Args:
+        commands: the subparsers of the command line or of a group.
+        name: name of the command.
+        run: function that gets the options as keyword arguments and returns an exit code or None.
+        text: description of one line.
+        epilog: examples.
+
+    Returns:
+        The parser of the command.
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
@@ -32,28 +43,28 @@ def add_command(commands: Any, name: str, run: Any, text: str, epilog: str) -> a
 
 
 def add_flag(parser: Any, name: str, hint: Any, text: str) -> None:
-    """A flag `--name-with-dashes` of a setting's type, absent unless it is given."""
+    """Add a flag `--name-with-dashes` for a typed setting; without the flag, the option is absent."""
     flag = "--" + name.replace("_", "-")
-    kinds, words = kinds_and_words(hint)
-    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    types, literals = types_and_literals(hint)
+    types = tuple(type_ for type_ in types if type_ is not type(None))
     options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-    if kinds == (bool,):
+    if types == (bool,):
         options["action"] = argparse.BooleanOptionalAction
-    elif not kinds:
-        options |= {"choices": words}
+    elif not types:
+        options["choices"] = literals
     else:
-        metavar = {int: "N", float: "X", str: name.upper()}[kinds[0]]
-        options |= {"type": _or_a_word(kinds[0], words), "metavar": "|".join([metavar, *words])}
+        metavar = {int: "N", float: "X", str: name.upper()}[types[0]]
+        options |= {"type": _type_or_literal(types[0], literals), "metavar": "|".join([metavar, *literals])}
     parser.add_argument(flag, **options)
 
 
-def _or_a_word(kind: Any, words: Sequence[str]) -> Any:
-    """What reads a flag's value: the kind itself, unless it is one of the words."""
-    if not words:
-        return kind
+def _type_or_literal(type_: Any, literals: Sequence[str]) -> Any:
+    """Return a converter of a flag's value to a type, which leaves the literals as they are."""
+    if not literals:
+        return type_
 
-    def read(text: str) -> Any:
-        return text if text in words else kind(text)
+    def convert(text: str) -> Any:
+        return text if text in literals else type_(text)
 
-    read.__name__ = " or ".join([kind.__name__, *words])  # argparse says "invalid … value" with it
-    return read
+    convert.__name__ = " or ".join([type_.__name__, *literals])  # argparse prints it: "invalid … value"
+    return convert

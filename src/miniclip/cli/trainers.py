@@ -1,0 +1,140 @@
+"""Trainers from the settings of the command line: for a new run, and for a resumed one."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from miniclip.cli.evaluate import data_spec_of, reading_options_of
+from miniclip.config import preset
+from miniclip.train.config import TrainConfig
+from miniclip.utils.checks import did_you_mean
+
+DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
+# Defaults for Shapes; a random crop could cut off a shape that the caption names.
+SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "min_crop_area": 1.0}
+NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device")
+RESUME_FLAGS = ("allow_changes", "step")
+
+
+def merge_settings(config: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a TOML file, if there is one, overridden by the flags."""
+    return {**(read_toml(config) if config else {}), **flags}
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Return the settings of a TOML file; dashes in names become underscores."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; --config needs the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    names = [*NEW_RUN_SETTINGS, *(field.name for field in dataclasses.fields(TrainConfig))]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"{path}: unknown setting {name!r}{did_you_mean(name, names)}")
+    return values
+
+
+def refuse_resume_flags(flags: dict[str, Any]) -> None:
+    """Remove the flags of a resumed run.
+
+    Raises:
+        ValueError: one of them was given.
+    """
+    values = [flags.pop(name, None) for name in RESUME_FLAGS]
+    if any(value not in (None, False) for value in values):
+        raise ValueError("--allow-changes and --step are for --resume RUN")
+
+
+def new_trainer(settings: dict[str, Any]) -> Any:
+    """Return the trainer of a new run."""
+    import miniclip
+
+    return miniclip.Trainer(**new_run_arguments(settings))
+
+
+def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """Open the data, build the model, and return the arguments of `Trainer`."""
+    import miniclip
+    from miniclip.data.opening import absolute_spec, spec_name
+    from miniclip.runs.directory import next_run_dir, refuse_a_run
+
+    data, preset_name, checkpoint, run_dir, device = (settings.pop(name, None) for name in NEW_RUN_SETTINGS)
+    if preset_name and checkpoint:
+        raise ValueError("--preset and --model exclude each other: give fresh weights or a checkpoint, found both")
+    data = DEFAULT_DATA if data in (None, DEFAULT_DATA) else absolute_spec(data)
+    config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DEFAULT_DATA else settings)
+    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / spec_name(data))
+    refuse_a_run(run_dir)  # before the data are read, which can take minutes
+    train_data, val_data = open_splits(data, reading_options_of(dataclasses.asdict(config)))
+    preset_name = preset_name or DEFAULT_PRESET
+    model = miniclip.load(checkpoint) if checkpoint else fresh_model(preset_name, train_data.captions, config)
+    about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
+    return {
+        "model": model,
+        "train_data": train_data,
+        "val_data": val_data,
+        "config": config,
+        "run_dir": run_dir,
+        "device": device,
+        "about": about,
+    }
+
+
+def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: TrainConfig) -> Any:
+    """Return a preset with seeded fresh weights and a tokenizer that is trained on the captions."""
+    import torch
+
+    import miniclip
+    from miniclip.hub import fresh
+
+    architecture = preset(preset_name)
+    if config.loss == "sigmoid":  # SigLIP's initialisation: almost every pair of a batch is a negative
+        architecture = dataclasses.replace(architecture, logit_scale=10.0, logit_bias=-10.0)
+    texts = [caption for group in captions for caption in group]
+    tokenizer = miniclip.Tokenizer.train(texts, architecture.text.vocab_size)
+    torch.manual_seed(config.seed)
+    return fresh(architecture, tokenizer)
+
+
+def resumed_trainer(run: str, settings: dict[str, Any]) -> Any:
+    """Return the trainer of a resumed run.
+
+    Args:
+        run: the run directory.
+        settings: changed settings, and the flags of RESUME_FLAGS.
+    """
+    import miniclip
+    from miniclip.data.opening import absolute_spec
+    from miniclip.runs.directory import read_run
+
+    allow_changes, step, device, data = (settings.pop(name, None) for name in (*RESUME_FLAGS, "device", "data"))
+    for name in ("preset", "model", "run_dir"):
+        if name in settings:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is for a new run; --resume {run} continues that run: remove --{flag}")
+    saved = read_run(run)
+    data = None if data is None else absolute_spec(data)
+    splits = open_splits(data or data_spec_of(run, saved), reading_options_of(saved["train"] | settings))
+    return miniclip.Trainer.resume(
+        run,
+        *splits,
+        settings=settings,
+        allow_changes=bool(allow_changes),
+        step=step,
+        device=device,
+        about={} if data is None else {"data": data},
+    )
+
+
+def open_splits(spec: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the training and the validation split of a dataset."""
+    from miniclip.data import open_data
+
+    return open_data(spec, "train", **options), open_data(spec, "val", **options)
