@@ -24,7 +24,7 @@ def trainer_of(preset: str, batch_size: int, log_every: int, device: str, folder
     import torch
 
     import miniclip
-    from miniclip.cli.train import fresh_model
+    from miniclip.cli.trainers import fresh_model
 
     data = miniclip.data.Shapes("train", max(2000, 4 * batch_size))
     config = miniclip.TrainConfig(epochs=1000, batch_size=batch_size, log_every=log_every, min_crop_area=1.0)
@@ -76,8 +76,9 @@ def endless(trainer):
 
 def parts(trainer, rounds: int) -> dict[str, float]:
     """Median seconds of each part, alone."""
-    from miniclip.diagnostics.doctor import facts_of
     from miniclip.diagnostics.health import look
+
+    from miniclip.diagnostics.doctor import facts_of
     from miniclip.diagnostics.rules import ALL, Seen
     from miniclip.runtime.fsdp import gradient_norm
     from miniclip.train.step import by_tower

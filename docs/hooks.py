@@ -20,10 +20,10 @@ from mkdocs.exceptions import PluginError
 
 import miniclip
 from miniclip import cli
-from miniclip.cli.models import count
+from miniclip.cli.models import count_parameters
 from miniclip.config import PRESETS
 from miniclip.models import init as initialise
-from miniclip.utils.checks import kinds_and_words
+from miniclip.utils.checks import types_and_literals
 
 MARKER = re.compile(r"\{\{ (\w+)(?: ([\w -]+))? \}\}")
 WIDTH = "88"  # columns of the help
@@ -69,7 +69,7 @@ def settings() -> str:
 
 def type_in_words(hint: Any) -> str:
     """`int`, `int, or unset`, or the words to choose from."""
-    kinds, words = kinds_and_words(hint)
+    kinds, words = types_and_literals(hint)
     names = [*("unset" if kind is type(None) else kind.__name__ for kind in kinds), *map(repr, words)]
     return " or ".join(f"`{name}`" if name != "unset" else name for name in names)
 
@@ -98,7 +98,7 @@ def preset_row(name: str) -> tuple[str, ...]:
         f"{'causal' if text.causal else 'bidirectional'}, width {text.width}, {text.layers} layers, "
         f"{text.heads} heads, {text.vocab_size:,} tokens",
         str(config.embed_dim),
-        *(f"{count(part):,}" for part in (model.image, model.text, model)),
+        *(f"{count_parameters(part):,}" for part in (model.image, model.text, model)),
     )
 
 

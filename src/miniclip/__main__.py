@@ -1,4 +1,4 @@
-"""`python -m miniclip` is the command `miniclip`."""
+"""Entry point of `python -m miniclip`."""
 
 import sys
 

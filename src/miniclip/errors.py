@@ -2,7 +2,7 @@
 
 
 class CheckpointError(ValueError):
-    """Weights, or the files around them, that do not fit: the message names the file, the keys and the shapes."""
+    """Checkpoint files that are damaged or do not fit; the message names the file, the keys and the shapes."""
 
 
 class DataError(ValueError):

@@ -1,4 +1,4 @@
-"""The command as a person types it: what it prints, what it leaves, and one line for each thing that can go wrong."""
+"""The command line from end to end: output, files, exit codes, and one line for each error."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SMALL = ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--devi
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder in Flickr30k's layout: 40 drawn pictures, split by the seed into 32, 4 and 4."""
+    """A folder in Flickr30k's layout: 40 synthetic images, split by the seed into 32, 4 and 4."""
     root = tmp_path_factory.mktemp("photos")
     (root / "images").mkdir()
     data = Shapes("train", 40)
@@ -43,7 +43,7 @@ def run(photos, tmp_path_factory):
 
 @pytest.fixture
 def fails(capsys):
-    """Run a command that fails; its one line on standard error."""
+    """Return a function that runs a failing command and returns its line on stderr."""
 
     def check(*arguments: object) -> str:
         try:
@@ -61,17 +61,17 @@ def fails(capsys):
 
 
 class TestTrain:
-    def test_it_says_where_everything_is_and_what_to_try_next(self, photos, tmp_path, capsys):
+    def test_prints_paths_of_results_and_next_commands(self, photos, tmp_path, capsys):
         assert cli.main(["train", "--data", str(photos), "--run-dir", str(tmp_path / "run"), *SMALL]) == 0
         out = capsys.readouterr().out
-        assert "32 training pictures" in out
-        assert out.count("R@1 text to image") == 2  # a line an epoch
+        assert "32 training images" in out
+        assert out.count("R@1 text to image") == 2  # one line per epoch
         assert "R@1 by chance 25.00" in out
         assert f"learning curve: {tmp_path / 'run' / 'learning_curve.png'}" in out
         assert f"miniclip eval {tmp_path / 'run'}" in out
         assert (tmp_path / "run" / "learning_curve.png").stat().st_size > 1000
 
-    def test_without_arguments_it_is_the_drawn_set_and_the_tiny_preset(self, tmp_path, monkeypatch, capsys):
+    def test_defaults_are_shapes_and_the_tiny_preset(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         assert cli.main(["train", "--max-steps", "1"]) == 0
         assert "bert_vit_tiny" in capsys.readouterr().out
@@ -79,7 +79,7 @@ class TestTrain:
         assert settings["about"] == {"data": "shapes", "preset": "bert_vit_tiny"}
         assert isinstance(miniclip.load(tmp_path / "runs" / "shapes"), miniclip.CLIP)
 
-    def test_a_toml_file_and_flags_that_win_over_it(self, photos, tmp_path):
+    def test_flags_override_the_toml_file(self, photos, tmp_path):
         file = tmp_path / "recipe.toml"
         file.write_text(f'data = "{photos}"\nepochs = 5\nbatch-size = 8\nlr = 1\nflip = true\n')
         flags = ["--epochs", "1", "--run-dir", str(tmp_path / "run"), "--lr", "0.001"]
@@ -88,8 +88,8 @@ class TestTrain:
         assert (settings["epochs"], settings["batch_size"], settings["lr"], settings["flip"]) == (1, 8, 0.001, True)
 
     @pytest.mark.parametrize("in_toml", [False, True])
-    def test_a_micro_batch_that_fits(self, photos, tmp_path, in_toml):
-        """All of it does; the run says so, and a resumed one does not look again."""
+    def test_automatic_micro_batch_size_is_resolved_once(self, photos, tmp_path, in_toml):
+        """The whole batch fits; the saved settings hold the result, so that a resumed run does not search again."""
         file, flags = tmp_path / "recipe.toml", ["--micro-batch-size", "auto"]
         file.write_text('micro_batch_size = "auto"\n' if in_toml else "")
         arguments = ["--data", str(photos), "--run-dir", str(tmp_path / "run"), "--config", str(file), *SMALL]
@@ -98,7 +98,7 @@ class TestTrain:
         assert settings["micro_batch_size"] is None
         assert cli.parse(["train", "--micro-batch-size", "64"])["micro_batch_size"] == 64
 
-    def test_from_a_checkpoint(self, run, photos, tmp_path):
+    def test_starts_from_a_checkpoint(self, run, photos, tmp_path):
         arguments = ["--model", str(run), "--max-steps", "1", "--lr", "1e-9", "--run-dir", str(tmp_path / "run")]
         assert cli.main(["train", "--data", str(photos), *SMALL, *arguments]) == 0
         before, after = miniclip.load(run), miniclip.load(tmp_path / "run" / "last")
@@ -106,29 +106,29 @@ class TestTrain:
         difference = (before.image.projection.weight - after.image.projection.weight).abs().max()
         assert difference < 1e-6
 
-    def test_the_sigmoid_loss(self, photos, tmp_path):
+    def test_sigmoid_loss(self, photos, tmp_path):
         run = tmp_path / "run"
         assert cli.main(["train", "--data", str(photos), "--loss", "sigmoid", "--run-dir", str(run), *SMALL]) == 0
         assert miniclip.load(run).config.logit_bias == -10.0
 
-    def test_resuming_a_finished_run(self, run, capsys):
+    def test_resuming_a_finished_run_changes_nothing(self, run, capsys):
         before = (run / "metrics.jsonl").read_bytes()
         assert cli.main(["train", "--resume", str(run)]) == 0
         assert (run / "metrics.jsonl").read_bytes() == before
 
-    def test_data_that_were_moved(self, run, photos, tmp_path, monkeypatch):
-        """Where they are now is written down: the next resume needs no --data."""
+    def test_resumes_with_moved_data(self, run, photos, tmp_path, monkeypatch):
+        """The run stores the new path: the next resume needs no --data."""
         moved = copy_of(photos, tmp_path / "moved")
         copy = copy_of(run, tmp_path / "run")
         monkeypatch.chdir(tmp_path)
         assert cli.main(["train", "--resume", str(copy), "--data", "moved"]) == 0
         written = json.loads((copy / "config.json").read_text())
-        assert written["about"]["data"] == str(moved)  # whole, since a run is taken up from anywhere
+        assert written["about"]["data"] == str(moved)  # absolute, for a resume from another directory
         monkeypatch.chdir("/")
         assert cli.main(["train", "--resume", str(copy)]) == 0
 
-    def test_ctrl_c_and_going_on(self, photos, run, tmp_path):
-        """A real process, a real signal after its first epoch; the rest is the run that was never stopped."""
+    def test_resumes_after_ctrl_c(self, photos, run, tmp_path):
+        """SIGINT after the first epoch of a process; the resumed run equals the uninterrupted run."""
         stopped = tmp_path / "run"
         command = [sys.executable, "-m", "miniclip", "train", "--data", photos, "--run-dir", stopped, *SMALL]
         process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -150,7 +150,7 @@ class TestTrain:
 
 
 class TestEval:
-    def test_it_repeats_the_figure_of_the_run_exactly(self, run, capsys):
+    def test_repeats_the_recall_of_the_run(self, run, capsys):
         assert cli.main(["eval", str(run), "--device", "cpu"]) == 0
         printed = capsys.readouterr().out
         history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -159,55 +159,55 @@ class TestEval:
         for way, words in (("text_to_image", "text to image"), ("image_to_text", "image to text")):
             assert f"{words} R@1 {best[way]['R@1']:.1f}, R@5 {best[way]['R@5']:.1f}" in printed
 
-    def test_another_checkpoint_data_and_split(self, run, capsys):
+    def test_other_checkpoint_data_and_split(self, run, capsys):
         assert cli.main(["eval", str(run / "last"), "--split", "test"]) == 0
-        assert "test: 4 pictures, 20 captions" in capsys.readouterr().out
+        assert "test: 4 images, 20 captions" in capsys.readouterr().out
         assert cli.main(["eval", str(run), "--data", "shapes", "--dtype", "bfloat16"]) == 0
-        assert "shapes, val: 500 pictures, 2,500 captions" in capsys.readouterr().out
+        assert "shapes, val: 500 images, 2,500 captions" in capsys.readouterr().out
 
 
 class TestModels:
-    def test_all(self, capsys):
+    def test_lists_all(self, capsys):
         assert cli.main(["models"]) == 0
         printed = capsys.readouterr().out
         assert all(name in printed for name in miniclip.list_models())
 
-    def test_the_reference_system(self, capsys):
+    def test_shows_the_reference_system(self, capsys):
         assert cli.main(["models", "bert_vit_b_16"]) == 0
         printed = capsys.readouterr().out
         image, text, both = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) parameters", printed))
         assert image == pytest.approx(86e6, rel=0.01)
         assert text == pytest.approx(63e6, rel=0.01)
-        assert both == image + text + 1  # the scale
+        assert both == image + text + 1  # logit_scale
         assert "196 patches" in printed
         assert "bidirectional" in printed
 
 
 class TestErrors:
-    def test_a_wrong_path(self, fails):
+    def test_wrong_path(self, fails):
         assert "/no/such/folder: does not exist" in fails("train", "--data", "/no/such/folder")
 
-    def test_an_empty_folder(self, fails, tmp_path):
+    def test_empty_folder(self, fails, tmp_path):
         assert "results.csv" in fails("train", "--data", tmp_path)
 
-    def test_a_truncated_jpeg(self, fails, photos, tmp_path):
+    def test_truncated_jpeg(self, fails, photos, tmp_path):
         copy = copy_of(photos, tmp_path / "photos")
-        for picture in (copy / "images").iterdir():
-            if picture.name != "0.jpg":
+        for image in (copy / "images").iterdir():
+            if image.name != "0.jpg":
                 continue
-            picture.write_bytes(picture.read_bytes()[:300])
+            image.write_bytes(image.read_bytes()[:300])
         message = fails("train", "--data", copy, "--run-dir", tmp_path / "run", *SMALL)
         assert "0.jpg: cannot be read as an image" in message
         assert not (tmp_path / "run").exists()
 
-    def test_a_csv_with_a_missing_column(self, fails, photos, tmp_path):
+    def test_csv_without_a_column(self, fails, photos, tmp_path):
         copy = copy_of(photos, tmp_path / "photos")
         text = (copy / "results.csv").read_text().replace("comment_number", "number")
         (copy / "results.csv").write_text(text)
         message = fails("train", "--data", copy)
         assert "results.csv, line 1: no column comment_number" in message
 
-    def test_a_checkpoint_of_another_shape(self, fails, run, tmp_path):
+    def test_checkpoint_of_another_shape(self, fails, run, tmp_path):
         copy = copy_of(run / "last", tmp_path / "last")
         config = json.loads((copy / "config.json").read_text())
         config["embed_dim"] = 48
@@ -215,16 +215,16 @@ class TestErrors:
         message = fails("eval", copy, "--data", "shapes")
         assert "image.projection.weight has the shape (128, 128), expected (48, 128)" in message
 
-    def test_a_run_directory_that_holds_a_run(self, fails, run, photos):
+    def test_used_run_directory(self, fails, run, photos):
         message = fails("train", "--data", photos, "--run-dir", run, *SMALL)
         assert f"{run} already holds a run" in message
         assert f"--resume {run}" in message
 
-    def test_a_run_that_is_not_there(self, fails, tmp_path):
+    def test_missing_run(self, fails, tmp_path):
         assert "no run there" in fails("train", "--resume", tmp_path / "run")
-        assert "no such path" in fails("eval", tmp_path / "run")
+        assert "neither a path nor the name of a model" in fails("eval", tmp_path / "run")
 
-    def test_names_that_are_not_known(self, fails, tmp_path):
+    def test_unknown_names(self, fails, tmp_path):
         assert "did you mean 'bert_vit_b_16'" in fails("train", "--preset", "bert_vit_b16")
         assert "did you mean '--epochs'" in fails("train", "--epoch", "3")
         assert "did you mean '--batch-size'" in fails("train", "--batchsize", "3")
@@ -234,16 +234,16 @@ class TestErrors:
             "train", "--config", tmp_path / "recipe.toml"
         )
 
-    def test_values_that_do_not_fit(self, fails, run, tmp_path):
+    def test_invalid_values(self, fails, run, tmp_path):
         assert "lr is -1.0; expected above 0" in fails("train", "--lr", "-1")
         assert "invalid int value: 'many'" in fails("train", "--epochs", "many")
         assert "invalid int or auto value: 'all'" in fails("train", "--micro-batch-size", "all")
-        assert "give one of them" in fails("train", "--preset", "bert_vit_tiny", "--model", run)
+        assert "--preset and --model exclude each other" in fails("train", "--preset", "bert_vit_tiny", "--model", run)
         assert "epochs: started with 2, now 3; to go on" in fails("train", "--resume", run, "--epochs", "3")
         assert "--preset is for a new run" in fails("train", "--resume", run, "--preset", "bert_vit_tiny")
         assert "no state of step 3" in fails("train", "--resume", run, "--step", "3")
         assert "--allow-changes and --step are for --resume" in fails("train", "--allow-changes")
-        assert "there is no such file" in fails("train", "--config", tmp_path / "none.toml")
+        assert "no such file" in fails("train", "--config", tmp_path / "none.toml")
         (tmp_path / "bad.toml").write_text("epochs = = 3")
         assert "not TOML" in fails("train", "--config", tmp_path / "bad.toml")
         assert "no split 'tset'" in fails("eval", run, "--split", "tset")
@@ -272,12 +272,12 @@ def test_convert(tmp_path, capsys):
     assert "in bfloat16, in the layout of miniclip" in capsys.readouterr().out
     half = miniclip.load(tmp_path / "half")
     assert torch.equal(half.image.positions, miniclip.load(tmp_path / "mine").image.positions.bfloat16())
-    assert cli.main(["convert", str(tmp_path / "mine"), str(tmp_path / "theirs"), "--layout", "open_clip"]) == 2
+    assert cli.main(["convert", str(tmp_path / "mine"), str(tmp_path / "converted"), "--layout", "open_clip"]) == 2
     assert "no bidirectional text tower with masked padding" in capsys.readouterr().err
-    assert not (tmp_path / "theirs").exists()
+    assert not (tmp_path / "converted").exists()
 
 
-def test_convert_for_other_libraries_and_bare_weights(tmp_path, capsys):
+def test_convert_to_other_layouts_and_from_bare_weights(tmp_path, capsys):
     image = ImageConfig(16, 8, 64, 1, 1, activation="quickgelu")
     text = TextConfig(12, 600, 64, 1, 1, activation="quickgelu", causal=True, pooling="end")
     model = fresh(CLIPConfig(image, text, 32))
@@ -296,7 +296,7 @@ def test_convert_for_other_libraries_and_bare_weights(tmp_path, capsys):
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
 
 
-def test_models_lists_presets_and_well_known_checkpoints(capsys):
+def test_models_lists_presets_and_pretrained_checkpoints(capsys):
     assert cli.main(["models"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(miniclip.list_models())
     assert cli.main(["models", "vit_h_14_dfn"]) == 0

@@ -6,7 +6,7 @@ from miniclip import cli
 class TestDryRun:
     FLAGS = ("--batch-size", "8", "--device", "cpu", "--max-steps", "3")
 
-    def test_it_says_where_each_setting_comes_from_and_writes_nothing(self, tmp_path, monkeypatch, capsys):
+    def test_prints_the_origin_of_every_setting_and_writes_nothing(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("miniclip.data.shapes.Shapes.__len__", lambda self: 24)
         (tmp_path / "recipe.toml").write_text('lr = 1e-4\nseed = 3\nprecision = "float32"\n')
@@ -17,12 +17,12 @@ class TestDryRun:
         assert rows["seed"] == ["5", "flag"]
         assert rows["batch_size"] == ["8", "flag"]
         assert rows["warmup_fraction"] == ["0.1", "default"]
-        assert rows["epochs"] == ["10", "default", "for", "this", "set"]
+        assert rows["epochs"] == ["10", "default", "for", "this", "dataset"]
         assert rows["device"] == ["cpu", "flag"]
         assert rows["preset"] == ["bert_vit_tiny", "default"]
         assert "nothing was written" in out
         assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
 
-    def test_errors_are_those_of_a_run(self, tmp_path, capsys):
+    def test_errors_equal_those_of_a_run(self, tmp_path, capsys):
         assert cli.main(["train", "--dry-run", "--data", str(tmp_path / "none")]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

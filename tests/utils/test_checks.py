@@ -1,11 +1,11 @@
-"""What holds the fields of dataclasses to their annotations."""
+"""Checks of dataclass fields against their annotations."""
 
 import dataclasses
 from typing import Literal
 
 import pytest
 
-from miniclip.utils.checks import check_types, kinds_and_words
+from miniclip.utils.checks import check_types, types_and_literals
 
 
 @dataclasses.dataclass
@@ -18,12 +18,12 @@ class Settings:
 
 
 @pytest.mark.parametrize("size", [3, "auto", "none", None])
-def test_a_type_joined_with_words_takes_both(size):
+def test_type_or_literal_accepts_both(size):
     assert Settings(size).size == size
 
 
 @pytest.mark.parametrize("size", ["a", "Auto", 2.5, True, ["auto"]])
-def test_and_nothing_else(size):
+def test_other_values_are_refused(size):
     with pytest.raises(TypeError, match=r"size is .*; expected int or unset or 'auto' or 'none'"):
         Settings(size)
     with pytest.raises(ValueError, match="kind is 'auto'; expected one of a, b"):
@@ -31,7 +31,7 @@ def test_and_nothing_else(size):
 
 
 def test_kinds_and_words():
-    assert kinds_and_words(int) == ((int,), ())
-    assert kinds_and_words(float | None) == ((float, type(None)), ())
-    assert kinds_and_words(Literal["a", "b"]) == ((), ("a", "b"))
-    assert kinds_and_words(int | Literal["auto"] | None) == ((int, type(None)), ("auto",))
+    assert types_and_literals(int) == ((int,), ())
+    assert types_and_literals(float | None) == ((float, type(None)), ())
+    assert types_and_literals(Literal["a", "b"]) == ((), ("a", "b"))
+    assert types_and_literals(int | Literal["auto"] | None) == ((int, type(None)), ("auto",))

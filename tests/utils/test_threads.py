@@ -1,18 +1,18 @@
-"""Threads end with whoever asked for them."""
+"""The thread pool drops pending work."""
 
 import threading
 
 import pytest
 
-from miniclip.utils.threads import threads
+from miniclip.utils.threads import thread_pool
 
 
-def test_what_was_asked_for_is_done():
-    with threads(3) as pool:
+def test_work_is_done():
+    with thread_pool(3) as pool:
         assert list(pool.map(lambda x: x * x, range(50))) == [x * x for x in range(50)]
 
 
-def test_after_an_interruption_what_has_not_begun_is_dropped():
+def test_interruption_drops_pending_work():
     begun, go = [], threading.Event()
 
     def work(number):
@@ -20,7 +20,7 @@ def test_after_an_interruption_what_has_not_begun_is_dropped():
         go.wait(timeout=30)
 
     def interrupted():
-        with threads(2) as pool:
+        with thread_pool(2) as pool:
             for number in range(1000):
                 pool.submit(work, number)
             threading.Timer(0.05, go.set).start()

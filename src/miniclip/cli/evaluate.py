@@ -56,7 +56,9 @@ def is_run(path: Path) -> bool:
 def data_spec_of(run: str, saved: dict[str, Any]) -> str:
     """Return the dataset spec that a run directory has saved."""
     if "data" not in saved["about"]:
-        raise ValueError(f"{run} was started from Python and has no path of its data: use Trainer.resume, or add --data")
+        raise ValueError(
+            f"{run} was started from Python and has no path of its data: use Trainer.resume, or add --data"
+        )
     return str(saved["about"]["data"])
 
 

@@ -31,9 +31,7 @@ def add(commands: Any) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="precision of the weights (default: as loaded)",
     )
-    convert.add_argument(
-        "--image-size", type=int, metavar="N", help="image size; the position embeddings are resized"
-    )
+    convert.add_argument("--image-size", type=int, metavar="N", help="image size; the position embeddings are resized")
     convert.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json that replaces the checkpoint's")
     convert.add_argument(
         "--architecture", metavar="NAME", help="a preset or a configuration file, for weights without a configuration"
@@ -86,8 +84,8 @@ def describe_model(config: CLIPConfig) -> list[str]:
     image, text = config.image, config.text
     token = " and a class token" if image.class_token else ""
     return [
-        f"image tower  {count_parameters(model.image):>12,} parameters: {_tower(image)}, {image.image_size} px, {image.patches} "
-        f"patches of {image.patch_size} px{token}, pooled by {image.pooling}, {image.activation}",
+        f"image tower  {count_parameters(model.image):>12,} parameters: {_tower(image)}, {image.image_size} px, "
+        f"{image.patches} patches of {image.patch_size} px{token}, pooled by {image.pooling}, {image.activation}",
         f"text tower   {count_parameters(model.text):>12,} parameters: {_tower(text)}, context {text.context_length}, "
         f"vocabulary {text.vocab_size:,}, "
         f"{'causal' if text.causal else 'bidirectional'}, pooled at its {text.pooling} token, {text.activation}",

@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
         help="check the data and the memory, overfit a few pairs with a copy of the model, print the findings, and "
         "exit; the exit code is 1 if there are errors",
     )
-    data_help = f"a folder, a table, tar shards (docs/data.md), or shapes, the synthetic dataset (default {DEFAULT_DATA})"
+    data_help = f"a folder, a table, tar shards (docs/data.md), or shapes, a synthetic dataset (default {DEFAULT_DATA})"
     add_flag(train, "data", str | None, data_help)
     add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {DEFAULT_PRESET})")
     add_flag(train, "model", str | None, "a checkpoint to start from, instead of a preset")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset
-from miniclip.utils.randomness import draw
+from miniclip.utils.randomness import random_integer
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -36,11 +36,11 @@ class CaptionTable:
         ends = torch.eq(tokens, -1 if tokenizer.end_id is None else tokenizer.end_id).int().argmax(dim=1) + 1
         self._lengths = torch.full_like(ends, tokens.shape[1]) if pad else ends
 
-    def draw(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
+    def random_integer(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """Draw one caption for each image: (B, T) int64, T the longest one's length.
 
         The choice depends only on the seed, the epoch and the image's index.
         """
-        offsets = [draw(seed, "caption", epoch, index) % self._counts[index] for index in indices.tolist()]
+        offsets = [random_integer(seed, "caption", epoch, index) % self._counts[index] for index in indices.tolist()]
         rows = self._first_rows[indices] + torch.tensor(offsets)
         return self._tokens[rows, : int(self._lengths[rows].max())].long()

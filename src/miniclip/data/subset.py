@@ -9,7 +9,7 @@ from PIL import Image
 from miniclip.data.dataset import ImageCaptionDataset, checked_index, name_of
 from miniclip.data.skipping import SkipLog, reason_of
 from miniclip.errors import DataError
-from miniclip.utils.threads import threads
+from miniclip.utils.threads import thread_pool
 
 
 class Subset:
@@ -57,7 +57,7 @@ def readable_subset(data: ImageCaptionDataset, skip_log: SkipLog) -> ImageCaptio
             return reason_of(error)
         return None
 
-    with threads() as pool:
+    with thread_pool() as pool:
         reasons = list(pool.map(check, range(len(data))))
     for index, reason in enumerate(reasons):
         if reason is not None:

@@ -21,7 +21,7 @@ from miniclip.data.decoding import as_image, existing
 from miniclip.data.jpeg import read_pixels
 from miniclip.data.preprocess import Preprocess
 from miniclip.errors import DataError
-from miniclip.utils.threads import cores, threads
+from miniclip.utils.threads import available_cores, thread_pool
 
 MOST_WORKERS = 16  # beyond that they wait for the interpreter's lock, and for the disk
 SHOWN = 10  # pictures that a warning names; a list of thousands helps nobody
@@ -71,7 +71,7 @@ class ImageReader:
         if num_workers is not None and num_workers < 0:
             raise ValueError(f"num_workers {num_workers}: expected at least 0")
         self.items, self.preprocess, self.batch_size = items, preprocess, batch_size
-        wanted = min(MOST_WORKERS, cores()) if num_workers is None else num_workers
+        wanted = min(MOST_WORKERS, available_cores()) if num_workers is None else num_workers
         self.num_workers = min(wanted, len(items)) if len(items) > 1 else 0
         self.on_error, self.pinned = on_error, pinned
         self.failed: list[str] = []
@@ -101,7 +101,7 @@ class ImageReader:
                 yield [self._read(index) for index in islice(left, count)]
             return
         waiting: deque[Future[Tensor | str]] = deque()
-        with threads(self.num_workers) as pool:
+        with thread_pool(self.num_workers) as pool:
             for count in sizes:
                 waiting.extend(pool.submit(self._read, index) for index in islice(left, 2 * size - len(waiting)))
                 yield [waiting.popleft().result() for _ in range(count)]

@@ -69,8 +69,8 @@ from miniclip.train.schedule import learning_rate
 from miniclip.train.setup import default_callbacks, logger_callbacks, mfu_meter
 from miniclip.train.step import Inputs, cached_step, loss_function, plain_step
 from miniclip.train.validation import figure_of, validate
-from miniclip.utils.lock import alone_in
-from miniclip.utils.randomness import draw, generator
+from miniclip.utils.lock import lock_directory
+from miniclip.utils.randomness import generator, random_integer
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -234,7 +234,7 @@ class Trainer:
             ChildProcessError: a process that decodes pictures was killed.
         """
         with contextlib.ExitStack() as held, GracefulStop() as stop, self.writer, worker_deaths_explained():
-            distributed.on_main(lambda: held.enter_context(alone_in(self.run_dir)))
+            distributed.on_main(lambda: held.enter_context(lock_directory(self.run_dir)))
             self._start()
             try:
                 while not (self.step >= self.total_steps and self.progress.closed == self.step):
@@ -288,7 +288,9 @@ class Trainer:
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(draw(self.config.seed, "step", self.step, distributed.rank()))  # a user's dropout, say
+        torch.manual_seed(
+            random_integer(self.config.seed, "step", self.step, distributed.rank())
+        )  # a user's dropout, say
         step = plain_step if self.config.micro_batch_size is None else cached_step
         size = len(batch.indices)
         result = step(self.model, self.optimizer, self._inputs(batch), size, self.loss, self.config)

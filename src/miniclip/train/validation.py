@@ -18,7 +18,7 @@ from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.runtime import distributed
 from miniclip.train.config import Monitor
 from miniclip.train.step import LossFunction
-from miniclip.utils.randomness import draw, generator
+from miniclip.utils.randomness import generator, random_integer
 
 ROUNDS = 5  # so many times over the pictures, each time with other captions: the mean is steadier
 
@@ -77,7 +77,9 @@ def _batches(embedded: Embeddings, size: int, seed: int) -> list[tuple[Tensor, T
     batches = []
     for turn in range(ROUNDS):
         order = torch.randperm(len(counts), generator=generator(seed, "validation", turn))
-        texts = torch.tensor([first[i] + draw(seed, "validation", turn, i) % counts[i] for i in order.tolist()])
+        texts = torch.tensor(
+            [first[i] + random_integer(seed, "validation", turn, i) % counts[i] for i in order.tolist()]
+        )
         for start in range(0, len(order) - size + 1, size):
             rows, captions = order[start : start + size][mine], texts[start : start + size][mine]
             batches.append((embedded.images[rows], embedded.texts[captions]))

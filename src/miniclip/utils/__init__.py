@@ -1,1 +1,1 @@
-"""Small helpers that every room uses: atomic files, locks, checks of types, seeded randomness, threads."""
+"""Helpers without a subject of their own: atomic writes, locks, type checks, seeded randomness, threads."""

@@ -1,4 +1,4 @@
-"""Writing a file at once or not at all."""
+"""Atomic writing of files."""
 
 import contextlib
 import os
@@ -7,14 +7,18 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")  # the names that it writes to: a kill may leave one
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")  # names of temporary files; a killed process can leave one
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file in the target's directory, then rename it over the target.
+    """Write a file under a temporary name in the same directory, flush it, and rename it to the target.
+
+    Args:
+        path: the target; its directory is created if missing.
+        write: function that writes a file at the path that it gets.
 
     Raises:
-        OSError: as the disk raises it; the target is as it was, and the temporary file is gone.
+        OSError: writing failed; the target is unchanged and the temporary file is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -23,18 +27,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        _sync_directory(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
 
 
-def _sync_folder(path: Path) -> None:
-    """See that a new name outlives a power cut too, where the system can."""
+def _sync_directory(path: Path) -> None:
+    """Flush a directory, so that a new name survives a power failure; not every system supports it."""
     with contextlib.suppress(OSError):
-        folder = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a user's values are checked by: types of dataclass fields, and the nearest known name."""
+"""Checks of a user's values: types of dataclass fields, and the nearest name for an unknown one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def did_you_mean(name: str, choices: Iterable[str], listed_by: str | None = None) -> str:
-    """The end of an error message: the nearest choice, then all, as in `; did you mean 'a'? known: a, b`.
+    """Return the end of an error message: the nearest choice, then all, as in `; did you mean 'a'? known: a, b`.
 
     Args:
-        name: what was found.
-        choices: what is known.
-        listed_by: what to call for a list of them, in place of the list: where they are many.
+        name: the unknown name.
+        choices: the known names.
+        listed_by: command or function that lists the choices; it replaces a long list.
     """
     choices = list(choices)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
@@ -24,14 +24,14 @@ def did_you_mean(name: str, choices: Iterable[str], listed_by: str | None = None
 
 
 def check_types(instance: Any) -> None:
-    """Hold the fields of a dataclass to their annotations: a wrong type fails here and not hours later.
+    """Check the fields of a dataclass against their annotations.
 
-    An int is welcome where a float is expected; a bool is neither; a float must be finite. A type may be joined with
-    words, as in `int | Literal["auto"]`.
+    An int is accepted as a float, a bool is not a number, and a float must be finite. Annotations can combine types
+    and literals, as in `int | Literal["auto"]`.
 
     Raises:
         TypeError: a field has another type.
-        ValueError: a field is none of the words that its type names, or not finite.
+        ValueError: a field is not one of the literals of its annotation, or is not finite.
     """
     hints = get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
@@ -51,23 +51,23 @@ def _check(name: str, value: Any, hint: Any) -> None:
         for part, part_hint in zip(value, parts, strict=True):
             _check(name, part, part_hint)
     else:
-        kinds, words = kinds_and_words(hint)
-        if not _is_one_of(value, kinds) and value not in words:
-            names = ["unset" if kind is type(None) else kind.__name__ for kind in kinds]
-            expected = " or ".join([*names, *map(repr, words)])
+        types, literals = types_and_literals(hint)
+        if not _is_one_of(value, types) and value not in literals:
+            names = ["unset" if type_ is type(None) else type_.__name__ for type_ in types]
+            expected = " or ".join([*names, *map(repr, literals)])
             raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {expected}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is {value}; expected a finite number")
 
 
-def kinds_and_words(hint: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
-    """The types and the words of an annotation: `int | Literal["auto"]` to `(int,)` and `("auto",)`."""
+def types_and_literals(hint: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    """Split an annotation into types and literals: `int | Literal["auto"]` into `(int,)` and `("auto",)`."""
     parts = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
-    words = (word for part in parts if get_origin(part) is Literal for word in get_args(part))
-    return tuple(part for part in parts if get_origin(part) is not Literal), tuple(words)
+    literals = (literal for part in parts if get_origin(part) is Literal for literal in get_args(part))
+    return tuple(part for part in parts if get_origin(part) is not Literal), tuple(literals)
 
 
-def _is_one_of(value: Any, kinds: tuple[Any, ...]) -> bool:
+def _is_one_of(value: Any, types: tuple[Any, ...]) -> bool:
     if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+        return bool in types
+    return isinstance(value, types) or (isinstance(value, int) and float in types)

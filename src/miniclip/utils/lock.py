@@ -1,4 +1,4 @@
-"""A folder that one process writes in at a time: two that take up the same run would overwrite each other's files."""
+"""Exclusive lock on a directory, so that two processes do not overwrite each other's files."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_held: set[int] = set()  # descriptors of folders
+_locked: set[int] = set()  # file descriptors of the locked directories
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made where it is missing; other processes, and other holders here, are refused.
+def lock_directory(path: Path) -> Iterator[None]:
+    """Lock a directory against other processes and other callers in this one; create it if missing.
 
-    It is the system's lock of the folder itself (flock): no file is left behind, and it ends with the process, however
-    that ends. Where the system or the file system has no such locks, nothing is held and nobody is refused.
+    The lock is flock on the directory itself. It leaves no file behind and ends with the process, even if the process
+    is killed. Systems and file systems without flock are not locked.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock(path)
     try:
         yield
     finally:
         if descriptor is not None:
-            _held.discard(descriptor)
+            _locked.discard(descriptor)
             os.close(descriptor)
 
 
-def _lock(folder: Path) -> int | None:
-    """Open a folder and lock it; None where that cannot be done."""
+def _lock(path: Path) -> int | None:
+    """Return the descriptor of a directory after locking it, or None without support for flock."""
     try:
         import fcntl
 
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except (ImportError, OSError):
         return None
     try:
@@ -43,22 +43,22 @@ def _lock(folder: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         raise BlockingIOError(
-            f"{folder}: another process is writing there; wait for it, end it, or name another folder"
+            f"{path}: another process is writing there; wait for it, end it, or choose another directory"
         ) from None
     except OSError:
         os.close(descriptor)
         return None
-    _held.add(descriptor)
+    _locked.add(descriptor)
     return descriptor
 
 
-def _let_go() -> None:
-    """In a child that was forked: what it holds a copy of would else stay locked when its parent is gone."""
-    for descriptor in _held:
+def _unlock_in_child() -> None:
+    """Close the inherited descriptors in a forked child, which could outlive its parent and keep the lock."""
+    for descriptor in _locked:
         with suppress(OSError):
             os.close(descriptor)
-    _held.clear()
+    _locked.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_unlock_in_child)

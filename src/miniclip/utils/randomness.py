@@ -1,4 +1,4 @@
-"""Random choices as pure functions of what they belong to: no hidden state, so a resumed run draws the same."""
+"""Random numbers as pure functions of a key. Without hidden state, a resumed run gets the same numbers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 RandomState = tuple[Tensor, Tensor | None]
 
 
-def draw(*key: int | str) -> int:
-    """A number in 0..2^63 - 1 that depends on the key alone, the same on every machine.
+def random_integer(*key: int | str) -> int:
+    """Return an integer in [0, 2^63) that depends only on the key and is the same on every machine.
 
-    For example `draw(seed, "caption", epoch, picture) % 5` chooses one of five captions.
+    For example, `random_integer(seed, "caption", epoch, index) % 5` chooses one of five captions.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A fresh generator on the CPU, seeded with `draw(*key)`."""
-    return torch.Generator().manual_seed(draw(*key))
+    """Return a new CPU generator that is seeded with `random_integer(*key)`."""
+    return torch.Generator().manual_seed(random_integer(*key))
 
 
 def random_state(device: torch.device) -> RandomState:

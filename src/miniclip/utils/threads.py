@@ -1,4 +1,4 @@
-"""Threads that end with whoever asked for them: after Ctrl-C or an error, work that has not begun is dropped."""
+"""Thread pool that drops pending work after an error or Ctrl-C, and the number of CPU cores."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from miniclip.runtime import distributed
 
 
 @contextmanager
-def threads(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads, `count` of them or some for each core.
+def thread_pool(max_workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Open a thread pool that cancels pending work when the context ends.
 
-    Leaving the pool's own context would wait for all that was given to it, for minutes where that is a whole data set.
+    The context of ThreadPoolExecutor waits for all submitted work, which takes minutes for a whole dataset.
+
+    Args:
+        max_workers: number of threads; None lets ThreadPoolExecutor choose.
     """
-    pool = ThreadPoolExecutor(count)
+    pool = ThreadPoolExecutor(max_workers)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def cores() -> int:
-    """Those that this process may use, shared out to the ranks on the machine."""
-    with suppress(AttributeError):  # where the system tells which: containers and schedulers give fewer than all
+def available_cores() -> int:
+    """Return the number of CPU cores of this process: its share among the ranks of the machine."""
+    with suppress(AttributeError):  # Linux only; containers and schedulers grant fewer cores than the machine has
         return max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
     return max(1, (os.cpu_count() or 1) // distributed.local_world_size())

@@ -39,8 +39,8 @@ from miniclip.data.sources.common import Decoded, pixels_or_reason
 from miniclip.data.sources.workers import StreamedImages
 from miniclip.errors import DataError
 from miniclip.utils.atomic import write_atomically
-from miniclip.utils.lock import alone_in
-from miniclip.utils.threads import cores
+from miniclip.utils.lock import lock_directory
+from miniclip.utils.threads import available_cores
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -102,14 +102,16 @@ def build_cache(
     _claim_folder(out, split, preprocess)
     folder, names = out / split, _names(data)
     skip_log = SkipLog(options.on_error, options.max_skip_fraction)
-    with alone_in(folder):
+    with lock_directory(folder):
         source = source_of(data, names, preprocess)
         intact = intact_shards(folder, source).items()
         shards = {start: shard for start, shard in intact if not _skips_readable_image(data, shard, preprocess)}
         spans = _spans(len(data), preprocess.size)
         missing = [span for span in spans if span.start not in shards]
         batches = (list(span[row : row + CHUNK]) for span in missing for row in range(0, len(span), CHUNK))
-        decoder = StreamedImages(data, preprocess, cores() if options.num_workers is None else options.num_workers)
+        decoder = StreamedImages(
+            data, preprocess, available_cores() if options.num_workers is None else options.num_workers
+        )
         bar = _progress_bar(len(data), len(data) - sum(map(len, missing)), split, options.progress)
         with closing(decoder.batches(batches)) as decoded, bar:
             for number, span in enumerate(spans):

@@ -10,7 +10,7 @@ from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import OnError
 from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches, pixels_or_reason
 from miniclip.errors import UnreadableError
-from miniclip.utils.threads import cores, threads
+from miniclip.utils.threads import available_cores, thread_pool
 
 
 class InMemoryImages:
@@ -39,7 +39,7 @@ class InMemoryImages:
             else:
                 failed[index] = pixels
 
-        with threads(cores()) as pool:  # decoding and resizing release the GIL
+        with thread_pool(available_cores()) as pool:  # decoding and resizing release the GIL
             list(pool.map(read, range(len(data))))
         self.failed = dict(sorted(failed.items()))
 

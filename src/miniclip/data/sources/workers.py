@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches, pixels_or_reason
-from miniclip.utils.threads import cores
+from miniclip.utils.threads import available_cores
 
 MAX_DEFAULT_WORKERS = 8
 PREFETCH_BATCHES = 2  # of each worker
@@ -45,7 +45,9 @@ class StreamedImages(Dataset[Any]):
             import torchvision  # noqa: F401  # takes a second, here once instead of in every worker
 
         self.data, self.preprocess, self.reduced = data, preprocess, reduced
-        self.num_workers = min(MAX_DEFAULT_WORKERS, max(1, cores() - 1)) if num_workers is None else num_workers
+        self.num_workers = (
+            min(MAX_DEFAULT_WORKERS, max(1, available_cores() - 1)) if num_workers is None else num_workers
+        )
         self._stopping: Any = None
 
     def batches(self, indices: IndexBatches) -> DecodedBatches:

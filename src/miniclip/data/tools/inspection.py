@@ -18,7 +18,7 @@ from miniclip.data.decoding import open_image
 from miniclip.data.skipping import reason_of
 from miniclip.data.tools.report import ELONGATED, Inspection, Summary
 from miniclip.errors import DataError
-from miniclip.utils.threads import threads as thread_pool
+from miniclip.utils.threads import thread_pool as thread_pool
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import LibraryTokenizer, Tokenizer

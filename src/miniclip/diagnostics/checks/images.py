@@ -14,7 +14,7 @@ from miniclip.data.skipping import reason_of
 from miniclip.diagnostics.checks.sampling import MAX_NAMES, listed, sample_indices
 from miniclip.diagnostics.findings import Finding, Severity
 from miniclip.errors import DataError
-from miniclip.utils.threads import cores, threads
+from miniclip.utils.threads import available_cores, thread_pool
 
 MAX_IMAGES, MAX_SECONDS = 10_000, 60.0  # sample size and time limit
 MAX_ASPECT_RATIO = 2.0  # beyond it the square crop loses at least half of the image
@@ -62,8 +62,8 @@ class ImageSample(NamedTuple):
 def sample_images(data: ImageCaptionDataset, limit: int = MAX_IMAGES, seconds: float = MAX_SECONDS) -> ImageSample:
     """Open a random sample of a dataset's images until a limit of number or time is reached."""
     indices, summaries = sample_indices(len(data), limit), list[ImageSummary]()
-    end, workers = time.monotonic() + seconds, cores()
-    with threads(workers) as pool:
+    end, workers = time.monotonic() + seconds, available_cores()
+    with thread_pool(workers) as pool:
         for start in range(0, len(indices), 8 * workers):
             summaries += pool.map(lambda index: _summarise(data, index), indices[start : start + 8 * workers])
             if time.monotonic() > end:
