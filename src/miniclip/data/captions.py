@@ -36,7 +36,7 @@ class CaptionTable:
         ends = torch.eq(tokens, -1 if tokenizer.end_id is None else tokenizer.end_id).int().argmax(dim=1) + 1
         self._lengths = torch.full_like(ends, tokens.shape[1]) if pad else ends
 
-    def random_integer(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
+    def draw(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """Draw one caption for each image: (B, T) int64, T the longest one's length.
 
         The choice depends only on the seed, the epoch and the image's index.
