@@ -12,7 +12,7 @@ import torch
 
 import miniclip
 from benchmarks.frame import Row, Scale
-from miniclip.cli.train import fresh_model
+from miniclip.cli.trainers import fresh_model
 from miniclip.evaluation.retrieval import LazyImages, embed, recalls
 
 DIRECTIONS = (("text_to_image", "text to image"), ("image_to_text", "image to text"))

@@ -105,9 +105,7 @@ class Inspection:
         repeated = [f"{count:,} times {_shortened(caption)!r}" for caption, count in self.repeated_captions.items()]
         lines += _list(f"images with one side more than {ELONGATED:.0f} times the other", sizes, max_lines)
         lines += _list("groups of identical files", map(", ".join, self.duplicate_files), max_lines)
-        lines += _list(
-            "groups of files with identical pixels", map(", ".join, self.duplicate_pixels), max_lines
-        )
+        lines += _list("groups of files with identical pixels", map(", ".join, self.duplicate_pixels), max_lines)
         lines += _list("groups of identical images in different splits", map(", ".join, self.split_leaks), max_lines)
         lines += _list("captions of several images", repeated, min(max_lines, MAX_REPORTED_CAPTIONS))
         lines += _list("images that cannot be read", _reasons(self.unreadable), max_lines)
