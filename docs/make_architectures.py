@@ -14,7 +14,7 @@ import torch
 
 from miniclip.checkpoints.formats.open_clip import model_config
 from miniclip.config import CLIPConfig
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 PAGE = Path(__file__).parent / "architectures.md"
 HEAD = """# open_clip's architectures
@@ -60,7 +60,7 @@ def page() -> str:
 def row(name: str, config: CLIPConfig) -> str:
     """A configuration that loads."""
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in CLIP(config).parameters())
+        parameters = sum(parameter.numel() for parameter in CLIPModel(config).parameters())
     image, text = config.image, config.text
     cells = [
         name,

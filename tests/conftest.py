@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.plots.callbacks import EvaluationPlots
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import Callback, TrainConfig, Trainer
@@ -143,7 +143,7 @@ def tokenizer(train_data: Shapes) -> Tokenizer:
 
 
 @pytest.fixture
-def model(tokenizer: Tokenizer) -> CLIP:
+def model(tokenizer: Tokenizer) -> CLIPModel:
     return make_model(tokenizer)
 
 
@@ -152,7 +152,7 @@ def start(tmp_path: Path, tokenizer: Tokenizer, train_data: Shapes, val_data: Sh
     """A trainer of a fresh model: 5 steps an epoch, 2 epochs, quiet; the same model and data at each call."""
 
     def make(
-        run: str = "run", callbacks: list[Callback] | None = None, model: CLIP | None = None, **settings: object
+        run: str = "run", callbacks: list[Callback] | None = None, model: CLIPModel | None = None, **settings: object
     ) -> Trainer:
         config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 3, **settings})
         return Trainer(

@@ -1,4 +1,4 @@
-"""miniclip: CLIP from first principles in PyTorch.
+"""miniclip: CLIPModel from first principles in PyTorch.
 
 model = miniclip.load("vit_b_16")
 model.encode_image("cat.jpg") @ model.encode_text(["a cat", "a dog"]).T
@@ -13,8 +13,9 @@ from torch import Tensor
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError, DataError
 from miniclip.hub import export, list_models, load, push_to_hub, save
+from miniclip.inference.model import CLIPModel
 from miniclip.losses import contrastive_loss, sigmoid_loss
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.models.clip import CLIPOutput
 from miniclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ def __dir__() -> list[str]:
     return sorted(globals().keys() | _LATER.keys())
 
 
-def encode_image(model: CLIP, images: Any, **options: Any) -> Tensor:
+def encode_image(model: CLIPModel, images: Any, **options: Any) -> Tensor:
     """`model.encode_image(images, …)`: pictures to unit vectors (N, E)."""
     return model.encode_image(images, **options)
 
 
-def encode_text(model: CLIP, texts: str | Sequence[str] | Tensor, **options: Any) -> Tensor:
+def encode_text(model: CLIPModel, texts: str | Sequence[str] | Tensor, **options: Any) -> Tensor:
     """`model.encode_text(texts, …)`: texts to unit vectors (N, E)."""
     return model.encode_text(texts, **options)
 

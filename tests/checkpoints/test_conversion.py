@@ -17,7 +17,7 @@ from miniclip.checkpoints.key_maps import Row, prefixed
 from miniclip.checkpoints.reading import InMemoryTensors, own_rows
 from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 CAUSAL = {"causal": True, "pooling": "end"}
 OPENAI = CLIPConfig(ImageConfig(16, 4, 24, 2, 3), TextConfig(8, 50, 16, 3, 2, **CAUSAL), 8)
@@ -52,7 +52,7 @@ def rows_of(layout):
 
 def shapes(config):
     with torch.device("meta"):
-        return {key: tuple(value.shape) for key, value in CLIP(config).state_dict().items()}
+        return {key: tuple(value.shape) for key, value in CLIPModel(config).state_dict().items()}
 
 
 def weights(config):

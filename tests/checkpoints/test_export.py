@@ -11,7 +11,7 @@ from miniclip.checkpoints.export import LAYOUTS, export
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load, save
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 FILES = {
     "openai": {"model.pt"},
@@ -24,7 +24,7 @@ TEXTS = ["a red circle above a blue square", "a dog", "A green  triangle!", ""]
 
 
 def build(config, tokenizer=None):
-    model = CLIP(config, tokenizer).initialise().eval()
+    model = CLIPModel(config, tokenizer).initialise().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

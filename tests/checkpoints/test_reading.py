@@ -19,7 +19,7 @@ from miniclip.checkpoints.reading import CANDIDATES, CheckpointReader, best_weig
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 CLIP_CONFIG = CLIPConfig(
     ImageConfig(32, 8, 64, 2, 1, activation="quickgelu"),
@@ -58,7 +58,7 @@ def write(tmp_path):
     """Write a random model in a layout; its directory, and the model."""
 
     def write(layout, name="checkpoint", scale=None):
-        model = CLIP(CONFIGS[layout]).initialise().eval()
+        model = CLIPModel(CONFIGS[layout]).initialise().eval()
         if scale is not None:
             torch.nn.init.constant_(model.log_scale, scale)
         if layout == "miniclip":
@@ -145,14 +145,14 @@ def test_precision(layout, dtype, write):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_precision_of_the_file(dtype, tmp_path):
-    save_checkpoint(CLIP(CLIP_CONFIG).initialise().to(dtype), tmp_path)
+    save_checkpoint(CLIPModel(CLIP_CONFIG).initialise().to(dtype), tmp_path)
     expected = torch.float32 if dtype == torch.float16 else dtype
     assert {p.dtype for p in load(tmp_path).parameters()} == {expected}
     assert {p.dtype for p in CheckpointReader(tmp_path).model(keep_half=True).parameters()} == {dtype}
 
 
 def test_mixed_precision_becomes_the_full_one(tmp_path):
-    model = CLIP(CLIP_CONFIG).initialise()
+    model = CLIPModel(CLIP_CONFIG).initialise()
     model.image.bfloat16()
     save_checkpoint(model, tmp_path)
     assert {p.dtype for p in load(tmp_path).parameters()} == {torch.float32}
@@ -420,7 +420,7 @@ def test_junk_in_the_settings_is_said_in_one_line(layout, name, data, made):
     inner[last] = data.draw(JUNK)
     (folder / name).write_text(json.dumps(bad))
     try:
-        assert isinstance(load(folder), CLIP)
+        assert isinstance(load(folder), CLIPModel)
     except CheckpointError as error:
         assert "\n" not in str(error)  # noqa: PT017 (most of them load or fail by chance)
         assert str(folder) in str(error)  # noqa: PT017

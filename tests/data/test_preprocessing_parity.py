@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, ImageConfig, TextConfig
 from miniclip.data.decoding import open_image
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 pytestmark = pytest.mark.peer
 
@@ -104,7 +104,7 @@ def compare(config, peer, pictures, exact=0.9):
     build, crop = peer
     config = dataclasses.replace(config, crop_rounding=crop)
     with torch.device("meta"):
-        preprocess = CLIP(config).preprocess
+        preprocess = CLIPModel(config).preprocess
     theirs = build(config)
     found = [levels(preprocess(picture), theirs(picture), config) for picture in pictures]
     assert max(found) <= 1.01, found
@@ -149,7 +149,7 @@ def test_another_way_would_be_noticed(case, changes, peer):
     if "crop_rounding" in changes:
         changes = {"crop_rounding": "floored" if crop == "rounded" else "rounded"}
     with torch.device("meta"):
-        preprocess = CLIP(dataclasses.replace(config, **changes)).preprocess
+        preprocess = CLIPModel(dataclasses.replace(config, **changes)).preprocess
     theirs = build(config)
     assert max(levels(preprocess(p), theirs(p), config) for p in map(drawn, SIZES[:4])) > 5
 

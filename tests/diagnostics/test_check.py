@@ -117,7 +117,7 @@ def test_reports_images_and_captions_shared_by_train_and_validation(tokenizer):
     val = Pairs(IMAGES[:3], [*CAPTIONS[:1], ["no such thing"], ["nor such"]])
     report = run_check(tokenizer, Pairs(IMAGES, CAPTIONS), val)
     assert data_findings(report) == {"shared images": "warning", "shared captions": "note"}
-    assert report["shared images"].observation.startswith("3 validation images are in the training data: picture 0")
+    assert report["shared images"].observation.startswith("3 validation images are in the training data: image 0")
     assert report["shared captions"].observation.startswith("1 of 3 ")
 
 

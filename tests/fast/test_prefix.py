@@ -1,4 +1,4 @@
-"""Rows that begin alike: the embeddings of the plain form, whatever they have in common."""
+"""Shared prefix: equal to the plain form for every prefix."""
 
 import torch
 from hypothesis import given
@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from miniclip.config import TextConfig
+from miniclip.fast import accelerate
 from miniclip.fast.prefix import SharedPrefix
 from miniclip.models.text import TextTransformer
 
@@ -15,7 +16,7 @@ VOCABULARY, CONTEXT = 12, 10
 def tower():
     torch.manual_seed(0)
     config = TextConfig(CONTEXT, VOCABULARY, 8, 2, 2, causal=True, pooling="end")
-    model = TextTransformer(config, 6).double().eval()
+    model = accelerate(TextTransformer(config, 6).double().eval())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
@@ -33,33 +34,33 @@ def test_equals_the_plain_form(data, rows, width, seed):
     tokens = torch.randint(1, VOCABULARY - 1, (rows, width), generator=generator)
     tokens[:, :shared] = tokens[0, :shared].clone()
     for row in tokens:
-        end = data.draw(st.integers(shared, width - 1))  # the end token is no part of what is shared
+        end = data.draw(st.integers(shared, width - 1))  # after the prefix
         row[end], row[end + 1 :] = VOCABULARY - 1, 0
     longest = int((tokens == VOCABULARY - 1).int().argmax(dim=1).max()) + 1
-    found = MODEL(tokens[:, :longest], shared=shared)
-    torch.testing.assert_close(found, MODEL(tokens), rtol=1e-10, atol=1e-10)
+    embeddings = MODEL.forward_shared(tokens[:, :longest], shared)
+    torch.testing.assert_close(embeddings, MODEL(tokens), rtol=1e-10, atol=1e-10)
 
 
-def test_what_is_laid_is_found_again():
+def test_unpack_inverts_pack():
     x = torch.arange(3 * 5 * 2.0).view(3, 5, 2)
     x[:, :2] = x[0, :2]
     prefix = SharedPrefix(2, 3, 3)
-    laid = prefix.lay(x)
-    assert laid.shape == (1, 2 + 9, 2)
+    packed = prefix.pack(x)
+    assert packed.shape == (1, 2 + 9, 2)
     positions = torch.tensor([2, 4, 3])
-    torch.testing.assert_close(laid[0, prefix.place(positions)], x[torch.arange(3), positions])
-    (apart,) = prefix.apart(laid, 1, 1)
-    torch.testing.assert_close(apart[:, 0], x)
-    assert prefix.seen_from(positions)[:, 0, 0].sum(dim=1).tolist() == [3, 5, 4]
+    torch.testing.assert_close(packed[0, prefix.packed_indices(positions)], x[torch.arange(3), positions])
+    (unpacked,) = prefix.unpack(packed, 1, 1)
+    torch.testing.assert_close(unpacked[:, 0], x)
+    assert prefix.key_mask(positions)[:, 0, 0].sum(dim=1).tolist() == [3, 5, 4]
 
 
-def test_the_work_for_what_is_shared_is_done_once():
-    """Of 6 tokens of 50 rows, 3 are shared: not much over half of the work is left."""
+def test_the_prefix_is_computed_once():
+    """3 of 6 tokens are shared by 50 rows: little more than half of the work is left."""
     tokens = torch.full((50, 6), 3)
     tokens[:, 5] = VOCABULARY - 1
     counted = []
     for shared in (0, 3):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            MODEL(tokens, shared=shared)
+            MODEL.forward_shared(tokens, shared)
         counted.append(counter.get_total_flops())
     assert counted[1] < 0.65 * counted[0]

@@ -11,7 +11,7 @@ from miniclip.checkpoints.export import export
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.hub import fresh, load, push_to_hub, save, tokenizers
 from miniclip.hub.registry import OPENAI_REPO, PRETRAINED
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 OPENAI_CONFIG = CLIPConfig(
     ImageConfig(16, 8, 64, 1, 1, activation="quickgelu"),
@@ -26,7 +26,7 @@ def _working_directory(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def model(toy_tokenizer) -> CLIP:
+def model(toy_tokenizer) -> CLIPModel:
     return fresh(OPENAI_CONFIG, toy_tokenizer).eval()
 
 
@@ -34,7 +34,7 @@ def files(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def same(first: CLIP, second: CLIP) -> bool:
+def same(first: CLIPModel, second: CLIPModel) -> bool:
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 

@@ -7,7 +7,7 @@ import miniclip
 from miniclip.config import PRESETS
 from miniclip.hub import find_checkpoint, fresh, list_models, load, save
 from miniclip.hub.registry import PRETRAINED
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 
 @pytest.fixture(autouse=True)
@@ -16,11 +16,11 @@ def _working_directory(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def model(toy_config, toy_tokenizer) -> CLIP:
+def model(toy_config, toy_tokenizer) -> CLIPModel:
     return fresh(toy_config, toy_tokenizer)
 
 
-def with_scale(model: CLIP, value: float) -> CLIP:
+def with_scale(model: CLIPModel, value: float) -> CLIPModel:
     with torch.no_grad():
         model.log_scale.fill_(value)
     return model

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniclip.inference.batching import EACH, plan
+from miniclip.inference.batching import BATCH_COST, plan_batches
 
 rows = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=0, max_size=20)
 
@@ -24,21 +24,21 @@ def tensors(texts):
 @given(rows, st.integers(1, 8), st.integers(1, 40), st.booleans())
 def test_every_text_is_in_one_pass_that_fits(texts, most_rows, most_tokens, causal):
     tokens, lengths = tensors(texts)
-    passes = plan(tokens, lengths, most_rows, most_tokens, causal)
+    passes = plan_batches(tokens, lengths, most_rows, most_tokens, causal)
     assert sorted(int(row) for one in passes for row in one.rows) == list(range(len(texts)))
     for one in passes:
         assert 0 < len(one.rows) <= most_rows
-        assert one.longest == lengths[one.rows].max()
-        assert len(one.rows) * one.longest <= most_tokens or len(one.rows) == 1
-        assert one.shared < lengths[one.rows].min()
-        assert (tokens[one.rows, : one.shared] == tokens[one.rows[0], : one.shared]).all()
-        assert causal or not one.shared
+        assert one.width == lengths[one.rows].max()
+        assert len(one.rows) * one.width <= most_tokens or len(one.rows) == 1
+        assert one.prefix < lengths[one.rows].min()
+        assert (tokens[one.rows, : one.prefix] == tokens[one.rows[0], : one.prefix]).all()
+        assert causal or not one.prefix
 
 
 def test_like_lengths_go_together():
     tokens, lengths = tensors([[i % 3 + 1] * (i % 5 + 1) for i in range(1000)])
-    passes = plan(tokens, lengths, 1000, 512, causal=False)
-    padded = sum(len(one.rows) * one.longest for one in passes)
+    passes = plan_batches(tokens, lengths, 1000, 512, share_prefix=False)
+    padded = sum(len(one.rows) * one.width for one in passes)
     assert padded < 1.03 * int(lengths.sum())
 
 
@@ -54,28 +54,28 @@ def test_prompts_share_their_beginnings(mixed):
     if mixed:
         order = torch.randperm(len(prompts), generator=generator)
         tokens, lengths = tokens[order], lengths[order]
-    passes = plan(tokens, lengths, 256, 2048, causal=True)
+    passes = plan_batches(tokens, lengths, 256, 2048, share_prefix=True)
     assert sum(one.cost for one in passes) < 0.62 * int(lengths.sum())
-    assert min(one.shared for one in passes) >= 5
+    assert min(one.prefix for one in passes) >= 5
 
 
 def test_nothing_is_grouped_that_would_make_small_passes():
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(1, 40000, (10,), generator=generator).tolist() for _ in range(300)]
     tokens, lengths = tensors(texts)
-    passes = plan(tokens, lengths, 256, 2048, causal=True)
+    passes = plan_batches(tokens, lengths, 256, 2048, share_prefix=True)
     assert len(passes) == 2
-    assert all(one.cost > 5 * EACH for one in passes)
+    assert all(one.cost > 5 * BATCH_COST for one in passes)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=12))
 def test_cut_by_length_in_the_best_way(lengths):
     """Against all ways there are to cut them."""
     tokens, long = tensors([[1] * (length * 20) for length in lengths])
-    found = sum(one.cost for one in plan(tokens, long, 1000, 10**6, causal=False))
+    found = sum(one.cost for one in plan_batches(tokens, long, 1000, 10**6, share_prefix=False))
     ordered = sorted(long.tolist())
     ways = []
     for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
         places = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(ordered)]
-        ways.append(sum(EACH + (b - a) * ordered[b - 1] for a, b in itertools.pairwise(places)))
+        ways.append(sum(BATCH_COST + (b - a) * ordered[b - 1] for a, b in itertools.pairwise(places)))
     assert found == min(ways)

@@ -176,8 +176,8 @@ def test_rows_of_zeros_and_rows_of_any_length():
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["contrastive", "sigmoid"])
 def test_computes_only_the_gradients_that_are_needed(sigmoid, needed, monkeypatch):
     products = []
-    monkeypatch.setattr(blocks, "product", lambda a, b: products.append(a.shape) or a @ b)
-    monkeypatch.setattr(blocks, "add_product_", lambda to, a, b: products.append(a.shape) or to.addmm_(a, b))
+    monkeypatch.setattr(blocks, "matmul", lambda a, b: products.append(a.shape) or a @ b)
+    monkeypatch.setattr(blocks, "addmm_", lambda to, a, b: products.append(a.shape) or to.addmm_(a, b))
     count = 4 if sigmoid else 3
     if not any(needed[:count]):
         return
@@ -217,7 +217,7 @@ def test_non_contiguous_inputs_and_a_second_backward():
 @pytest.mark.parametrize("onednn", [False, True])
 def test_autocast_changes_nothing(name, onednn, monkeypatch):
     if not onednn:
-        monkeypatch.setattr(blocks, "product", torch.mm)
+        monkeypatch.setattr(blocks, "matmul", torch.mm)
     rest = (20.0,) if name == "contrastive_loss" else (20.0, -5.0)
 
     def run(forward, backward):

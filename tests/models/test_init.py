@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.models.init import TABLE
 
 D, E, LAYERS, V = 128, 64, 3, 600
@@ -27,9 +27,9 @@ ONES = r"(image|text)\.(.*\.)?norm(1|2|_before|_after)\.weight"
 ZEROS = r"(image|text)\..*bias"
 
 
-def fresh(seed: int = 0) -> CLIP:
+def fresh(seed: int = 0) -> CLIPModel:
     """A model that knew other weights before."""
-    model = CLIP(CONFIG)
+    model = CLIPModel(CONFIG)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(7.0)
@@ -38,7 +38,7 @@ def fresh(seed: int = 0) -> CLIP:
 
 
 def test_every_parameter_is_matched_by_a_row_and_every_row_is_used():
-    towers = [key for key in dict(CLIP(CONFIG).named_parameters()) if key.startswith(("image.", "text."))]
+    towers = [key for key in dict(CLIPModel(CONFIG).named_parameters()) if key.startswith(("image.", "text."))]
     used = set()
     for key in towers:
         matching = [pattern for pattern, _ in TABLE if re.search(pattern, key)]

@@ -1,4 +1,4 @@
-"""The text tower: what stands after a caption's end never matters, so a batch may be cut at its longest caption."""
+"""Text tower: tokens after the end token never matter, so a batch may be cut at its longest text."""
 
 import pytest
 import torch
@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import miniclip.models.text as module
 from miniclip.config import TextConfig
+from miniclip.fast import accelerate
+from miniclip.fast.towers import trim
 from miniclip.models.init import initialise
-from miniclip.models.text import TextTransformer, lengths, trim
+from miniclip.models.text import TextTransformer, sequence_lengths
 
 START, END, VOCAB, CONTEXT = 18, 19, 20, 12
 TOWERS = {
@@ -33,6 +34,7 @@ def tower(kind: str) -> TextTransformer:
 
 
 MODELS = {kind: tower(kind) for kind in TOWERS}
+FAST = {kind: accelerate(tower(kind)) for kind in TOWERS}
 
 
 def batch(words: list[list[int]], width: int = CONTEXT, padding: int = 0) -> Tensor:
@@ -43,19 +45,12 @@ def batch(words: list[list[int]], width: int = CONTEXT, padding: int = 0) -> Ten
     return rows
 
 
-def uncut(model: TextTransformer, tokens: Tensor) -> Tensor:
-    """The tower's result with all the padding computed; on the CPU it cuts by itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "trim", lambda tokens, end_id: tokens)
-        return model(tokens)
-
-
 def test_lengths_by_hand():
     tokens = torch.tensor(
         [[18, 3, 19, 0, 0], [18, 19, 0, 19, 0], [18, 1, 2, 3, 4], [19, 0, 0, 0, 0], [18, 0, 0, 0, 19]]
     )
-    assert lengths(tokens, 19).tolist() == [3, 2, 5, 1, 5]
-    assert lengths(tokens, 19).dtype == torch.int64
+    assert sequence_lengths(tokens, 19).tolist() == [3, 2, 5, 1, 5]
+    assert sequence_lengths(tokens, 19).dtype == torch.int64
 
 
 def test_trim_by_hand():
@@ -69,42 +64,33 @@ def test_trim_by_hand():
 @given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=5))
 def test_lengths_and_trim_are_plain_python(rows):
     expected = [row.index(3) + 1 if 3 in row else 6 for row in rows]
-    assert lengths(torch.tensor(rows), 3).tolist() == expected
+    assert sequence_lengths(torch.tensor(rows), 3).tolist() == expected
     assert trim(torch.tensor(rows), 3).tolist() == [row[: max(expected)] for row in rows]
 
 
 @given(towers, captions)
 def test_cutting_at_the_longest_caption_is_exact(kind, words):
     model, tokens = MODELS[kind], batch(words)
-    full = uncut(model, tokens)
+    full = model(tokens)
     assert full.shape == (len(words), 8)
-    torch.testing.assert_close(uncut(model, trim(tokens, END)), full, rtol=0, atol=1e-6)
-    torch.testing.assert_close(model(tokens), full, rtol=0, atol=1e-6)
-
-
-def test_the_cut_saves_the_work():
-    for kind, model in MODELS.items():
-        seen = []
-        hook = model.blocks[0].register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape[1]))
-        model(batch([[1, 2], [3]]))
-        hook.remove()
-        assert seen == [4], kind
+    torch.testing.assert_close(model(trim(tokens, END)), full, rtol=0, atol=1e-6)
+    torch.testing.assert_close(FAST[kind](tokens), full, rtol=0, atol=1e-6)
 
 
 @given(towers, captions, seeds)
 def test_content_after_the_end_never_matters(kind, words, seed):
     model, tokens = MODELS[kind], batch(words)
     noise = torch.randint(0, VOCAB, tokens.shape, generator=torch.Generator().manual_seed(seed))
-    after = torch.arange(CONTEXT) >= lengths(tokens, END)[:, None]
-    torch.testing.assert_close(uncut(model, torch.where(after, noise, tokens)), uncut(model, tokens), rtol=0, atol=1e-6)
+    after = torch.arange(CONTEXT) >= sequence_lengths(tokens, END)[:, None]
+    torch.testing.assert_close(model(torch.where(after, noise, tokens)), model(tokens), rtol=0, atol=1e-6)
 
 
 @given(towers, captions)
-def test_a_caption_alone_equals_it_in_a_batch(kind, words):
+def test_a_text_equals_itself_in_a_batch(kind, words):
     model = MODELS[kind]
-    together = uncut(model, batch(words))
+    together = model(batch(words))
     for ids, row in zip(words, together, strict=True):
-        torch.testing.assert_close(uncut(model, batch([ids], len(ids) + 2))[0], row, rtol=0, atol=1e-6)
+        torch.testing.assert_close(model(batch([ids], len(ids) + 2))[0], row, rtol=0, atol=1e-6)
 
 
 @given(towers, captions.filter(lambda words: len(words[0]) > 0), st.data())
@@ -125,21 +111,21 @@ def test_the_order_of_words_matters(kind):
 
 
 def with_all_positions(model, embed):
-    """What the model gives, and what its blocks give for every position where they are asked for all."""
-    inputs = []
-    hook = model.blocks.register_forward_pre_hook(lambda module, args: inputs.append(args))
+    """Output of the model, and output of its blocks for every position."""
+    outputs = []
+    hook = model.blocks.register_forward_hook(lambda module, args, output: outputs.append(output))
     y = embed()
     hook.remove()
-    return y, model.blocks(*inputs[0][:3])
+    return y, outputs[0]
 
 
 @pytest.mark.parametrize("kind", ["causal", "bidirectional-end"])
 def test_pooled_at_the_first_end_token(kind):
     model = MODELS[kind]
     tokens = torch.tensor([[START, 5, END, 7, 8, END]])
-    y, outputs = with_all_positions(model, lambda: uncut(model, tokens))
+    y, outputs = with_all_positions(model, lambda: model(tokens))
     torch.testing.assert_close(y, model.projection(model.norm_after(outputs[:, 2])), rtol=0, atol=1e-6)
-    torch.testing.assert_close(y, uncut(model, tokens[:, :3]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(y, model(tokens[:, :3]), rtol=0, atol=1e-6)
 
 
 def test_bert_is_pooled_at_its_first_token():
@@ -163,7 +149,7 @@ def test_a_row_without_an_end_is_read_to_its_last_token(kind):
 def test_too_long(kind):
     model = MODELS[kind]
     model(torch.full((1, CONTEXT), 3))
-    with pytest.raises(ValueError, match=rf"{CONTEXT + 1} tokens.*context is {CONTEXT}"):
+    with pytest.raises(ValueError, match=rf"{CONTEXT + 1} tokens.*context length is {CONTEXT}"):
         model(torch.full((1, CONTEXT + 1), 3))
 
 
@@ -203,8 +189,8 @@ def test_attended_padding_written_out(kind):
     assert float((model(batch([[1, 2, 3], [4]], padding=5)) - model(tokens)).abs().max()) > 1e-3  # padding is seen
 
 
-def test_attended_padding_takes_whole_rows_alone():
-    with pytest.raises(ValueError, match=r"7 tokens in a row; .* its whole context, 12: tokenize with pad=True"):
+def test_attended_padding_needs_rows_of_the_context_length():
+    with pytest.raises(ValueError, match=r"7 tokens in a row; .* rows of 12 tokens: tokenize with pad=True"):
         attending("siglip")(batch([[1, 2]], width=7))
     with pytest.raises(ValueError, match="13 tokens in a row"):
         attending("siglip")(batch([[1, 2]], width=13))

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.models.vision import draw_patches
 from miniclip.runtime.flops import image_flops, pair_flops, peak_flops, text_flops
 
@@ -29,7 +29,7 @@ def counted(run):
 @pytest.mark.parametrize("config", [SMALL, SIGLIP, PRESETS["bert_vit_tiny"][1]])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_picture_as_torch_counts_it(config, dropout):
-    model = CLIP(config).initialise()
+    model = CLIPModel(config).initialise()
     size, patches = config.image.image_size, config.image.patches
     kept = draw_patches(2, patches, dropout, torch.Generator()) if dropout else None
     found = counted(lambda: model.image(torch.zeros(2, 3, size, size), kept))
@@ -39,7 +39,7 @@ def test_a_picture_as_torch_counts_it(config, dropout):
 
 @pytest.mark.parametrize("config", [SMALL, SIGLIP])
 def test_a_caption_as_torch_counts_it(config):
-    model = CLIP(config).initialise()
+    model = CLIPModel(config).initialise()
     tokens = torch.full((2, 24), 5)
     tokens[:, -1] = config.text.end_id
     assert counted(lambda: model.text(tokens)) == 2 * text_flops(config, 24)
@@ -48,7 +48,7 @@ def test_a_caption_as_torch_counts_it(config):
 def test_a_step_is_three_times_forward():
     """Backward makes no gradient for the pixels, so torch counts one product of the patches less."""
     config = SMALL
-    model = CLIP(config).initialise()
+    model = CLIPModel(config).initialise()
     tokens = torch.full((2, 24), 5)
     tokens[:, -1] = config.text.end_id
 
@@ -61,7 +61,7 @@ def test_a_step_is_three_times_forward():
 
 
 def test_what_is_frozen_costs_forward_alone_and_own_towers_are_not_counted():
-    model = CLIP(SMALL)
+    model = CLIPModel(SMALL)
     both = pair_flops(model, 10)
     model.image.requires_grad_(False)
     assert both - pair_flops(model, 10) == 2 * image_flops(SMALL)

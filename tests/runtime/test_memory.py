@@ -27,7 +27,8 @@ MEASURE = """
 import json, torch
 from pathlib import Path
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.inference.model import CLIPModel
+from miniclip.models.clip import CLIPOutput
 from miniclip.runtime.allocation import peak_bytes, trace_two_sizes
 from miniclip.runtime.memory import checkpoint_blocks, synthetic_step
 from miniclip.train.optimizer import build_optimizer
@@ -35,7 +36,7 @@ from miniclip.train.config import TrainConfig
 from miniclip.train.step import cached_step, loss_function, plain_step
 
 torch.set_num_threads(1)
-model = CLIP(CLIPConfig(ImageConfig(48, 8, 32, 3, 2), TextConfig(8, 300, 32, 2, 2), 16)).initialise()
+model = CLIPModel(CLIPConfig(ImageConfig(48, 8, 32, 3, 2), TextConfig(8, 300, 32, 2, 2), 16)).initialise()
 optimizer = build_optimizer(model, TrainConfig())
 pixels, tokens = torch.randint(256, (4096, 3, 48, 48), dtype=torch.uint8), torch.randint(299, (4096, 8))
 tokens[:, -1] = 299

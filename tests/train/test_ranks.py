@@ -20,7 +20,7 @@ from miniclip.data import Shapes
 from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
 from miniclip.errors import DataError
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.runtime import distributed
@@ -92,7 +92,7 @@ def resumed(run_dir: Path) -> Trainer:
     return trainer
 
 
-def in_float64(tower: CLIP, arguments: tuple) -> tuple:
+def in_float64(tower: CLIPModel, arguments: tuple) -> tuple:
     return arguments[0].double(), *arguments[1:]
 
 
@@ -133,7 +133,7 @@ def stop_and_go_on(folder: Path) -> None:
     resumed(folder / "stopped").fit()
 
 
-def share_held(model: CLIP) -> float:
+def share_held(model: CLIPModel) -> float:
     """How much of the weights this process has."""
     held = sum((p.to_local() if distributed.is_sharded(p) else p).numel() for p in model.parameters())
     return held / sum(p.numel() for p in model.parameters())

@@ -75,7 +75,7 @@ def test_the_sigmoid_loss_needs_a_bias_and_trains_it(model, tokenizer, batch):
         loss_function(config, model)
     biased = make_model(tokenizer, logit_scale=10.0, logit_bias=-10.0)
     step(biased, batch, config)
-    assert biased.bias.item() != -10.0
+    assert biased.logit_bias.item() != -10.0
 
 
 def test_decay_is_for_weights_that_multiply_activations_alone(model):
@@ -149,7 +149,7 @@ def in_one_graph(model, inputs, size, config):
     parts = [slice(i, min(i + config.micro_batch_size, size)) for i in range(0, size, config.micro_batch_size)]
     outs = [forward(model, inputs(part), config)[:2] for part in parts]
     images, texts = (torch.cat(side) for side in zip(*outs, strict=True))
-    loss = loss_function(config, model)(CLIPOutput(images, texts, model.log_scale.exp(), model.bias))
+    loss = loss_function(config, model)(CLIPOutput(images, texts, model.log_scale.exp(), model.logit_bias))
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()

@@ -14,7 +14,7 @@ import miniclip
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
 from miniclip.errors import CheckpointError, DataError
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.train import Callback, History, TrainConfig, Trainer
@@ -193,7 +193,7 @@ def test_without_validation_data_there_is_no_best(model, train_data, tmp_path):
     assert trainer.fit().evaluations == []
     assert not (tmp_path / "run" / "best").exists()
     assert (tmp_path / "run" / "learning_curve.png").exists()
-    assert isinstance(miniclip.load(tmp_path / "run"), CLIP)
+    assert isinstance(miniclip.load(tmp_path / "run"), CLIPModel)
 
 
 def test_a_directory_that_holds_a_run_is_refused_and_untouched(start):
@@ -323,14 +323,14 @@ def test_the_loop_fits_on_a_screen():
     assert len(inspect.getsource(Trainer.fit).splitlines()) <= 40
 
 
-def siglip(tokenizer) -> CLIP:
+def siglip(tokenizer) -> CLIPModel:
     """Pooled by attention, no class token, text that attends to its padding, and a bias for the sigmoid loss."""
     image = ImageConfig(
         16, 8, 32, 1, 2, patch_bias=True, class_token=False, norm_before=False, pooling="attention", projection="none"
     )
     text = TextConfig(40, tokenizer.vocab_size, 32, 1, 2, padding="attended", pooling="last", projection="bias")
     torch.manual_seed(0)
-    return CLIP(CLIPConfig(image, text, 32, logit_scale=10.0, logit_bias=-10.0), tokenizer).initialise()
+    return CLIPModel(CLIPConfig(image, text, 32, logit_scale=10.0, logit_bias=-10.0), tokenizer).initialise()
 
 
 @pytest.mark.parametrize("micro", [None, 4])

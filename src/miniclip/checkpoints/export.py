@@ -20,7 +20,7 @@ from miniclip.checkpoints.native import TOKENIZER, read_json, tokenizer_at_hand,
 from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer.bpe import END
 from miniclip.utils.atomic import write_atomically
 from miniclip.utils.checks import did_you_mean
@@ -34,7 +34,7 @@ REFUSED = "the export was checked and refused: {problem} after reading it back; 
 CLOSE = 1e-5  # embeddings are unit vectors; reading back what was written gives the same numbers but for their order
 
 
-def export(model: CLIP, path: str | Path, *, layout: str, repo: str | None = None) -> None:
+def export(model: CLIPModel, path: str | Path, *, layout: str, repo: str | None = None) -> None:
     """Write a model in another project's layout, for its own code to open.
 
     Args:
@@ -76,7 +76,7 @@ def _plan(config: CLIPConfig, tokenizer: TextTokenizer | None, layout: str, repo
     return openai.written(config)
 
 
-def _write(model: CLIP, tokenizer: TextTokenizer | None, folder: Path, plan: Written) -> None:
+def _write(model: CLIPModel, tokenizer: TextTokenizer | None, folder: Path, plan: Written) -> None:
     tensors = invert(plan.rows, model.config, {key: value.detach() for key, value in model.state_dict().items()})
     if plan.weights.endswith(".safetensors"):
         write_tensors(folder / plan.weights, tensors, {"format": "pt"})
@@ -110,7 +110,7 @@ def _tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _verify(model: CLIP, folder: Path) -> None:
+def _verify(model: CLIPModel, folder: Path) -> None:
     """Raise `CheckpointError` unless what was written gives the model back: its weights, and what they compute.
 
     The same weights could still be another model, by the settings: so noise and random ids are embedded, too.

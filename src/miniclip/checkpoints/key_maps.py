@@ -49,7 +49,7 @@ OPENAI_TEXT = (
 )
 TEXT_MATRIX = (Row("text_projection", "text.projection.weight", TRANSPOSED),)
 TEXT_LINEAR = (Row("text_projection.{p}", "text.projection.{p}"),)  # where open_clip's projection has a bias
-SCALARS = (Row("logit_scale", "log_scale", scalar(0)), Row("logit_bias", "bias", scalar(0)))
+SCALARS = (Row("logit_scale", "log_scale", scalar(0)), Row("logit_bias", "logit_bias", scalar(0)))
 OPENAI_MARKS = (Row("input_resolution", None), Row("context_length", None), Row("vocab_size", None))
 
 # timm's vision transformers, inside open_clip (https://github.com/huggingface/pytorch-image-models)
@@ -122,7 +122,7 @@ TRANSFORMERS_SIGLIP = (
     Row("vision_model.head.mlp.fc2.{p}", "image.pool.mlp.down.{p}"),
     Row("text_model.head.{p}", "text.projection.{p}"),
     Row("logit_scale", "log_scale", scalar(1)),
-    Row("logit_bias", "bias", scalar(1)),
+    Row("logit_bias", "logit_bias", scalar(1)),
 )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from miniclip.checkpoints.formats.safetensors import write_tensors
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.utils.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def save_checkpoint(model: CLIP, path: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+def save_checkpoint(model: CLIPModel, path: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a model with all that it needs: weights, configuration, tokenizer.
 
     Args:
@@ -67,7 +67,7 @@ def save_checkpoint(model: CLIP, path: str | Path, weights: Mapping[str, Tensor]
     write_tensors(path / WEIGHTS, dict(model.state_dict() if weights is None else weights), {"format": "pt"})
 
 
-def tokenizer_at_hand(model: CLIP) -> TextTokenizer | None:
+def tokenizer_at_hand(model: CLIPModel) -> TextTokenizer | None:
     """A model's tokenizer; None, with a warning, where it is still to be fetched and cannot be."""
     try:
         return model.tokenizer

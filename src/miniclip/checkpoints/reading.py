@@ -24,7 +24,7 @@ from miniclip.checkpoints.native import CONFIG, WEIGHTS, parse_config, read_json
 from miniclip.checkpoints.operations import SAME, Shape, positions
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 # In this order: safetensors before pickles, and a project's own settings before those of a conversion of its weights.
 CANDIDATES = (
@@ -96,7 +96,9 @@ class CheckpointReader:
         except (TypeError, ValueError) as error:
             raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from None
 
-    def model(self, dtype: torch.dtype | None = None, image_size: int | None = None, keep_half: bool = False) -> CLIP:
+    def model(
+        self, dtype: torch.dtype | None = None, image_size: int | None = None, keep_half: bool = False
+    ) -> CLIPModel:
         """The model, on the CPU, without a tokenizer.
 
         Args:
@@ -112,7 +114,7 @@ class CheckpointReader:
         if image_size is not None:
             config = config.replace_image(image_size=image_size)
         with torch.device("meta"):  # no memory and no time for weights that the file replaces
-            model = CLIP(config)
+            model = CLIPModel(config)
         dtype = dtype or common_dtype(self.weights.dtypes.values(), widened=torch.float16 if not keep_half else None)
         fill(model, self.weights, self.plan.rows, dtype)
         return model
@@ -175,7 +177,7 @@ def common_dtype(dtypes: Iterable[torch.dtype], widened: torch.dtype | None = No
     return None if len(found) == 1 and found != {widened} else torch.float32
 
 
-def fill(model: CLIP, source: Source, rows: Iterable[Row], dtype: torch.dtype | None = None) -> None:
+def fill(model: CLIPModel, source: Source, rows: Iterable[Row], dtype: torch.dtype | None = None) -> None:
     """Give a model its weights, every one.
 
     Raises:

@@ -77,10 +77,10 @@ def describe_model(config: CLIPConfig) -> list[str]:
     """Return a line for each tower and one for the model, with the numbers of parameters."""
     import torch
 
-    from miniclip.models.clip import CLIP
+    from miniclip.inference.model import CLIPModel
 
     with torch.device("meta"):  # no memory for the weights
-        model = CLIP(config)
+        model = CLIPModel(config)
     image, text = config.image, config.text
     token = " and a class token" if image.class_token else ""
     return [

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from miniclip.data.loader import Batch
 from miniclip.diagnostics.embedding_metrics import embedding_metrics
+from miniclip.losses.reference import l2_normalize
 from miniclip.models.clip import CLIPOutput
 from miniclip.runs.history import Record
 from miniclip.runtime import distributed
@@ -47,7 +48,8 @@ def batch_metrics(
         captions.
     """
     local_rows = slice(0, max(0, ROWS - first_row))
-    images, texts = (distributed.all_gather(side[local_rows].contiguous()).cpu().double() for side in output[:2])
+    sides = (distributed.all_gather(side[local_rows].contiguous()).cpu() for side in output[:2])
+    images, texts = (l2_normalize(side.double()) for side in sides)
     keys = torch.stack([caption_keys(batch.tokens, tokenizer), image_keys(batch.pixels)], dim=1)
     text_keys, pixel_keys = distributed.all_gather(keys.to(output[0].device)).T.tolist()
     caption_counts = Counter[int](text_keys)

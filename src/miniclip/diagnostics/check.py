@@ -13,7 +13,7 @@ from miniclip.diagnostics.checks.memory import check_memory
 from miniclip.diagnostics.checks.overfit import check_overfit
 from miniclip.diagnostics.checks.overlap import check_overlap
 from miniclip.diagnostics.findings import CheckReport
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runtime import distributed
 from miniclip.train.config import TrainConfig
 from miniclip.utils.randomness import random_state, set_random_state
@@ -22,7 +22,7 @@ MAX_STEPS, MAX_SECONDS = 300, 60.0
 
 
 def check(
-    model: CLIP,
+    model: CLIPModel,
     train_data: ImageCaptionDataset,
     val_data: ImageCaptionDataset | None,
     config: TrainConfig,
@@ -61,7 +61,7 @@ def check(
 
 
 @contextlib.contextmanager
-def _preserved(model: CLIP) -> Iterator[None]:
+def _preserved(model: CLIPModel) -> Iterator[None]:
     """Restore the random state and the tokenizer's count of truncated captions on exit."""
     state, tokenizer = random_state(model.device), model.tokenizer
     counters = {name: getattr(tokenizer, name) for name in ("truncated", "_warned") if hasattr(tokenizer, name)}

@@ -1,14 +1,11 @@
-"""Products of matrices on a CPU, by the library that is fast at them.
+"""Matrix products on a CPU through oneDNN.
 
-PyTorch hands float32 products to MKL, which runs at half its speed or less on other makers' processors. oneDNN, in the
-same wheel, does not: of a linear layer's product it makes 1.1 to 1.6 times the speed on a Zen 4 and more than twice on
-a Zen 5, the bias added on the way. `torch.set_float32_matmul_precision("medium")` reaches it too, but for the whole
-process and, where the processor has matrix units for it, in bf16. The operator that `torch.compile` uses for linear
-layers keeps float32 and touches no setting. As it is PyTorch's own business, it is tried once for each type, and left
-alone where it is missing or wrong.
+PyTorch sends float32 products to MKL, which is slow on processors of other makers. oneDNN is in the same wheel. A
+linear layer is 1.1 to 1.6 times as fast with it on a Zen 4, and twice on a Zen 5 (`python -m benchmarks steps`).
+`torch.set_float32_matmul_precision("medium")` selects oneDNN too, but for the whole process, and in bfloat16 on
+processors with matrix units. The operator used here keeps float32 and changes no setting.
 
-`Linear` is torch's own layer with such products. Under autocast, in a translation (torch.compile, an export), inside
-`torch.func` and on every other device it is torch's own in all.
+Letters: M rows, K inputs, N outputs.
 """
 
 from __future__ import annotations
@@ -19,119 +16,118 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-EXACT = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # greatest error of the trial; TF32 has 3e-4
-LARGE = 1 << 20  # elements of a weight: the gradient of smaller ones, a product over many rows, is MKL's strength
+from miniclip.fast.private import (
+    has_global_hooks,
+    has_hooks,
+    in_dispatch_mode,
+    is_transformed,
+    mkldnn_has_bfloat16,
+    mkldnn_linear,
+)
 
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """The product a @ b of matrices, outside autograd.
-
-    Args:
-        a: (M, K).
-        b: (K, N) of the same type and device.
-    """
-    return _by_onednn(a, b.T, None) if _suits(a, b) else a @ b
+MAX_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the first use; TF32 would have 3e-4
+LARGE_WEIGHT = 1 << 20  # elements; below this size MKL computes the weight's gradient faster
 
 
-def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b, as in `product`, to a total (M, N) in place."""
-    if _suits(a, b):
-        total.add_(_by_onednn(a, b.T, None))
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Product a @ b of matrices (M, K) and (K, N), outside autograd."""
+    return mkldnn_linear(a, b.T, None) if _is_supported(a, b) else a @ b
+
+
+def addmm_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add the product a @ b to `total` (M, N) in place, outside autograd."""
+    if _is_supported(a, b):
+        total.add_(mkldnn_linear(a, b.T, None))
     else:
         total.addmm_(a, b)
 
 
-def _suits(a: Tensor, b: Tensor) -> bool:
-    if a.dtype != torch.float32 or a.device.type != "cpu":
+def _is_supported(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != torch.float32 or a.device.type != "cpu" or is_transformed() or in_dispatch_mode():
         return False
-    return a.numel() > 0 and b.numel() > 0 and _onednn_is_there(a.dtype)
+    return a.numel() > 0 and b.numel() > 0 and _is_exact(a.dtype)
 
 
-class Linear(nn.Linear):
-    """`torch.nn.Linear` in name, weights and value; in float32 and bfloat16 on a CPU faster."""
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a linear layer: through oneDNN if it is a plain `nn.Linear` without hooks, else by calling it."""
+    if is_plain_linear(layer):
+        return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+    return layer(x)  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, K) to (…, N)."""
-        return linear(x, self.weight, self.bias)
+
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether a layer is exactly `nn.Linear`, without hooks: not an adapter, not quantized, not parametrized."""
+    return type(layer) is nn.Linear and not has_hooks(layer) and not has_global_hooks()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`torch.nn.functional.linear`: (…, K) by a weight (N, K) and a bias (N,) to (…, N)."""
-    if not _fits(x, weight):
+    """`torch.nn.functional.linear`: (..., K) with a weight (N, K) and a bias (N,) to (..., N)."""
+    if not _linear_is_supported(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         if x.dtype != torch.float32:
-            return F.linear(x, weight, bias)  # its gradients are oneDNN's already
+            return F.linear(x, weight, bias)  # torch computes bfloat16 gradients with oneDNN already
         result: Tensor = _Linear.apply(x, weight, bias)
         return result
-    return _by_onednn(x, weight, bias)
+    return mkldnn_linear(x, weight, bias)
 
 
-def _fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's operator can take the place of torch's, and is there."""
+def _linear_is_supported(x: Tensor, weight: Tensor) -> bool:
     return (
-        torch._C._get_tracing_state() is None  # first: what is traced must not be looked at
-        and not torch.compiler.is_compiling()
-        and not is_in_torch_dispatch_mode()
-        and torch._C._functorch.peek_interpreter_stack() is None
+        not is_transformed()
+        and not in_dispatch_mode()
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
-        and x.dtype in EXACT
+        and x.dtype in MAX_ERROR
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and _onednn_is_there(x.dtype)
+        and _is_exact(x.dtype)
     )
 
 
 class _Linear(torch.autograd.Function):
-    """The layer in float32, and its gradients by the same library."""
+    """Linear layer in float32 whose gradients go through oneDNN too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _by_onednn(x, weight, bias)
+        return mkldnn_linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        by_x = by_weight = by_bias = None
-        again = torch.is_grad_enabled()  # a gradient of this gradient is asked for: in what autograd knows
-        times = torch.matmul if again else product
+        grad_x = grad_weight = grad_bias = None
+        product = torch.matmul if torch.is_grad_enabled() else matmul  # double backward needs autograd's own
+        grad_rows = grad.reshape(-1, weight.shape[0])
         if ctx.needs_input_grad[0]:
-            by_x = times(gradient.reshape(-1, weight.shape[0]), weight).view(x.shape)
+            grad_x = product(grad_rows, weight).view(x.shape)
         if ctx.needs_input_grad[1]:
-            rows, gradients = x.reshape(-1, weight.shape[1]), gradient.reshape(-1, weight.shape[0])
-            if weight.numel() < LARGE:
-                by_weight = gradients.T @ rows
-            else:  # the shorter side along the rows: the other way it takes up to twice as long
-                long = weight.shape[0] > weight.shape[1]
-                by_weight = times(rows.T, gradients).T if long else times(gradients.T, rows)
+            rows = x.reshape(-1, weight.shape[1])
+            if weight.numel() < LARGE_WEIGHT:
+                grad_weight = grad_rows.T @ rows
+            elif weight.shape[0] > weight.shape[1]:  # the product with fewer rows takes up to half the time
+                grad_weight = product(rows.T, grad_rows).T
+            else:
+                grad_weight = product(grad_rows.T, rows)
         if ctx.needs_input_grad[2]:
-            by_bias = gradient.reshape(-1, weight.shape[0]).sum(dim=0)
-        return by_x, by_weight, by_bias
-
-
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The linear layer, followed by nothing."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return result
+            grad_bias = grad_rows.sum(dim=0)
+        return grad_x, grad_weight, grad_bias
 
 
 @functools.cache
-def _onednn_is_there(dtype: torch.dtype) -> bool:
-    """Whether the operator exists beside MKL, and keeps the digits that its type has."""
+def _is_exact(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's operator exists beside MKL and has the accuracy of its type, tried once per type."""
     if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return False
     a, b = torch.linspace(-1, 1, 2 * 64 * 64, dtype=torch.float32, device="cpu").view(2, 64, 64).to(dtype)
-    exact = a.double() @ b.double().T + b[0].double()
+    expected = a.double() @ b.double().T + b[0].double()
     try:
-        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if dtype == torch.bfloat16 and not mkldnn_has_bfloat16():
             return False
-        error = (_by_onednn(a, b, b[0]) - exact).abs().amax() / exact.abs().amax()
+        error = (mkldnn_linear(a, b, b[0]) - expected).abs().amax() / expected.abs().amax()
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
-    return bool(error < EXACT[dtype])
+    return bool(error < MAX_ERROR[dtype])

@@ -19,7 +19,7 @@ from miniclip.errors import CheckpointError
 from miniclip.hub.download import fetch
 from miniclip.hub.registry import PRETRAINED
 from miniclip.hub.tokenizers import attach_tokenizer, open_tokenizer
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runtime.precision import dtype_named
 from miniclip.utils.checks import did_you_mean
 
@@ -57,7 +57,7 @@ def load(
     config: str | Path | CLIPConfig | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
-) -> CLIP:
+) -> CLIPModel:
     """Load a model.
 
     Args:
@@ -92,13 +92,13 @@ def load(
     return _load_checkpoint(name, options) if pretrained else _load_preset(str(name), options)
 
 
-def fresh(config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> CLIP:
+def fresh(config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> CLIPModel:
     """Return a model with fresh weights, its text tower adapted to the tokenizer."""
     if tokenizer is not None:
         vocab_size = max(config.text.vocab_size, tokenizer.vocab_size)
         end_id = config.text.end_id if tokenizer.end_id is None else tokenizer.end_id
         config = config.replace_text(vocab_size=vocab_size, end_id=end_id)
-    return CLIP(config, tokenizer).initialise()
+    return CLIPModel(config, tokenizer).initialise()
 
 
 def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
@@ -129,7 +129,7 @@ def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir:
     return _download_checkpoint(str(name), revision, cache_dir)
 
 
-def _load_preset(name: str, options: LoadOptions) -> CLIP:
+def _load_preset(name: str, options: LoadOptions) -> CLIPModel:
     if options.config is not None or options.revision is not None:
         raise ValueError("pretrained=False builds a preset with fresh weights: remove config and revision")
     config = preset(name)
@@ -139,7 +139,7 @@ def _load_preset(name: str, options: LoadOptions) -> CLIP:
     return model.to(device=options.device, dtype=options.dtype).eval()
 
 
-def _load_checkpoint(name: str | Path, options: LoadOptions) -> CLIP:
+def _load_checkpoint(name: str | Path, options: LoadOptions) -> CLIPModel:
     path = find_checkpoint(name, revision=options.revision, cache_dir=options.cache_dir)
     checkpoint = CheckpointReader(path, _config(options.config))
     model = checkpoint.model(options.dtype, options.image_size, keep_half=options.device.type != "cpu")

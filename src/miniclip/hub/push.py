@@ -13,12 +13,12 @@ from miniclip.hub.client_errors import HubUnavailableError, one_line_errors
 from miniclip.hub.download import check_repo_name
 from miniclip.hub.model_card import model_card
 from miniclip.hub.saving import save
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.utils.checks import did_you_mean
 
 
 def push_to_hub(
-    model: CLIP,
+    model: CLIPModel,
     repo: str,
     *,
     layout: str = "miniclip",

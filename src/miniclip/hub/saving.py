@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from miniclip.checkpoints.native import save_checkpoint
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 
-def save(model: CLIP, path: str | Path) -> None:
+def save(model: CLIPModel, path: str | Path) -> None:
     """Write a model to a checkpoint directory that `load` opens.
 
     The directory holds `model.safetensors`, `config.json` and `tokenizer.json`.

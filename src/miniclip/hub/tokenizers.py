@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.hub.download import fetch
 from miniclip.hub.registry import OPENAI_REPO
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer import find_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def open_tokenizer(tokenizer: str | Path | TextTokenizer | None) -> TextTokenize
 
 
 def attach_tokenizer(
-    model: CLIP,
+    model: CLIPModel,
     checkpoint: CheckpointReader,
     tokenizer: str | Path | TextTokenizer | None,
     cache_dir: str | Path | None,
@@ -43,7 +43,7 @@ def attach_tokenizer(
         model.tokenizer_source = functools.partial(_fetch, repo, options, checkpoint.weights_path, cache_dir)
 
 
-def _tokenizer_repo(model: CLIP, checkpoint: CheckpointReader) -> str | None:
+def _tokenizer_repo(model: CLIPModel, checkpoint: CheckpointReader) -> str | None:
     """Repository of the tokenizer that the settings name, or OpenAI's if the vocabulary is OpenAI's."""
     if checkpoint.own:
         return None  # the model was saved without a tokenizer

@@ -1,1 +1,1 @@
-"""Encoding images and texts in batches, and zero-shot classification."""
+"""Inference: encode images and texts in batches, classify without training."""

@@ -1,93 +1,121 @@
-"""Many texts in passes of few tokens: rows of like length together, and rows that begin alike.
+"""Batches of texts with few tokens to compute, and what image and text encoding share.
 
-What a pass costs are its tokens, padding included: its rows times the longest of them; less, where a causal tower
-shares what all of them begin with (`prefix.py`). Texts are therefore put in order before they are cut into passes: by
-length, or by their first words and then by length, whichever leaves fewer tokens. Letters: N texts, T tokens.
+The cost of a batch is its number of tokens with padding: rows times the longest row. A causal tower computes a common
+prefix once (`fast/prefix.py`). So texts are sorted before they are cut into batches: by length, or by their first
+tokens and then by length, whichever needs fewer tokens. Letters: N texts, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-BEGINNINGS = (0, 2, 3, 4, 5, 6, 8)  # tokens by which texts are grouped before they are put in order by length
-EACH = 100  # tokens in whose time a pass more is begun: small products are slower
-WORTH = 2  # tokens in common from which on they are shared
+from miniclip.models.clip import CLIP
+
+MAX_TOKENS = {"cpu": 2048}  # of a batch, by device; a wider one does not fit a processor's cache, a GPU has no limit
+PREFIXES = (0, 2, 3, 4, 5, 6, 8)  # numbers of first tokens by which texts are grouped, tried in turn
+BATCH_COST = 100  # cost of a batch itself in tokens, since small products are slow
+MIN_PREFIX = 2  # tokens; a shorter prefix is not shared
 
 
-class Pass(NamedTuple):
-    """Some texts to embed together."""
+class TextBatch(NamedTuple):
+    """Texts to embed together."""
 
-    rows: Tensor  # which of the texts
-    longest: int  # tokens
-    shared: int  # tokens that all begin with, and that are computed once; 0: each row by itself
+    rows: Tensor  # (B,) indices of the texts
+    width: int  # length of the longest, in tokens
+    prefix: int  # common first tokens to compute once; 0: none
 
     @property
     def cost(self) -> int:
-        """Tokens to compute, and the pass itself."""
-        return EACH + self.shared + len(self.rows) * (self.longest - self.shared)
+        """Tokens to compute, and the cost of a batch."""
+        return BATCH_COST + self.prefix + len(self.rows) * (self.width - self.prefix)
 
 
-def plan(tokens: Tensor, lengths: Tensor, most_rows: int, most_tokens: int, causal: bool) -> list[Pass]:
-    """Cut texts into passes.
+def plan_batches(
+    tokens: Tensor, lengths: Tensor, max_rows: int, max_tokens: int, share_prefix: bool
+) -> list[TextBatch]:
+    """Sort texts and cut them into batches.
 
     Args:
         tokens: (N, T).
-        lengths: (N,) of each text, as far as its embedding depends on it.
-        most_rows: texts in a pass at most.
-        most_tokens: tokens in a pass at most, padding included; a longer text is a pass by itself.
-        causal: whether what texts begin with can be shared.
+        lengths: (N,) tokens of each text that its embedding depends on.
+        max_rows: texts per batch.
+        max_tokens: tokens per batch with padding; a longer text is a batch of its own.
+        share_prefix: whether the tower can share a common prefix.
+
+    Returns:
+        Batches in which each text occurs once.
     """
-    plans = []
-    for beginning in BEGINNINGS if causal else BEGINNINGS[:1]:
-        if beginning > tokens.shape[1]:
+    candidates = []
+    for prefix in PREFIXES if share_prefix else PREFIXES[:1]:
+        if prefix > tokens.shape[1]:
             break
         groups = torch.zeros_like(lengths)
-        if beginning:
-            groups = torch.unique(tokens[:, :beginning], dim=0, return_inverse=True)[1]
+        if prefix:
+            groups = torch.unique(tokens[:, :prefix], dim=0, return_inverse=True)[1]
         order = (groups * (tokens.shape[1] + 1) + lengths).argsort(stable=True)
-        passes = []
-        for rows in torch.split(order, torch.bincount(groups).tolist()):
-            for some in _of_like_length(rows, lengths[rows].tolist(), beginning):
-                passes += list(_cut(tokens, lengths, some, (most_rows, most_tokens), causal))
-        plans.append(passes)
-    return min(plans, key=lambda passes: sum(one.cost for one in passes), default=[])
+        batches = []
+        for group in torch.split(order, torch.bincount(groups).tolist()):
+            for rows in _split_by_length(group, lengths[group].tolist(), prefix):
+                batches += list(_cut(tokens, lengths, rows, (max_rows, max_tokens), share_prefix))
+        candidates.append(batches)
+    return min(candidates, key=lambda batches: sum(batch.cost for batch in batches), default=[])
 
 
-def _of_like_length(rows: Tensor, long: list[int], shared: int) -> list[Tensor]:
-    """Texts in order of length, cut where one pass more costs less than the padding that it saves.
+def _split_by_length(rows: Tensor, lengths: list[int], prefix: int) -> list[Tensor]:
+    """Split sorted texts at the lengths where another batch costs less than the padding it saves.
 
-    Of all ways to cut them between two lengths it is the best one, found from the shortest texts on.
+    Dynamic programming over the end of the last batch finds the cheapest split.
     """
-    ends = [i for i in range(1, len(long) + 1) if i == len(long) or long[i] != long[i - 1]]
-    best = {0: (0, 0)}  # texts: what they cost, and where the last pass of them starts
+    ends = [i for i in range(1, len(lengths) + 1) if i == len(lengths) or lengths[i] != lengths[i - 1]]
+    best = {0: (0, 0)}  # number of texts: their cost, and the start of their last batch
     for end in ends:
-        each = max(1, long[end - 1] - shared)
-        best[end] = min((best[start][0] + EACH + (end - start) * each, start) for start in best)
-    cuts, end = [], len(long)
+        width = max(1, lengths[end - 1] - prefix)
+        best[end] = min((best[start][0] + BATCH_COST + (end - start) * width, start) for start in best)
+    parts, end = [], len(lengths)
     while end:
         start = best[end][1]
-        cuts.append(rows[start:end])
+        parts.append(rows[start:end])
         end = start
-    return cuts[::-1]
+    return parts[::-1]
 
 
-def _cut(tokens: Tensor, lengths: Tensor, rows: Tensor, most: tuple[int, int], causal: bool) -> Iterator[Pass]:
-    """Texts in order of length as passes that are not too large."""
-    most_rows, most_tokens = most
-    long, start = lengths[rows].tolist(), 0
-    for i in range(1, len(long) + 1):
-        if i == len(long) or i - start == most_rows or (i - start + 1) * long[i] > most_tokens:
-            some = rows[start:i]
-            yield Pass(some, long[i - 1], _shared(tokens[some], long[start]) if causal and i - start > 1 else 0)
+def _cut(
+    tokens: Tensor, lengths: Tensor, rows: Tensor, limits: tuple[int, int], share_prefix: bool
+) -> Iterator[TextBatch]:
+    """Cut sorted texts into batches within the limits on rows and tokens."""
+    (max_rows, max_tokens), sizes, start = limits, lengths[rows].tolist(), 0
+    for i in range(1, len(sizes) + 1):
+        if i == len(sizes) or i - start == max_rows or (i - start + 1) * sizes[i] > max_tokens:
+            batch = rows[start:i]
+            prefix = _common_prefix(tokens[batch], sizes[start]) if share_prefix and i - start > 1 else 0
+            yield TextBatch(batch, sizes[i - 1], prefix)
             start = i
 
 
-def _shared(tokens: Tensor, shortest: int) -> int:
-    """How many tokens rows (B, T) begin with alike, without the last one of the shortest; 0 if hardly any."""
-    alike = int((tokens == tokens[0]).all(dim=0).cumprod(dim=0).sum())
-    found = min(alike, shortest - 1)
-    return found if found >= WORTH else 0
+def _common_prefix(tokens: Tensor, shortest: int) -> int:
+    """Length of the common prefix of rows (B, T), shorter than the shortest row; 0 if it is too short to share."""
+    equal = int((tokens == tokens[0]).all(dim=0).cumprod(dim=0).sum())
+    prefix = min(equal, shortest - 1)
+    return prefix if prefix >= MIN_PREFIX else 0
+
+
+def device_of(model: CLIP) -> torch.device:
+    """Device of the weights."""
+    return model.log_scale.device
+
+
+@contextmanager
+def progress_bar(total: int, unit: str, enabled: bool) -> Iterator[Callable[[int], object]]:
+    """Context with a function that advances a progress bar by a number of items."""
+    if not enabled:
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit) as bar:
+        yield bar.update

@@ -1,13 +1,15 @@
-"""Whatever stands for a picture, to the pixels that the image tower takes: read by threads, ahead of the model.
+"""Images in batches for the image tower: threads read the next batch while the model works on this one.
 
-Threads, since decoding and resizing leave the interpreter's lock. Letters: N pictures, B batch, S side, E embedding.
+Threads are enough, since decoding and resizing release the interpreter's lock.
+Letters: N images, B batch, n readable images of a batch, S image side, E embedding.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from itertools import islice
@@ -18,42 +20,44 @@ import torch
 from torch import Tensor
 
 from miniclip.data.decoding import as_image, existing
-from miniclip.data.jpeg import read_pixels
+from miniclip.data.jpeg import read_pixels as read_file_pixels
 from miniclip.data.preprocess import Preprocess
 from miniclip.errors import DataError
+from miniclip.inference.batching import MAX_TOKENS, device_of, progress_bar
+from miniclip.models.clip import CLIP
 from miniclip.utils.threads import available_cores, thread_pool
 
-MOST_WORKERS = 16  # beyond that they wait for the interpreter's lock, and for the disk
-SHOWN = 10  # pictures that a warning names; a list of thousands helps nobody
+MAX_WORKERS = 16  # more threads wait for the interpreter's lock and for the disk
+MAX_NAMED = 10  # images that a warning names
 
 OnError = Literal["raise", "skip"]
 
 
-class Read(NamedTuple):
-    """What could be read of a batch."""
+class ImageBatch(NamedTuple):
+    """The readable images of a batch."""
 
-    pixels: Tensor  # (n, 3, S, S) uint8, n of the B in their order
-    places: list[int]  # theirs in the batch, n of 0..B-1
+    pixels: Tensor  # (n, 3, S, S) uint8
+    indices: list[int]  # their places in the batch, n of 0..B-1
 
 
 class ImageReader:
-    """Pictures in batches, in the order given; while the model works on one, the next is read.
+    """Reads images in batches, in order, ahead of the model.
 
-    Never more than two batches are in memory, at the model's size, and as many whole pictures as there are threads.
+    At most two batches of preprocessed images are in memory, and one full-size image per thread.
 
     Args:
-        items: N of what `pixels_of` takes; a sequence that opens its pictures when it is asked is asked by the threads.
-        preprocess: how they become pixels.
+        items: N inputs of `read_pixels`. A lazy sequence is indexed by the threads.
+        preprocess: converts an image to pixels.
         batch_size: B.
-        num_workers: threads that read; 0: none, and nothing is read ahead; None: one a core.
-        on_error: "raise" what is wrong with a picture, in its turn; or "skip": go on without it.
-        pinned: in memory that a GPU can copy from while it computes.
+        num_workers: threads; 0: read in the calling thread, not ahead; None: one per core, at most 16.
+        on_error: "raise" or "skip" for an image that cannot be read.
+        pinned: allocate batches in pinned memory, for asynchronous copies to a GPU.
 
     Attributes:
-        failed: each picture that was skipped, with the reason.
+        failed: a message for each skipped image.
 
     Raises:
-        ValueError: an option out of its range.
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -71,78 +75,118 @@ class ImageReader:
         if num_workers is not None and num_workers < 0:
             raise ValueError(f"num_workers {num_workers}: expected at least 0")
         self.items, self.preprocess, self.batch_size = items, preprocess, batch_size
-        wanted = min(MOST_WORKERS, available_cores()) if num_workers is None else num_workers
-        self.num_workers = min(wanted, len(items)) if len(items) > 1 else 0
+        workers = min(MAX_WORKERS, available_cores()) if num_workers is None else num_workers
+        self.num_workers = min(workers, len(items)) if len(items) > 1 else 0
         self.on_error, self.pinned = on_error, pinned
         self.failed: list[str] = []
 
-    def batches(self) -> Generator[Read, None, None]:
-        """What could be read of each batch; closing it ends the threads, and so does whatever is raised."""
-        with closing(self._in_turn()) as turns:
-            for found in turns:
-                yield self._together(found)
+    def batches(self) -> Generator[ImageBatch, None, None]:
+        """Yield the readable images of each batch. Closing the generator ends the threads."""
+        with closing(self._results()) as results:
+            for batch in results:
+                yield self._stack(batch)
 
     def warn(self, stacklevel: int) -> None:
-        """Name what could not be read so far, if anything."""
-        failed = self.failed
-        named = "; ".join(failed[:SHOWN]) + (f"; and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else "")
-        if failed:
-            warnings.warn(
-                f"{len(failed):,} of {len(self.items):,} pictures cannot be read, and their rows are NaN: {named}",
-                stacklevel=stacklevel + 1,
-            )
+        """Warn about the images that were skipped, if any."""
+        if not self.failed:
+            return
+        named, more = "; ".join(self.failed[:MAX_NAMED]), len(self.failed) - MAX_NAMED
+        warnings.warn(
+            f"{len(self.failed):,} of {len(self.items):,} images cannot be read, and their rows are NaN: {named}"
+            + (f"; and {more:,} more" if more > 0 else ""),
+            stacklevel=stacklevel + 1,
+        )
 
-    def _in_turn(self) -> Generator[list[Tensor | str], None, None]:
+    def _results(self) -> Generator[list[Tensor | str], None, None]:
+        """Yield, for each batch, pixels or an error message per image."""
         total, size = len(self.items), self.batch_size
         sizes = [min(size, total - start) for start in range(0, total, size)]
-        left = iter(range(total))
+        indices = iter(range(total))
         if not self.num_workers:
             for count in sizes:
-                yield [self._read(index) for index in islice(left, count)]
+                yield [self._read(index) for index in islice(indices, count)]
             return
-        waiting: deque[Future[Tensor | str]] = deque()
+        pending: deque[Future[Tensor | str]] = deque()
         with thread_pool(self.num_workers) as pool:
             for count in sizes:
-                waiting.extend(pool.submit(self._read, index) for index in islice(left, 2 * size - len(waiting)))
-                yield [waiting.popleft().result() for _ in range(count)]
+                pending.extend(pool.submit(self._read, index) for index in islice(indices, 2 * size - len(pending)))
+                yield [pending.popleft().result() for _ in range(count)]
 
     def _read(self, index: int) -> Tensor | str:
-        """The pixels of a picture (3, S, S), or what is wrong with it."""
+        """Pixels of an image (3, S, S), or the reason why it cannot be read."""
         try:
-            return pixels_of(self.items[index], self.preprocess)
+            return read_pixels(self.items[index], self.preprocess)
         except (DataError, OSError) as error:
             if self.on_error == "raise":
                 raise
-            said = " ".join(str(error).split())
-            return said if isinstance(error, DataError | FileNotFoundError) else f"picture {index}: {said}"
+            reason = " ".join(str(error).split())
+            return reason if isinstance(error, DataError | FileNotFoundError) else f"image {index}: {reason}"
 
-    def _together(self, found: list[Tensor | str]) -> Read:
-        places = [place for place, pixels in enumerate(found) if isinstance(pixels, Tensor)]
-        self.failed += [reason for reason in found if isinstance(reason, str)]
+    def _stack(self, batch: list[Tensor | str]) -> ImageBatch:
+        indices = [index for index, pixels in enumerate(batch) if isinstance(pixels, Tensor)]
+        self.failed += [reason for reason in batch if isinstance(reason, str)]
         side = self.preprocess.size
-        batch = torch.empty(len(places), 3, side, side, dtype=torch.uint8, pin_memory=self.pinned)
-        for row, place in zip(batch, places, strict=True):
-            row.copy_(found[place])
-        return Read(batch, places)
+        stacked = torch.empty(len(indices), 3, side, side, dtype=torch.uint8, pin_memory=self.pinned)
+        for row, index in zip(stacked, indices, strict=True):
+            row.copy_(batch[index])
+        return ImageBatch(stacked, indices)
 
 
-def pixels_of(item: Any, preprocess: Preprocess) -> Tensor:
-    """A path, a PIL image or an array (H, W, 3) of uint8 to uint8 (3, S, S); a path's JPEG the fast way.
+def read_pixels(item: Any, preprocess: Preprocess) -> Tensor:
+    """Convert a path, a PIL image or an array (H, W, 3) of uint8 to pixels (3, S, S) of uint8.
 
     Raises:
         FileNotFoundError: the path does not exist.
-        DataError: the file cannot be read as a picture.
-        TypeError: something else was passed.
+        DataError: the file cannot be read as an image.
+        TypeError: the item is something else.
     """
     if isinstance(item, str | Path):
-        return read_pixels(existing(item), preprocess)
+        return read_file_pixels(existing(item), preprocess)  # JPEGs by the fast way
     return preprocess.pixels(as_image(item))
 
 
-def in_places(rows: Tensor, places: list[int], count: int) -> Tensor:
-    """Embeddings (n, E) of some of a batch to (B, E), B of `count`; the others' are NaN."""
-    if len(places) == count:
+def embed_images(model: CLIP, preprocess: Preprocess, reader: ImageReader, progress: bool = False) -> Tensor:
+    """Embed the images of a reader: (N, E) float32, not normalized. Rows of skipped images are NaN."""
+    sizes = _batch_sizes(len(reader.items), reader.batch_size)
+
+    def embed(batch: ImageBatch, count: int) -> Tensor:
+        pixels = batch.pixels.to(device_of(model), non_blocking=True)  # uint8: a quarter of the bytes of float32
+        if len(batch.indices) == count:
+            return _embed(model, preprocess.normalise(pixels))
+        rows = torch.full((count, model.config.embed_dim), torch.nan, device=device_of(model))
+        if batch.indices:
+            rows[batch.indices] = _embed(model, preprocess.normalise(pixels))
         return rows
-    whole = rows.new_full((count, rows.shape[1]), torch.nan)
-    whole[places] = rows
-    return whole
+
+    with closing(reader.batches()) as batches:
+        return _collect(
+            model, (embed(batch, size) for batch, size in zip(batches, sizes, strict=True)), sizes, progress
+        )
+
+
+def embed_pixels(model: CLIP, pixels: Tensor, batch_size: int, progress: bool = False) -> Tensor:
+    """Embed normalized pixels (N, 3, S, S): (N, E) float32, not normalized."""
+    sizes = _batch_sizes(len(pixels), batch_size)
+    return _collect(model, (_embed(model, part) for part in torch.split(pixels, sizes)), sizes, progress)
+
+
+def _collect(model: CLIP, batches: Iterator[Tensor], sizes: list[int], progress: bool) -> Tensor:
+    """Concatenate the embeddings of the batches: (N, E)."""
+    rows = [torch.empty(0, model.config.embed_dim, device=device_of(model))]
+    with progress_bar(sum(sizes), " images", progress) as advance:
+        for size, embeddings in zip(sizes, batches, strict=True):
+            rows.append(embeddings)
+            advance(size)
+    return torch.cat(rows)
+
+
+def _embed(model: CLIP, pixels: Tensor) -> Tensor:
+    """Embed a batch in equal parts that fit a CPU's cache: (B, 3, S, S) to (B, E) float32."""
+    config, dtype = model.config.image, model.image.patches.weight.dtype
+    size = MAX_TOKENS.get(device_of(model).type, math.inf) / (config.patches + config.class_token)
+    parts = math.ceil(len(pixels) / max(1, size)) if size < len(pixels) else 1
+    return torch.cat([model.image(part.to(device_of(model), dtype)) for part in pixels.tensor_split(parts)]).float()
+
+
+def _batch_sizes(total: int, size: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]

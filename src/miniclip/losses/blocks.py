@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.fast.matmul import add_product_, product
+from miniclip.fast.matmul import addmm_, matmul
 from miniclip.losses.reference import l2_normalize
 
 BLOCK_SIDES = {"cpu": 1024, "cuda": 4096}  # 4 MiB fit into a CPU's cache; a GPU needs larger products
@@ -51,7 +51,7 @@ def logit_blocks(images: Tensor, texts: Tensor, ids: Tensor | None, size: int, s
         x = l2_normalize(images[rows])
         scaled = x * scale
         for columns in parts:
-            block = Block(rows, columns, x, y[columns], product(scaled, y[columns].T))
+            block = Block(rows, columns, x, y[columns], matmul(scaled, y[columns].T))
             if ids is not None:
                 duplicates = ids[rows, None] == ids[columns]
                 duplicates.diagonal(rows.start - columns.start).fill_(False)
@@ -78,11 +78,11 @@ def input_gradients(
         for block in logit_blocks(images, texts, ids, ctx.block_size, block_scale):
             g = logit_gradient(block)
             if grad_x is not None:
-                add_product_(grad_x[block.rows], g, block.y)
+                addmm_(grad_x[block.rows], g, block.y)
             if grad_y_t is not None:
                 if block.columns.start == 0:  # the first block of these rows
                     x_t = block.x.T.contiguous()
-                add_product_(grad_y_t[:, block.columns], x_t, g)
+                addmm_(grad_y_t[:, block.columns], x_t, g)
         grad_y = None if grad_y_t is None else grad_y_t.T.contiguous()
         del grad_y_t
         sides = [(side, grad) for side, grad in ((images, grad_x), (texts, grad_y)) if grad is not None]

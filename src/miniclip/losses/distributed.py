@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from miniclip.fast.matmul import add_product_, product
+from miniclip.fast.matmul import addmm_, matmul
 from miniclip.losses.inputs import LossInputs
 from miniclip.losses.reference import l2_normalize
 from miniclip.runtime.distributed import all_gather, all_gather_ints, all_reduce, rank, world_size
@@ -140,7 +140,7 @@ def _logit_blocks(matrix: _LogitRows, p: int, texts: Tensor) -> Iterator[_Block]
     for start in range(0, len(texts), batch.columns):
         local = slice(start, min(start + batch.columns, len(texts)))
         columns = slice(first + local.start, first + local.stop)
-        logits = product(x, texts[local].T).mul_(scale).add_(bias)
+        logits = matmul(x, texts[local].T).mul_(scale).add_(bias)
         if batch.ids is not None:
             duplicates = batch.ids[rows, None] == batch.ids[columns]
             if p == rank():
@@ -234,8 +234,8 @@ def _input_gradients(
             grad_texts = torch.empty_like(texts)
             for block in _logit_blocks(matrix, p, texts):
                 g = logit_gradient(block)
-                add_product_(grad_x, g, block.texts)
-                grad_texts[block.local] = product(x_t, g).T
+                addmm_(grad_x, g, block.texts)
+                grad_texts[block.local] = matmul(x_t, g).T
             dist.reduce(grad_texts, dst=p)
             if p == rank():
                 grad_y += grad_texts

@@ -1,9 +1,11 @@
-"""The text tower: one transformer, OpenAI's, BERT's or SigLIP's by its configuration.
+"""Text tower: one transformer that is OpenAI's, BERT's or SigLIP's by its configuration.
 
-OpenAI's CLIP is causal and pooled at the end token; BERT (Devlin et al. 2019) is bidirectional, padding masked, pooled
-at its first token. Either way what stands after a caption's end token never reaches its embedding: a batch may
-be cut at its longest caption (`trim`) without changing a result. SigLIP (Zhai et al. 2023) is bidirectional and attends
-to padding: its rows have the context's whole length, always. Letters: B batch, T tokens, D width, E embedding.
+- OpenAI's CLIP is causal and pools the end token.
+- BERT (Devlin et al. 2019) is bidirectional, masks padding and pools the first token.
+- SigLIP (Zhai et al. 2023) is bidirectional, attends to padding and pools the last position; its rows always have the
+  whole context length.
+In the first two, tokens after the end token never reach the embedding.
+Letters: B batch, T tokens, D width, E embedding.
 """
 
 from __future__ import annotations
@@ -12,33 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.config import TextConfig
-from miniclip.fast.prefix import SharedPrefix
-from miniclip.fast.unpadded import Unpadded
-from miniclip.models.layers import Layout, Transformer, projection
-
-MOST_WORDS = 0.85  # the share of a batch that is no padding, from which on it is not worth to leave the padding out
+from miniclip.models.layers import Transformer, projection
 
 
-def lengths(tokens: Tensor, end_id: int) -> Tensor:
-    """Tokens of each caption up to its first end token, that one included; T where a row has none.
+def sequence_lengths(tokens: Tensor, end_id: int) -> Tensor:
+    """Length of each row up to and including its first end token; T if a row has none.
 
     Args:
         tokens: (B, T) integer.
-        end_id: the end token's id.
+        end_id: id of the end token.
 
     Returns:
         (B,) int64, each in 1..T.
     """
-    position = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    return torch.where(tokens == end_id, position, tokens.shape[1]).amin(dim=1)
-
-
-def trim(tokens: Tensor, end_id: int) -> Tensor:
-    """The batch cut at its longest caption: (B, T) to (B, max of `lengths`), which is exact for both towers.
-
-    On a GPU this waits for the device once, to learn the length.
-    """
-    return tokens[:, : int(lengths(tokens, end_id).max())] if tokens.numel() else tokens
+    T = tokens.shape[1]
+    position = torch.arange(1, T + 1, device=tokens.device)
+    return torch.where(tokens == end_id, position, T).amin(dim=1)
 
 
 class TextTransformer(nn.Module):
@@ -47,7 +38,7 @@ class TextTransformer(nn.Module):
     def __init__(self, config: TextConfig, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        # nn.Embedding draws weights, which `initialise` or a file replaces; on the meta device it imports sympy for it
+        # nn.Embedding would draw random weights, and on the meta device import sympy to do so
         table = torch.zeros(config.vocab_size, config.width)
         self.tokens: nn.Embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.positions = nn.Parameter(torch.zeros(config.context_length, config.width))
@@ -55,66 +46,46 @@ class TextTransformer(nn.Module):
         self.norm_after = nn.LayerNorm(config.width, config.norm_eps)
         self.projection = projection(config.width, embed_dim, config.projection)
 
-    def forward(self, tokens: Tensor, shared: int = 0) -> Tensor:
-        """Embed captions.
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed texts.
 
         Args:
-            tokens: (B, T) integer, T at most the context length; start, words, end, then any padding. A tower that
-                attends to its padding takes rows of the context length alone, padded by its tokenizer.
-            shared: in a causal tower not pooled at its first token, without gradient: how many tokens all rows begin
-                with alike, fewer than the shortest has. They are then computed once; the embeddings are the same.
+            tokens: (B, T) integer; start token, text, end token, padding. T is at most the context length. If padding
+                is attended to, T is the context length.
 
         Returns:
-            (B, E), not normalised.
+            (B, E), not normalized.
 
         Raises:
-            ValueError: T is greater than the context length, or less and padding is attended to.
+            ValueError: T does not fit the context length.
         """
-        self._check_length(tokens.shape[1])
-        if self.config.padding == "masked" and tokens.device.type == "cpu" and not torch.compiler.is_compiling():
-            tokens = trim(tokens, self.config.end_id)  # elsewhere it would wait for the device: the loader has cut
-        length = lengths(tokens, self.config.end_id)  # (B,)
-        x = self.tokens(tokens) + self.positions[: tokens.shape[1]]  # (B, T, D)
-        at = self._pooled(length, tokens.shape[1])
-        layout = self._layout(length, tokens, shared)
-        if layout is None:
-            pooled = self.blocks(x, self._mask(length, tokens.shape[1]), self.config.causal, at)  # (B, D)
-        else:
-            pooled = self.blocks(layout.lay(x), layout, False, at)
-        return self.projection(self.norm_after(pooled))  # type: ignore[no-any-return]
+        B, T = tokens.shape
+        self.check_length(T)
+        lengths = sequence_lengths(tokens, self.config.end_id)
+        x = self.tokens(tokens) + self.positions[:T]  # (B, T, D)
+        x = self.blocks(x, self.key_padding_mask(lengths, T), self.config.causal)
+        x = x[torch.arange(B, device=x.device), self.pool_indices(lengths, T)]  # (B, D)
+        return self.projection(self.norm_after(x))  # type: ignore[no-any-return]
 
-    def _layout(self, length: Tensor, tokens: Tensor, shared: int) -> Layout | None:
-        """How to lay the tokens so that less is computed; None: as they are."""
-        rows, width = tokens.shape
-        if shared:
-            return SharedPrefix(shared, rows, width - shared)
-        if tokens.device.type != "cpu" or self.config.padding == "attended" or torch.compiler.is_compiling():
-            return None
-        if self.blocks.compiled or int(length.sum()) > MOST_WORDS * tokens.numel():
-            return None
-        return Unpadded.of(length, width, self.config.causal)
-
-    def _check_length(self, found: int) -> None:
-        expected = self.config.context_length
-        if found > expected:
+    def check_length(self, T: int) -> None:
+        """Raise ValueError if rows of T tokens do not fit the context."""
+        context, attended = self.config.context_length, self.config.padding == "attended"
+        if context < T:
+            raise ValueError(f"{T} tokens in a row, the context length is {context}: tokenize with context_length=")
+        if attended and context > T:
             raise ValueError(
-                f"{found} tokens in a row; this model's context is {expected}: let the tokenizer cut "
-                "(context_length=…), which keeps the end token"
-            )
-        if found < expected and self.config.padding == "attended":
-            raise ValueError(
-                f"{found} tokens in a row; this model attends to padding too, and takes rows of its whole context, "
-                f"{expected}: tokenize with pad=True"
+                f"{T} tokens in a row; this model attends to padding and takes rows of {context} tokens: tokenize with "
+                "pad=True"
             )
 
-    def _mask(self, length: Tensor, tokens: int) -> Tensor | None:
-        """(B, 1, 1, T), True where a key is no padding; None where nothing is masked, or causality does it."""
+    def key_padding_mask(self, lengths: Tensor, T: int) -> Tensor | None:
+        """(B, 1, 1, T), True for tokens that are not padding; None if no mask is needed."""
         if self.config.causal or self.config.padding == "attended":
             return None
-        return (torch.arange(tokens, device=length.device) < length[:, None])[:, None, None, :]
+        return (torch.arange(T, device=lengths.device) < lengths[:, None])[:, None, None, :]
 
-    def _pooled(self, length: Tensor, tokens: int) -> Tensor:
-        """(B,), the position whose output stands for the caption."""
+    def pool_indices(self, lengths: Tensor, T: int) -> Tensor:
+        """(B,) position of the token that is pooled."""
         if self.config.pooling == "first":
-            return torch.zeros_like(length)
-        return length - 1 if self.config.pooling == "end" else torch.full_like(length, tokens - 1)
+            return torch.zeros_like(lengths)
+        return lengths - 1 if self.config.pooling == "end" else torch.full_like(lengths, T - 1)

@@ -1,8 +1,7 @@
-"""The image tower: a vision transformer (Dosovitskiy et al. 2021), by default with CLIP's norm before the blocks.
+"""Image tower: a vision transformer (Dosovitskiy et al. 2021) with CLIP's norm before the blocks.
 
-It is pooled at its class token (CLIP), by the mean of its patches (CLIPA) or by a learned query (SigLIP).
-
-Letters: B batch, S picture side, P patches, D width, E embedding.
+Pooling: the class token (CLIP), the mean of the patches (CLIPA) or a learned query (SigLIP).
+Letters: B batch, S image side, P patches, K kept patches, D width, E embedding.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from miniclip.models.layers import AttentionPool, Transformer, projection
 
 
 class VisionTransformer(nn.Module):
-    """Pictures to embeddings: patches, positions, blocks, pooling, projection."""
+    """Images to embeddings: patches, positions, blocks, pooling, projection."""
 
     class_token: nn.Parameter | None
 
@@ -32,56 +31,59 @@ class VisionTransformer(nn.Module):
         self.pool = AttentionPool(config) if config.pooling == "attention" else None
         self.projection = projection(width, embed_dim, config.projection)
 
-    def forward(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Embed normalised pictures.
+    def forward(self, pixels: Tensor, patch_indices: Tensor | None = None) -> Tensor:
+        """Embed images.
 
         Args:
-            pixels: (B, 3, S, S), normalised as `CLIPConfig.mean` and `std` say.
-            kept: (B, K) indices in 0..P-1 of the patches to look at, row by row, in training (`draw_patches`); None:
-                all of them.
+            pixels: (B, 3, S, S), normalized with `CLIPConfig.mean` and `std`.
+            patch_indices: (B, K) indices of the patches to use, for patch dropout (`draw_patches`); None: all patches.
 
         Returns:
-            (B, E), not normalised.
+            (B, E), not normalized.
 
         Raises:
-            ValueError: the pictures have another size than the tower's.
+            ValueError: the images do not have the tower's size.
         """
-        if pixels.shape[1:] != (3, self.config.image_size, self.config.image_size):
-            raise ValueError(
-                f"pixels have the shape {tuple(pixels.shape)}; this model takes (B, 3, {self.config.image_size}, "
-                f"{self.config.image_size}): use model.preprocess, or encode_image"
-            )
-        x = self.patches(pixels).flatten(2).transpose(1, 2)  # (B, P, D)
-        x = x + self.positions[-x.shape[1] :]
-        if kept is not None:
-            x = x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))  # (B, K, D)
-        if self.class_token is not None:
-            first = (self.class_token + self.positions[0]).to(x.dtype).expand(len(x), 1, -1)
-            x = torch.cat([first, x], dim=1)  # (B, 1 + P, D)
-        return self.projection(self._pooled(self.norm_before(x)))  # type: ignore[no-any-return]
+        x = self.norm_before(self.embed(pixels, patch_indices))
+        return self.projection(self.pooled(x))  # type: ignore[no-any-return]
 
-    def _pooled(self, x: Tensor) -> Tensor:
-        """Through the blocks, (B, T, D), and pooled to (B, D), normalised."""
+    def embed(self, pixels: Tensor, patch_indices: Tensor | None) -> Tensor:
+        """Patch embeddings with positions, after the class token if the tower has one: (B, T, D)."""
+        S = self.config.image_size
+        if pixels.shape[1:] != (3, S, S):
+            raise ValueError(
+                f"pixels have the shape {tuple(pixels.shape)}; this model takes (B, 3, {S}, {S}): use model.preprocess "
+                "or encode_image"
+            )
+        x: Tensor = self.patches(pixels).flatten(2).transpose(1, 2)  # (B, P, D)
+        x = x + self.positions[-self.config.patches :]
+        if patch_indices is not None:
+            x = x.gather(1, patch_indices[:, :, None].expand(-1, -1, x.shape[2]))  # (B, K, D)
+        if self.class_token is None:
+            return x
+        first = (self.class_token + self.positions[0]).to(x.dtype).expand(x.shape[0], 1, -1)
+        return torch.cat([first, x], dim=1)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Blocks, pooling and norm: (B, T, D) to (B, D)."""
+        x = self.blocks(x)
         if self.pool is not None:
-            return self.pool(self.norm_after(self.blocks(x)))  # type: ignore[no-any-return]
-        if self.config.pooling == "mean":
-            mean = self.blocks(x)[:, int(self.config.class_token) :].mean(dim=1)
-            return self.norm_after(mean)  # type: ignore[no-any-return]
-        first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return self.norm_after(self.blocks(x, at=first))  # type: ignore[no-any-return]
+            return self.pool(self.norm_after(x))  # type: ignore[no-any-return]
+        x = x[:, 0] if self.config.pooling == "class" else x[:, int(self.config.class_token) :].mean(dim=1)
+        return self.norm_after(x)  # type: ignore[no-any-return]
 
 
 def draw_patches(batch: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor:
-    """Which patches to keep, another set for each picture (patch dropout: Li et al. 2023, FLIP).
+    """Draw the patches to keep, independently for each image (patch dropout: FLIP, Li et al. 2023).
 
     Args:
         batch: B.
         patches: P.
-        dropout: the share to leave out, in [0, 1).
-        generator: on the CPU.
+        dropout: fraction of patches to drop, in [0, 1).
+        generator: a CPU generator.
 
     Returns:
-        (B, K) indices in 0..P-1, without repeats in a row; K is at least 1.
+        (B, K) distinct indices in 0..P-1, K >= 1.
     """
     keep = max(1, round(patches * (1 - dropout)))
     return torch.rand(batch, patches, generator=generator).argsort(dim=1)[:, :keep]

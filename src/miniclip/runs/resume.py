@@ -11,7 +11,7 @@ import torch
 from miniclip.checkpoints.reading import InMemoryTensors, fill, own_rows
 from miniclip.config import CLIPConfig
 from miniclip.data.dataset import ImageCaptionDataset
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runs.changes import Changes, changed_data, changed_settings, require_the_word
 from miniclip.runs.directory import LAST, fingerprint, read_run
 from miniclip.runs.state import State, find_state, read_state
@@ -59,7 +59,7 @@ def compare(
     return Found(now, merged, changes)
 
 
-def restored(run_dir: Path, step: int | None) -> tuple[CLIP, State]:
+def restored(run_dir: Path, step: int | None) -> tuple[CLIPModel, State]:
     """The model with the weights of a run's last state, or of that of a step; and the state.
 
     Raises:
@@ -69,6 +69,6 @@ def restored(run_dir: Path, step: int | None) -> tuple[CLIP, State]:
     path = find_state(run_dir, step)
     saved = read_state(path)
     with torch.device("meta"):
-        model = CLIP(CLIPConfig.from_dict(read_run(run_dir)["model"]), load_tokenizer(run_dir / LAST))
+        model = CLIPModel(CLIPConfig.from_dict(read_run(run_dir)["model"]), load_tokenizer(run_dir / LAST))
     fill(model, InMemoryTensors(path, saved.weights), own_rows(model.state_dict()))
     return model, saved

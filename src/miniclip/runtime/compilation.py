@@ -13,15 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 WIDTH = 8  # tokens
 
 
-def compile_blocks(model: CLIP) -> None:
+def compile_blocks(model: CLIPModel) -> None:
     """Have the blocks compiled when they are first called; the model's weights, names and files stay as they are."""
     for tower in (model.image, model.text):
-        tower.blocks.compiled = True
         for block in tower.blocks:
             block.compile()
 

@@ -20,8 +20,9 @@ import time
 import torch
 
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
-from miniclip.fast.matmul import product
-from miniclip.models.clip import CLIP
+from miniclip.fast.matmul import matmul
+from miniclip.fast.towers import FastTextTransformer, FastVisionTransformer
+from miniclip.inference.model import CLIPModel
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.precision import Precision
@@ -29,6 +30,9 @@ from miniclip.runtime.precision import Precision
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices: large enough for the peak, small enough for the memory
 SECONDS = 0.1  # that the measurement goes on, and three products at least
 FORWARD_AND_BACKWARD = 3
+
+IMAGE_TOWERS = (VisionTransformer, FastVisionTransformer)
+TEXT_TOWERS = (TextTransformer, FastTextTransformer)
 
 
 def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
@@ -64,7 +68,7 @@ def _asked(tower: ImageConfig | TextConfig, T: int) -> int:
     return 4 * T * D * D + 4 * T * D + 4 * D * D + 4 * D * M
 
 
-def pair_flops(model: CLIP, tokens: int, patch_dropout: float = 0.0) -> int | None:
+def pair_flops(model: CLIPModel, tokens: int, patch_dropout: float = 0.0) -> int | None:
     """FLOPs of a training step for each of its pairs.
 
     Args:
@@ -75,7 +79,7 @@ def pair_flops(model: CLIP, tokens: int, patch_dropout: float = 0.0) -> int | No
     Returns:
         FLOPs; None for a model with towers of its own, which nobody has counted.
     """
-    if type(model.image) is not VisionTransformer or type(model.text) is not TextTransformer:
+    if type(model.image) not in IMAGE_TOWERS or type(model.text) not in TEXT_TOWERS:
         return None
     image, text = (
         FORWARD_AND_BACKWARD if any(p.requires_grad for p in tower.parameters()) else 1
@@ -94,7 +98,7 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     while spent < SECONDS or products < 3:
         _wait(device)
         start = time.perf_counter()
-        product(a, b)
+        matmul(a, b)
         _wait(device)
         seconds = time.perf_counter() - start
         best, spent, products = min(best, seconds), spent + seconds, products + 1

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.distributed import full_tensor, is_sharded, world_size
 
 
-def shard(model: CLIP) -> None:
+def shard(model: CLIPModel) -> None:
     """Shard a model's towers over the ranks, in place.
 
     Raises:
@@ -58,7 +58,7 @@ def require_even(batch: int, skips_samples: bool = False) -> None:
 
 
 @contextmanager
-def unsharded(model: CLIP) -> Iterator[None]:
+def unsharded(model: CLIPModel) -> Iterator[None]:
     """A context in which every rank has all weights, to embed with them as often as it likes; not to train.
 
     In a sharded model each forward pass is an exchange, and ranks with more pictures than others would wait forever.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.models.layers import Transformer
 from miniclip.models.vision import draw_patches
 from miniclip.runtime.allocation import peak_bytes, trace_two_sizes
@@ -45,7 +45,7 @@ def checkpoint_blocks(model: nn.Module, enabled: bool = True) -> None:
         stack.checkpointed = enabled
 
 
-def synthetic_step(model: CLIP, precision: Precision = "float32", patch_dropout: float = 0.0) -> Trial:
+def synthetic_step(model: CLIPModel, precision: Precision = "float32", patch_dropout: float = 0.0) -> Trial:
     """Return a function that runs forward and backward of n random samples, and leaves no gradient.
 
     The captions have the full context length.
@@ -68,7 +68,7 @@ def synthetic_step(model: CLIP, precision: Precision = "float32", patch_dropout:
     return trial
 
 
-def _random_inputs(model: CLIP, samples: int, patch_dropout: float) -> tuple[Tensor, Tensor, Tensor | None]:
+def _random_inputs(model: CLIPModel, samples: int, patch_dropout: float) -> tuple[Tensor, Tensor, Tensor | None]:
     image, text, random = model.config.image, model.config.text, torch.Generator().manual_seed(0)
     pixels = torch.randn(samples, 3, image.image_size, image.image_size, generator=random)
     tokens = torch.randint(text.vocab_size, (samples, text.context_length), generator=random)
@@ -80,7 +80,7 @@ def _random_inputs(model: CLIP, samples: int, patch_dropout: float) -> tuple[Ten
     return pixels.to(model.device), tokens.to(model.device), patches
 
 
-def find_micro_batch_size(model: CLIP, batch: int, trial: Trial) -> int | None:
+def find_micro_batch_size(model: CLIPModel, batch: int, trial: Trial) -> int | None:
     """Find the largest micro batch whose forward and backward fit into the free memory of every rank.
 
     It is a power of two, so that small changes of the free memory give the same number. The model, its gradients, its
@@ -107,7 +107,7 @@ def find_micro_batch_size(model: CLIP, batch: int, trial: Trial) -> int | None:
     return None if whole else size
 
 
-def _largest_fitting(model: CLIP, batch: int, trial: Trial) -> int:
+def _largest_fitting(model: CLIPModel, batch: int, trial: Trial) -> int:
     """The largest power of two of samples that fits on this rank; the batch if it fits whole, 0 if nothing does."""
     sizes = [2**i for i in range(batch.bit_length()) if 2**i < batch] + [batch]
     largest = 0
@@ -120,7 +120,7 @@ def _largest_fitting(model: CLIP, batch: int, trial: Trial) -> int:
     return largest
 
 
-def _fits_by_trial(model: CLIP, batch: int, trial: Trial) -> Callable[[int], bool]:
+def _fits_by_trial(model: CLIPModel, batch: int, trial: Trial) -> Callable[[int], bool]:
     device = model.device
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
@@ -137,13 +137,13 @@ def _fits_by_trial(model: CLIP, batch: int, trial: Trial) -> Callable[[int], boo
     return fits
 
 
-def _fits_by_prediction(model: CLIP, batch: int, trial: Trial) -> Callable[[int], bool]:
+def _fits_by_prediction(model: CLIPModel, batch: int, trial: Trial) -> Callable[[int], bool]:
     budget = CPU_FRACTION * available_bytes() / local_world_size() - reserved_bytes(model, batch)
     small, large = trace_two_sizes(list(model.parameters()), trial)
     return lambda samples: peak_bytes(small, large, samples) <= budget
 
 
-def step_bytes(model: CLIP, batch: int, trial: Trial, micro_batch_size: int | None = None) -> float:
+def step_bytes(model: CLIPModel, batch: int, trial: Trial, micro_batch_size: int | None = None) -> float:
     """Predict the memory of a step beside the weights, on any device; the model is left as it was.
 
     Args:
@@ -157,7 +157,7 @@ def step_bytes(model: CLIP, batch: int, trial: Trial, micro_batch_size: int | No
     return peak_bytes(small, large, min(micro_batch_size or batch, batch)) + reserved_bytes(model, batch)
 
 
-def reserved_bytes(model: CLIP, batch: int) -> int:
+def reserved_bytes(model: CLIPModel, batch: int) -> int:
     """Memory of a step beside the weights and the micro batch: gradients, AdamW's moments, the whole batch's loss."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     embeddings = 2 * batch * model.config.embed_dim * 4
@@ -166,7 +166,7 @@ def reserved_bytes(model: CLIP, batch: int) -> int:
 
 
 @contextmanager
-def _restored(model: CLIP) -> Iterator[None]:
+def _restored(model: CLIPModel) -> Iterator[None]:
     """Restore gradients, buffers and the random state, and empty the allocator's cache."""
     state, buffers = random_state(model.device), [buffer.clone() for buffer in model.buffers()]
     gradients = [parameter.grad for parameter in model.parameters()]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.evaluation.retrieval import Embeddings
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runs.history import History, Record
 from miniclip.train.config import TrainConfig
 
@@ -32,7 +32,7 @@ class TrainerProtocol(Protocol):
         epochs: number of epochs of the whole run.
     """
 
-    model: CLIP
+    model: CLIPModel
     config: TrainConfig
     run_dir: Path
     about: dict[str, Any]

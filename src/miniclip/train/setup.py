@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runtime import distributed, flops
 from miniclip.train.callbacks import Callback
 from miniclip.train.config import TrainConfig
@@ -38,7 +38,7 @@ def logger_callbacks(config: TrainConfig) -> list[Callback]:
     return callbacks
 
 
-def mfu_meter(model: CLIP, config: TrainConfig) -> Callable[[int, float], float | None]:
+def mfu_meter(model: CLIPModel, config: TrainConfig) -> Callable[[int, float], float | None]:
     """Return a function of caption length T and samples per second that gives the MFU, in 0..1.
 
     It gives None on ranks other than 0, and for towers whose FLOPs are not counted.

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from miniclip.inference.model import CLIPModel
 from miniclip.losses import contrastive_loss, sigmoid_loss
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.models.clip import CLIPOutput
 from miniclip.runtime.distributed import average_gradients
 from miniclip.runtime.fsdp import clip_gradients, gradient_norm
 from miniclip.train.config import TrainConfig
@@ -38,7 +39,7 @@ class StepResult(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "seen"}
 
 
-def loss_function(config: TrainConfig, model: CLIP) -> LossFunction:
+def loss_function(config: TrainConfig, model: CLIPModel) -> LossFunction:
     """The loss that the settings name, as a function of what the model puts out.
 
     Raises:
@@ -46,7 +47,7 @@ def loss_function(config: TrainConfig, model: CLIP) -> LossFunction:
     """
     if config.loss == "contrastive":
         return lambda out: contrastive_loss(out.image_embeddings, out.text_embeddings, out.logit_scale)
-    if model.bias is None:
+    if model.logit_bias is None:
         raise ValueError(
             "loss 'sigmoid' needs a model with a bias: configure it with logit_bias=-10.0 and logit_scale=10.0 "
             "(SigLIP's own), or use loss 'contrastive'"
@@ -60,7 +61,7 @@ def loss_function(config: TrainConfig, model: CLIP) -> LossFunction:
 
 
 def plain_step(
-    model: CLIP,
+    model: CLIPModel,
     optimizer: torch.optim.Optimizer,
     inputs: Inputs,
     batch: int,
@@ -84,7 +85,7 @@ def plain_step(
 
 
 def cached_step(
-    model: CLIP,
+    model: CLIPModel,
     optimizer: torch.optim.Optimizer,
     inputs: Inputs,
     batch: int,
@@ -111,7 +112,7 @@ def cached_step(
         return plain_step(model, optimizer, inputs, batch, loss_of, config)
     embeddings, states = _embed(model, inputs, parts, config)
     images, texts = (side.requires_grad_() for side in embeddings)
-    out = CLIPOutput(images, texts, model.log_scale.exp(), model.bias)
+    out = CLIPOutput(images, texts, model.log_scale.exp(), model.logit_bias)
     loss, gradients = _loss_and_gradients(out, loss_of)
     for part, state in zip(parts, states, strict=True):
         set_random_state(model.device, state)
@@ -128,7 +129,7 @@ def _parts(batch: int, config: TrainConfig) -> list[slice]:
 
 @torch.no_grad()
 def _embed(
-    model: CLIP, inputs: Inputs, parts: list[slice], config: TrainConfig
+    model: CLIPModel, inputs: Inputs, parts: list[slice], config: TrainConfig
 ) -> tuple[list[Tensor], list[RandomState]]:
     """The embeddings of both sides, each (B, E), and the random state before each part."""
     states, embedded = [], []
@@ -155,7 +156,7 @@ def _push(out: CLIPOutput, gradients: list[Tensor]) -> None:
         torch.autograd.backward([sides[i] for i in trained], [gradients[i] for i in trained])
 
 
-def forward(model: CLIP, inputs: tuple[Tensor, Tensor, Tensor | None], config: TrainConfig) -> CLIPOutput:
+def forward(model: CLIPModel, inputs: tuple[Tensor, Tensor, Tensor | None], config: TrainConfig) -> CLIPOutput:
     """The model's output for pixels, tokens and patches kept, in the precision of the settings."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         out: CLIPOutput = model(*inputs)
@@ -163,7 +164,7 @@ def forward(model: CLIP, inputs: tuple[Tensor, Tensor, Tensor | None], config: T
 
 
 def _update(
-    model: CLIP, optimizer: torch.optim.Optimizer, loss: Tensor, out: CLIPOutput, config: TrainConfig
+    model: CLIPModel, optimizer: torch.optim.Optimizer, loss: Tensor, out: CLIPOutput, config: TrainConfig
 ) -> StepResult:
     """EMA the gradient over the ranks, clip it, step, clamp the scale; without finite figures, change nothing."""
     average_gradients(model.parameters())  # once a step, however many backward passes the micro batches took
@@ -172,7 +173,7 @@ def _update(
     clip_gradients(model.parameters(), config.max_grad_norm, norm)
     step_where(optimizer, torch.isfinite(norm) & torch.isfinite(loss.detach()))
     optimizer.zero_grad()
-    with torch.no_grad():  # above it training gets unstable (CLIP, section 2.5); below 1 the softmax is flat
+    with torch.no_grad():  # above it training gets unstable (CLIPModel, section 2.5); below 1 the softmax is flat
         model.log_scale.clamp_(0.0, math.log(config.max_logit_scale))
     image_norm, text_norm, rest_norm = norms.unbind()
     seen = _detached(out)
@@ -184,7 +185,7 @@ def _detached(out: CLIPOutput) -> CLIPOutput:
     return CLIPOutput(images.detach(), texts.detach(), scale.detach(), None if bias is None else bias.detach().clone())
 
 
-def by_tower(model: CLIP) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+def by_tower(model: CLIPModel) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """The parameters of the image tower, of the text tower, and the rest: the scale, and the bias if there is one."""
     towers = list(model.image.parameters()), list(model.text.parameters())
     ours = {id(parameter) for tower in towers for parameter in tower}

@@ -35,7 +35,8 @@ from miniclip.diagnostics.batch_metrics import batch_metrics
 from miniclip.diagnostics.check import check
 from miniclip.diagnostics.findings import CheckReport
 from miniclip.evaluation.retrieval import Embeddings
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.inference.model import CLIPModel
+from miniclip.models.clip import CLIPOutput
 from miniclip.models.vision import draw_patches
 from miniclip.runs import nonfinite as skipping
 from miniclip.runs import state
@@ -109,7 +110,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: CLIP,
+        model: CLIPModel,
         train_data: ImageCaptionDataset,
         val_data: ImageCaptionDataset | None = None,
         *,
@@ -468,7 +469,7 @@ class Trainer:
         call(self.callbacks, event, self, *arguments)
 
 
-def loader_of(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) -> ImageCaptionLoader:
+def loader_of(model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig) -> ImageCaptionLoader:
     """Batches of the training data for a model, as the settings have them."""
     options = LoaderOptions(
         batch_size=config.batch_size,
@@ -483,7 +484,7 @@ def loader_of(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) -> Im
     return ImageCaptionLoader(data, tokenizer_of(model), model.preprocess, options)
 
 
-def tokenizer_of(model: CLIP) -> TextTokenizer:
+def tokenizer_of(model: CLIPModel) -> TextTokenizer:
     """The model's tokenizer.
 
     Raises:

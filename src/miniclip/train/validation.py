@@ -14,7 +14,8 @@ from torch.utils.data import Subset
 
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.evaluation.retrieval import Embeddings, LazyImages, embed, recalls
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.inference.model import CLIPModel
+from miniclip.models.clip import CLIPOutput
 from miniclip.runtime import distributed
 from miniclip.train.config import Monitor
 from miniclip.train.step import LossFunction
@@ -24,7 +25,7 @@ ROUNDS = 5  # so many times over the pictures, each time with other captions: th
 
 
 def validate(
-    model: CLIP, data: ImageCaptionDataset, loss: LossFunction, batch_size: int, seed: int
+    model: CLIPModel, data: ImageCaptionDataset, loss: LossFunction, batch_size: int, seed: int
 ) -> tuple[dict[str, Any], Embeddings]:
     """Measure a model on held-out data.
 
@@ -58,7 +59,7 @@ def figure_of(record: Mapping[str, Any], monitor: Monitor) -> float:
     return float(figures[monitor])
 
 
-def _embed(model: CLIP, data: ImageCaptionDataset) -> Embeddings:
+def _embed(model: CLIPModel, data: ImageCaptionDataset) -> Embeddings:
     """All pictures and captions in their order, on every rank; each of them embedded by one rank."""
     mine = distributed.rank_slice(len(data))
     pictures: Any = Subset(cast(Any, data), range(mine.start, mine.stop))  # opened as the model comes to them
@@ -87,5 +88,5 @@ def _batches(embedded: Embeddings, size: int, seed: int) -> list[tuple[Tensor, T
 
 
 @torch.no_grad()
-def _loss(model: CLIP, rows: tuple[Tensor, Tensor], loss: LossFunction) -> Tensor:
-    return loss(CLIPOutput(*rows, model.log_scale.exp(), model.bias))
+def _loss(model: CLIPModel, rows: tuple[Tensor, Tensor], loss: LossFunction) -> Tensor:
+    return loss(CLIPOutput(*rows, model.log_scale.exp(), model.logit_bias))

@@ -18,7 +18,7 @@ from miniclip.checkpoints.formats.timm_towers import TIMM_TOWERS
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 pytestmark = pytest.mark.peer
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
@@ -209,7 +209,7 @@ def test_a_setting_read_as_another_is_noticed(case, tower, changes, save, inputs
     pixels, ids = inputs(CASES[case])
     model = load(folder)
     config = getattr(model.config, f"replace_{tower}")(**changes)
-    other = CLIP(config).eval()
+    other = CLIPModel(config).eval()
     other.load_state_dict(model.state_dict())
     assert differences(other, pixels, ids, outputs(peer, pixels, ids))[tower] > NOTICED
 
@@ -314,7 +314,7 @@ def test_pictures_that_are_not_cropped_may_be_cropped_in_any_way(tmp_path):
     """transformers' SigLIP squashes pictures as open_clip's does; how each would crop them does not matter."""
     text = TextConfig(12, 99, 24, 2, 3, padding="attended", pooling="last", projection="bias")
     config = CLIPConfig(TOWERS["vit_toy_siglip"], text, 32, logit_bias=-10.0, resize="squash", crop_rounding="floored")
-    export(CLIP(config).initialise(), tmp_path, layout="open_clip")
+    export(CLIPModel(config).initialise(), tmp_path, layout="open_clip")
     assert load(tmp_path).config.resize == "squash"
 
 
@@ -433,7 +433,7 @@ NOT_WRITTEN = [
 @pytest.mark.parametrize(("config", "message"), NOT_WRITTEN)
 def test_what_it_cannot_be_told(config, message, tmp_path, one_line):
     with pytest.raises(ValueError, match=message) as caught:
-        export(CLIP(config).initialise(), tmp_path / "back", layout="open_clip")
+        export(CLIPModel(config).initialise(), tmp_path / "back", layout="open_clip")
     one_line(caught)
     assert not (tmp_path / "back").exists()
 
@@ -493,7 +493,7 @@ def test_the_architectures_are_the_same():
             config[tower]["layers"] = min(config[tower].get("layers", 12), 2)
         parsed, peer = layout.model_config(config, {}), built(config)
         with torch.device("meta"):
-            model = CLIP(parsed)
+            model = CLIPModel(parsed)
         assert all(value.is_meta for value in (*peer.state_dict().values(), *model.state_dict().values()))
         source, expected = SimpleNamespace(path=name, shapes=shapes(peer)), shapes(model)
         steps = expand(layout.rows(parsed, source.shapes), parsed)

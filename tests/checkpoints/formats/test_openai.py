@@ -9,7 +9,7 @@ from miniclip.checkpoints.key_maps import OPENAI_MARKS
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")]  # the peer uses it
 open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
@@ -139,7 +139,7 @@ def test_a_setting_read_as_another_is_noticed(tower, changes, build, inputs, dif
     torch.save(tensors, tmp_path / "weights")
     pixels, ids = inputs("heads")
     model = load(tmp_path / "weights")
-    other = CLIP(getattr(model.config, f"replace_{tower}")(**changes)).eval()
+    other = CLIPModel(getattr(model.config, f"replace_{tower}")(**changes)).eval()
     other.load_state_dict(model.state_dict())
     peer = peers.build_model_from_openai_state_dict(dict(tensors))
     assert differences(other, pixels, ids, outputs(peer, pixels, ids))[tower] > 4e-5
@@ -234,7 +234,7 @@ NOT_WRITTEN = [
 @pytest.mark.parametrize(("config", "message"), NOT_WRITTEN)
 def test_what_it_cannot_be_told(config, message, tmp_path, one_line):
     with pytest.raises(ValueError, match=message) as caught:
-        export(CLIP(config).initialise(), tmp_path / "back", layout="openai")
+        export(CLIPModel(config).initialise(), tmp_path / "back", layout="openai")
     one_line(caught, "OpenAI's layout has no settings, and its code builds another model")
     assert not (tmp_path / "back").exists()
 
@@ -249,4 +249,4 @@ def test_its_heads_are_64_wide(one_line):
 def test_another_tokenizer_cannot_be_told(toy_tokenizer, tmp_path):
     config = OPENAI.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
     with pytest.raises(ValueError, match="OpenAI's code has its own vocabulary built in"):
-        export(CLIP(config, toy_tokenizer).initialise(), tmp_path / "back", layout="openai")
+        export(CLIPModel(config, toy_tokenizer).initialise(), tmp_path / "back", layout="openai")

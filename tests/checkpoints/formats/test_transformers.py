@@ -13,7 +13,7 @@ from miniclip.checkpoints.formats import transformers as layout
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 
 pytestmark = pytest.mark.peer
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -151,7 +151,7 @@ def test_a_setting_read_as_another_is_noticed(case, tower, changes, build, input
     peer.save_pretrained(tmp_path)
     pixels, ids = inputs(CASES[case])
     model = load(tmp_path)
-    other = CLIP(getattr(model.config, f"replace_{tower}")(**changes)).eval()
+    other = CLIPModel(getattr(model.config, f"replace_{tower}")(**changes)).eval()
     other.load_state_dict(model.state_dict())
     assert differences(other, pixels, ids, outputs(peer, pixels, ids))[tower] > 4e-5
 
@@ -406,7 +406,7 @@ NOT_WRITTEN = [
 @pytest.mark.parametrize(("config", "message"), NOT_WRITTEN)
 def test_what_it_cannot_be_told(config, message, tmp_path, one_line):
     with pytest.raises(ValueError, match=message) as caught:
-        export(CLIP(config).initialise(), tmp_path / "back", layout="transformers")
+        export(CLIPModel(config).initialise(), tmp_path / "back", layout="transformers")
     one_line(caught)
     assert not (tmp_path / "back").exists()
 

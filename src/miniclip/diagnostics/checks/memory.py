@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from miniclip.diagnostics.findings import Finding
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runtime.free_memory import free_bytes
 from miniclip.runtime.memory import step_bytes, synthetic_step
 from miniclip.train.config import TrainConfig
 
 
-def check_memory(model: CLIP, config: TrainConfig, batch_size: int) -> Finding:
+def check_memory(model: CLIPModel, config: TrainConfig, batch_size: int) -> Finding:
     """Check that a step fits into the free memory. The estimate extrapolates from two small trial steps."""
     if config.micro_batch_size == "auto":
         return Finding("memory", "fine", "micro_batch_size auto: the run finds a size that fits when it starts")

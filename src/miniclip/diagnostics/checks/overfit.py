@@ -20,7 +20,7 @@ from miniclip.data.dataset import ImageCaptionDataset, image_of
 from miniclip.diagnostics.batch_metrics import chance_loss
 from miniclip.diagnostics.findings import Finding
 from miniclip.errors import DataError
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.train.config import TrainConfig
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.step import Inputs, loss_function, plain_step
@@ -53,7 +53,9 @@ class OverfitResult(NamedTuple):
         )
 
 
-def check_overfit(model: CLIP, data: ImageCaptionDataset, config: TrainConfig, steps: int, seconds: float) -> Finding:
+def check_overfit(
+    model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig, steps: int, seconds: float
+) -> Finding:
     """Check that the model can memorise a few pairs with the learning rate of the run, or with another one.
 
     Args:
@@ -111,7 +113,7 @@ def _wrong_lr(result: OverfitResult, other: OverfitResult) -> Finding:
     )
 
 
-def select_pairs(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) -> tuple[Tensor, Tensor]:
+def select_pairs(model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig) -> tuple[Tensor, Tensor]:
     """Select up to `MAX_PAIRS` random pairs with different captions: (n, 3, S, S) uint8 and (n, T)."""
     assert model.tokenizer is not None
     micro_batch_size = config.micro_batch_size if isinstance(config.micro_batch_size, int) else MAX_PAIRS
@@ -133,7 +135,9 @@ def select_pairs(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) ->
     return (torch.stack(pixels) if pixels else torch.empty(0)), tokens
 
 
-def overfit(model: CLIP, pixels: Tensor, tokens: Tensor, config: TrainConfig, steps: int, end: float) -> OverfitResult:
+def overfit(
+    model: CLIPModel, pixels: Tensor, tokens: Tensor, config: TrainConfig, steps: int, end: float
+) -> OverfitResult:
     """Train a copy of the model on the same pairs at every step. A slow model gets fewer pairs.
 
     Args:
@@ -153,7 +157,7 @@ def overfit(model: CLIP, pixels: Tensor, tokens: Tensor, config: TrainConfig, st
 
 
 def _overfit(
-    model: CLIP, pixels: Tensor, tokens: Tensor, config: TrainConfig, steps: int, end: float
+    model: CLIPModel, pixels: Tensor, tokens: Tensor, config: TrainConfig, steps: int, end: float
 ) -> OverfitResult | None:
     """Train the model in place; return None if the second step shows that too few steps fit into the time limit."""
     n, start, chance = len(pixels), time.monotonic(), chance_loss(len(pixels), config.loss)
@@ -172,7 +176,7 @@ def _overfit(
     return OverfitResult(loss, chance, n, step, config.lr)
 
 
-def _constant_inputs(model: CLIP, pixels: Tensor, tokens: Tensor) -> Inputs:
+def _constant_inputs(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Inputs:
     x, ids = model.preprocess.normalise(pixels.to(model.device)), tokens.to(model.device)
 
     def inputs(rows: slice) -> tuple[Tensor, Tensor, Any]:

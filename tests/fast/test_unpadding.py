@@ -1,4 +1,4 @@
-"""Batches without their padding: the padded form in value and in gradient."""
+"""Sequence packing: equal to the padded batch in value and gradient."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from miniclip.config import TextConfig
-from miniclip.fast.unpadded import Unpadded, few_sizes
-from miniclip.models import text
+from miniclip.fast import accelerate, towers
+from miniclip.fast.unpadding import PackedSequences, round_up
 from miniclip.models.text import TextTransformer
 
 END = 11
@@ -23,7 +23,7 @@ CONFIGS = {
 
 def tower(config):
     torch.manual_seed(0)
-    model = TextTransformer(config, 6).double()
+    model = accelerate(TextTransformer(config, 6).double())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
@@ -46,61 +46,61 @@ def batch(lengths, seed):
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
-def test_equals_the_padded_form_in_value_and_gradient(kind, lengths, seed, checkpointed):
+def test_equals_the_padded_batch(kind, lengths, seed, checkpointed):
     model, tokens, results = MODELS[kind], batch(lengths, seed), []
     model.blocks.checkpointed = checkpointed
     out = torch.randn(len(lengths), 6, generator=torch.Generator().manual_seed(seed)).double()
-    before = text.MOST_WORDS
-    for share in (0.0, 1.0):  # never, always
-        text.MOST_WORDS = share
+    before = towers.MAX_DENSITY
+    for density in (0.0, 1.0):  # never, always
+        towers.MAX_DENSITY = density
         model.zero_grad()
         try:
             y = model(tokens)
         finally:
-            text.MOST_WORDS = before
+            towers.MAX_DENSITY = before
         y.backward(out)
         results.append([y.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-11)
 
 
-def test_what_is_laid_is_found_again():
+def test_unpack_inverts_pack():
     x = torch.arange(3 * 4 * 2.0).view(3, 4, 2)
     length = torch.tensor([2, 4, 1])
-    layout = Unpadded.of(length, 4, causal=False)
-    laid = layout.lay(x)
-    assert laid.shape == (1, 7, 2)
-    longer = Unpadded.of(torch.tensor([20, 21]), 21, causal=False).lay(torch.ones(2, 21, 2))
+    layout = PackedSequences.from_lengths(length, 4, causal=False)
+    packed = layout.pack(x)
+    assert packed.shape == (1, 7, 2)
+    longer = PackedSequences.from_lengths(torch.tensor([20, 21]), 21, causal=False).pack(torch.ones(2, 21, 2))
     assert longer.shape == (1, 42, 2)
     positions = length - 1
-    torch.testing.assert_close(laid[0, layout.place(positions)], x[torch.arange(3), positions])
-    (apart,) = layout.apart(laid, 1, 1)
-    for row, found, many in zip(x, apart[:, 0], length, strict=True):
-        torch.testing.assert_close(found[:many], row[:many])
-    assert layout.seen_from(positions)[:, 0, 0].sum(dim=1).tolist() == [2, 4, 1]
+    torch.testing.assert_close(packed[0, layout.packed_indices(positions)], x[torch.arange(3), positions])
+    (unpacked,) = layout.unpack(packed, 1, 1)
+    for row, padded, count in zip(x, unpacked[:, 0], length, strict=True):
+        torch.testing.assert_close(padded[:count], row[:count])
+    assert layout.key_mask(positions)[:, 0, 0].sum(dim=1).tolist() == [2, 4, 1]
 
 
 @given(st.integers(1, 10**6))
-def test_few_sizes(count):
-    assert count <= few_sizes(count) <= count * 17 / 16
-    assert few_sizes(few_sizes(count)) == few_sizes(count)
+def test_sizes_are_rounded_up(count):
+    assert count <= round_up(count) <= count * 17 / 16
+    assert round_up(round_up(count)) == round_up(count)
 
 
 def test_sizes_are_few():
-    assert len({few_sizes(count) for count in range(1024, 4096)}) <= 33
+    assert len({round_up(count) for count in range(1024, 4096)}) <= 33
 
 
 def test_the_gradient_has_a_gradient():
-    layout = Unpadded.of(torch.tensor([2, 1]), 3, causal=False)
+    layout = PackedSequences.from_lengths(torch.tensor([2, 1]), 3, causal=False)
     x = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda x: layout.lay(x).pow(3), x)
-    laid = torch.randn(1, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: layout.pack(x).pow(3), x)
+    packed = torch.randn(1, 3, 2, dtype=torch.float64, requires_grad=True)
     valid = torch.tensor([[1.0, 1, 0], [1, 0, 0]])[:, None, :, None]
-    assert torch.autograd.gradgradcheck(lambda laid: (layout.apart(laid, 1, 1)[0] * valid).pow(3), laid)
+    assert torch.autograd.gradgradcheck(lambda packed: (layout.unpack(packed, 1, 1)[0] * valid).pow(3), packed)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_what_is_not_finite_stays_in_its_row(kind, monkeypatch):
-    monkeypatch.setattr(text, "MOST_WORDS", 1.0)
+def test_nan_stays_in_its_sequence(kind, monkeypatch):
+    monkeypatch.setattr(towers, "MAX_DENSITY", 1.0)
     model, tokens = tower(CONFIGS[kind]), batch([3, 7, 4, 2], 0)
     tokens[1:] = tokens[1:].where(tokens[1:] != 5, 6)
     tokens[0, 0] = 5
@@ -111,9 +111,11 @@ def test_what_is_not_finite_stays_in_its_row(kind, monkeypatch):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_padding_is_not_computed(compiled):
-    """But for compiled blocks, which want the same shapes again and again."""
+    """Compiled blocks are recompiled for new shapes, so they keep the padding."""
     model = tower(dataclasses.replace(CONFIGS["bert"], layers=4))
-    model.blocks.compiled = compiled
+    if compiled:
+        for block in model.blocks:
+            block.compile(backend="eager")
     counted = []
     for lengths in ([10] * 20, [5] * 19 + [10]):
         with FlopCounterMode(display=False) as counter:

@@ -1,0 +1,173 @@
+"""Fast forms of the transformer's layers.
+
+- Linear layers go through oneDNN on a CPU (`matmul.py`).
+- Without gradient, an MLP applies its activation in place.
+- With `pool_indices`, the last block computes one query, output and MLP per sequence instead of T.
+- With a packed layout (`unpadding.py`, `prefix.py`), blocks work on one row of tokens without padding.
+The last two change the shapes inside the blocks, so callers use them only if `is_exact` holds.
+
+Letters: B batch, T tokens, N packed tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from miniclip.fast.attention import attention
+from miniclip.fast.matmul import apply_linear, is_plain_linear, linear
+from miniclip.fast.prefix import SharedPrefix
+from miniclip.fast.private import has_global_hooks, has_hooks, is_transformed
+from miniclip.fast.unpadding import PackedSequences
+from miniclip.models.layers import MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
+
+PackedLayout = SharedPrefix | PackedSequences
+Mask = Tensor | PackedLayout | None
+
+
+class FastAttention(Attention):
+    """Attention through oneDNN, for packed layouts, and for one query per sequence."""
+
+    def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, pool_indices: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, T, D); packed, (1, N, D).
+            mask: as in `Attention`, or the layout of a packed x.
+            causal: as in `Attention`; False for a packed x, whose layout has it.
+            pool_indices: (B,) position of the only query of each sequence; None: every token is a query.
+
+        Returns:
+            Shape of x; with pool_indices, (B, D).
+        """
+        if pool_indices is not None:
+            return self._pooled(x, mask, causal, pool_indices)
+        qkv = apply_linear(self.qkv, x)
+        if isinstance(mask, PackedLayout):
+            return apply_linear(self.out, mask.attention(qkv, self.heads))
+        B, T, D = x.shape
+        q, k, v = qkv.view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        y = attention(q, k, v, mask, causal)
+        return apply_linear(self.out, y.transpose(1, 2).reshape(B, T, D))
+
+    def _pooled(self, x: Tensor, mask: Mask, causal: bool, pool_indices: Tensor) -> Tensor:
+        """Attention output of one query per sequence: (B, D)."""
+        D = x.shape[2]
+        if isinstance(mask, PackedLayout):
+            query = x[0, mask.packed_indices(pool_indices)]
+            k, v = mask.unpack(linear(x, self.qkv.weight[D:], self.qkv.bias[D:]), 2, self.heads)
+            return self._attend_from(self._query(query), k, v, mask.key_mask(pool_indices))
+        if causal:
+            mask = (torch.arange(x.shape[1], device=x.device) <= pool_indices[:, None])[:, None, None, :]
+        return self._attend_from(self._query(pick(x, pool_indices)), *self._keys_and_values(x), mask)
+
+    def attend_from(self, query: Tensor, x: Tensor) -> Tensor:
+        """Attention output of one query (D,) over x (B, T, D): (B, D)."""
+        return self._attend_from(self._query(query).expand(x.shape[0], -1), *self._keys_and_values(x), None)
+
+    def _query(self, x: Tensor) -> Tensor:
+        D = x.shape[-1]
+        return linear(x, self.qkv.weight[:D], self.qkv.bias[:D])
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of x (B, T, D), (B, H, T, D / H) each."""
+        B, T, D = x.shape
+        kv = linear(x, self.qkv.weight[D:], self.qkv.bias[D:])
+        k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def _attend_from(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """One query per sequence, (B, D), to (B, D)."""
+        y = attention(q.view(q.shape[0], self.heads, 1, -1), k, v, mask, causal=False)  # (B, H, 1, D / H)
+        return apply_linear(self.out, y.flatten(1))
+
+
+class FastMLP(MLP):
+    """MLP through oneDNN; in place without gradient, since memory traffic takes as long as the arithmetic."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
+        hidden = apply_linear(self.up, x)
+        in_place = is_plain_linear(self.up) and not has_hooks(self.activation) and not has_global_hooks()
+        if in_place and hidden.device.type == "cpu" and not hidden.requires_grad and not is_transformed():
+            hidden = activate_(hidden, self.activation)
+        else:
+            hidden = self.activation(hidden)
+        return apply_linear(self.down, hidden)
+
+
+class FastBlock(Block):
+    """Block that can return one token per sequence."""
+
+    def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, pool_indices: Tensor | None = None) -> Tensor:
+        """As `FastAttention.forward`."""
+        if pool_indices is None:
+            x = x + self.attention(self.norm1(x), mask, causal)
+        else:
+            pooled = self.attention(self.norm1(x), mask, causal, pool_indices)
+            if isinstance(mask, PackedLayout):
+                x = x[0, mask.packed_indices(pool_indices)] + pooled
+            else:
+                x = pick(x, pool_indices) + pooled
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class FastTransformer(Transformer):
+    """Stack of blocks whose last block can return one token per sequence."""
+
+    def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, pool_indices: Tensor | None = None) -> Tensor:
+        """As `FastAttention.forward`. With pool_indices or a packed layout, `is_exact(self)` must hold."""
+        if pool_indices is None:
+            return super().forward(x, mask, causal)  # type: ignore[arg-type]
+        recompute = self.checkpointed and torch.is_grad_enabled()
+        for number, block in enumerate(self, start=1):
+            inputs = (x, mask, causal, pool_indices if number == len(self) else None)
+            x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+        return x
+
+
+class FastAttentionPool(AttentionPool):
+    """Attention pooling that computes one query per image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, D)."""
+        if not is_exact(self):
+            return super().forward(x)
+        assert isinstance(self.attention, FastAttention)
+        x = self.attention.attend_from(self.query.to(x.dtype), x)
+        return x + self.mlp(self.norm(x))  # type: ignore[no-any-return]
+
+
+# Modules whose inner shapes may change without anybody noticing.
+KNOWN = frozenset(
+    (FastAttention, FastAttentionPool, FastBlock, FastMLP, FastTransformer, QuickGELU, nn.GELU, nn.LayerNorm, nn.Linear)
+)
+
+
+def is_exact(module: nn.Module) -> bool:
+    """Whether the inner shapes of a module may change: it has no foreign modules and no hooks, and is not traced.
+
+    Foreign modules are adapters, quantized or parametrized layers and FSDP's units. Hooks and tracing would record
+    other shapes than those of the plain form. Hooks on all modules are those of profilers and FLOP counters: they
+    record the work that is really done.
+    """
+    if torch.compiler.is_exporting() or (is_transformed() and not torch.compiler.is_compiling()):
+        return False
+    return all(type(part) in KNOWN and not has_hooks(part) for part in module.modules())
+
+
+def pick(x: Tensor, position: Tensor) -> Tensor:
+    """One token of each sequence: (B, T, D) and (B,) to (B, D)."""
+    return x[torch.arange(x.shape[0], device=x.device), position]
+
+
+def activate_(x: Tensor, activation: nn.Module) -> Tensor:
+    """Apply an activation in place if it is known, else out of place."""
+    if type(activation) is QuickGELU:
+        return F.silu(x.mul_(1.702), inplace=True).div_(1.702)
+    if type(activation) is nn.GELU:
+        result: Tensor = torch.ops.aten.gelu_(x, approximate=activation.approximate)
+        return result
+    return activation(x)  # type: ignore[no-any-return]

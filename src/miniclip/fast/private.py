@@ -1,0 +1,56 @@
+"""Private symbols of torch that the fast forms use. No other file of the library names one.
+
+tests/fast/test_private.py fails for each symbol that a new version of torch has removed or changed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _module
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+
+def is_transformed() -> bool:
+    """Whether torch.jit.trace, torch.export, torch.compile or torch.func is active.
+
+    Code under these must not branch on values, and autograd functions without a vmap rule fail in torch.func.
+    """
+    return (
+        torch.compiler.is_compiling()  # true under torch.export too
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def in_dispatch_mode() -> bool:
+    """Whether a dispatch mode is active, such as a FLOP counter, which knows torch's own operators only."""
+    return bool(is_in_torch_dispatch_mode())
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a forward or backward hook is registered on the module itself."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def has_global_hooks() -> bool:
+    """Whether a hook is registered for all modules."""
+    return bool(_module._has_any_global_hook())  # type: ignore[no-untyped-call]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `module.compile()` was called."""
+    return module._compiled_call_impl is not None
+
+
+def mkldnn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Linear layer by oneDNN: (..., K), (N, K), (N,) to (..., N)."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
+
+
+def mkldnn_has_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 matrices on this processor."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,176 @@
+"""A CLIP with its tokenizer and preprocessing: encodes files and strings. Letters: N items, C classes, E embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miniclip.config import CLIPConfig
+from miniclip.data.preprocess import Preprocess
+from miniclip.fast import accelerate
+from miniclip.inference.images import ImageReader, OnError, embed_images, embed_pixels
+from miniclip.inference.texts import embed_texts
+from miniclip.inference.zero_shot import class_embeddings, class_probabilities
+from miniclip.losses.reference import l2_normalize
+from miniclip.models.clip import CLIP
+from miniclip.tokenizer import TextTokenizer
+
+
+class CLIPModel(CLIP):
+    """A CLIP with the preprocessing and the tokenizer that its weights were trained with, in its fast forms.
+
+    Args:
+        config: the architecture.
+        tokenizer: texts to token ids; None: `encode_text` takes token ids only.
+
+    Attributes:
+        preprocess: image to the pixels that the image tower takes.
+        tokenizer: the tokenizer, or None.
+        tokenizer_source: function that fetches the tokenizer on first use, or None.
+
+    Raises:
+        ValueError: the tokenizer's ids do not fit the text tower.
+    """
+
+    def __init__(self, config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> None:
+        super().__init__(config)
+        accelerate(self)
+        self.preprocess = Preprocess(config)
+        self.tokenizer_source: Callable[[], TextTokenizer] | None = None
+        self.tokenizer = tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.log_scale.device
+
+    @property
+    def tokenizer(self) -> TextTokenizer | None:
+        """Tokenizer; fetched on first use if the checkpoint came without one."""
+        if self._tokenizer is None and self.tokenizer_source is not None:
+            self.tokenizer = self.tokenizer_source()
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: TextTokenizer | None) -> None:
+        if tokenizer is not None:
+            require_fit(tokenizer, self.config)
+        self._tokenizer = tokenizer
+
+    @torch.no_grad()
+    def encode_image(
+        self,
+        images: Any,
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+        progress: bool = False,
+        num_workers: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: a path, a PIL image, an array (H, W, 3) of uint8, or a list of them; or a float tensor
+                (N, 3, S, S) of normalized pixels from `model.preprocess`. JPEG files are decoded by
+                `data.jpeg`, whose pixels differ by at most a few grey levels.
+            batch_size: images per batch. The next batch is read while the model works.
+            normalize: return unit vectors.
+            progress: show a progress bar.
+            num_workers: threads that read images; 0: none; None: one per core, at most 16. The result is the same.
+            on_error: "raise" at an unreadable image, or "skip" it: its row is NaN, and one warning names it.
+
+        Returns:
+            (N, E) float32, in order; one image gives (1, E). No gradient: train with `model(pixels, tokens)`.
+
+        Raises:
+            FileNotFoundError: a path does not exist.
+            DataError: a file cannot be read as an image.
+            TypeError: an input is something else.
+            ValueError: an option is out of range.
+        """
+        require_batch_size(batch_size)
+        if isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point():
+            embeddings = embed_pixels(self, images, batch_size, progress)
+        else:
+            items = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+            pinned = self.device.type == "cuda"
+            reader = ImageReader(
+                items, self.preprocess, batch_size, num_workers=num_workers, on_error=on_error, pinned=pinned
+            )
+            embeddings = embed_images(self, self.preprocess, reader, progress)
+            reader.warn(stacklevel=3)  # the caller's line, outside no_grad's wrapper
+        return l2_normalize(embeddings) if normalize else embeddings
+
+    @torch.no_grad()
+    def encode_text(
+        self,
+        texts: str | Sequence[str] | Tensor,
+        *,
+        batch_size: int = 256,
+        normalize: bool = True,
+        progress: bool = False,
+    ) -> Tensor:
+        """Embed texts.
+
+        Args:
+            texts: a string, a list of strings, or token ids (N, T). Texts longer than the context are cut, with a
+                warning.
+            batch_size: maximum number of texts per batch. Texts of similar length share a batch.
+            normalize: return unit vectors.
+            progress: show a progress bar.
+
+        Returns:
+            (N, E) float32, in order; one string gives (1, E). No gradient.
+
+        Raises:
+            ValueError: the texts are strings and the model has no tokenizer, or batch_size is below 1.
+            TypeError: an input is something else.
+        """
+        require_batch_size(batch_size)
+        texts = [texts] if isinstance(texts, str) else texts
+        tokenizer = None if isinstance(texts, Tensor) else self.tokenizer
+        embeddings = embed_texts(self, tokenizer, texts, batch_size, progress)
+        return l2_normalize(embeddings) if normalize else embeddings
+
+    def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
+        """Classify images by text, without training.
+
+        Args:
+            images: as in `encode_image`.
+            labels: C class names, such as ["cat", "dog"].
+            templates: prompts with `{}` in place of the class name, whose embeddings are averaged; None:
+                "a photo of a {}."
+
+        Returns:
+            (N, C) probabilities; each row sums to 1.
+
+        Raises:
+            ValueError: there is no label.
+        """
+        classes = class_embeddings(self.encode_text, labels, templates)
+        return class_probabilities(self.encode_image(images), classes, self.log_scale.detach().exp())
+
+
+def require_batch_size(batch_size: int) -> None:
+    """Raise ValueError if a batch size is below 1."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: expected at least 1")
+
+
+def require_fit(tokenizer: TextTokenizer, config: CLIPConfig) -> None:
+    """Check that a tokenizer's ids are the text tower's.
+
+    Raises:
+        ValueError: the vocabulary is larger than the tower's, or the end token differs, so pooling would be wrong.
+    """
+    text = config.text
+    uses_end = text.padding == "masked" or text.pooling == "end"
+    if tokenizer.vocab_size > text.vocab_size or (uses_end and tokenizer.end_id != text.end_id):
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and ends texts with {tokenizer.end_id}; the model's text "
+            f"tower expects at most {text.vocab_size} and {text.end_id}: they do not belong together"
+        )

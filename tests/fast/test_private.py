@@ -1,0 +1,72 @@
+"""Each private symbol of torch still exists and means what the fast forms take it for."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from miniclip.fast import private
+
+
+def test_transforms_are_noticed():
+    active = []
+
+    class Probe(nn.Module):
+        def forward(self, x):
+            active.append(private.is_transformed())
+            return x * 2
+
+    probe, x = Probe(), torch.ones(3)
+    probe(x)
+    assert active == [False]
+    for transform in (torch.func.vmap(probe), torch.func.grad(lambda x: probe(x).sum())):
+        active.clear()
+        transform(x)
+        assert active == [True]
+    active.clear()
+    torch.jit.trace(probe, x, check_trace=False)
+    assert True in active
+
+    def compiled(x):
+        return x + 1 if private.is_transformed() else x
+
+    assert torch.equal(torch.compile(compiled, backend="eager")(x), x + 1)
+
+
+def test_dispatch_modes_are_noticed():
+    assert not private.in_dispatch_mode()
+    with FlopCounterMode(display=False):
+        assert private.in_dispatch_mode()
+
+
+def test_hooks_are_noticed():
+    registrations = (
+        lambda module: module.register_forward_hook(lambda *_: None),
+        lambda module: module.register_forward_pre_hook(lambda *_: None),
+        lambda module: module.register_full_backward_hook(lambda *_: None),
+        lambda module: module.register_full_backward_pre_hook(lambda *_: None),
+    )
+    module = nn.Linear(1, 1)
+    for register in registrations:
+        assert not private.has_hooks(module)
+        handle = register(module)
+        assert private.has_hooks(module)
+        handle.remove()
+    assert not private.has_global_hooks()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert private.has_global_hooks()
+    handle.remove()
+
+
+def test_compiled_modules_are_noticed():
+    module = nn.Linear(1, 1)
+    assert not private.is_compiled(module)
+    module.compile(backend="eager")
+    assert private.is_compiled(module)
+
+
+def test_onednn_linear_equals_torchs():
+    x, weight, bias = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5)
+    if torch.backends.mkldnn.is_available():
+        expected = nn.functional.linear(x, weight, bias)
+        torch.testing.assert_close(private.mkldnn_linear(x, weight, bias), expected, rtol=1e-5, atol=1e-5)
+        assert isinstance(private.mkldnn_has_bfloat16(), bool)
