@@ -125,7 +125,7 @@ def test_large_datasets_are_sampled_and_the_report_states_it(tokenizer, monkeypa
     assert len(sample_images(SHAPES, limit=15).summaries) == 15
     assert 0 < len(sample_images(SHAPES, seconds=0).summaries) < 40
     names = {image.name for image in sample_images(SHAPES, limit=15).summaries}
-    assert names != {f"picture {i}" for i in range(15)}, "a random sample, not the first images"
+    assert names != {f"image {i}" for i in range(15)}, "a random sample, not the first images"
     monkeypatch.setattr(caption_checks, "MAX_CAPTIONS", 10)
     report = run_check(tokenizer, SHAPES)
     assert "(sample of 10 from 200)" in report["truncated captions"].observation
