@@ -1,12 +1,12 @@
-"""Captions to a tensor of ids, with OpenAI's vocabulary: miniclip, open_clip, transformers, the tokenizers library.
+"""Speed of tokenizing with OpenAI's vocabulary: miniclip, open_clip, transformers and the tokenizers library.
 
-All tokenizers are made from the merges in open_clip's package. miniclip and open_clip give rows of 77 ids; so does
-transformers with padding="max_length", and shorter ones with padding=True. "tokenizers" is the library below
-transformers, called directly, and its lists made a tensor through numpy, which is faster than through torch. It may use
-all cores; miniclip and open_clip use one.
+All tokenizers use the merges in open_clip's package. miniclip and open_clip return rows of 77 ids, as does transformers
+with padding="max_length"; with padding=True its rows are shorter. "tokenizers" is the library that transformers uses,
+called directly; its lists become a tensor through numpy, which is faster than through torch. It can use all cores,
+miniclip and open_clip use one.
 
-The ids are compared first. transformers and its library do not mend text, so they are compared with us on the captions
-that ftfy leaves as they are.
+The ids are compared before the measurement. transformers and its library do not fix text, so they are compared on the
+captions that ftfy does not change.
 """
 
 import os
@@ -20,35 +20,36 @@ import torch
 from benchmarks.captions import english, not_ascii
 from benchmarks.frame import OURS, Row, Scale, in_turns
 
-OPEN_CLIP, MAX_LENGTH, LONGEST, LIBRARY = "open_clip", "transformers", "transformers, padding=True", "tokenizers"
-MENDING = (OURS, OPEN_CLIP)
-LENGTH = 77
+OPEN_CLIP, TRANSFORMERS, LIBRARY = "open_clip", "transformers", "tokenizers"
+TRANSFORMERS_LONGEST = "transformers, padding=True"
+FIX_TEXT = (OURS, OPEN_CLIP)  # the tokenizers that fix text with ftfy
+CONTEXT_LENGTH = 77
 
 Call = Callable[[list[str]], torch.Tensor]
 Makers = dict[str, Callable[[], Call]]
 
 
 def rows(scale: Scale) -> Iterator[Row]:
-    warnings.filterwarnings("ignore", message="a caption of .* tokens")  # a few do not fit
-    makers, tokens = tokenizers_to_make()
+    warnings.filterwarnings("ignore", message="a caption of .* tokens")  # a few captions are too long
+    makers, tokens = make_tokenizers()
     number = 300 if scale.small else 20_000
     ascii, ascii_before = (english(number, seed, tokens) for seed in (1, 2))
-    other, other_before = (not_ascii(number, seed, tokens) for seed in (3, 4))
+    unicode, unicode_before = (not_ascii(number, seed, tokens) for seed in (3, 4))
     check(makers, ascii)
-    same = check(makers, other)
-    note = f"ids compared with transformers and tokenizers on the {same / number:.0%} that ftfy leaves as they are"
+    compared = check(makers, unicode)
+    note = f"ids compared with transformers and tokenizers on the {compared / number:.0%} that ftfy does not change"
     peers = [name for name in makers if name != OURS]
-    for case, captions, before, reach, said in (
+    for case, captions, before, target, row_note in (
         ("cold", ascii, [], dict.fromkeys(peers, 5.0), ""),
         ("unseen, after as many others", ascii, ascii_before, {OPEN_CLIP: 8.0}, ""),
-        ("none in ASCII, unseen, after as many others", other, other_before, dict.fromkeys(peers, 4.0), note),
+        ("not ASCII, unseen, after as many others", unicode, unicode_before, dict.fromkeys(peers, 4.0), note),
     ):
         values = measured(makers, captions, before, scale.rounds)
-        yield Row("tokenizing", f"{number:,} captions, {case}", "captions/s", values, reach, note=said)
+        yield Row("tokenizing", f"{number:,} captions, {case}", "captions/s", values, target, note=row_note)
 
 
 def measured(makers: Makers, captions: list[str], before: list[str], rounds: int) -> dict[str, list[float]]:
-    """Captions a second of tokenizers that are new in every round, and have seen only what was before."""
+    """Return captions per second of tokenizers that are new in every round and have encoded only `before`."""
     ready: dict[str, Call] = {}
 
     def prepare(name: str) -> None:
@@ -64,51 +65,51 @@ def measured(makers: Makers, captions: list[str], before: list[str], rounds: int
     )
 
 
-def tokenizers_to_make() -> tuple[Makers, list[str]]:
-    """What makes a tokenizer, with nothing in its caches; and OpenAI's tokens in order."""
+def make_tokenizers() -> tuple[Makers, list[str]]:
+    """Return functions that make tokenizers with empty caches, and OpenAI's tokens in the order of their ids."""
     import open_clip.tokenizer
     import transformers
 
     from miniclip.tokenizer import Tokenizer
 
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # open_clip turns it off
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # open_clip disables it
     file = open_clip.tokenizer.default_bpe()
-    known = Tokenizer.load(file)
+    openai = Tokenizer.load(file)
 
     def ours() -> Call:
-        return partial(Tokenizer.load(file), context_length=LENGTH, pad=True)
+        return partial(Tokenizer.load(file), context_length=CONTEXT_LENGTH, pad=True)
 
     def fast(padding: str | bool) -> Call:
-        tokenizer = transformers.CLIPTokenizer(vocab=known.vocab, merges=known.merges)
-        options = {"padding": padding, "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
+        tokenizer = transformers.CLIPTokenizer(vocab=openai.vocab, merges=openai.merges)
+        options = {"padding": padding, "truncation": True, "max_length": CONTEXT_LENGTH, "return_tensors": "pt"}
         return lambda captions: tokenizer(captions, **options)["input_ids"]
 
     def library() -> Call:
-        tokenizer = transformers.CLIPTokenizer(vocab=known.vocab, merges=known.merges).backend_tokenizer
+        tokenizer = transformers.CLIPTokenizer(vocab=openai.vocab, merges=openai.merges).backend_tokenizer
         tokenizer.enable_padding(pad_id=0)
-        tokenizer.enable_truncation(LENGTH)
+        tokenizer.enable_truncation(CONTEXT_LENGTH)
         return lambda captions: torch.from_numpy(np.array([row.ids for row in tokenizer.encode_batch_fast(captions)]))
 
     makers: Makers = {
         OURS: ours,
         OPEN_CLIP: open_clip.tokenizer.SimpleTokenizer,
-        MAX_LENGTH: partial(fast, "max_length"),
-        LONGEST: partial(fast, True),
+        TRANSFORMERS: partial(fast, "max_length"),
+        TRANSFORMERS_LONGEST: partial(fast, True),
         LIBRARY: library,
     }
-    return makers, list(known.vocab)
+    return makers, list(openai.vocab)
 
 
 def check(makers: Makers, captions: list[str]) -> int:
-    """Fail where the ids differ that should not; returns how many captions could be compared with every peer."""
+    """Compare the ids of all tokenizers, and return the number of captions that were compared with every peer."""
     import ftfy
 
     end = 49_407
-    plain = [caption for caption in captions if ftfy.fix_text(caption) == caption]
+    unfixed = [caption for caption in captions if ftfy.fix_text(caption) == caption]
     for name, make in makers.items():
-        texts = captions if name in MENDING else plain
-        expected, found = makers[OURS]()(texts), make()(texts)
-        for text, own, theirs in zip(texts, expected.tolist(), found.tolist(), strict=True):
-            if own[: own.index(end)] != theirs[: theirs.index(end)]:  # what pads differs
-                raise SystemExit(f"tokenizing: {name} has other ids of {text!r}")
-    return len(plain)
+        texts = captions if name in FIX_TEXT else unfixed
+        expected, actual = makers[OURS]()(texts), make()(texts)
+        for text, row, peer_row in zip(texts, expected.tolist(), actual.tolist(), strict=True):
+            if row[: row.index(end)] != peer_row[: peer_row.index(end)]:  # the padding differs
+                raise SystemExit(f"tokenizing: {name} and {OURS} give different ids for {text!r}")
+    return len(unfixed)

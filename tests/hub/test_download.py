@@ -366,7 +366,7 @@ def test_a_damaged_ref(server, monkeypatch, ref):
 
 @needs_listing
 def test_an_incomplete_download_without_a_network(server):
-    """One of two shards is missing, which the cached files alone do not show."""
+    """One of two shards is missing, which only the list of files shows."""
     server.repos[REPO] = dict(SHARDS)
     commit = server.commit(REPO)
     server.forged["model-2.safetensors"] = b"3" * 60
