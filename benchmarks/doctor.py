@@ -46,8 +46,10 @@ def stretch(trainer, batches, doctor) -> float:
     from miniclip.train import step as steps
 
     without = [
-        mock.patch.object(type(trainer), "_look", return_value={}),
-        mock.patch.object(steps, "by_tower", lambda model: (list(model.parameters()), [], [])),  # one norm, of all
+        mock.patch.object(trainer.metrics, "batch_metrics", return_value={}),
+        mock.patch.object(
+            steps, "by_tower", lambda model: {"image": list(model.parameters()), "text": [], "rest": []}
+        ),  # one norm, of all
     ]
     wait(trainer.model.device)
     start = time.perf_counter()
@@ -56,7 +58,7 @@ def stretch(trainer, batches, doctor) -> float:
     for _ in range(trainer.config.log_every):
         trainer.train_step(next(batches))
     before = len(trainer.history.steps)
-    trainer.read_figures()
+    trainer.log()
     if doctor:
         for record in trainer.history.steps[before:]:
             doctor.on_step(trainer, record)
@@ -83,7 +85,7 @@ def parts(trainer, rounds: int) -> dict[str, float]:
     from miniclip.runtime.fsdp import gradient_norm
     from miniclip.train.step import by_tower
 
-    batch, out = trainer.seen
+    batch, out = trainer.metrics.last_batch, trainer.metrics.last_output
     model, config = trainer.model, trainer.config
     seen = Seen(facts_of(trainer))
     for record in trainer.history.steps[-100:]:
@@ -105,7 +107,7 @@ def parts(trainer, rounds: int) -> dict[str, float]:
             times.append(time.perf_counter() - start)
         return statistics.median(times)
 
-    by_towers = seconds(lambda: norms(by_tower(model)))
+    by_towers = seconds(lambda: norms(by_tower(model).values()))
     found = {
         "a look's figures": seconds(lambda: look(batch, out, 0, model.tokenizer, config.loss)),
         "the rules": seconds(lambda: [rule(seen) for rule in ALL]),

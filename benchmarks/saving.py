@@ -42,15 +42,15 @@ def batches(trainer):
 
 def seconds(trainer, source, save: bool, background: bool) -> float:
     """Some steps, with a save after the first of them; what is still being written at their end is not waited for."""
-    trainer.writer.background = background
+    trainer.checkpointer.writer.background = background
     start = time.perf_counter()
     for number in range(STEPS):
         trainer.train_step(next(source))
-        trainer.read_figures()
+        trainer.log()
         if save and number == 0:
             trainer.save()
     taken = time.perf_counter() - start
-    trainer.writer.wait()
+    trainer.checkpointer.writer.wait()
     return taken
 
 

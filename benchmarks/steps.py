@@ -23,7 +23,8 @@ from miniclip.config import preset
 from miniclip.runtime.compilation import compile_blocks
 from miniclip.runtime.flops import pair_flops, peak_flops
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.step import loss_function, plain_step
+from miniclip.train.step import Inputs, plain_step
+from miniclip.train.step_arguments import loss_function, step_options
 
 LR = 1e-5
 FLICKR30K = 55 * 31_014  # pairs of the reference system's training
@@ -74,11 +75,14 @@ def ours(contender: Contender, precision: str) -> Callable[[Tensor, Tensor], Ten
     """The trainer's step."""
     model: Any = contender.model.train()
     config = TrainConfig(lr=LR, precision=precision)  # type: ignore[arg-type]
-    optimizer, loss_of = build_optimizer(model, config), loss_function(config, model)
+    optimizer, loss, options = (
+        build_optimizer(model, config),
+        loss_function(config, model),
+        step_options(config, model.device),
+    )
 
     def step(pixels: Tensor, tokens: Tensor) -> Tensor:
-        inputs = (pixels, trim(tokens), None)
-        return plain_step(model, optimizer, lambda _: inputs, len(pixels), loss_of, config).loss
+        return plain_step(model, optimizer, Inputs(pixels, trim(tokens)), loss, options).metrics["loss"]
 
     return step
 

@@ -127,21 +127,16 @@ def test_nonfinite_step_is_reported(diagnose):
         """Makes the images of the third step infinite."""
 
         def on_start(self, trainer):
-            inputs = trainer._inputs
+            prepare = trainer.prepare
 
-            def poisoned(batch):
-                step = trainer.step
+            def poisoned(batch, step):
+                parts = list(prepare(batch, step))
+                return [part._replace(pixels=part.pixels / 0) for part in parts] if step == 2 else parts
 
-                def changed(rows):
-                    pixels, *rest = inputs(batch)(rows)
-                    return (pixels / 0 if step == 2 else pixels), *rest
-
-                return changed
-
-            trainer._inputs = poisoned
+            trainer.prepare = poisoned
 
     observations = diagnose(callbacks=[Poison()])["non-finite loss"]
-    assert "step 3 was skipped, not finite: the embedding of picture" in observations
+    assert "step 3 was skipped, not finite: the embedding of image" in observations
 
 
 @pytest.mark.filterwarnings("ignore:a caption of .* was cut")  # it warns once, maybe in an earlier test

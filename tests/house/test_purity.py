@@ -21,7 +21,6 @@ PRIVATE_FILE = "src/miniclip/fast/private.py"
 EXCEPTIONS: dict[str, set[str]] = {
     "src/miniclip/models/layers.py": {"torch.ops.aten"},  # GELU in place
     "src/miniclip/data/decoding.py": {"torch.ops.image"},  # torchvision's JPEG decoder, without torchvision's import
-    "src/miniclip/train/ema.py": {"torch._foreach_lerp_"},  # EMA of all weights in one call
     "src/miniclip/fast/matmul.py": {"torch._C", "torch.ops.mkldnn", "torch.utils._python_dispatch"},
     "src/miniclip/runtime/allocation.py": {"torch.utils._python_dispatch"},  # counts the bytes that operations allocate
 }

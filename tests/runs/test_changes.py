@@ -5,14 +5,14 @@ import json
 import pytest
 
 from miniclip.data import Shapes
-from miniclip.runs.changes import HARMLESS, changed_settings
+from miniclip.runs.changes import NEUTRAL, changed_settings
 from miniclip.train import TrainConfig, Trainer
 
 
 def test_what_differs_is_named(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
-    with pytest.raises(ValueError, match=r"lr: started with 0\.001, now 0\.0001; to go on .* --allow-changes"):
+    with pytest.raises(ValueError, match=r"lr: started with 0\.001, now 0\.0001; to resume .* --allow-changes"):
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"lr": 1e-4})
     with pytest.raises(ValueError, match="unknown setting 'learning_rate'"):
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"learning_rate": 1e-4})
@@ -40,7 +40,7 @@ def test_what_changes_nothing_needs_no_word(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
     settings = {"log_every": 1, "keep_checkpoints": 2, "save_minutes": 1.0}
-    assert settings.keys() <= HARMLESS
+    assert settings.keys() <= NEUTRAL
     resumed = Trainer.resume(trainer.run_dir, train_data, val_data, settings=settings, callbacks=[], device="cpu")
     resumed.fit()
     written = json.loads((trainer.run_dir / "config.json").read_text())

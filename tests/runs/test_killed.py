@@ -32,8 +32,8 @@ pytestmark = [
 ]
 
 SETTINGS = {
-    "epochs": 3, "batch_size": 8, "precision": "float32", "log_every": 2, "save_every": 2, "keep_checkpoints": 2, "ema_decay": 0.9,
-    "color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "micro_batch_size": 5,
+    "epochs": 3, "batch_size": 8, "precision": "float32", "log_every": 2, "save_every": 2, "keep_checkpoints": 2,
+    "ema_decay": 0.9, "color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "micro_batch_size": 5,
 }  # fmt: skip
 KILLS = 20
 TIMES = {"samples_per_second", "data_wait", "mfu"}
@@ -102,7 +102,7 @@ def records(run):
 
 
 def test_killed_at_twenty_moments(tmp_path):
-    command = [sys.executable, "-m", "tests.train.test_killed", tmp_path]
+    command = [sys.executable, "-m", "tests.runs.test_killed", tmp_path]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def assert_same(whole, killed):
         for mine, theirs in (
             (one.weights, other.weights),
             (one.optimizer, other.optimizer),
-            (one.average, other.average),
+            (one.ema, other.ema),
         ):
             assert mine.keys() == theirs.keys()
             assert all(torch.equal(value, theirs[key]) for key, value in mine.items())

@@ -7,28 +7,26 @@ import pytest
 import torch
 
 from miniclip.checkpoints.formats.safetensors import read_tensors
-from miniclip.runs.nonfinite import where_it_began
+from miniclip.runs.nonfinite import cause
 from miniclip.train import Callback, History
-from miniclip.train.optimizer import step_where
+from miniclip.train.optimizer import update_if
 
 
 class Poison(Callback):
-    """Makes the pixels of some pictures infinite, from inside of the loader."""
+    """Makes the pixels of some images infinite."""
 
-    def __init__(self, trainer, pictures):
-        inputs = trainer._inputs
+    def __init__(self, trainer, images):
+        prepare = trainer.prepare
 
-        def poisoned(batch):
-            rows = torch.isin(batch.indices, torch.tensor(pictures))
+        def poisoned(batch, step):
+            parts, start = list(prepare(batch, step)), 0
+            rows = torch.isin(batch.indices, torch.tensor(images))
+            for part in parts:
+                part.pixels[rows[start : start + len(part.pixels)]] = math.inf
+                start += len(part.pixels)
+            return parts
 
-            def changed(part):
-                pixels, *rest = inputs(batch)(part)
-                pixels[rows[part]] = math.inf
-                return pixels, *rest
-
-            return changed
-
-        trainer._inputs = poisoned
+        trainer.prepare = poisoned
 
 
 @pytest.mark.parametrize("micro", [None, 3])
@@ -39,11 +37,11 @@ def test_a_bad_picture_is_named_its_batch_kept_and_the_run_goes_on(start, micro)
     assert len(history.skipped) == 2  # once an epoch
     assert len(history.steps) == 8
     for record in history.skipped:
-        assert record["skipped"] == "the embedding of picture 7 (1 of 8 rows)"
+        assert record["skipped"] == "the embedding of image 7 (1 of 8 rows)"
         about = json.loads((trainer.run_dir / "skipped" / record["batch"]).read_text())
         tensors, _ = read_tensors(trainer.run_dir / "skipped" / record["batch"].replace("json", "safetensors"))
-        assert 7 in about["pictures"]
-        assert tensors["indices"].tolist() == about["pictures"]
+        assert 7 in about["images"]
+        assert tensors["indices"].tolist() == about["images"]
         assert tensors["pixels"].shape == (8, 3, 16, 16)
         assert len(about["captions"][0]) == 5
     assert all(p.isfinite().all() for p in trainer.model.parameters())
@@ -76,11 +74,11 @@ def test_the_place_is_named():
     figures = {"loss": 1.0, "logit_scale": 14.0, "grad_norm_image": 1.0, "grad_norm_text": math.nan}
     texts, loss = fine.clone(), figures | {"loss": math.inf}
     texts[1, 1] = False
-    assert where_it_began(loss, texts, indices).startswith("the embedding of the caption of picture 20 (1 of 3 rows)")
-    assert "scale of 14" in where_it_began(loss, fine, indices)
-    assert where_it_began(figures, fine, indices) == "the gradient of the text tower, of a finite loss"
+    assert cause(loss, texts, indices).startswith("the embedding of the caption of image 20 (1 of 3 rows)")
+    assert "scale of 14" in cause(loss, fine, indices)
+    assert cause(figures, fine, indices) == "the gradient of the text tower, at a finite loss"
     finite = figures | {"grad_norm_text": 1.0}
-    assert where_it_began(finite, fine, indices) == "the gradient of the scale, of a finite loss"
+    assert cause(finite, fine, indices) == "the gradient of the scale, at a finite loss"
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -88,8 +86,8 @@ def test_the_optimizer_steps_where_it_may(fused):
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([p], lr=0.1, fused=fused)
     p.grad = torch.ones(3)
-    step_where(optimizer, torch.tensor(False))
+    update_if(optimizer, torch.tensor(False))
     assert torch.equal(p, torch.ones(3))
-    step_where(optimizer, torch.tensor(True))
+    update_if(optimizer, torch.tensor(True))
     assert not torch.equal(p, torch.ones(3))
     assert int(optimizer.state[p]["step"]) == 1

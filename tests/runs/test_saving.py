@@ -11,14 +11,14 @@ import torch
 from miniclip import cli
 from miniclip.errors import CheckpointError
 from miniclip.runs.progress import Progress
-from miniclip.runs.saving import Writer
-from miniclip.runs.state import kept_states, read_state
+from miniclip.runs.saving import BackgroundWriter
+from miniclip.runs.state import list_states, read_state
 from miniclip.train import Callback, TrainConfig, Trainer
-from miniclip.train.validation import figure_of
+from miniclip.train.validation import monitored
 
 
 def test_a_write_is_of_the_moment_when_it_was_started():
-    writer, go, found = Writer(background=True), threading.Event(), []
+    writer, go, found = BackgroundWriter(background=True), threading.Event(), []
     tensors = {"a": torch.zeros(3)}
     copy = writer.copy(tensors)
 
@@ -34,7 +34,7 @@ def test_a_write_is_of_the_moment_when_it_was_started():
 
 
 def test_writes_come_in_order_and_the_first_error_is_raised_once():
-    writer, found = Writer(background=True), []
+    writer, found = BackgroundWriter(background=True), []
     for number in range(20):
         writer.start(lambda number=number: found.append(number))
     writer.wait()
@@ -54,13 +54,13 @@ def test_an_error_on_its_way_is_not_replaced():
         raise OSError("the disk")
 
     def fail_twice():
-        with Writer(background=True) as writer:
+        with BackgroundWriter(background=True) as writer:
             writer.start(fail)
             raise ValueError("the user's")
 
     with pytest.raises(ValueError, match="the user's"):
         fail_twice()
-    with pytest.raises(OSError, match="the disk"), Writer(background=True) as writer:
+    with pytest.raises(OSError, match="the disk"), BackgroundWriter(background=True) as writer:
         writer.start(fail)
 
 
@@ -77,15 +77,15 @@ def test_background_or_not_the_files_are_the_same(start, background):
 def test_the_last_ones_are_kept_and_any_of_them_goes_on_to_the_same_end(start, train_data, val_data):
     trainer = start(callbacks=[], save_every=2, keep_checkpoints=3)
     trainer.fit()
-    assert list(kept_states(trainer.run_dir)) == [6, 8, 10]
+    assert list(list_states(trainer.run_dir)) == [6, 8, 10]
     end = read_state(trainer.run_dir / "state.safetensors")
     resumed = Trainer.resume(trainer.run_dir, train_data, val_data, step=6, callbacks=[], device="cpu")
     assert resumed.step == 6
     resumed.fit()
     again = read_state(trainer.run_dir / "state.safetensors")
     assert all(torch.equal(end.weights[key], again.weights[key]) for key in end.weights)
-    assert list(kept_states(trainer.run_dir)) == [6, 8, 10]
-    with pytest.raises(FileNotFoundError, match="no state of step 7; there are those of 6, 8, 10"):
+    assert list(list_states(trainer.run_dir)) == [6, 8, 10]
+    with pytest.raises(FileNotFoundError, match="no state of step 7; available: 6, 8, 10"):
         Trainer.resume(trainer.run_dir, train_data, val_data, step=7)
 
 
@@ -103,7 +103,7 @@ def test_going_back_drops_what_came_after(start, train_data, val_data):
         device="cpu",
     )
     resumed.fit()
-    assert list(kept_states(trainer.run_dir)) == [6, 7]
+    assert list(list_states(trainer.run_dir)) == [6, 7]
 
 
 def test_a_damaged_newest_state_leaves_the_one_before(start, train_data, val_data):
@@ -141,7 +141,7 @@ class Clock(Callback):
 
 def test_minutes(start, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("miniclip.train.trainer.time.perf_counter", lambda: now.append(now[-1] + 20) or now[-1])
+    monkeypatch.setattr("miniclip.runs.checkpointer.time.perf_counter", lambda: now.append(now[-1] + 20) or now[-1])
     clock = Clock()
     start(callbacks=[clock], save_minutes=1.0, log_every=1).fit()
     often = clock.saves
@@ -156,7 +156,7 @@ def test_minutes(start, monkeypatch):
 )
 def test_best_by(monitor, best):
     record = {"text_to_image": {"R@1": 2.0}, "image_to_text": {"R@1": 3.0}, "val_loss": 0.5}
-    assert figure_of(record, monitor) == best
+    assert monitored(record, monitor) == best
     assert TrainConfig(monitor=monitor).monitor == monitor
 
 

@@ -17,7 +17,7 @@ from miniclip.runtime.allocation import AllocationTrace
 from miniclip.runtime.memory import checkpoint_blocks, find_micro_batch_size, reserved_bytes, step_bytes, synthetic_step
 from miniclip.train import Trainer
 from miniclip.train import trainer as trainer_module
-from miniclip.train.step import cached_step
+from miniclip.train.gradient_caching import cached_step
 from tests.toys import make_model
 from tests.train.test_step import caching, random_inputs, taken, with_dropout
 
@@ -33,7 +33,9 @@ from miniclip.runtime.allocation import peak_bytes, trace_two_sizes
 from miniclip.runtime.memory import checkpoint_blocks, synthetic_step
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.config import TrainConfig
-from miniclip.train.step import cached_step, loss_function, plain_step
+from miniclip.train.gradient_caching import cached_step
+from miniclip.train.step import Inputs, plain_step
+from miniclip.train.step_arguments import loss_function, split, step_options
 
 torch.set_num_threads(1)
 model = CLIPModel(CLIPConfig(ImageConfig(48, 8, 32, 3, 2), TextConfig(8, 300, 32, 2, 2), 16)).initialise()
@@ -48,8 +50,16 @@ def status(name):
 def measured(kind, batch, **settings):
     config = TrainConfig(precision="float32", **settings)
     checkpoint_blocks(model, config.gradient_checkpointing)
-    inputs = lambda rows: (model.preprocess.normalise(pixels[rows]), tokens[rows], None)
-    step = lambda size: kind(model, optimizer, inputs, size, loss_function(config, model), config)
+    inputs = lambda rows: Inputs(model.preprocess.normalise(pixels[rows]), tokens[rows])
+    options = step_options(config, model.device)
+
+    class Parts(list):  # of slices; inputs are made when they are indexed
+        __getitem__ = lambda self, index: inputs(super().__getitem__(index))
+
+    def step(size):
+        batch = inputs(slice(0, size)) if kind is plain_step else Parts(split(size, config.micro_batch_size))
+        kind(model, optimizer, batch, loss_function(config, model), options)
+
     # The first call loads code, and the first matrix product of a size generates some: resident memory that is not
     # part of the measurement.
     step(batch if kind is plain_step else 128)

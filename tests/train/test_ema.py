@@ -34,12 +34,12 @@ def test_the_equation():
             torch.testing.assert_close(average.values[name], expected[name])
 
 
-def test_in_place_and_back_to_the_bit():
+def test_applied_to_and_back_to_the_bit():
     model = nn.Linear(3, 2)
     average = EMA(model, decay=0.9)
     nn.init.zeros_(model.weight)
     weight, values = model.weight, average.values["weight"].clone()
-    with average.in_place(model):
+    with average.applied_to(model):
         assert model.weight is weight
         assert torch.equal(model.weight, values)
     assert torch.equal(model.weight, torch.zeros(2, 3))
@@ -53,7 +53,7 @@ def test_it_is_what_is_evaluated_and_saved(start, val_data):
     weights = dict(trainer.model.named_parameters())
     assert any(not torch.equal(p, weights[name]) for name, p in last.named_parameters())
     for name, p in last.named_parameters():
-        assert torch.equal(p, trainer.average.values[name])
+        assert torch.equal(p, trainer.ema.values[name])
     figures = miniclip.evaluation.retrieval(last, val_data)
     assert {way: history.evaluations[-1][way] for way in figures} == figures
     saved = read_state(trainer.run_dir / "state.safetensors")
@@ -76,5 +76,5 @@ def test_stopped_and_resumed(start, train_data, val_data, step):
     resumed = Trainer.resume(stopped.run_dir, train_data, val_data, callbacks=[], device="cpu")
     assert resumed.step in (step - 1, step)
     resumed.fit()
-    for name, value in whole.average.values.items():
-        assert torch.equal(value, resumed.average.values[name]), name
+    for name, value in whole.ema.values.items():
+        assert torch.equal(value, resumed.ema.values[name]), name

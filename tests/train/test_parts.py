@@ -16,7 +16,7 @@ from miniclip.runs.directory import fingerprint, next_run_dir, read_run
 from miniclip.runs.history import History
 from miniclip.train.config import TrainConfig
 from miniclip.train.schedule import learning_rate
-from miniclip.train.step import loss_function
+from miniclip.train.step_arguments import loss_function
 from miniclip.train.validation import validate
 
 
@@ -148,5 +148,5 @@ class TestRunDir:
 
     def test_another_config_is_no_run(self, tmp_path):
         (tmp_path / "config.json").write_text('{"format": "miniclip"}')
-        with pytest.raises(CheckpointError, match="not a run's directory"):
+        with pytest.raises(CheckpointError, match="not a run directory"):
             read_run(tmp_path)

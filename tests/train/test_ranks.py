@@ -183,7 +183,7 @@ def assert_same_run(a: Path, b: Path, tolerance: float = 1e-9) -> None:
     mine, theirs = (read_state(run / "state.safetensors") for run in (a, b))
     assert dataclasses.asdict(mine.progress) == pytest.approx(dataclasses.asdict(theirs.progress))
     for x, y in zip(
-        (mine.weights, mine.optimizer, mine.average), (theirs.weights, theirs.optimizer, theirs.average), strict=True
+        (mine.weights, mine.optimizer, mine.ema), (theirs.weights, theirs.optimizer, theirs.ema), strict=True
     ):
         assert x.keys() == y.keys()
         for key, value in x.items():
@@ -273,7 +273,7 @@ def test_one_rank_failing_ends_all_with_its_error_alone(ranks, tmp_path):
 def test_ranks_with_other_data_are_told(ranks, tmp_path):
     results = ranks(2, "-m", "tests.train.test_ranks", "other_data", tmp_path, seconds=60, succeed=False)
     assert all(code != 0 for code, *_ in results)  # 1, or what gloo ends a rank with whose peer is gone
-    assert "rank 1 has train data (31 pictures" in results[1][2] + results[0][2]
+    assert "rank 1 has train data (31 images" in results[1][2] + results[0][2]
     assert not (tmp_path / "run").exists()
 
 

@@ -15,8 +15,10 @@ from miniclip.models.clip import CLIPOutput
 from miniclip.models.vision import draw_patches
 from miniclip.runtime.memory import checkpoint_blocks
 from miniclip.train.config import TrainConfig
+from miniclip.train.gradient_caching import cached_step
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.step import cached_step, forward, loss_function, plain_step
+from miniclip.train.step import Inputs, plain_step
+from miniclip.train.step_arguments import loss_function, split, step_options
 from tests.toys import make_model
 
 CONFIG = TrainConfig(precision="float32", lr=1e-2, max_grad_norm=0.5)
@@ -29,9 +31,9 @@ def batch(tokenizer):
 
 
 def step(model, batch, config=CONFIG):
-    kind = plain_step if config.micro_batch_size is None else cached_step
-    optimizer, loss_of = build_optimizer(model, config), loss_function(config, model)
-    return kind(model, optimizer, lambda rows: (batch[0][rows], batch[1][rows], None), len(batch[0]), loss_of, config)
+    options, loss = step_options(config, model.device), loss_function(config, model)
+    result = plain_step(model, build_optimizer(model, config), Inputs(*batch), loss, options)
+    return result.metrics
 
 
 def test_a_step_is_what_its_words_say(model, batch):
@@ -41,8 +43,8 @@ def test_a_step_is_what_its_words_say(model, batch):
     loss = contrastive_loss(out.image_embeddings, out.text_embeddings, out.logit_scale)
     loss.backward()
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in other.parameters()))
-    assert float(result.loss) == pytest.approx(loss.item())
-    assert float(result.grad_norm) == pytest.approx(norm, rel=1e-4)
+    assert float(result["loss"]) == pytest.approx(loss.item())
+    assert float(result["grad_norm"]) == pytest.approx(norm, rel=1e-4)
     assert norm > CONFIG.max_grad_norm, "the test wants a gradient that is clipped"
     for p in other.parameters():
         p.grad *= CONFIG.max_grad_norm / (norm + 1e-6)
@@ -63,10 +65,10 @@ def test_bfloat16_is_near_float32(model, batch):
     other = copy.deepcopy(model)
     exact = step(model, batch)
     rough = step(other, batch, TrainConfig(precision="bfloat16", lr=1e-2, max_grad_norm=0.5))
-    assert float(rough.loss) == pytest.approx(float(exact.loss), rel=0.02)
-    assert rough.loss.dtype == torch.float32
+    assert float(rough["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
+    assert rough["loss"].dtype == torch.float32
     assert all(p.dtype == torch.float32 for p in other.parameters())
-    assert float(rough.loss) != float(exact.loss), "autocast did nothing"
+    assert float(rough["loss"]) != float(exact["loss"]), "autocast did nothing"
 
 
 def test_the_sigmoid_loss_needs_a_bias_and_trains_it(model, tokenizer, batch):
@@ -104,8 +106,8 @@ class Dropout(torch.nn.Module):
         return self.dropout(self.block(*arguments))
 
 
-class Kept:
-    """An optimizer that keeps the gradients and leaves the weights."""
+class GradientRecorder:
+    """An optimizer that records the gradients and leaves the weights."""
 
     def __init__(self, model):
         self.model, self.gradients, self.defaults = model, {}, {}
@@ -127,27 +129,31 @@ def random_inputs(model, size, seed, patch_dropout=0.0):
     tokens = torch.where(torch.arange(9) >= ends, 599, tokens)  # captions of 1 to 8 tokens and their end
     augment = Augment(0.6, max_rotation_degrees=20.0, flip=True, color_jitter=0.3)
     drawn = augment.draw(size, random)
-    kept = draw_patches(size, model.config.image.patches, patch_dropout, random) if patch_dropout else None
+    patches = draw_patches(size, model.config.image.patches, patch_dropout, random) if patch_dropout else None
     device, dtype = model.device, model.log_scale.dtype
 
     def inputs(rows):
         x = model.preprocess.normalise(augment.apply(pixels[rows], drawn[rows])).to(device, dtype)
-        return x, tokens[rows].to(device), None if kept is None else kept[rows].to(device)
+        return Inputs(x, tokens[rows].to(device), None if patches is None else patches[rows].to(device))
 
     return inputs
 
 
 def taken(kind, model, inputs, size, config):
     """Loss and gradients of a step."""
-    kept = Kept(model)
-    result = kind(model, kept, inputs, size, loss_function(config, model), config)
-    return result.loss, kept.gradients
+    recorder = GradientRecorder(model)
+    rows = split(size, config.micro_batch_size)
+    batch = inputs(slice(0, size)) if kind is plain_step else [inputs(part) for part in rows]
+    result = kind(model, recorder, batch, loss_function(config, model), step_options(config, model.device))
+    return result.metrics["loss"], recorder.gradients
 
 
 def in_one_graph(model, inputs, size, config):
     """What gradient caching must equal: the same parts one after the other, all of their activations kept."""
-    parts = [slice(i, min(i + config.micro_batch_size, size)) for i in range(0, size, config.micro_batch_size)]
-    outs = [forward(model, inputs(part), config)[:2] for part in parts]
+    options, outs = step_options(config, model.device), []
+    for part in [inputs(rows) for rows in split(size, config.micro_batch_size)]:
+        with options.autocast():
+            outs.append(model(*part)[:2])
     images, texts = (torch.cat(side) for side in zip(*outs, strict=True))
     loss = loss_function(config, model)(CLIPOutput(images, texts, model.log_scale.exp(), model.logit_bias))
     loss.backward()
@@ -253,6 +259,6 @@ def test_both_passes_draw_the_same_dropout_on_a_gpu(biased, precision):
     assert_same(in_one_graph(model, inputs, 8, config), cached, 1e-5)
 
 
-def test_a_step_wants_a_number(model, batch):
+def test_auto_micro_batch_size_must_be_resolved_before_a_step():
     with pytest.raises(ValueError, match="find_micro_batch_size"):
-        step(model, batch, caching("auto"))
+        split(8, "auto")

@@ -80,7 +80,7 @@ def test_a_run_leaves_what_the_design_says(start, drawn):
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     settings = json.loads((run / "config.json").read_text())
     assert settings["train"]["batch_size"] == 8
-    assert settings["data"]["train"]["pictures"] == 40
+    assert settings["data"]["train"]["images"] == 40
 
 
 def test_the_saved_models_are_the_trained_ones(start, val_data):
@@ -236,7 +236,7 @@ def test_a_file_in_the_place_of_the_run_is_refused(start, tmp_path):
 def test_resume_refuses_other_data(start, train_data, val_data):
     trainer = start(max_steps=1)
     trainer.fit()
-    with pytest.raises(ValueError, match=r"train data: started with \(40 pictures.*now \(30 pictures.*--allow-changes"):
+    with pytest.raises(ValueError, match=r"train data: started with \(40 images.*now \(30 images.*--allow-changes"):
         Trainer.resume(trainer.run_dir, Shapes("train", 30, image_size=16), val_data)
     with pytest.raises(ValueError, match="val data"):
         Trainer.resume(trainer.run_dir, train_data, None)
@@ -259,7 +259,7 @@ def test_weights_that_are_not_finite_stop_the_run_and_the_last_good_state_stays(
         type("Poison", (Callback,), {"on_step": lambda self, t, r: t.model.image.class_token.data.fill_(math.nan)})()
     )
     with pytest.raises(
-        FloatingPointError, match=r"the embedding of picture .* \(8 of 8 rows\), at step 4, the last of 3"
+        FloatingPointError, match=r"the embedding of image .* \(8 of 8 rows\), at step 4, the last of 3"
     ):
         trainer.fit()
     saved = read_state(trainer.run_dir / "state.safetensors")
@@ -278,7 +278,7 @@ def test_a_callback_that_fails_is_seen_and_the_log_is_closed(start):
 def test_a_failed_write_leaves_the_last_good_state(start, monkeypatch):
     trainer = start(callbacks=[])
     trainer.save()
-    trainer.writer.wait()
+    trainer.checkpointer.writer.wait()
     before = weights(trainer.run_dir)
 
     def full(*_):
@@ -287,7 +287,7 @@ def test_a_failed_write_leaves_the_last_good_state(start, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     trainer.save()
     with pytest.raises(OSError, match="No space left"):
-        trainer.writer.wait()
+        trainer.checkpointer.writer.wait()
     after = weights(trainer.run_dir)
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert not [path for path in trainer.run_dir.iterdir() if path.name.startswith(".")]

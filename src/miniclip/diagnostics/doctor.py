@@ -98,12 +98,12 @@ def report_text(step: int, rule: Rule, observation: str) -> str:
 
 def run_facts(trainer: TrainerProtocol) -> RunFacts:
     """Return the constants of a run that rules need."""
-    config, parameters = trainer.config, dict(zip(("image", "text"), by_tower(trainer.model), strict=False))
+    config, parameters = trainer.config, by_tower(trainer.model)
     return RunFacts(
         steps=trainer.total_steps,
         warmup_steps=round(config.warmup_fraction * trainer.total_steps),
         max_logit_scale=config.max_logit_scale,
-        trained_towers=tuple(name for name, group in parameters.items() if any(p.requires_grad for p in group)),
+        trained_towers=tuple(name for name in ("image", "text") if any(p.requires_grad for p in parameters[name])),
         captions=trainer.train_captions,
         truncated_captions=trainer.truncated_captions,
     )

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch.utils.data import Subset
 
+from miniclip.data.loader import Batch
 from miniclip.evaluation.retrieval import LazyImages, embed
 from miniclip.runtime import distributed
 from miniclip.runtime.flops import pair_flops
+from miniclip.train.gradient_caching import cached_step
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.step import cached_step, plain_step
 
 if TYPE_CHECKING:
     from miniclip.train.trainer import Trainer
@@ -49,13 +50,13 @@ def time_step(trainer: Trainer, peak_flops: float) -> StepTime:
         pairs = min(local_rows, max(2, int(TARGET_SECONDS / (TIMED_STEPS + 1) / pair_seconds)))
     pairs = min(rank_pairs for (rank_pairs,) in distributed.all_gather_ints([pairs]))
     model_copy = copy.deepcopy(model).train()
-    optimizer, inputs = build_optimizer(model_copy, config), trainer._inputs(batch)
-    step = plain_step if config.micro_batch_size is None else cached_step
+    optimizer = build_optimizer(model_copy, config)
+    inputs = trainer.prepare(Batch(*(rows[:pairs] for rows in batch)), trainer.step)
     seconds = []
     for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()
-        result = step(model_copy, optimizer, inputs, pairs, trainer.loss, config)
-        float(result.figures["loss"])  # waits for the device
+        result = cached_step(model_copy, optimizer, inputs, trainer.loss, trainer.step_options)
+        float(result.metrics["loss"])  # waits for the device
         seconds.append(time.perf_counter() - start)
     return StepTime(statistics.median(seconds[1:]) / pairs * local_rows, pairs, tokens)
 

@@ -1,1 +1,1 @@
-"""The run directory: state, checkpoints, history, resume."""
+"""Run directory: settings, training state, checkpoints, history, resume."""

@@ -1,18 +1,17 @@
-"""What differs between a run and what it is to go on with: named, and refused unless it is asked for."""
+"""Differences between the data and settings of a run and those it is resumed with."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 from miniclip.train.config import TrainConfig
 
-Changes = dict[str, tuple[Any, Any]]  # what is other, by name: (before, now)
+Changes = dict[str, tuple[Any, Any]]  # name to (before, now)
 
-# These change how a run is watched and stored, not what it computes. `max_steps` is none of them: the learning rate
-# follows from how many steps there will be.
-HARMLESS = {
+# Settings that change how a run is observed and stored, but not its result. `max_steps` is not one of them: the
+# learning rate depends on the number of steps.
+NEUTRAL = {
     "about",
     "eval_every",
     "save_every",
@@ -28,44 +27,38 @@ HARMLESS = {
 
 
 def changed_settings(before: TrainConfig, now: TrainConfig) -> Changes:
-    """The settings that differ: name to (before, now)."""
-    return {
-        field.name: (getattr(before, field.name), getattr(now, field.name))
-        for field in dataclasses.fields(TrainConfig)
-        if getattr(before, field.name) != getattr(now, field.name)
-    }
+    """Return the settings that differ."""
+    old, new = before.to_dict(), now.to_dict()
+    return {name: (old[name], value) for name, value in new.items() if old[name] != value}
 
 
 def changed_data(before: dict[str, Any], now: dict[str, Any]) -> Changes:
-    """The data whose fingerprints differ: "train data", "val data" to (before, now)."""
+    """Return the datasets ("train data", "val data") whose fingerprints differ."""
     return {
-        f"{part} data": (describe(before.get(part)), describe(value))
+        f"{part} data": (describe_data(before.get(part)), describe_data(value))
         for part, value in now.items()
         if before.get(part) != value
     }
 
 
-def require_the_word(run_dir: Path, changes: Changes, said: bool) -> None:
-    """Check that a run becomes another one only where that is asked for.
+def require_allowed(run_dir: Path, changes: Changes, allow_changes: bool) -> None:
+    """Check that changes of the result are allowed.
 
     Raises:
-        ValueError: it would, and it is not; the message says what differs.
+        ValueError: something that affects the result differs, and `allow_changes` is False.
     """
-    other = {name: change for name, change in changes.items() if name not in HARMLESS}
-    if other and not said:
+    differences = [
+        f"{name}: started with {before}, now {now}" for name, (before, now) in changes.items() if name not in NEUTRAL
+    ]
+    if differences and not allow_changes:
         raise ValueError(
-            f"{run_dir}: {in_words(other)}; to go on all the same, as another run than it would have been, say so: "
-            "--allow-changes, or allow_changes=True"
+            f"{run_dir}: {'; '.join(differences)}; to resume with these differences, whose result is not that of the "
+            "original run, pass --allow-changes or allow_changes=True"
         )
 
 
-def in_words(changes: Changes) -> str:
-    """What changes, in a line."""
-    return "; ".join(f"{name}: started with {before}, now {now}" for name, (before, now) in changes.items())
-
-
-def describe(value: Any) -> str:
-    """A fingerprint of data, for a message."""
-    if value is None:
+def describe_data(fingerprint: dict[str, Any] | None) -> str:
+    """Return a dataset's fingerprint as text."""
+    if fingerprint is None:
         return "(none)"
-    return f"({value['pictures']} pictures, {value['captions']} captions, digest {value['sha256']})"
+    return f"({fingerprint['images']} images, {fingerprint['captions']} captions, digest {fingerprint['sha256']})"

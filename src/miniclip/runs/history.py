@@ -1,7 +1,7 @@
-"""What a run has logged: `metrics.jsonl`, a line a step and a line an evaluation, and the same in memory, thinned.
+"""History of a run: the records of `metrics.jsonl`, in memory with bounded size.
 
-The file keeps every step of a run of weeks. Memory and pictures need not: beyond `LIMIT` points each one stands for two
-steps, later for four, and so on, with the mean of their figures and the least and the greatest loss.
+The file keeps every step. In memory, beyond `LIMIT` points, each point stands for two steps, later for four, and so on.
+A point has the mean of their metrics, and the minimum and maximum of the loss.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import Any, TypeGuard
 from miniclip.errors import DataError
 
 FILE = "metrics.jsonl"
-LIMIT = 10_000  # points in memory, and after the last of them the steps that do not yet fill one
-LAST = ("step", "epoch", "lr", "log_n")  # of the steps of a point, the last one's; of other figures the mean
+LIMIT = 10_000  # points in memory, besides the latest steps, which do not fill a point yet
+LAST = ("step", "epoch", "lr", "log_n")  # a point has the last step's value of these, and the mean of other metrics
 
 Record = dict[str, Any]
 
 
 @dataclasses.dataclass
 class History:
-    """The records of a run, oldest first.
+    """Records of a run, oldest first.
 
     Attributes:
-        steps: one a step: `step`, `epoch`, `loss`, `log_n`, `lr`, `logit_scale`, `grad_norm`. Of a run of more than
-            `LIMIT` steps one for `stride` of them (`merged`), and the very last as they were.
-        evaluations: one an evaluation: `step`, `epoch`, `val_loss`, `val_log_n`, `image_to_text`, `text_to_image`
-            (the recalls, in percent).
-        skipped: one a step that was not finite: `step`, `epoch`, `log_n`, `lr`, `skipped` (where it went wrong),
-            `batch` (what was kept of it).
-        stride: how many steps a point stands for, a power of two.
-        end: bytes of the file that these records fill.
+        steps: one record per step: `step`, `epoch`, `loss`, `log_n`, `lr`, `logit_scale`, `grad_norm`, and more. After
+            `LIMIT` steps, one point for `stride` steps (`merged`), and the latest steps themselves.
+        evaluations: one record per evaluation: `step`, `epoch`, `val_loss`, `val_log_n`, and the recalls in percent,
+            `image_to_text` and `text_to_image`.
+        skipped: one record per non-finite step: `step`, `epoch`, `log_n`, `lr`, `skipped` (the cause), `batch` (the
+            file that keeps it).
+        stride: number of steps in a point, a power of two.
+        end: size in bytes of these records in `metrics.jsonl`.
     """
 
     steps: list[Record] = dataclasses.field(default_factory=list)
@@ -44,22 +44,22 @@ class History:
     end: int = dataclasses.field(default=0, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        given, self.steps, self._points = self.steps, [], 0  # so many of `steps` stand for a whole stride
-        for record in given:
+        records, self.steps, self._points = self.steps, [], 0  # number of full points at the start of `steps`
+        for record in records:
             self.add(record)
 
     @classmethod
     def read(cls, run_dir: str | Path, step: int | None = None, evaluated: int | None = None) -> History:
-        """Read a run's `metrics.jsonl`, line by line; a last line cut short (the run was killed) is left out.
+        """Read a run's `metrics.jsonl`. An incomplete last line, which a killed run leaves, is ignored.
 
         Args:
             run_dir: the run.
             step: stop before the first record of a later step; None: read to the end.
-            evaluated: stop before the first evaluation after a later step.
+            evaluated: stop before the first evaluation of a later step.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            DataError: a line is no JSON object.
+            FileNotFoundError: the file does not exist.
+            DataError: a line is not a record.
         """
         history = cls()
         path = Path(run_dir) / FILE
@@ -78,7 +78,7 @@ class History:
         return history
 
     def add(self, record: Record) -> None:
-        """Append a record where it belongs, and keep within `LIMIT`."""
+        """Append a record, and keep the number of points within `LIMIT`."""
         if "val_loss" in record or "skipped" in record:
             (self.evaluations if "val_loss" in record else self.skipped).append(record)
             return
@@ -87,7 +87,7 @@ class History:
         self.steps.append(record)
 
     def _close_point(self) -> None:
-        """The steps after the last point become one; and where there are too many points, each two."""
+        """Merge the steps after the last point into a point; at the limit, merge the points in pairs."""
         self.steps[self._points :] = [merged(self.steps[self._points :])]
         self._points += 1
         if self._points == LIMIT:
@@ -96,20 +96,20 @@ class History:
 
 
 def merged(records: Sequence[Record]) -> Record:
-    """One record for several: means, weighed by the `steps` that each stands for, and the range of the loss.
+    """Merge records into one: means weighted by the number of steps in each, and the range of the loss.
 
-    Of the losses 1 and 3 of steps 1 and 2 comes `{"step": 2, "loss": 2.0, "loss_min": 1, "loss_max": 3, "steps": 2}`.
-    A step without a finite figure (one that was skipped) has no part in its mean.
+    Losses 1 and 3 at steps 1 and 2 give `{"step": 2, "loss": 2.0, "loss_min": 1, "loss_max": 3, "steps": 2}`. Values
+    that are not finite are left out of the means.
     """
     if len(records) == 1:
         return records[0]
     point = dict(records[-1])
     for name in {name: None for record in records for name in record if name not in LAST}:
-        values = [(r[name], r.get("steps", 1)) for r in records if _is_figure(r.get(name))]
+        values = [(r[name], r.get("steps", 1)) for r in records if _is_finite(r.get(name))]
         if values:
             point[name] = sum(value * weight for value, weight in values) / sum(weight for _, weight in values)
     for name, extreme in (("loss_min", min), ("loss_max", max)):
-        losses: list[float] = [value for r in records if _is_figure(value := r.get(name, r.get("loss")))]
+        losses: list[float] = [value for r in records if _is_finite(value := r.get(name, r.get("loss")))]
         if losses:
             point[name] = extreme(losses)
     point["steps"] = sum(r.get("steps", 1) for r in records)
@@ -117,22 +117,22 @@ def merged(records: Sequence[Record]) -> Record:
 
 
 def thinned(records: Sequence[Record], most: int) -> list[Record]:
-    """At most so many records, neighbours merged: for pictures, which have no more columns."""
+    """Merge neighbours until at most `most` records are left, for plots."""
     size = max(1, math.ceil(len(records) / most))
     return [merged(records[i : i + size]) for i in range(0, len(records), size)]
 
 
 def line(record: Record) -> str:
-    """A record as a line of `metrics.jsonl`."""
+    """Return a record as a line of `metrics.jsonl`."""
     return json.dumps(record) + "\n"
 
 
 def _after(record: Record, step: int | None, evaluated: int | None) -> bool:
-    """Whether a record is of a later step, or an evaluation after a later one."""
+    """Return whether a record is later than a step, or an evaluation later than `evaluated`."""
     if step is not None and record["step"] > step:
         return True
     return evaluated is not None and "val_loss" in record and record["step"] > evaluated
 
 
-def _is_figure(value: Any) -> TypeGuard[float]:
+def _is_finite(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the loop reads between two steps, so that no step is torn in the middle."""
+"""Graceful stop: Ctrl-C and SIGTERM are noted, and the training loop stops after the current step."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 
 from miniclip.runtime.distributed import any_rank
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a person's Ctrl-C; a scheduler's notice
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler's notice
 
 
 class GracefulStop:
-    """A context in which the first of these signals sets `requested`, and a second one stops at once.
+    """Context in which the first signal sets `requested` and a second one stops at once.
 
-    Outside of the main thread, where Python delivers no signals, it does nothing.
+    It has no effect outside the main thread, to which Python delivers signals.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            self._handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def agreed(self) -> bool:
-        """Whether it was requested of any rank: all must ask this, and stop after the same step."""
+        """Return whether any rank received a signal. All ranks must call it, so that they stop after the same step."""
         return any_rank(self.requested)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -26,3 +26,10 @@ class Progress:
     closed: int = -1
     best: float | None = None
     skipped: int = 0
+
+    def improve(self, value: float) -> bool:
+        """Return whether a value of the monitored metric is the best so far, and keep it if it is."""
+        is_best = self.best is None or value > self.best
+        if is_best:
+            self.best = value
+        return is_best

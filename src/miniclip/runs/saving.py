@@ -1,7 +1,7 @@
-"""Checkpoints written beside the training: a copy of the state is taken, and a thread writes it while steps go on.
+"""Background writer of checkpoints: a thread writes a copy of the tensors while training continues.
 
-One thing is written at a time and in order, each file atomically, so that a kill at any moment leaves the files of
-before or those of after. What a write raises (a full disk) is raised in the training at its next look, or at the end.
+Writes run one at a time and in order. Each file is replaced atomically, so that a kill at any moment leaves a complete
+old file or a complete new one. An error of a write, such as a full disk, is raised in the training loop later.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from types import TracebackType
 from torch import Tensor
 
 
-class Writer:
-    """Runs writes one after the other: in a thread of its own, or at once.
-
-    As a context it waits for the last write at the end, and raises what that raised, but not over another error.
+class BackgroundWriter:
+    """Queue of writes in a thread. As a context, it waits for the last write and raises its error, if it is the first.
 
     Args:
-        background: whether in a thread.
+        background: False: each write is done at once, without a thread.
     """
 
     def __init__(self, background: bool) -> None:
@@ -27,7 +25,7 @@ class Writer:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="miniclip-writer")
         self._running: list[Future[None]] = []
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(
@@ -40,21 +38,21 @@ class Writer:
                 raise
 
     def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors as they are now, for a write to come: copied, on the CPU, unless it comes at once."""
+        """Return tensors for a later write: copies on the CPU if the writer has a thread, else the tensors."""
         if not self.background:
             return dict(tensors)
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def start(self, write: Callable[[], None]) -> None:
-        """Let a write begin when those before it are done."""
+        """Run a write after those before it."""
         if not self.background:
             write()
             return
-        self.look()
+        self.raise_errors()
         self._running.append(self._pool.submit(write))
 
-    def look(self) -> None:
-        """Raise what a write has raised, without waiting for any."""
+    def raise_errors(self) -> None:
+        """Raise the error of a finished write, without waiting for unfinished ones."""
         while self._running and self._running[0].done():
             self._running.pop(0).result()
 
@@ -62,9 +60,9 @@ class Writer:
         """Wait for all writes.
 
         Raises:
-            OSError: one could not be done; what was there before it is still there.
+            OSError: a write failed; the file that it would have replaced is intact.
         """
         running, self._running = self._running, []
-        errors = [future.exception() for future in running]  # of all, before the first is raised
+        errors = [future.exception() for future in running]  # wait for all before raising the first
         for error in filter(None, errors):
             raise error

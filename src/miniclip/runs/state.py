@@ -1,7 +1,7 @@
-"""All that a run needs to go on to the same bit, in one file: weights, optimizer, position, best figure.
+"""Training state in one file: weights, optimizer, EMA, progress, frozen parameters.
 
-One file, so that a kill between two writes cannot leave halves that do not belong together. There is no random state in
-it: every draw is a function of the seed and the step (`randomness.py`).
+A resumed run continues from it bit for bit. One file, so that a kill between two writes cannot mix two states. It holds
+no random state: every random number is a function of the seed and the step (`utils/randomness.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,87 +27,94 @@ from miniclip.train.ema import EMA
 from miniclip.utils.atomic import write_atomically
 
 FILE = "state.safetensors"
-KEPT = "states"  # the folder of those that are kept besides the newest
+STATES = "states"  # folder of the states besides the newest
 FORMAT = "miniclip state 2"
 
 
 class State(NamedTuple):
-    """What a run goes on from."""
+    """Training state; tensors are whole, also if the model is sharded."""
 
     weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]  # by KEY.NAME
+    optimizer: dict[str, Tensor]  # KEY.NAME, such as exp_avg.log_scale
+    ema: dict[str, Tensor]  # empty without EMA
     progress: Progress
-    average: dict[str, Tensor]  # the moving average of the weights, where there is one
+    frozen: list[str]  # names of the parameters that are not trained
 
-    def mapped(self, function: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> State:
-        """The same with other tensors."""
-        return State(function(self.weights), function(self.optimizer), self.progress, function(self.average))
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A model's weights, those that are sharded over ranks made whole: every rank must call it, rank 0 gets them."""
-    return {name: whole for name, value in model.state_dict().items() for whole in _on_main(value)}
+    def map(self, function: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> State:
+        """Return the state with a function applied to each group of tensors."""
+        weights, optimizer, ema = map(function, self[:3])
+        return State(weights, optimizer, ema, self.progress, self.frozen)
 
 
-def state_of(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, average: EMA | None) -> State:
-    """The state as it is now; every rank must call it, rank 0 gets it."""
-    moments = {
-        f"{key}.{name}": whole
+def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's weights on rank 0, whole, and nothing on other ranks. All ranks must call it."""
+    return _gather(model.state_dict().items())
+
+
+def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, ema: EMA | None) -> State:
+    """Return the current state on rank 0, and no tensors on other ranks. All ranks must call it."""
+    moments = (
+        (f"{key}.{name}", value)
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
-        for whole in _on_main(value)
-    }
-    averaged = {} if average is None else {n: whole for n, v in average.values.items() for whole in _on_main(v)}
-    return State(weights_of(model), moments, dataclasses.replace(progress), averaged)
+    )
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    averages = {} if ema is None else _gather(ema.values.items())
+    return State(gather_weights(model), _gather(moments), averages, dataclasses.replace(progress), frozen)
 
 
-def _on_main(value: Tensor) -> list[Tensor]:
-    """The whole tensor on rank 0, in the processor's memory if it was sharded; nothing on the others."""
-    tensor = distributed.full_tensor(value)
-    return [tensor if tensor is value else tensor.cpu()] if distributed.is_main() else []
+def _gather(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Return whole tensors on rank 0; those that were sharded are moved to the CPU."""
+    gathered = {}
+    for name, value in tensors:
+        whole = distributed.full_tensor(value)
+        if distributed.is_main():
+            gathered[name] = whole if whole is value else whole.cpu()
+    return gathered
 
 
 def save_state(path: Path, state: State, keep: int = 1) -> None:
-    """Write a state, atomically: the weights as `model.NAME`, the optimizer's as `optimizer.KEY.NAME`.
+    """Write a state atomically, with keys `model.NAME`, `optimizer.KEY.NAME` and `ema.NAME`.
 
     Args:
         path: the file.
-        state: all of it, on this rank.
-        keep: how many states stay: this one, and the latest before it, in the folder `states/` beside it.
+        state: the state, with all tensors.
+        keep: number of states to keep: this one, and the latest before it in the folder `states/`.
     """
     tensors = {f"model.{name}": value for name, value in state.weights.items()}
     tensors |= {f"optimizer.{name}": value for name, value in state.optimizer.items()}
-    tensors |= {f"average.{name}": value for name, value in state.average.items()}
-    write_tensors(path, tensors, {"format": FORMAT, "progress": json.dumps(dataclasses.asdict(state.progress))})
-    keep_only(path, state.progress.step, keep)
+    tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
+    progress, frozen = json.dumps(dataclasses.asdict(state.progress)), json.dumps(state.frozen)
+    write_tensors(path, tensors, {"format": FORMAT, "progress": progress, "frozen": frozen})
+    keep_newest(path, state.progress.step, keep)
 
 
-def keep_only(path: Path, step: int, keep: int) -> None:
-    """Keep the state at `path`, of that step, under its own name too, and of those in `states/` the last `keep_checkpoints`."""
-    folder = path.parent / KEPT
+def keep_newest(path: Path, step: int, keep: int) -> None:
+    """Keep the newest states in `states/`, among them the file at `path`, which is the state of `step`."""
+    folder = path.parent / STATES
     if keep > 1:
         folder.mkdir(exist_ok=True)
-        _give_name(path, folder / f"step-{step:08d}.safetensors")
-    kept = kept_states(path.parent)
-    before = [file for at, file in kept.items() if at <= step]
-    later = [file for at, file in kept.items() if at > step]  # of a run that went back
-    for file in [*later, *before[: max(0, len(before) - (keep if keep > 1 else 0))]]:
+        _link(path, folder / f"step-{step:08d}.safetensors")
+    states = list_states(path.parent)
+    earlier = [file for other, file in states.items() if other <= step]
+    later = [file for other, file in states.items() if other > step]  # the run went back to an earlier step
+    for file in [*later, *earlier[: max(0, len(earlier) - (keep if keep > 1 else 0))]]:
         file.unlink(missing_ok=True)
     if keep == 1 and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-def kept_states(run_dir: Path) -> dict[int, Path]:
-    """The states in `states/`, by their steps, earliest first."""
-    found = {}
-    for path in (run_dir / KEPT).glob("step-*.safetensors"):
+def list_states(run_dir: Path) -> dict[int, Path]:
+    """Return the files in `states/` by step, in ascending order."""
+    states = {}
+    for path in (run_dir / STATES).glob("step-*.safetensors"):
         if match := re.fullmatch(r"step-([0-9]+)\.safetensors", path.name):
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+            states[int(match[1])] = path
+    return dict(sorted(states.items()))
 
 
-def _give_name(path: Path, name: Path) -> None:
-    """Let the file be found under a second name, which costs no space; where the disk cannot, copy it."""
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name, which needs no disk space; copy it if the file system has no links."""
 
     def link(temporary: Path) -> None:
         try:
@@ -119,26 +126,26 @@ def _give_name(path: Path, name: Path) -> None:
 
 
 def find_state(run_dir: Path, step: int | None = None) -> Path:
-    """The state to go on from: the newest, or the one of a step.
+    """Return the file of the newest state, or of the state of a step.
 
     Raises:
-        FileNotFoundError: there is none, or none of that step; the message names those that there are.
+        FileNotFoundError: there is no state, or none of that step.
     """
     if step is None:
         if not (run_dir / FILE).is_file():
             raise FileNotFoundError(
-                f"{run_dir}: no {FILE}: the run was stopped before its first state; start it anew, there or elsewhere"
+                f"{run_dir}: no {FILE}: the run was stopped before its first state; start it again, there or elsewhere"
             )
         return run_dir / FILE
-    kept = kept_states(run_dir)
-    if step not in kept:
-        there = ", ".join(map(str, kept)) or "none: the setting `keep_checkpoints` is 1"
-        raise FileNotFoundError(f"{run_dir / KEPT}: no state of step {step}; there are those of {there}")
-    return kept[step]
+    states = list_states(run_dir)
+    if step not in states:
+        steps = ", ".join(map(str, states)) or "none, since the setting `keep_checkpoints` is 1"
+        raise FileNotFoundError(f"{run_dir / STATES}: no state of step {step}; available: {steps}")
+    return states[step]
 
 
 def require_finite(state: State, run_dir: Path) -> None:
-    """Check that a state is one to go on from.
+    """Check that all weights are finite.
 
     Raises:
         FloatingPointError: a weight is not finite.
@@ -146,7 +153,7 @@ def require_finite(state: State, run_dir: Path) -> None:
     for name, value in state.weights.items():
         if not value.isfinite().all():
             raise FloatingPointError(
-                f"the weights are not finite ({name}): nothing is written, and {run_dir} keeps the state of before"
+                f"the weights are not finite ({name}): nothing is written, and {run_dir} keeps the previous state"
             )
 
 
@@ -154,41 +161,58 @@ def read_state(path: Path) -> State:
     """Read a training state.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is damaged, or is something else.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file is damaged, or is not a training state.
     """
     try:
         tensors, metadata = read_tensors(path)
     except CheckpointError as error:
-        kept = list(kept_states(path.parent)) if path.name == FILE else []
-        if not kept:
+        states = list(list_states(path.parent)) if path.name == FILE else []
+        if not states:
             raise
-        *others, last = kept
+        *others, last = states
         rest = f", or one of {', '.join(map(str, others))}" if others else ""
         raise CheckpointError(f"{error}; go back with --step {last}{rest}") from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: found format {metadata.get('format')!r}, expected {FORMAT!r}: not a run's state"
+            f"{path}: found format {metadata.get('format')!r}, expected {FORMAT!r}: not the training state of a run"
         )
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "ema": {}}
     for key, value in tensors.items():
-        part, name = key.split(".", 1)
-        parts[part][name] = value
-    return State(parts["model"], parts["optimizer"], Progress(**json.loads(metadata["progress"])), parts["average"])
+        group, name = key.split(".", 1)
+        groups[group][name] = value
+    progress, frozen = Progress(**json.loads(metadata["progress"])), json.loads(metadata["frozen"])
+    return State(groups["model"], groups["optimizer"], groups["ema"], progress, frozen)
+
+
+def restore_frozen(model: nn.Module, frozen: Iterable[str], path: Path) -> None:
+    """Freeze the parameters that were frozen in a run, and only these.
+
+    Raises:
+        CheckpointError: the model has no parameter of that name; `path`, the state's file, is named.
+    """
+    parameters, frozen = dict(model.named_parameters()), set(frozen)
+    if unknown := sorted(frozen - parameters.keys()):
+        raise CheckpointError(
+            f"{path}: the frozen parameters {', '.join(unknown)} are not in the model; expected names such as "
+            f"{next(iter(parameters))}: state and model do not belong together"
+        )
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name not in frozen)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Give an optimizer the state that it had, parameter by parameter."""
+    """Restore an optimizer's state, parameter by parameter."""
     parameters = dict(model.named_parameters())
     for key, value in saved.items():
         kind, name = key.split(".", 1)
         parameter = parameters[name]
-        single = value.shape != parameter.shape  # the number of steps
-        optimizer.state[parameter][kind] = value.to(parameter.device) if single else part_of(value, parameter)
+        is_moment = value.shape == parameter.shape  # else the step count
+        optimizer.state[parameter][kind] = part_of(value, parameter) if is_moment else value.to(parameter.device)
 
 
-def restore_average(average: EMA, model: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Give a moving average the values that it had; where it is new to the run, it starts from the weights."""
+def restore_ema(ema: EMA, model: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Restore an EMA. If the state has none, the EMA starts at the weights."""
     for name, parameter in model.named_parameters():
         if name in saved:
-            average.values[name] = part_of(saved[name], parameter).clone()
+            ema.values[name] = part_of(saved[name], parameter).clone()

@@ -26,7 +26,6 @@ class TrainerProtocol(Protocol):
         val_data: the validation dataset, or None.
         train_captions: number of captions in the training dataset.
         truncated_captions: number of them that are longer than the context.
-        history: all records so far.
         embedded: embeddings of the validation dataset at the last evaluation; None before the first.
         total_steps: number of steps of the whole run.
         epochs: number of epochs of the whole run.
@@ -40,10 +39,13 @@ class TrainerProtocol(Protocol):
     val_data: ImageCaptionDataset | None
     train_captions: int
     truncated_captions: int
-    history: History
     embedded: Embeddings | None
     total_steps: int
     epochs: int
+
+    @property
+    def history(self) -> History:
+        """All records so far."""
 
     @property
     def step(self) -> int:

@@ -1,9 +1,8 @@
-"""The moving average of the weights (EMA): steadier than the weights of any one step, and often better held out.
+"""Exponential moving average (EMA) of the weights; Polyak and Juditsky 1992.
 
-    average <- average + (1 - d) (weights - average),    d = min(decay, (1 + t) / (10 + t))   after step t,
+    average <- average + (1 - d) (weights - average),    d = min(decay, (1 + t) / (10 + t))   after step t
 
-so that early on, when the weights change fast, the average forgets faster (as TensorFlow's ExponentialMovingAverage
-does). Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging".
+The smaller d of the first steps, when the weights change fast, is that of TensorFlow's ExponentialMovingAverage.
 """
 
 from __future__ import annotations
@@ -14,16 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from miniclip.runtime.distributed import is_sharded
 
 
 class EMA:
-    """The average of a model's parameters, each where its parameter is, and sharded as it is.
+    """Moving average of a model's parameters, on their devices and sharded as they are.
 
     Args:
-        model: its parameters are where the average starts.
-        decay: the greatest d, in [0, 1).
+        model: the average starts at its weights.
+        decay: the maximum d, in [0, 1).
+
+    Attributes:
+        values: parameter names to averages.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -32,34 +35,34 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after a step, the first of which is 1."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        kinds: tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]] = ([], [])  # apart: one operation takes one kind
+        """Average in the weights after a step; the first step is 1."""
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
+        groups: dict[bool, list[tuple[Any, Any]]] = {}  # one call cannot mix sharded and whole tensors
         for name, parameter in model.named_parameters():
-            kinds[is_sharded(parameter)].append((self.values[name], parameter.detach()))
-        for pairs in filter(None, kinds):
-            averages, weights = zip(*pairs, strict=True)
-            torch._foreach_lerp_(averages, weights, 1 - decay)
+            groups.setdefault(is_sharded(parameter), []).append((self.values[name], parameter.detach()))
+        for pairs in groups.values():
+            values, weights = map(list, zip(*pairs, strict=True))
+            average(values, weights, step)
 
     @contextmanager
-    def in_place(self, model: nn.Module) -> Iterator[None]:
-        """A context in which the model has the average for its weights."""
-        self._exchange(model)
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Give a model the averages as weights inside the context."""
+        self._swap(model)
         try:
             yield
         finally:
-            self._exchange(model)
+            self._swap(model)
 
     @torch.no_grad()
-    def _exchange(self, model: nn.Module) -> None:
-        """Swap the numbers, not the tensors: what holds a reference to a parameter keeps it."""
+    def _swap(self, model: nn.Module) -> None:
+        """Swap the values and not the tensors, so that references to parameters stay valid."""
         for name, parameter in model.named_parameters():
-            mine, theirs = _own_rows(self.values[name]), _own_rows(parameter.detach())
-            kept = mine.clone()
-            mine.copy_(theirs)
-            theirs.copy_(kept)
+            average, weight = local_rows(self.values[name]), local_rows(parameter.detach())
+            copy = average.clone()
+            average.copy_(weight)
+            weight.copy_(copy)
 
 
-def _own_rows(x: Tensor) -> Tensor:
-    """The numbers that this rank holds, to be changed in place."""
+def local_rows(x: Tensor) -> Tensor:
+    """Return the rows of a tensor that this rank holds, as a view."""
     return x.to_local() if is_sharded(x) else x  # type: ignore[attr-defined]

@@ -1,73 +1,124 @@
-"""The figures of steps: left on the device as they are made, and read together at a look, with the speed in between."""
+"""Metrics of steps: kept on the device, read together every few steps, with the throughput in between."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from miniclip.data.loader import ImageCaptionLoader
-from miniclip.runs.history import Record
-from miniclip.runs.nonfinite import finite_rows
+from miniclip.data.loader import Batch, ImageCaptionLoader
+from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.runs.history import History, Record
+from miniclip.runs.nonfinite import NonFiniteSteps, finite_rows
+from miniclip.runs.progress import Progress
+from miniclip.runtime import distributed, flops
+from miniclip.train.config import TrainConfig
 from miniclip.train.step import StepResult
 
+MFU = Callable[[int, float], float | None]  # of caption length T and samples per second
+BatchMetrics = Callable[[Batch, CLIPOutput], Record]
 
-class StepMetrics(NamedTuple):
-    """A step's figures, read."""
 
-    record: Record  # with them, where they are finite
-    figures: dict[str, float]
-    rows: Tensor  # (2, n), whose embeddings were finite
+class UnreadStep(NamedTuple):
+    """A step whose metrics are on the device."""
 
-    @property
-    def finite(self) -> bool:
-        """Whether the step has changed the weights."""
-        return math.isfinite(self.figures["loss"]) and math.isfinite(self.figures["grad_norm"])
+    record: Record  # its position
+    metrics: dict[str, Tensor]  # scalars
+    finite: Tensor  # (2, B), from `finite_rows`
 
 
 class MetricsBuffer:
-    """Steps whose figures are still on the device, and the clock.
+    """Metrics on the device that are not read yet, and the history of those that are.
 
     Args:
-        loader: counts the time in which batches were waited for.
+        loader: source of the batches; it counts the seconds in which the training loop waited for data.
+        nonfinite: handles steps that are not finite.
+        mfu: function that returns the MFU, or None.
+        batch_metrics: function that returns more metrics of a batch and the model's output for it.
+
+    Attributes:
+        history: all records so far.
+        last_batch: this rank's rows of the last step; `last_output` is their output. None before the first step.
     """
 
-    def __init__(self, loader: ImageCaptionLoader, mfu: Callable[[int, float], float | None]) -> None:
-        self.loader, self.mfu = loader, mfu
-        self._unread: list[tuple[Record, dict[str, Tensor], Tensor]] = []
-        self.start_the_clock()
+    def __init__(
+        self, loader: ImageCaptionLoader, nonfinite: NonFiniteSteps, mfu: MFU, batch_metrics: BatchMetrics
+    ) -> None:
+        self.loader, self.nonfinite, self.mfu, self.batch_metrics = loader, nonfinite, mfu, batch_metrics
+        self.history = History()
+        self.last_batch: Batch | None = None
+        self.last_output: CLIPOutput | None = None
+        self._unread: list[UnreadStep] = []
+        self.start_clock()
 
-    def start_the_clock(self) -> None:
-        """From here on it is counted how fast the steps are, and how long they wait for data."""
-        self._since, self.loader.wait_seconds = time.perf_counter(), 0.0
+    def start_clock(self) -> None:
+        """Start measuring throughput and data wait."""
+        self._started, self.loader.wait_seconds = time.perf_counter(), 0.0
 
-    def add(self, record: Record, result: StepResult) -> None:
-        """Note a step; `record` is what is known of it on the CPU."""
-        self._unread.append((record, result.figures, finite_rows(result.seen)))
+    def add(self, record: Record, batch: Batch, result: StepResult) -> None:
+        """Keep a step's metrics; `record` is the step's position."""
+        record = {**record, "log_n": math.log(self.loader.batch_size), "tokens": batch.tokens.shape[1]}
+        self._unread.append(UnreadStep(record, result.metrics, finite_rows(result.output)))
+        self.last_batch, self.last_output = batch, result.output
 
-    def read(self) -> list[StepMetrics]:
-        """Fetch what was noted since the last time; this waits for the device."""
+    def read(self, progress: Progress, with_batch: bool) -> Iterator[tuple[str, Record]]:
+        """Read the metrics of the steps since the last call, which waits for the device.
+
+        Args:
+            progress: position of the run.
+            with_batch: add the batch metrics of the last step; then all ranks must call it together.
+
+        Yields:
+            The event of a callback, and its record, which is in the history.
+
+        Raises:
+            FloatingPointError: too many steps in a row are not finite.
+        """
         if not self._unread:
-            return []
+            return
         unread, self._unread = self._unread, []
-        values = torch.stack([torch.stack(list(figures.values())) for _, figures, _ in unread]).tolist()
-        seconds = time.perf_counter() - self._since
-        pace = {
-            "samples_per_second": round(len(unread) * self.loader.batch_size / seconds, 1),
-            "data_wait": round(min(1.0, self.loader.wait_seconds / seconds), 4),
-        }
-        self.start_the_clock()
-        readings = []
-        for (record, figures, rows), numbers in zip(unread, values, strict=True):
-            found = dict(zip(figures, numbers, strict=True))
-            reading = StepMetrics(record, found, rows)
-            if reading.finite:
-                record.update(found | pace)
-                if (mfu := self.mfu(record["tokens"], pace["samples_per_second"])) is not None:
-                    record["mfu"] = mfu
-            readings.append(reading)
-        return readings
+        values = torch.stack([torch.stack(list(step.metrics.values())) for step in unread]).tolist()
+        throughput = self._throughput(len(unread))
+        last: Record = {}
+        if with_batch and self.last_batch is not None and self.last_output is not None:
+            last = self.batch_metrics(self.last_batch, self.last_output)
+        for step, numbers in zip(unread, values, strict=True):
+            metrics, record = dict(zip(step.metrics, numbers, strict=True)), step.record
+            if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
+                progress.skipped, event = 0, "on_step"
+                mfu = self.mfu(record["tokens"], throughput["samples_per_second"])
+                record = {**record, **metrics, **throughput, **({} if mfu is None else {"mfu": mfu})}
+                record |= last if record["step"] == progress.step else {}
+            else:
+                event, record = "on_skip", self.nonfinite.add(record, metrics, step.finite, progress)
+            self.history.add(record)
+            yield event, record
+            self.nonfinite.check(record, progress.skipped)
+
+    def _throughput(self, steps: int) -> dict[str, float]:
+        """Return the throughput since the clock was started, and start it again."""
+        seconds = time.perf_counter() - self._started
+        samples_per_second = round(steps * self.loader.batch_size / seconds, 1)
+        data_wait = round(min(1.0, self.loader.wait_seconds / seconds), 4)
+        self.start_clock()
+        return {"samples_per_second": samples_per_second, "data_wait": data_wait}
+
+
+def mfu_function(model: CLIP, config: TrainConfig) -> MFU:
+    """Return a function that gives the model FLOPs utilisation (MFU) of all ranks, in 0..1.
+
+    It gives None on ranks other than 0, and for towers whose FLOPs are not counted.
+    """
+
+    def mfu(tokens: int, samples_per_second: float) -> float | None:
+        sample = flops.pair_flops(model, tokens, config.patch_dropout) if distributed.is_main() else None
+        if sample is None:
+            return None
+        peak = flops.peak_flops(model.device, config.precision) * distributed.world_size()
+        return round(samples_per_second * sample / peak, 4)
+
+    return mfu

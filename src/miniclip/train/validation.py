@@ -47,7 +47,7 @@ def validate(
     return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embedded)}, embedded
 
 
-def figure_of(record: Mapping[str, Any], monitor: Monitor) -> float:
+def monitored(record: Mapping[str, Any], monitor: Monitor) -> float:
     """The figure of an evaluation by which a model is the best so far; greater is better."""
     to_image, to_text = (record[way]["R@1"] for way in ("text_to_image", "image_to_text"))
     figures = {

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import math
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from miniclip.errors import DataError
 from miniclip.inference.model import CLIPModel
 from miniclip.train.config import TrainConfig
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.step import Inputs, loss_function, plain_step
+from miniclip.train.step import Inputs, plain_step
+from miniclip.train.step_arguments import loss_function, step_options
 
 NAME = "overfit test"
 MAX_PAIRS, MIN_PAIRS = 128, 8
@@ -162,24 +163,16 @@ def _overfit(
     """Train the model in place; return None if the second step shows that too few steps fit into the time limit."""
     n, start, chance = len(pixels), time.monotonic(), chance_loss(len(pixels), config.loss)
     optimizer, loss_of = build_optimizer(model, config), loss_function(config, model)
-    inputs = _constant_inputs(model, pixels, tokens)
+    inputs = Inputs(model.preprocess.normalise(pixels.to(model.device)), tokens.to(model.device))
+    options = step_options(config, model.device)
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * min(1.0, step / WARMUP_STEPS)
         step_start = time.monotonic()
-        loss = float(plain_step(model, optimizer, inputs, n, loss_of, config).loss)
+        loss = float(plain_step(model, optimizer, inputs, loss_of, options).metrics["loss"])
         now = time.monotonic()
         if step == 2 and n > MIN_PAIRS and (now - step_start) * MIN_STEPS > end - start:  # the first step is slower
             return None
         if not math.isfinite(loss) or loss <= MAX_LOSS_FRACTION * chance or now > end:
             break
     return OverfitResult(loss, chance, n, step, config.lr)
-
-
-def _constant_inputs(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Inputs:
-    x, ids = model.preprocess.normalise(pixels.to(model.device)), tokens.to(model.device)
-
-    def inputs(rows: slice) -> tuple[Tensor, Tensor, Any]:
-        return x[rows], ids[rows], None
-
-    return inputs

@@ -1,0 +1,78 @@
+"""Checkpoints of a run: `last/`, `best/`, and the training state with those before it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from miniclip.checkpoints.native import save_checkpoint
+from miniclip.models.clip import CLIP
+from miniclip.runs import state
+from miniclip.runs.directory import BEST, LAST
+from miniclip.runs.progress import Progress
+from miniclip.runs.saving import BackgroundWriter
+from miniclip.runtime import distributed
+from miniclip.train.config import TrainConfig
+from miniclip.train.ema import EMA
+
+
+class Checkpointer:
+    """Writer of checkpoints. All ranks call its methods; rank 0 writes.
+
+    Args:
+        run_dir: the run directory.
+        model: the model in training.
+        optimizer: its optimizer.
+        ema: the moving average of its weights, or None.
+        config: the settings: `save_in_background`, `keep_checkpoints`, `save_minutes`.
+    """
+
+    def __init__(
+        self, run_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer, ema: EMA | None, config: TrainConfig
+    ) -> None:
+        self.run_dir, self.model, self.optimizer, self.ema, self.config = run_dir, model, optimizer, ema, config
+        self.writer = BackgroundWriter(config.save_in_background)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Start counting the minutes to the next checkpoint."""
+        self._saved_at = time.perf_counter()
+
+    def overdue(self) -> bool:
+        """Return whether `save_minutes` have passed on any rank. All ranks must call it."""
+        minutes = self.config.save_minutes
+        return minutes is not None and distributed.any_rank(time.perf_counter() - self._saved_at > 60 * minutes)
+
+    def save(self, progress: Progress) -> None:
+        """Write `last/` and the training state.
+
+        Raises:
+            FloatingPointError: the weights are not finite; the previous state is kept.
+            OSError: this write failed, or an earlier one in the background.
+        """
+        now = state.gather_state(self.model, self.optimizer, progress, self.ema)
+        self.start_clock()
+        if distributed.is_main():
+            state.require_finite(now, self.run_dir)
+            now = now.map(self.writer.copy)
+            self._write_model(LAST, {**now.weights, **now.ema})  # first, since a resume reads its tokenizer
+            path, keep = self.run_dir / state.FILE, self.config.keep_checkpoints
+            self.writer.start(lambda: state.save_state(path, now, keep))
+
+    def save_best(self) -> None:
+        """Write the model's current weights to `best/`."""
+        weights = state.gather_weights(self.model)
+        if distributed.is_main():
+            self._write_model(BEST, self.writer.copy(weights))
+
+    def finish(self) -> None:
+        """Wait until rank 0 has written everything: if a rank ended earlier, torchrun could end rank 0."""
+        self.writer.wait()
+        distributed.barrier()
+
+    def _write_model(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        self.writer.start(lambda: save_checkpoint(self.model, self.run_dir / name, weights))
