@@ -147,101 +147,18 @@ def run_training(resume: str | None, config: str | None, dry_run: bool = False, 
     print(format_summary(trainer))
 
 
-def on_ranks() -> str:
-    """How many processes there are, where there are several."""
-    return f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
-
-
-def started(settings: dict[str, Any]) -> Any:
-    """A trainer for a new run."""
-    import miniclip
-
-    return miniclip.Trainer(**arguments(settings))
-
-
-def arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    """The data and the model of a new run, and all else that its trainer is made from."""
-    import miniclip
-    from miniclip.data.opening import absolute_spec, spec_name
-    from miniclip.runs.directory import next_run_dir, require_no_run
-
-    data, preset_name, checkpoint, run_dir, device = (
-        settings.pop(name, None) for name in ("data", "preset", "model", "run_dir", "device")
+def format_start(trainer: Any) -> str:
+    """Return the first line of a run: model, data, steps, device and run directory."""
+    ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
+    return (
+        f"{trainer.about.get('preset', 'model')}: {count_parameters(trainer.model):,} parameters; "
+        f"{trainer.loader.size:,} training images, batches of {trainer.loader.batch_size}, {trainer.total_steps:,} "
+        f"steps, {trainer.config.precision} on {trainer.model.device}{ranks}; writing to {trainer.run_dir}"
     )
-    if preset_name and checkpoint:
-        raise ValueError("preset and model: give one of them, fresh weights or a checkpoint to start from")
-    data = DATA if data in (None, DATA) else absolute_spec(data)
-    config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DATA else settings)
-    run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / spec_name(data))
-    require_no_run(run_dir)  # before minutes of reading
-    train_data, val_data = open_both(data, rule_of(dataclasses.asdict(config)))
-    preset_name = preset_name or PRESET
-    model = miniclip.load(checkpoint) if checkpoint else fresh_model(preset_name, train_data.captions, config)
-    about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
-    what = {"model": model, "train_data": train_data, "val_data": val_data}
-    return {**what, "config": config, "run_dir": run_dir, "device": device, "about": about}
 
 
-def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: TrainConfig) -> Any:
-    """A preset with fresh weights by the seed, and a tokenizer learned from the captions."""
-    import torch
-
-    import miniclip
-    from miniclip.hub import fresh
-
-    architecture = preset(preset_name)
-    if config.loss == "sigmoid":  # SigLIP's own start: almost every pair is a wrong one
-        architecture = dataclasses.replace(architecture, logit_scale=10.0, logit_bias=-10.0)
-    flat = [caption for group in captions for caption in group]
-    tokenizer = miniclip.Tokenizer.train(flat, architecture.text.vocab_size)
-    torch.manual_seed(config.seed)
-    return fresh(architecture, tokenizer)
-
-
-def resumed(run: str, settings: dict[str, Any], allow_changes: bool, step: int | None) -> Any:
-    """A trainer for a run that goes on."""
-    import miniclip
-    from miniclip.data.opening import absolute_spec
-    from miniclip.runs.directory import read_run
-
-    device, data = (settings.pop(name, None) for name in ("device", "data"))
-    for name in ("preset", "model", "run_dir"):
-        if name in settings:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is for a new run; --resume {run} goes on with that run's: leave it out")
-    before = read_run(run)
-    data = None if data is None else absolute_spec(data)
-    both = open_both(data or data_of(run, before), rule_of(before["train"] | settings))
-    about = {} if data is None else {"data": data}
-    rest = {"allow_changes": allow_changes, "step": step, "device": device, "about": about}
-    return miniclip.Trainer.resume(run, *both, settings=settings, **rest)
-
-
-def open_both(spec: str, rule: dict[str, Any]) -> tuple[Any, Any]:
-    """The training and the validation split."""
-    from miniclip.data import open_data
-
-    return open_data(spec, "train", **rule), open_data(spec, "val", **rule)
-
-
-def read_toml(path: str) -> dict[str, Any]:
-    """The settings of a TOML file; dashes in names are taken for underscores."""
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: there is no such file; --config takes a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not TOML ({error})") from None
-    values = {name.replace("-", "_"): value for name, value in values.items()}
-    known = ["data", "preset", "model", "run_dir", "device", *(f.name for f in dataclasses.fields(TrainConfig))]
-    for name in values:
-        if name not in known:
-            raise ValueError(f"{path}: unknown setting {name!r}{did_you_mean(name, known)}")
-    return values
-
-
-def summary(trainer: Any) -> str:
-    """What came out, where it is, and what to try next."""
+def format_summary(trainer: Any) -> str:
+    """Return the last and the best evaluation, the paths of the results, and commands to try next."""
     from miniclip.train.validation import monitored
 
     lines = []

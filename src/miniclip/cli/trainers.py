@@ -63,7 +63,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     """Open the data, build the model, and return the arguments of `Trainer`."""
     import miniclip
     from miniclip.data.opening import absolute_spec, spec_name
-    from miniclip.runs.directory import next_run_dir, refuse_a_run
+    from miniclip.runs.directory import next_run_dir, require_no_run
 
     data, preset_name, checkpoint, run_dir, device = (settings.pop(name, None) for name in NEW_RUN_SETTINGS)
     if preset_name and checkpoint:
@@ -71,7 +71,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     data = DEFAULT_DATA if data in (None, DEFAULT_DATA) else absolute_spec(data)
     config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DEFAULT_DATA else settings)
     run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / spec_name(data))
-    refuse_a_run(run_dir)  # before the data are read, which can take minutes
+    require_no_run(run_dir)  # before the data are read, which can take minutes
     train_data, val_data = open_splits(data, reading_options_of(dataclasses.asdict(config)))
     preset_name = preset_name or DEFAULT_PRESET
     model = miniclip.load(checkpoint) if checkpoint else fresh_model(preset_name, train_data.captions, config)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from miniclip.checkpoints.native import save_checkpoint
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runs import state
 from miniclip.runs.directory import BEST, LAST
 from miniclip.runs.progress import Progress
@@ -32,7 +32,7 @@ class Checkpointer:
     """
 
     def __init__(
-        self, run_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer, ema: EMA | None, config: TrainConfig
+        self, run_dir: Path, model: CLIPModel, optimizer: torch.optim.Optimizer, ema: EMA | None, config: TrainConfig
     ) -> None:
         self.run_dir, self.model, self.optimizer, self.ema, self.config = run_dir, model, optimizer, ema, config
         self.writer = BackgroundWriter(config.save_in_background)

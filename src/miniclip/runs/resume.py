@@ -12,7 +12,7 @@ import torch
 from miniclip.checkpoints.reading import InMemoryTensors, fill, own_rows
 from miniclip.config import CLIPConfig
 from miniclip.data.dataset import ImageCaptionDataset
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runs.changes import Changes, changed_data, changed_settings, require_allowed
 from miniclip.runs.directory import LAST, fingerprint, read_run
 from miniclip.runs.history import FILE, History
@@ -26,7 +26,7 @@ from miniclip.train.ema import EMA
 class ResumedRun(NamedTuple):
     """A run to continue."""
 
-    model: CLIP
+    model: CLIPModel
     config: TrainConfig
     about: dict[str, Any]
     changes: Changes
@@ -69,7 +69,7 @@ def load_run(
     return ResumedRun(load_model(run_dir, run["model"], path, saved), now, merged, changes, saved)
 
 
-def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) -> CLIP:
+def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) -> CLIPModel:
     """Return the model of a training state; parameters that were frozen in the run are frozen.
 
     Args:
@@ -82,14 +82,14 @@ def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) 
         CheckpointError: the state's weights or frozen parameters are not those of the model.
     """
     with torch.device("meta"):
-        model = CLIP(CLIPConfig.from_dict(config), load_tokenizer(run_dir / LAST))
+        model = CLIPModel(CLIPConfig.from_dict(config), load_tokenizer(run_dir / LAST))
     fill(model, InMemoryTensors(path, saved.weights), own_rows(model.state_dict()))
     restore_frozen(model, saved.frozen, path)
     return model
 
 
 def restore(
-    run: ResumedRun, run_dir: Path, model: CLIP, optimizer: torch.optim.Optimizer, ema: EMA | None
+    run: ResumedRun, run_dir: Path, model: CLIPModel, optimizer: torch.optim.Optimizer, ema: EMA | None
 ) -> tuple[Progress, History]:
     """Restore optimizer and EMA, and return the position of the run and its history up to there.
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.inference.model import CLIPModel
+from miniclip.models.clip import CLIPOutput
 from miniclip.train.step import Inputs, LossFunction, StepOptions, StepResult, plain_step, update
 from miniclip.utils.randomness import RandomState, random_state, set_random_state
 
 
 def cached_step(
-    model: CLIP, optimizer: Optimizer, micro_batches: Sequence[Inputs], loss: LossFunction, options: StepOptions
+    model: CLIPModel, optimizer: Optimizer, micro_batches: Sequence[Inputs], loss: LossFunction, options: StepOptions
 ) -> StepResult:
     """Train the model on one batch that is given in parts; the result is that of `plain_step` on the whole batch.
 
@@ -35,7 +36,7 @@ def cached_step(
     if len(micro_batches) == 1:
         return plain_step(model, optimizer, micro_batches[0], loss, options)
     images, texts, states = embed_without_graph(model, micro_batches, options)
-    output = CLIPOutput(images.requires_grad_(), texts.requires_grad_(), model.log_scale.exp(), model.bias)
+    output = CLIPOutput(images.requires_grad_(), texts.requires_grad_(), model.log_scale.exp(), model.logit_bias)
     value, gradients = embedding_gradients(output, loss)
     backward_in_parts(model, micro_batches, gradients, states, options)
     return update(model, optimizer, value, output, options)
@@ -43,7 +44,7 @@ def cached_step(
 
 @torch.no_grad()
 def embed_without_graph(
-    model: CLIP, micro_batches: Sequence[Inputs], options: StepOptions
+    model: CLIPModel, micro_batches: Sequence[Inputs], options: StepOptions
 ) -> tuple[Tensor, Tensor, list[RandomState]]:
     """Return image and text embeddings (B, E), and the random state before each micro batch."""
     states, embeddings = [], []
@@ -66,7 +67,7 @@ def embedding_gradients(output: CLIPOutput, loss: LossFunction) -> tuple[Tensor,
 
 
 def backward_in_parts(
-    model: CLIP,
+    model: CLIPModel,
     micro_batches: Sequence[Inputs],
     gradients: tuple[Tensor, Tensor],
     states: Sequence[RandomState],

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from miniclip.data.loader import Batch, ImageCaptionLoader
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.inference.model import CLIPModel
+from miniclip.models.clip import CLIPOutput
 from miniclip.runs.history import History, Record
 from miniclip.runs.nonfinite import NonFiniteSteps, finite_rows
 from miniclip.runs.progress import Progress
@@ -108,7 +109,7 @@ class MetricsBuffer:
         return {"samples_per_second": samples_per_second, "data_wait": data_wait}
 
 
-def mfu_function(model: CLIP, config: TrainConfig) -> MFU:
+def mfu_function(model: CLIPModel, config: TrainConfig) -> MFU:
     """Return a function that gives the model FLOPs utilisation (MFU) of all ranks, in 0..1.
 
     It gives None on ranks other than 0, and for towers whose FLOPs are not counted.

@@ -18,8 +18,9 @@ from miniclip.data.skipping import SkipLog
 from miniclip.data.subset import readable_subset
 from miniclip.diagnostics.batch_metrics import batch_metrics
 from miniclip.diagnostics.doctor import Doctor
+from miniclip.inference.model import CLIPModel
 from miniclip.loggers.console import ConsoleLogger
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.models.clip import CLIPOutput
 from miniclip.plots.callbacks import EvaluationPlots, LearningCurve
 from miniclip.runs.checkpointer import Checkpointer
 from miniclip.runs.directory import fingerprint, next_run_dir, require_no_run, require_same_data
@@ -80,7 +81,7 @@ class Setup:
 
 
 def set_up(
-    model: CLIP,
+    model: CLIPModel,
     train_data: ImageCaptionDataset,
     val_data: ImageCaptionDataset | None,
     config: TrainConfig,
@@ -145,7 +146,7 @@ def choose(
     return path, resolve(config.precision, device)
 
 
-def build_loader(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) -> ImageCaptionLoader:
+def build_loader(model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig) -> ImageCaptionLoader:
     """Return the loader of the training data for a model."""
     options = LoaderOptions(
         batch_size=config.batch_size,
@@ -160,7 +161,7 @@ def build_loader(model: CLIP, data: ImageCaptionDataset, config: TrainConfig) ->
     return ImageCaptionLoader(data, require_tokenizer(model), model.preprocess, options)
 
 
-def require_tokenizer(model: CLIP) -> TextTokenizer:
+def require_tokenizer(model: CLIPModel) -> TextTokenizer:
     """Return the model's tokenizer.
 
     Raises:
@@ -174,7 +175,7 @@ def require_tokenizer(model: CLIP) -> TextTokenizer:
     return model.tokenizer
 
 
-def fit_into_memory(model: CLIP, config: TrainConfig, rows: int) -> TrainConfig:
+def fit_into_memory(model: CLIPModel, config: TrainConfig, rows: int) -> TrainConfig:
     """Switch gradient checkpointing, and replace a micro batch size of "auto" with the largest that fits.
 
     Args:
@@ -190,7 +191,7 @@ def fit_into_memory(model: CLIP, config: TrainConfig, rows: int) -> TrainConfig:
 
 
 def build_metrics(
-    model: CLIP, loader: ImageCaptionLoader, data: ImageCaptionDataset, config: TrainConfig, run_dir: Path
+    model: CLIPModel, loader: ImageCaptionLoader, data: ImageCaptionDataset, config: TrainConfig, run_dir: Path
 ) -> MetricsBuffer:
     """Return the buffer of the run's metrics, with an empty history."""
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from miniclip.data.augmentation import Augment
 from miniclip.data.loader import Batch
+from miniclip.inference.model import CLIPModel
 from miniclip.losses import contrastive_loss, sigmoid_loss
-from miniclip.models.clip import CLIP, CLIPOutput
+from miniclip.models.clip import CLIPOutput
 from miniclip.models.vision import draw_patches
 from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import in_few_widths
@@ -26,7 +27,7 @@ from miniclip.train.step import Inputs, LossFunction, StepOptions
 from miniclip.utils.randomness import generator
 
 
-def loss_function(config: TrainConfig, model: CLIP) -> LossFunction:
+def loss_function(config: TrainConfig, model: CLIPModel) -> LossFunction:
     """Return the loss that the settings name, as a function of the model's output.
 
     Raises:
@@ -34,7 +35,7 @@ def loss_function(config: TrainConfig, model: CLIP) -> LossFunction:
     """
     if config.loss == "contrastive":
         return lambda output: contrastive_loss(output.image_embeddings, output.text_embeddings, output.logit_scale)
-    if model.bias is None:
+    if model.logit_bias is None:
         raise ValueError(
             "loss 'sigmoid' needs a model with a bias: configure it with logit_bias=-10.0 and logit_scale=10.0 "
             "(SigLIP's values), or use loss 'contrastive'"
@@ -75,7 +76,7 @@ class MicroBatches(Sequence[Inputs]):
         parts: rows of each part.
     """
 
-    model: CLIP
+    model: CLIPModel
     augment: Augment
     parameters: Tensor
     pixels: Tensor  # (B, 3, S, S)
@@ -107,7 +108,7 @@ class InputPreparation:
         batch_size: B.
     """
 
-    def __init__(self, model: CLIP, config: TrainConfig, batch_size: int) -> None:
+    def __init__(self, model: CLIPModel, config: TrainConfig, batch_size: int) -> None:
         self.model, self.config, self.batch_size = model, config, batch_size
         self.augment = Augment(config.min_crop_area, config.max_rotation_degrees, config.flip, config.color_jitter)
 

@@ -19,7 +19,7 @@ from miniclip.data.sources.workers import worker_deaths_explained
 from miniclip.diagnostics.check import check
 from miniclip.diagnostics.findings import CheckReport
 from miniclip.evaluation.retrieval import Embeddings
-from miniclip.models.clip import CLIP
+from miniclip.inference.model import CLIPModel
 from miniclip.runs.directory import start_run
 from miniclip.runs.history import History
 from miniclip.runs.interrupt import GracefulStop
@@ -33,8 +33,8 @@ from miniclip.train.gradient_caching import cached_step
 from miniclip.train.schedule import learning_rate
 from miniclip.train.setup import build_callbacks, run_length, set_up
 from miniclip.train.validation import monitored, validate
-from miniclip.utils.lock import alone_in
-from miniclip.utils.randomness import draw
+from miniclip.utils.lock import lock_directory
+from miniclip.utils.randomness import random_integer
 
 
 class Trainer:
@@ -157,7 +157,7 @@ class Trainer:
             self.checkpointer.writer,
             worker_deaths_explained(),
         ):
-            distributed.on_main(lambda: lock.enter_context(alone_in(self.run_dir)))
+            distributed.on_main(lambda: lock.enter_context(lock_directory(self.run_dir)))
             self._start()
             try:
                 while self.step < self.total_steps or self.progress.closed < self.step:
@@ -195,7 +195,9 @@ class Trainer:
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(draw(self.config.seed, "step", self.step, distributed.rank()))  # for a user's dropout
+        torch.manual_seed(
+            random_integer(self.config.seed, "step", self.step, distributed.rank())
+        )  # for a user's dropout
         inputs = self.prepare(batch, self.step)
         result = cached_step(self.model, self.optimizer, inputs, self.loss, self.step_options)
         self.progress.step += 1
