@@ -102,7 +102,7 @@ def test_an_unknown_key_names_the_nearest(section, wrong, right):
 def test_a_missing_key(section, key):
     values = TINY.to_dict()
     del (values[section] if section else values)[key]
-    with pytest.raises(ValueError, match=f"lacks '{section + '.' if section else ''}{key}'"):
+    with pytest.raises(ValueError, match=f"no key '{section + '.' if section else ''}{key}'"):
         CLIPConfig.from_dict(values)
 
 
@@ -128,7 +128,7 @@ def test_a_missing_section(section, value):
         ("image", {"class_token": False}, "pooling 'class' without a class token"),
         ("image", {"projection": "none"}, "projection 'none' with width 6 and embed_dim 4"),
         ("text", {"projection": "none"}, "text.projection 'none' with width 6"),
-        ("text", {"pooling": "last"}, "pooling 'last' .* needs text.padding 'attended'"),
+        ("text", {"pooling": "last"}, "pooling 'last' needs text.padding 'attended'"),
         ("text", {"causal": True, "pooling": "end", "padding": "attended"}, "padding 'attended' with text.causal"),
         ("image", {"heads": 4}, "image tower: width 6, layers 1, heads 4"),
         ("image", {"layers": 0}, "image tower"),

@@ -1,9 +1,11 @@
 """Sequence packing: a batch of sequences without its padding.
 
 The sequences of a batch are concatenated to one row of N tokens for norms, linear layers and MLPs. For attention they
-are padded again, with a key padding mask. Value and gradient equal those of the padded batch, since no embedding
-depends on padding. About half the tokens of a batch of natural captions are padding. The vocabulary is that of flash-attn's
-`bert_padding`. Letters: B batch, T tokens of the longest sequence, N tokens in all, D width, H heads.
+are padded again, with a key padding mask. Value and gradient equal those of the padded batch, because no embedding
+depends on padding. In a batch of natural captions, about half the tokens are padding. The vocabulary is that of
+flash-attn's `bert_padding`.
+
+Letters: B batch, T tokens of the longest sequence, N tokens in all, D width, H heads.
 """
 
 from __future__ import annotations

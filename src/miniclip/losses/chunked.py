@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from miniclip.losses.blocks import BLOCK_SIDES, Block, input_gradients, logit_blocks
 from miniclip.losses.inputs import LossInputs
-from miniclip.losses.reference import check_pairs
+from miniclip.losses.reference import check_shapes
 
 LOG_2 = math.log(2)
 
@@ -43,7 +43,7 @@ def loss(inputs: LossInputs) -> Tensor:
         ValueError: the shapes do not match, or chunk_size is below 1.
     """
     images, texts, ids, chunk_size = inputs.images, inputs.texts, inputs.ids, inputs.chunk_size
-    check_pairs(images, texts, ids)
+    check_shapes(images, texts, ids)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1, or None")
     size = chunk_size or BLOCK_SIDES.get(images.device.type, BLOCK_SIDES["cpu"])

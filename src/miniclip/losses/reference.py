@@ -1,13 +1,13 @@
-"""The losses in their plain form, which is the specification: every faster form is tested against these.
+"""Contrastive and sigmoid loss in their plain form. Every faster form is tested against these.
 
-`contrastive_loss` is CLIP's symmetric cross-entropy (Radford et al. 2021, figure 3): with unit vectors x_i, y_j and
-s_ij = scale * x_i . y_j over a batch of N pairs, the N pairs of the diagonal are right and the other N^2 - N wrong,
+`contrastive_loss` is CLIP's symmetric cross-entropy (Radford et al. 2021, figure 3). With unit vectors x_i, y_j and
+s_ij = scale * x_i . y_j over a batch of N matching pairs,
 
     loss = -1/(2N) sum_i [ log softmax_j(s_ij) at j = i  +  log softmax_j(s_ji) at j = i ].
 
-`sigmoid_loss` is SigLIP's (Zhai et al. 2023, equation 1): each pair alone is a yes or a no,
+`sigmoid_loss` is SigLIP's (Zhai et al. 2023, equation 1), a binary classification of every pair:
 
-    loss = -1/N sum_ij log sigmoid( z_ij (s_ij + bias) ),  z_ij = 1 where i = j, else -1.
+    loss = -1/N sum_ij log sigmoid( z_ij (s_ij + bias) ),  z_ij = 1 if i = j, else -1.
 
 Letters: N pairs of the batch, E embedding.
 """
@@ -25,21 +25,21 @@ def contrastive_loss(
     """CLIP's loss over a batch of matching pairs.
 
     Args:
-        image_embeddings: (N, E), any length: they are normalised here. Row i belongs to row i of the texts.
+        image_embeddings: (N, E) of any length; they are normalized here. Row i matches row i of the texts.
         text_embeddings: (N, E).
-        logit_scale: the factor on the cosine similarities (not its logarithm), at least 0.
-        ids: (N,) integers; rows that share an id (two captions of one picture, say) are not negatives of each other:
-            their similarities are left out of the sums. None: all rows are distinct.
+        logit_scale: factor on the cosine similarities (not its logarithm), at least 0.
+        ids: (N,) integers. Rows with equal ids, such as two captions of one image, are not negatives of each other.
+            None: all ids differ.
 
     Returns:
-        A scalar, at least in float32: log N where all embeddings are equal, near 0 where the pairs stand apart.
+        Scalar, at least float32: log N if all embeddings are equal, near 0 if each pair is closest to itself.
 
     Raises:
         ValueError: the shapes do not fit.
     """
-    check_pairs(image_embeddings, text_embeddings, ids)
-    with torch.autocast(image_embeddings.device.type, enabled=False):  # a bf16 similarity would lose the small margins
-        logits = logit_scale * _cosines(image_embeddings, text_embeddings)  # (N, N)
+    check_shapes(image_embeddings, text_embeddings, ids)
+    with torch.autocast(image_embeddings.device.type, enabled=False):  # bfloat16 would round small differences away
+        logits = logit_scale * l2_normalize(image_embeddings) @ l2_normalize(text_embeddings).T  # (N, N)
         if ids is not None:
             logits = logits.masked_fill(_repeats(ids), -torch.inf)
         target = torch.arange(len(logits), device=logits.device)
@@ -56,61 +56,51 @@ def sigmoid_loss(
     """SigLIP's loss over a batch of matching pairs.
 
     Args:
-        image_embeddings: (N, E), any length: they are normalised here. Row i belongs to row i of the texts.
-        text_embeddings: (N, E).
-        logit_scale: the factor on the cosine similarities (not its logarithm), at least 0.
-        logit_bias: added to every logit; SigLIP starts at -10, the scale at 10.
-        ids: (N,) integers; pairs of different rows that share an id count neither as right nor as wrong.
+        image_embeddings: as in `contrastive_loss`.
+        text_embeddings: as in `contrastive_loss`.
+        logit_scale: as in `contrastive_loss`. SigLIP starts at 10.
+        logit_bias: added to every logit. SigLIP starts at -10.
+        ids: (N,) integers; pairs of different rows with equal ids are left out.
 
     Returns:
-        A scalar, at least in float32.
+        Scalar, at least float32.
 
     Raises:
         ValueError: the shapes do not fit.
     """
-    check_pairs(image_embeddings, text_embeddings, ids)
+    check_shapes(image_embeddings, text_embeddings, ids)
     with torch.autocast(image_embeddings.device.type, enabled=False):
-        logits = logit_scale * _cosines(image_embeddings, text_embeddings) + logit_bias  # (N, N)
-        right = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        loss = -F.logsigmoid(torch.where(right, logits, -logits))
+        logits = logit_scale * l2_normalize(image_embeddings) @ l2_normalize(text_embeddings).T + logit_bias  # (N, N)
+        matches = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        loss = -F.logsigmoid(torch.where(matches, logits, -logits))
         if ids is not None:
             loss = loss.masked_fill(_repeats(ids), 0.0)
         return loss.sum() / len(logits)
 
 
 def l2_normalize(x: Tensor) -> Tensor:
-    """Rows of length 1, in float32 or finer; a row of zeros stays one.
+    """Divide rows by their length, in float32 or finer; rows of zeros stay zero.
 
-    The row is divided by its greatest magnitude first, or its length would overflow near 1e19 in float32. That divisor
-    needs no gradient: the direction does not depend on it.
+    Dividing by the largest magnitude first keeps the length from overflowing. That divisor needs no gradient, since the
+    direction does not depend on it.
     """
     x = x if x.dtype == torch.float64 else x.float()
-    greatest = x.detach().abs().amax(dim=-1, keepdim=True)
-    x = x / torch.where(greatest > 0, greatest, 1.0)
-    return F.normalize(x, dim=-1, eps=0.5)  # the length is at least 1, or 0: there the gradient stays moderate
+    largest = x.detach().abs().amax(dim=-1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1.0)
+    return F.normalize(x, dim=-1, eps=0.5)  # the length is at least 1, or 0: eps bounds the gradient there
 
 
-def check_pairs(image_embeddings: Tensor, text_embeddings: Tensor, ids: Tensor | None) -> None:
-    """Check the shapes that a loss is given.
-
-    Raises:
-        ValueError: they do not fit.
-    """
+def check_shapes(image_embeddings: Tensor, text_embeddings: Tensor, ids: Tensor | None) -> None:
+    """Raise ValueError if the shapes of a loss's inputs do not fit."""
     if image_embeddings.dim() != 2 or image_embeddings.shape != text_embeddings.shape or not len(image_embeddings):
         raise ValueError(
             f"image embeddings {tuple(image_embeddings.shape)} and text embeddings {tuple(text_embeddings.shape)}: "
             "expected two of the same shape (N, E), N at least 1"
         )
     if ids is not None and ids.shape != image_embeddings.shape[:1]:
-        raise ValueError(
-            f"ids have the shape {tuple(ids.shape)}; expected one for each of the {len(image_embeddings)} rows"
-        )
-
-
-def _cosines(image_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
-    return l2_normalize(image_embeddings) @ l2_normalize(text_embeddings).T
+        raise ValueError(f"ids have the shape {tuple(ids.shape)}; expected ({len(image_embeddings)},), one per pair")
 
 
 def _repeats(ids: Tensor) -> Tensor:
-    """(N, N), True where two different rows share an id."""
+    """(N, N), True for two different rows with equal ids."""
     return (ids[:, None] == ids).fill_diagonal_(False)

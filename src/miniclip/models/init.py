@@ -1,8 +1,8 @@
-"""Initialisation, in one place: the first row whose pattern a parameter's name matches says how it starts.
+"""Initialization as one table: the first row whose pattern matches a parameter's name gives its distribution.
 
-OpenAI's `CLIP.initialize_parameters` for the text tower, taken for both (https://github.com/openai/CLIP, model.py):
-residual projections shrink with the depth as in GPT-2, so that the stream's variance does not grow with the layers.
-D is the tower's width and L its layers.
+OpenAI's `CLIP.initialize_parameters` for the text tower, used for both (https://github.com/openai/CLIP, model.py). As in
+GPT-2, projections into the residual stream shrink with depth, so its variance does not grow with the layers.
+D is the tower's width, L its number of layers.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 
-# pattern                                standard deviation (0: zeros, None: ones)           source
+# pattern, standard deviation (0: zeros, None: ones), source
 TABLE = (
     (r"tokens\.weight", lambda D, L: 0.02),  # GPT-2
     (r"text\.positions", lambda D, L: 0.01),  # CLIP
     (r"class_token|image\.positions|pool\.query", lambda D, L: D**-0.5),  # CLIP
-    (r"patches\.weight", lambda D, L: D**-0.5),  # a unit-variance patch keeps about the class token's size
+    (r"patches\.weight", lambda D, L: D**-0.5),  # patches of unit variance keep the class token's scale
     (r"norm\w*\.weight", lambda D, L: None),  # Ba et al. 2016
     (r"bias", lambda D, L: 0.0),
     (r"attention\.qkv\.weight", lambda D, L: D**-0.5),  # CLIP
@@ -32,7 +32,7 @@ TABLE = (
 
 @torch.no_grad()
 def initialise(tower: VisionTransformer | TextTransformer) -> None:
-    """Set a tower's parameters by the table, from torch's global generator."""
+    """Draw a tower's parameters by the table, from torch's global generator."""
     name = "image" if isinstance(tower, VisionTransformer) else "text"
     for key, parameter in tower.named_parameters():
         rule = next(rule for pattern, rule in TABLE if re.search(pattern, f"{name}.{key}"))

@@ -33,12 +33,7 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: softmax(q k^T / sqrt(D / H)) v.
-
-    Args:
-        width: D, a multiple of heads.
-        heads: H.
-    """
+    """Multi-head self-attention: softmax(q k^T / sqrt(D / H)) v. The width D is a multiple of the heads H."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

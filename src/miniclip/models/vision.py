@@ -76,14 +76,8 @@ class VisionTransformer(nn.Module):
 def draw_patches(batch: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor:
     """Draw the patches to keep, independently for each image (patch dropout: FLIP, Li et al. 2023).
 
-    Args:
-        batch: B.
-        patches: P.
-        dropout: fraction of patches to drop, in [0, 1).
-        generator: a CPU generator.
-
     Returns:
-        (B, K) distinct indices in 0..P-1, K >= 1.
+        (B, K) distinct indices in 0..P-1, K = P * (1 - dropout) rounded, at least 1. Dropout is in [0, 1).
     """
     keep = max(1, round(patches * (1 - dropout)))
     return torch.rand(batch, patches, generator=generator).argsort(dim=1)[:, :keep]
