@@ -325,7 +325,7 @@ def test_training_evaluation_and_resuming_on_a_spreadsheet(image_folder, tmp_pat
     monkeypatch.chdir(tmp_path.parent)  # a run can be resumed and evaluated from any folder
     assert main(["train", "--resume", str(run)]) == 0
     assert main(["eval", str(run)]) == 0
-    assert "2 pictures, 4 captions" in capsys.readouterr().out
+    assert "2 images, 4 captions" in capsys.readouterr().out
     assert main(["eval", str(run), "--data", f"{tmp_path}/{spec}", "--split", "test"]) == 0
     (tmp_path / "photos.csv").write_text((tmp_path / "photos.csv").read_text().replace("caption 1", "another"))
     assert main(["train", "--resume", str(run)]) == 2
