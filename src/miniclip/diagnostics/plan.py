@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from miniclip.data.sources.memory import InMemoryImages
-from miniclip.diagnostics.timing import time_evaluation, time_step
+from miniclip.diagnostics.timing import StepTrainer, time_evaluation, time_step
 from miniclip.runtime import distributed
 from miniclip.runtime.flops import pair_flops, peak_flops
 from miniclip.runtime.free_memory import free_bytes
 from miniclip.runtime.memory import step_bytes, synthetic_step
 from miniclip.utils.formatting import format_bytes, format_duration
 from miniclip.utils.randomness import random_state, set_random_state
-
-if TYPE_CHECKING:
-    from miniclip.train.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +127,7 @@ class RunPlan:
         )
 
 
-def plan_run(trainer: Trainer) -> RunPlan:
+def plan_run(trainer: StepTrainer) -> RunPlan:
     """Measure what a run would cost. The trainer and its directory stay unchanged. All ranks must call it together."""
     model, config, loader = trainer.model, trainer.config, trainer.loader
     device, local_rows = model.device, loader.rows.stop - loader.rows.start

@@ -5,23 +5,41 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 from torch.utils.data import Subset
 
-from miniclip.data.loader import Batch
+from miniclip.data.loader import Batch, ImageCaptionLoader
 from miniclip.evaluation.retrieval import LazyImages, embed
 from miniclip.runtime import distributed
 from miniclip.runtime.flops import pair_flops
+from miniclip.train.callbacks import TrainerProtocol
 from miniclip.train.gradient_caching import cached_step
 from miniclip.train.optimizer import build_optimizer
-
-if TYPE_CHECKING:
-    from miniclip.train.trainer import Trainer
+from miniclip.train.step import Inputs, LossFunction, StepOptions
 
 TARGET_SECONDS = 6.0  # approximate duration of all timed steps; slow steps are timed with fewer pairs
 TIMED_STEPS = 3  # after one untimed step
 ASSUMED_MFU = 0.25  # first guess of a step's duration, to choose the number of pairs
+
+
+class StepTrainer(TrainerProtocol, Protocol):
+    """The part of a trainer that runs steps.
+
+    Attributes:
+        loader: loader of the training data.
+        loss: loss of a step.
+        step_options: options of a step.
+    """
+
+    loader: ImageCaptionLoader
+    loss: LossFunction
+    step_options: StepOptions
+
+    @property
+    def prepare(self) -> Callable[[Batch, int], Sequence[Inputs]]:
+        """Function from a batch and a step number to the inputs of its micro batches."""
 
 
 class StepTime(NamedTuple):
@@ -32,7 +50,7 @@ class StepTime(NamedTuple):
     tokens: int  # per caption
 
 
-def time_step(trainer: Trainer, peak_flops: float) -> StepTime:
+def time_step(trainer: StepTrainer, peak_flops: float) -> StepTime:
     """Time training steps on a copy of the model. All ranks must call it together.
 
     Args:
@@ -61,7 +79,7 @@ def time_step(trainer: Trainer, peak_flops: float) -> StepTime:
     return StepTime(statistics.median(seconds[1:]) / pairs * local_rows, pairs, tokens)
 
 
-def time_evaluation(trainer: Trainer) -> float:
+def time_evaluation(trainer: StepTrainer) -> float:
     """Estimate the seconds of an evaluation from the time of embedding some of the validation data; 0 without it."""
     data, model = trainer.val_data, trainer.model
     if data is None or not len(data) or (trainer.config.fsdp and distributed.world_size() > 1):
