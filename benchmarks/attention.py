@@ -1,7 +1,7 @@
-"""Attention in bfloat16 on a CPU, its ways in turns.
+"""Attention in bfloat16 on a CPU: the implementations of `miniclip.fast.attention` and their alternatives.
 
-In training: why it goes through float32, forward and backward of both. Without gradient: why it is written out as two
-products and a softmax.
+With gradient: bfloat16 against a computation in float32, forward and backward. Without gradient: the fused operator
+against two matrix products and a softmax.
 
 python -m benchmarks.attention [--runs 10]
 """
@@ -23,7 +23,7 @@ SHAPES = ((128, 3, 65, 64), (128, 2, 18, 64), (8, 12, 197, 64))  # B, H, T, D / 
 
 
 def seconds(shape: tuple[int, ...], compute: torch.dtype) -> float:
-    """Forward and backward from bfloat16 inputs, computed in the precision named."""
+    """Return the seconds of forward and backward from bfloat16 inputs, computed in another precision."""
     q, k, v = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     start = time.perf_counter()
     y = F.scaled_dot_product_attention(*(x.to(compute) for x in (q, k, v))).bfloat16()
@@ -33,15 +33,15 @@ def seconds(shape: tuple[int, ...], compute: torch.dtype) -> float:
 
 @torch.no_grad()
 def inference(shape: tuple[int, ...], attend: Callable[..., torch.Tensor]) -> float:
-    """Forward alone, all of it in bfloat16."""
+    """Return the seconds of forward, all of it in bfloat16."""
     q, k, v = (torch.randn(shape, dtype=torch.bfloat16) for _ in range(3))
     start = time.perf_counter()
     attend(q, k, v)
     return time.perf_counter() - start
 
 
-def table(columns: dict[str, Callable[[tuple[int, ...]], float]], runs: int) -> None:
-    """Two ways in turns, after one run of each."""
+def print_table(columns: dict[str, Callable[[tuple[int, ...]], float]], runs: int) -> None:
+    """Time two functions of the shape in interleaved runs, after a warm-up, and print their medians."""
     print(f"| B, H, T, D / H | {' | '.join(columns)} | ratio |\n| --- | --- | --- | --- |")
     first, second = columns.values()
     for shape in SHAPES:
@@ -59,10 +59,10 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; milliseconds, medians")
     print("\nforward and backward\n")
     training = {"bfloat16": torch.bfloat16, "through float32": torch.float32}
-    table({name: partial(seconds, compute=dtype) for name, dtype in training.items()}, runs)
+    print_table({name: partial(seconds, compute=dtype) for name, dtype in training.items()}, runs)
     print("\nforward\n")
-    ways = {"fused": F.scaled_dot_product_attention, "two products": by_products}
-    table({name: partial(inference, attend=way) for name, way in ways.items()}, runs)
+    functions = {"fused": F.scaled_dot_product_attention, "two products": by_products}
+    print_table({name: partial(inference, attend=function) for name, function in functions.items()}, runs)
 
 
 if __name__ == "__main__":

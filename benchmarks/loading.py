@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.frame import OURS, Row, Scale
+from benchmarks.harness import MINICLIP, Row, Scale
 
 READERS = {  # name: (who opens, which layout)
     "miniclip": ("miniclip", "miniclip"),
@@ -139,17 +139,17 @@ def rows(scale: Scale) -> Iterator[Row]:
     parameters, results = compare(preset, layers, scale.rounds)
     model = f"{preset}, {parameters / 1e6:.0f}M parameters"
     for name, (reader, layout) in READERS.items():
-        if reader != OURS:
+        if reader != MINICLIP:
             continue
-        peer = layout if layout in results and layout != OURS else None
+        peer = layout if layout in results and layout != MINICLIP else None
         for key, what in (("opened", "opened"), ("touched", "every page looked at")) if peer else ():
-            values = {OURS: [r[key] for r in results[name]], peer: [r[key] for r in results[peer]]}
-            yield Row("load", f"{model}, layout of {layout}, {what}", "s", values, {peer: 1.0}, less=True)
-        values = {OURS: [r["peak"] for r in results[name]], "the weights": [1.0] * scale.rounds}
+            values = {MINICLIP: [r[key] for r in results[name]], peer: [r[key] for r in results[peer]]}
+            yield Row("load", f"{model}, layout of {layout}, {what}", "s", values, {peer: 1.0}, lower_is_better=True)
+        values = {MINICLIP: [r["peak"] for r in results[name]], "the weights": [1.0] * scale.rounds}
         if peer:
             values[peer] = [r["peak"] for r in results[peer]]
         case = f"{model}, layout of {layout}, peak memory"
-        yield Row("load", case, "times the weights", values, {"the weights": 1 / 1.15}, less=True)
+        yield Row("load", case, "times the weights", values, {"the weights": 1 / 1.15}, lower_is_better=True)
 
 
 def main() -> None:

@@ -8,35 +8,35 @@ from functools import partial
 
 import torch
 
-from benchmarks.frame import Row, Scale, agree, in_turns
-from benchmarks.peers import contenders, smaller, with_medium
+from benchmarks.baselines import implementations, with_layers, with_medium_precision
+from benchmarks.harness import Row, Scale, interleaved, require_agreement
 from miniclip.config import preset
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the greatest value
 
 
 def rows(scale: Scale) -> Iterator[Row]:
-    config = smaller(preset("vit_b_16"), 1) if scale.small else preset("vit_b_16")
+    config = with_layers(preset("vit_b_16"), 1) if scale.small else preset("vit_b_16")
     sizes = (1, 2) if scale.small else (1, 8, 32) if scale.device == "cpu" else (32, 256)
     exact = {}
     for dtype in (torch.float32, torch.bfloat16):
-        models = contenders(config, scale.device, dtype)
+        models = implementations(config, scale.device, dtype)
         for size in sizes:
             pixels = torch.randn(size, 3, 224, 224, generator=torch.Generator().manual_seed(size))
             ready = pixels.to(scale.device, dtype)
             found = {name: model.images(ready).float() for name, model in models.items()}
-            worst = agree(found, TOLERANCE[dtype], f"encode_image of {size}")
+            worst = require_agreement(found, TOLERANCE[dtype], f"encode_image of {size}")
             calls = {name: partial(model.images, ready) for name, model in models.items()}
             name = str(dtype).removeprefix("torch.")
             if dtype == torch.float32:
                 exact[size] = found["miniclip"]
                 peers = [peer for peer in models if peer != "miniclip"]
-                calls |= {f"{peer}, medium": with_medium(calls[peer]) for peer in peers}
+                calls |= {f"{peer}, medium": with_medium_precision(calls[peer]) for peer in peers}
                 reach = dict.fromkeys(peers, 2.0) | {f"{peer}, medium": 1.2 for peer in peers}
                 note = f"they differ by {worst:.0e} at most"
             else:
                 reach = {peer: 1.15 for peer in models if peer != "miniclip"}
                 errors = {peer: float((f - exact[size]).norm() / exact[size].norm()) for peer, f in found.items()}
                 note = "off float32 by " + ", ".join(f"{peer} {error:.2%}" for peer, error in errors.items())
-            values = in_turns(calls, scale.rounds, work=size)
+            values = interleaved(calls, scale.rounds, work=size)
             yield Row("encode_image", f"ViT-B/16, batch {size}, {name}", "pictures/s", values, reach, note=note)

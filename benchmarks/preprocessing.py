@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.data import make_pictures
-from benchmarks.frame import OURS, Row, Scale, in_turns
+from benchmarks.harness import MINICLIP, Row, Scale, interleaved
 from miniclip.config import preset
 from miniclip.data.jpeg import read_pixels
 from miniclip.data.preprocess import Preprocess
@@ -38,7 +38,7 @@ def rows(scale: Scale) -> Iterator[Row]:
             found = {name: torch.stack(call()) for name, call in calls.items()}
             note = levels_off(found, torch.tensor(config.std).view(3, 1, 1))
             timed = {name: over(paths, read, keep=False) for name, read in readers.items()}
-            values = in_turns(timed, scale.rounds, work=len(paths), clock=time.process_time)
+            values = interleaved(timed, scale.rounds, work=len(paths), clock=time.process_time)
         case = f"JPEG of {size[0]} x {size[1]} to 224 px, one thread"
         yield Row("preprocessing", case, "pictures/s", values, reach, note=note)
 
@@ -65,7 +65,7 @@ def ways(config: Any) -> dict[str, Callable[[Path], Tensor]]:
         return decode_image(str(path), ImageReadMode.RGB)
 
     return {
-        OURS: lambda path: preprocess.normalise(read_pixels(path, preprocess)),
+        MINICLIP: lambda path: preprocess.normalise(read_pixels(path, preprocess)),
         "open_clip": lambda path: transform(picture(path)),
         "transformers": lambda path: fast(picture(path), return_tensors="pt")["pixel_values"][0],
         "transformers, decode_image": lambda path: fast(tensor(path), return_tensors="pt")["pixel_values"][0],

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import miniclip
-from benchmarks.frame import Row, Scale
+from benchmarks.harness import Row, Scale
 from miniclip.cli.trainers import fresh_model
 from miniclip.evaluation.retrieval import LazyImages, embed, recalls
 

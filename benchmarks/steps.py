@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.frame import Row, Scale, in_turns
-from benchmarks.peers import Contender, captions, contenders, medium
+from benchmarks.baselines import Implementation, implementations, medium_precision, random_captions
+from benchmarks.harness import Row, Scale, interleaved
 from miniclip import CLIPConfig, TrainConfig
 from miniclip.config import preset
 from miniclip.runtime.compilation import compile_blocks
@@ -33,9 +33,9 @@ FLICKR30K = 55 * 31_014  # pairs of the reference system's training
 def rows(scale: Scale) -> Iterator[Row]:
     for name, (config, batch) in systems(scale).items():
         pixels = torch.randn(batch, 3, config.image.image_size, config.image.image_size, device=scale.device)
-        tokens = captions(batch).to(scale.device)
+        tokens = random_captions(batch).to(scale.device)
         for precision in ("float32", "bfloat16"):
-            models = contenders(config, scale.device)
+            models = implementations(config, scale.device)
             steps = {"miniclip": ours(models["miniclip"], precision)}
             for peer in ("open_clip", "transformers"):
                 steps[peer] = theirs(models[peer], precision)
@@ -46,7 +46,7 @@ def rows(scale: Scale) -> Iterator[Row]:
             if scale.device == "cuda":  # compiled in the warm-up, which is not timed
                 compile_all(models)
             calls = {who: partial(step, pixels, tokens) for who, step in steps.items()}
-            values = in_turns(calls, scale.rounds, work=batch)
+            values = interleaved(calls, scale.rounds, work=batch)
             if precision == "float32":
                 reach = {peer: 1.0 if "best" in peer else 1.6 for peer in steps if peer != "miniclip"}
             else:
@@ -71,7 +71,7 @@ def systems(scale: Scale) -> dict[str, tuple[CLIPConfig, int]]:
     return {"6 layers of 256, 64 px": (small, 128), "ViT-B/16": (large, 8)}
 
 
-def ours(contender: Contender, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
+def ours(contender: Implementation, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The trainer's step."""
     model: Any = contender.model.train()
     config = TrainConfig(lr=LR, precision=precision)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def ours(contender: Contender, precision: str) -> Callable[[Tensor, Tensor], Ten
     return step
 
 
-def compile_all(models: dict[str, Contender]) -> None:
+def compile_all(models: dict[str, Implementation]) -> None:
     """All of them by torch.compile: ours by blocks, as the trainer does it, the peers' as a whole, as theirs do."""
     compile_blocks(models["miniclip"].model)  # type: ignore[arg-type]
     for peer in ("open_clip", "transformers"):
@@ -108,7 +108,7 @@ def trim(tokens: Tensor) -> Tensor:
     return tokens[:, : int((tokens != 0).sum(dim=1).max())]
 
 
-def theirs(contender: Contender, precision: str, fused: bool | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+def theirs(contender: Implementation, precision: str, fused: bool | None = None) -> Callable[[Tensor, Tensor], Tensor]:
     """A peer's step, with open_clip's loss."""
     from open_clip.loss import ClipLoss
 
@@ -131,14 +131,14 @@ def theirs(contender: Contender, precision: str, fused: bool | None = None) -> C
 
 def with_medium_in(step: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     def run(pixels: Tensor, tokens: Tensor) -> Tensor:
-        with medium():
+        with medium_precision():
             return step(pixels, tokens)
 
     return run
 
 
 def check(
-    models: dict[str, Contender],
+    models: dict[str, Implementation],
     steps: dict[str, Callable[[Tensor, Tensor], Tensor]],
     pixels: Tensor,
     tokens: Tensor,

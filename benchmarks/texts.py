@@ -1,4 +1,4 @@
-"""`encode_text`, 12 layers of 512, on ready token ids: captions of natural length, and a classifier's prompts.
+"""`encode_text`, 12 layers of width 512, on token ids: captions of natural length, and a classifier's prompts.
 
 python -m benchmarks texts
 """
@@ -7,40 +7,54 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from benchmarks.frame import Row, Scale, agree, in_turns
-from benchmarks.peers import captions, contenders, prompts, smaller
+from benchmarks.baselines import implementations, random_captions, random_prompts, with_layers
+from benchmarks.harness import Row, Scale, interleaved, require_agreement
+from miniclip import CLIPConfig
 from miniclip.config import preset
 
 
 def rows(scale: Scale) -> Iterator[Row]:
-    config = smaller(preset("vit_b_16"), 1) if scale.small else preset("vit_b_16")
-    models = contenders(config.replace_image(layers=1), scale.device)
-    natural = captions(16 if scale.small else 256)
-    labelled = prompts(2, 8) if scale.small else prompts(2, 500)
+    config = with_layers(preset("vit_b_16"), 1) if scale.small else preset("vit_b_16")
+    config = config.replace_image(layers=1)
+    captions = random_captions(16 if scale.small else 256)
+    prompts = random_prompts(2, 8) if scale.small else random_prompts(2, 500)
+    yield from float32_rows(scale, config, captions, prompts)
+    models = implementations(config, scale.device, torch.bfloat16)
+    calls = {name: partial(model.texts, captions.to(scale.device)) for name, model in models.items()}
+    results = {name: call().float() for name, call in calls.items()}
+    difference = require_agreement(results, 0.1, "encode_text in bfloat16")
+    values = interleaved(calls, scale.rounds, work=len(captions))
+    note = f"largest difference {difference:.0e}"
+    yield Row("encode_text", f"{len(captions)} captions, bfloat16", "texts/s", values, {}, note=note)
+
+
+def float32_rows(scale: Scale, config: CLIPConfig, captions: Tensor, prompts: Tensor) -> Iterator[Row]:
+    models = implementations(config, scale.device)
     cases = {
-        f"{len(natural)} captions, mean {(natural != 0).sum() / len(natural):.0f} tokens": (
-            natural,
+        f"{len(captions)} captions, mean {mean_length(captions):.0f} tokens": (
+            captions,
             {"transformers": 2.7, "open_clip": 7.0},
         ),
-        f"{len(labelled)} prompts of a classifier, mean {(labelled != 0).sum() / len(labelled):.0f} tokens": (
-            labelled,
+        f"{len(prompts)} prompts of a classifier, mean {mean_length(prompts):.0f} tokens": (
+            prompts,
             {"transformers": 2.7, "open_clip": 2.7},
         ),
     }
-    for case, (tokens, reach) in cases.items():
+    for case, (tokens, targets) in cases.items():
         tokens = tokens.to(scale.device)
-        worst = agree({name: model.texts(tokens) for name, model in models.items()}, 1e-4, "encode_text")
+        results = {name: model.texts(tokens) for name, model in models.items()}
+        difference = require_agreement(results, 1e-4, "encode_text")
         calls = {name: partial(model.texts, tokens) for name, model in models.items()}
         work = dict.fromkeys(calls, len(tokens))
-        # every text costs it the same, whatever the others are: some of them will do
+        # open_clip's cost of a text does not depend on the others, so a part of them is enough
         calls["open_clip"], work["open_clip"] = partial(models["open_clip"].texts, tokens[:64]), min(64, len(tokens))
-        values = in_turns(calls, scale.rounds, work)
-        note = f"float32; they differ by {worst:.0e} at most"
-        yield Row("encode_text", case, "texts/s", values, reach, note=note)
-    del models, calls
-    bf16 = contenders(config.replace_image(layers=1), scale.device, torch.bfloat16)
-    calls = {name: partial(model.texts, natural.to(scale.device)) for name, model in bf16.items()}
-    worst = agree({name: call().float() for name, call in calls.items()}, 0.1, "encode_text in bfloat16")
-    values = in_turns(calls, scale.rounds, work=len(natural))
-    yield Row("encode_text", f"{len(natural)} captions, bfloat16", "texts/s", values, {}, note=f"apart by {worst:.0e}")
+        values = interleaved(calls, scale.rounds, work)
+        note = f"float32; largest difference {difference:.0e}"
+        yield Row("encode_text", case, "texts/s", values, targets, note=note)
+
+
+def mean_length(tokens: Tensor) -> float:
+    """Return the mean number of tokens of texts (N, T), zeros after the end."""
+    return float((tokens != 0).sum() / len(tokens))

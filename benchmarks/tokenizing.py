@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from benchmarks.captions import english, not_ascii
-from benchmarks.frame import OURS, Row, Scale, in_turns
+from benchmarks.harness import MINICLIP, Row, Scale, interleaved
 
 OPEN_CLIP, TRANSFORMERS, LIBRARY = "open_clip", "transformers", "tokenizers"
 TRANSFORMERS_LONGEST = "transformers, padding=True"
-FIX_TEXT = (OURS, OPEN_CLIP)  # the tokenizers that fix text with ftfy
+FIX_TEXT = (MINICLIP, OPEN_CLIP)  # the tokenizers that fix text with ftfy
 CONTEXT_LENGTH = 77
 
 Call = Callable[[list[str]], torch.Tensor]
@@ -38,7 +38,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     check(makers, ascii)
     compared = check(makers, unicode)
     note = f"ids compared with transformers and tokenizers on the {compared / number:.0%} that ftfy does not change"
-    peers = [name for name in makers if name != OURS]
+    peers = [name for name in makers if name != MINICLIP]
     for case, captions, before, target, row_note in (
         ("cold", ascii, [], dict.fromkeys(peers, 5.0), ""),
         ("unseen, after as many others", ascii, ascii_before, {OPEN_CLIP: 8.0}, ""),
@@ -57,11 +57,11 @@ def measured(makers: Makers, captions: list[str], before: list[str], rounds: int
         if before:
             ready[name](before)
 
-    return in_turns(
+    return interleaved(
         {name: lambda name=name: ready[name](captions) for name in makers},  # type: ignore[misc]
         rounds,
         work=len(captions),
-        before={name: partial(prepare, name) for name in makers},
+        setups={name: partial(prepare, name) for name in makers},
     )
 
 
@@ -91,7 +91,7 @@ def make_tokenizers() -> tuple[Makers, list[str]]:
         return lambda captions: torch.from_numpy(np.array([row.ids for row in tokenizer.encode_batch_fast(captions)]))
 
     makers: Makers = {
-        OURS: ours,
+        MINICLIP: ours,
         OPEN_CLIP: open_clip.tokenizer.SimpleTokenizer,
         TRANSFORMERS: partial(fast, "max_length"),
         TRANSFORMERS_LONGEST: partial(fast, True),
@@ -108,8 +108,8 @@ def check(makers: Makers, captions: list[str]) -> int:
     unfixed = [caption for caption in captions if ftfy.fix_text(caption) == caption]
     for name, make in makers.items():
         texts = captions if name in FIX_TEXT else unfixed
-        expected, actual = makers[OURS]()(texts), make()(texts)
+        expected, actual = makers[MINICLIP]()(texts), make()(texts)
         for text, row, peer_row in zip(texts, expected.tolist(), actual.tolist(), strict=True):
             if row[: row.index(end)] != peer_row[: peer_row.index(end)]:  # the padding differs
-                raise SystemExit(f"tokenizing: {name} and {OURS} give different ids for {text!r}")
+                raise SystemExit(f"tokenizing: {name} and {MINICLIP} give different ids for {text!r}")
     return len(unfixed)
