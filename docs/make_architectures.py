@@ -1,9 +1,9 @@
-"""Write docs/architectures.md: which of open_clip's configurations miniclip loads, and why it does not load the others.
+"""Write docs/architectures.md: the open_clip configurations that miniclip loads, and the reasons for the others.
 
 python docs/make_architectures.py [--check]
 
-It asks the code that reads an open_clip_config.json, with each configuration of the open_clip that is installed. With
---check nothing is written; the exit code says whether the page is what would be written.
+It passes each configuration of the installed open_clip to the code that reads an open_clip_config.json. --check writes
+nothing and exits with 1 if the page is out of date.
 """
 
 import sys
@@ -19,22 +19,22 @@ from miniclip.inference.model import CLIPModel
 PAGE = Path(__file__).parent / "architectures.md"
 HEAD = """# open_clip's architectures
 
-Of the {all} configurations of open_clip {version}, [`miniclip.load`](checkpoints.md) has the parts for these {loaded}.
-Published weights open by repository, directory or file. The table is made by `docs/make_architectures.py`, by the
-code that reads an `open_clip_config.json`; parameters are counted on the model.
+miniclip loads these {loaded} of the {all} model configurations of open_clip {version}. Published weights open by repository,
+directory or file ([`miniclip.load`](checkpoints.md)). `docs/make_architectures.py` makes this table with the code that
+reads an `open_clip_config.json`, and counts the parameters on the models.
 
-Not there: image towers other than plain vision transformers (ResNet, ConvNeXt, EVA, ViTamin, FastViT and so on), text
-towers from the transformers library, and CoCa, which also writes captions.
+Not supported: image towers that are not plain vision transformers (ResNet, ConvNeXt, EVA, ViTamin, FastViT and others),
+text towers of the transformers library, and CoCa, which also generates captions.
 
 ## Loaded
 
-| configuration | image | width × layers | pooled by | activation | text | parameters |
+| configuration | image | width × layers | pooling | activation | text | parameters |
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 ## Not loaded
 
-| configuration | why |
+| configuration | reason |
 | --- | --- |
 {others}
 """
