@@ -151,7 +151,7 @@ def printed(*arguments: str) -> str:
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """A table in Markdown; a pipe in a cell would end it."""
-    lines = [head, tuple("---" for _ in head), *(tuple(cell.replace("|", "&#124;") for cell in row) for row in rows)]
+    lines = [head, tuple("---" for _ in head), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
