@@ -75,7 +75,7 @@ def trainer_of(run_dir: Path, callbacks=None, **settings) -> Trainer:
     tokenizer = Tokenizer.train([caption for group in train_data.captions for caption in group], 600)
     model = make_model(tokenizer, logit_scale=10.0, logit_bias=-10.0).double()
     if distributed.rank():  # rank 0's weights must be taken
-        torch.nn.init.ones_(model.image.progresss)
+        torch.nn.init.ones_(model.image.positions)
     model.image.register_forward_pre_hook(in_float64)
     config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 3, **settings})
     callbacks = [MetricsFile()] if callbacks is None else callbacks

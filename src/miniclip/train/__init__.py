@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from miniclip.train.config import TrainConfig
     from miniclip.train.trainer import Trainer
 
-# Imported on first use: `miniclip.train.config` alone needs no trainer, and modules below the trainer import it.
-_HOMES = {
+# Imported on first use, so that an import of `miniclip.train.config` does not import the trainer.
+_MODULES = {
     "Callback": "miniclip.train.callbacks",
     "History": "miniclip.runs.history",
     "TrainConfig": "miniclip.train.config",
@@ -19,9 +19,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'miniclip.train' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 __all__ = ["Callback", "History", "TrainConfig", "Trainer"]

@@ -74,13 +74,10 @@ class Trainer:
         self.model, self.train_data, self.val_data, self.loader = model, train_data, run.val_data, run.loader
         self.config, self.run_dir, self.facts = run.config, run.run_dir, run.facts
         self.changes = resumed.changes if resumed else {}
-        self.prepare, self.loss, self.step_options, self.optimizer = (
-            run.prepare,
-            run.loss,
-            run.step_options,
-            run.optimizer,
-        )
+        self.prepare, self.loss, self.step_options = run.prepare, run.loss, run.step_options
+        self.optimizer = run.optimizer
         self.ema, self.checkpointer, self.metrics, self.progress = run.ema, run.checkpointer, run.metrics, run.progress
+        self.history = run.metrics.history
         self.callbacks = build_callbacks(callbacks, run.config)
         self.about: dict[str, Any] = run.facts["about"]
         self.train_captions: int = run.facts["data"]["train"]["captions"]
@@ -105,16 +102,13 @@ class Trainer:
         """Return a trainer that continues a run from its last state; `fit` does the rest of the run.
 
         Args:
-            run_dir: the run.
-            train_data: the training data of the run.
-            val_data: the validation data of the run.
+            run_dir, train_data, val_data: the run and its data.
+            callbacks, device: as in the constructor.
             settings: settings to change, by name.
             allow_changes: allow changed data and settings; the result then differs from an undisturbed run. Settings
                 of logging and saving may always change. Other training data, batch size or seed restart the epoch.
             step: go back to the state of this step in `states/` (setting `keep_checkpoints`).
             about: entries of the run's `about` to change.
-            callbacks: as in the constructor.
-            device: as in the constructor.
 
         Raises:
             FileNotFoundError: there is no run, or no state of that step.
@@ -135,11 +129,6 @@ class Trainer:
     def epoch(self) -> int:
         """Number of completed epochs."""
         return self.progress.epoch
-
-    @property
-    def history(self) -> History:
-        """All records so far."""
-        return self.metrics.history
 
     def fit(self) -> History:
         """Train to the end.

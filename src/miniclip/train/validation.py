@@ -1,6 +1,6 @@
-"""Validation: the loss as training has it, and retrieval recall, from one pass over the pictures and captions.
+"""Validation: the training loss on held-out data, and retrieval recall, from one pass over images and captions.
 
-Several ranks embed a part of the pictures each, with their captions, and give it to all.
+Each rank embeds a part of the data, and all ranks gather the embeddings. Letters: B batch, E embedding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from miniclip.train.config import Monitor
 from miniclip.train.step import LossFunction
 from miniclip.utils.randomness import generator, random_integer
 
-ROUNDS = 5  # so many times over the pictures, each time with other captions: the mean is steadier
+ROUNDS = 5  # passes over the images, each with other captions, so that the mean loss varies less
 
 
 def validate(
@@ -30,63 +30,63 @@ def validate(
     """Measure a model on held-out data.
 
     Args:
-        model: embeds in float32 whatever training computes in.
-        data: pictures with captions.
-        loss: as in training.
-        batch_size: as in training, since the loss depends on it; a smaller set is one batch.
-        seed: of the batches and captions: the same at every evaluation.
+        model: embeds in float32, also if it is trained in bfloat16.
+        data: images with captions.
+        loss: the training loss.
+        batch_size: that of training, since the loss depends on it; a smaller dataset is one batch.
+        seed: seed of the batches and captions, which are the same at every evaluation.
 
     Returns:
-        `val_loss`, `val_log_n` (what a model that knows nothing has), and the recalls of `evaluation.retrieval`; and
-        the pictures and captions as the model sees them.
+        The metrics `val_loss`, `val_log_n` (the loss of an untrained model) and those of `evaluation.retrieval`; and
+        the embeddings of the data.
     """
-    embedded = _embed(model, data)
+    embeddings = _embed(model, data)
     size = min(batch_size, len(data))
-    losses = [_loss(model, rows, loss) for rows in _batches(embedded, size, seed)]
+    losses = [_loss(model, pairs, loss) for pairs in _batches(embeddings, size, seed)]
     log_n = float(torch.tensor(float(size)).log())
-    return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embedded)}, embedded
+    return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embeddings)}, embeddings
 
 
 def monitored(record: Mapping[str, Any], monitor: Monitor) -> float:
-    """The figure of an evaluation by which a model is the best so far; greater is better."""
-    to_image, to_text = (record[way]["R@1"] for way in ("text_to_image", "image_to_text"))
-    figures = {
+    """Return the value of the monitored metric in an evaluation's record, such that greater is better."""
+    to_image, to_text = record["text_to_image"]["R@1"], record["image_to_text"]["R@1"]
+    values = {
         "recall": (to_image + to_text) / 2,
         "text_to_image": to_image,
         "image_to_text": to_text,
         "val_loss": -record["val_loss"],
     }
-    return float(figures[monitor])
+    return float(values[monitor])
 
 
 def _embed(model: CLIPModel, data: ImageCaptionDataset) -> Embeddings:
-    """All pictures and captions in their order, on every rank; each of them embedded by one rank."""
-    mine = distributed.rank_slice(len(data))
-    pictures: Any = Subset(cast(Any, data), range(mine.start, mine.stop))  # opened as the model comes to them
-    images, texts, image_indices = embed(model, data.captions[mine], LazyImages(pictures))
-    return Embeddings(*map(distributed.all_gather, (images, texts, image_indices + mine.start)))
+    """Return the embeddings of all images and captions, in order, on every rank."""
+    part = distributed.rank_slice(len(data))
+    images: Any = Subset(cast(Any, data), range(part.start, part.stop))
+    image_embeddings, text_embeddings, image_indices = embed(model, data.captions[part], LazyImages(images))
+    local = (image_embeddings, text_embeddings, image_indices + part.start)
+    return Embeddings(*map(distributed.all_gather, local))
 
 
-def _batches(embedded: Embeddings, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Matching rows (size, E) of both sides: every round all pictures in another order, as many as fill batches.
+def _batches(embeddings: Embeddings, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Return this rank's rows of batches of matching embeddings, each (B, E).
 
-    Of several ranks, each gets its part of the rows.
+    Every round draws another order of the images and another caption of each, and leaves out the last partial batch.
     """
-    mine = distributed.rank_slice(size)
-    counts = torch.bincount(embedded.image_indices.cpu(), minlength=len(embedded.images)).tolist()
-    first = torch.tensor([0, *counts]).cumsum(0).tolist()
+    part = distributed.rank_slice(size)
+    counts = torch.bincount(embeddings.image_indices.cpu(), minlength=len(embeddings.images)).tolist()
+    first = torch.tensor([0, *counts]).cumsum(0).tolist()  # row of each image's first caption
     batches = []
     for turn in range(ROUNDS):
         order = torch.randperm(len(counts), generator=generator(seed, "validation", turn))
-        texts = torch.tensor(
-            [first[i] + random_integer(seed, "validation", turn, i) % counts[i] for i in order.tolist()]
-        )
+        choices = [random_integer(seed, "validation", turn, i) % counts[i] for i in order.tolist()]
+        captions = torch.tensor([first[i] + choice for i, choice in zip(order.tolist(), choices, strict=True)])
         for start in range(0, len(order) - size + 1, size):
-            rows, captions = order[start : start + size][mine], texts[start : start + size][mine]
-            batches.append((embedded.images[rows], embedded.texts[captions]))
+            rows = slice(start, start + size)
+            batches.append((embeddings.images[order[rows][part]], embeddings.texts[captions[rows][part]]))
     return batches
 
 
 @torch.no_grad()
-def _loss(model: CLIPModel, rows: tuple[Tensor, Tensor], loss: LossFunction) -> Tensor:
-    return loss(CLIPOutput(*rows, model.log_scale.exp(), model.logit_bias))
+def _loss(model: CLIPModel, pairs: tuple[Tensor, Tensor], loss: LossFunction) -> Tensor:
+    return loss(CLIPOutput(*pairs, model.log_scale.exp(), model.logit_bias))
