@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from huggingface_hub import constants, scan_cache_dir
 
@@ -81,11 +80,6 @@ def write_cache(commit: str = "c" * 40, files: dict[str, bytes] = FILES, ref: st
         blob.write_bytes(content)
         path.symlink_to(Path("../" * (2 + name.count("/"))) / "blobs" / blob.name)
     return cache() / "snapshots" / commit
-
-
-needs_listing = pytest.mark.skipif(
-    not hasattr(huggingface_hub, "get_cached_repo_tree"), reason="this huggingface_hub does not cache lists of files"
-)
 
 
 # -- downloading
@@ -168,7 +162,9 @@ def test_names_outside_of_the_folder_are_refused(server, tmp_path, name):
     server.repos[REPO][name] = b"!"
     with pytest.raises((ValueError, OSError)):
         fetch(REPO, everything, cache_dir=tmp_path / "a" / "b" / "c")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"!"]
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"!"]
+    repository = tmp_path / "a" / "b" / "c" / "models--org--model"
+    assert all(path.is_relative_to(repository) for path in written)  # some versions write /x to the snapshot's x
     assert not Path("/tmp/evil").exists()
 
 
@@ -318,7 +314,6 @@ def test_no_request_when_offline(server, monkeypatch):
     assert server.requests == []
 
 
-@needs_listing
 def test_a_name_that_does_not_exist_without_a_network(server):
     fetch(REPO, both)
     server.close()
@@ -364,7 +359,6 @@ def test_a_damaged_ref(server, monkeypatch, ref):
         fetch(REPO, both)
 
 
-@needs_listing
 def test_an_incomplete_download_without_a_network(server):
     """One of two shards is missing, which only the list of files shows."""
     server.repos[REPO] = dict(SHARDS)

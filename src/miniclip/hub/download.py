@@ -137,16 +137,16 @@ class Snapshot:
 
     def cached_listing(self) -> list[str] | None:
         """Return the names of all files of the repository if the cache has them."""
-        import huggingface_hub
+        from huggingface_hub import get_cached_repo_tree
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-        if not hasattr(huggingface_hub, "get_cached_repo_tree"):  # older versions do not keep the names
-            return None
-        with suppress(huggingface_hub.errors.CachedRepoTreeNotFoundError):
-            files = huggingface_hub.get_cached_repo_tree(
+        try:
+            files = get_cached_repo_tree(
                 self.repo, revision=self.revision, cache_dir=self.cache_dir, repo_type=self.repo_type
             )
-            return sorted(file.path for file in files)
-        return None
+        except CachedRepoTreeNotFoundError:
+            return None
+        return sorted(file.path for file in files)
 
     def download(self, commit: str, names: list[str], checksums: dict[str, str | None]) -> Path:
         """Return the snapshot folder of a commit after downloading the files that the cache lacks."""
