@@ -1,7 +1,7 @@
-"""Runs each Python block of the pages, and compares what it prints: `python docs/check_examples.py [PAGE …]`.
+"""Run each Python block of the pages and compare its output: `python docs/check_examples.py [PAGE …]`.
 
-The blocks of a page share their names, as in one session, in an empty folder that holds a run of two steps in
-`runs/shapes`. A block that is followed by one of `text` must print just that; of the others the output is not read.
+The blocks of a page share their variables. They run in a new folder, with a run of two steps in `runs/shapes`. If a
+block of `text` follows, the output must equal it; other output is ignored.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTAL
 
 
 def check(page: Path) -> int:
-    """Run a page's blocks; returns how many there were."""
+    """Run the blocks of a page; return their number."""
     names: dict[str, object] = {"__name__": "__main__"}
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     for number, (code, expected) in enumerate(blocks, 1):
@@ -26,7 +26,7 @@ def check(page: Path) -> int:
         with contextlib.redirect_stdout(output):
             exec(compile(code, f"{page.name}, block {number}", "exec"), names)
         if expected and output.getvalue().rstrip() != expected.rstrip():
-            sys.exit(f"{page.name}, block {number} printed\n{output.getvalue()}\nand the page says\n{expected}")
+            sys.exit(f"{page.name}, block {number} printed\n{output.getvalue()}\nand the page has\n{expected}")
     return len(blocks)
 
 

@@ -1,7 +1,7 @@
-"""A hook of mkdocs: the parts of the pages that are made from the code, so that they cannot go stale.
+"""MkDocs hook: parts of the pages that are generated from the code, so that they stay correct.
 
-A page holds `{{ NAME }}` or `{{ NAME ARGUMENT }}`, with the names of MARKERS. Any other name fails the build, as does
-a public name of the package that the page of the API leaves out.
+A page contains `{{ NAME }}` or `{{ NAME ARGUMENT }}`, with the names of MARKERS. The build fails for any other name,
+and for a public name of the package that is missing on the API page.
 """
 
 import ast
@@ -30,36 +30,36 @@ WIDTH = "88"  # columns of the help
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """Put the code's answers in the markers' places."""
+    """Replace the markers by generated text."""
     if page.file.src_uri == "api.md":
         require_public_names(markdown)
 
-    def answer(match: re.Match[str]) -> str:
+    def generate(match: re.Match[str]) -> str:
         name, argument = match.groups()
         if name not in MARKERS:
             raise PluginError(f"{page.file.src_uri}: unknown marker {match[0]}; known: {', '.join(MARKERS)}")
         return str(MARKERS[name](*([argument] if argument else [])))
 
-    return MARKER.sub(answer, markdown)
+    return MARKER.sub(generate, markdown)
 
 
 def require_public_names(markdown: str) -> None:
-    """Fail unless each public name of the package has its place on the page."""
+    """Raise PluginError unless the page has every public name of the package."""
     missing = [name for name in miniclip.__all__ if f"miniclip.{name}" not in markdown]
     if missing:
         raise PluginError(f"api.md lacks {', '.join(missing)}")
 
 
 def settings() -> str:
-    """`TrainConfig`'s fields: name, type, default, meaning."""
+    """Return a table of the fields of `TrainConfig`: name, type, default, meaning."""
     hints = get_type_hints(miniclip.TrainConfig)
     return table(
         ("setting", "type", "default", "meaning"),
         (
             (
                 f"`{f.name}`",
-                type_in_words(hints[f.name]),
-                default_in_words(f.default),
+                format_type(hints[f.name]),
+                format_default(f.default),
                 miniclip.TrainConfig.help(f.name),
             )
             for f in dataclasses.fields(miniclip.TrainConfig)
@@ -67,26 +67,26 @@ def settings() -> str:
     )
 
 
-def type_in_words(hint: Any) -> str:
-    """`int`, `int, or unset`, or the words to choose from."""
+def format_type(hint: Any) -> str:
+    """Format an annotation: `int`, `int or unset`, or the literals."""
     kinds, words = types_and_literals(hint)
     names = [*("unset" if kind is type(None) else kind.__name__ for kind in kinds), *map(repr, words)]
     return " or ".join(f"`{name}`" if name != "unset" else name for name in names)
 
 
-def default_in_words(value: Any) -> str:
-    """A default as Python writes it."""
+def format_default(value: Any) -> str:
+    """Format a default as a Python literal."""
     return "unset" if value is None else f"`{value!r}`"
 
 
 def presets() -> str:
-    """The presets: both towers and their parameters, counted on the model itself."""
-    head = ("preset", "image tower", "text tower", "embedding", "image", "text", "in all")
+    """Return a table of the presets: both towers and their numbers of parameters."""
+    head = ("preset", "image tower", "text tower", "embedding", "image", "text", "total")
     return table(head, (preset_row(name) for name in PRESETS))
 
 
 def preset_row(name: str) -> tuple[str, ...]:
-    """A preset's cells; its tensors have shapes and no memory."""
+    """Return the cells of a preset; the model is built on the meta device."""
     config = PRESETS[name][1]
     with torch.device("meta"):
         model = miniclip.CLIP(config)
@@ -103,22 +103,22 @@ def preset_row(name: str) -> tuple[str, ...]:
 
 
 def model(name: str) -> str:
-    """What `miniclip models NAME` prints."""
+    """Return the output of `miniclip models NAME`."""
     return printed("models", name)
 
 
 def initialisation() -> str:
-    """The table in `models/initialise.py`: pattern, standard deviation, the comment behind it."""
+    """Return the table of `models/init.py`: pattern, standard deviation, source."""
     source = inspect.getsource(initialise)
     assignments = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
     rows = next(node.value for node in assignments if getattr(node.targets[0], "id", "") == "TABLE")
     lines = source.splitlines()
     return table(
-        ("the parameter's name matches", "it starts as", "after"),
+        ("the parameter's name matches", "initial value", "source"),
         (
             (
                 f"`{row.elts[0].value}`",
-                start_in_words(row.elts[1].body),
+                format_start(row.elts[1].body),
                 lines[row.lineno - 1].partition("#")[2].strip(),
             )
             for row in rows.elts  # type: ignore[attr-defined]
@@ -126,32 +126,33 @@ def initialisation() -> str:
     )
 
 
-def start_in_words(rule: ast.expr) -> str:
-    """A rule of the table as the code writes it."""
+def format_start(rule: ast.expr) -> str:
+    """Format a rule of the table as code."""
     code = ast.unparse(rule)
     return {"None": "ones", "0.0": "zeros"}.get(code, f"normal, σ = `{code}`")
 
 
 def help(command: str | None = None) -> str:
-    """What `miniclip COMMAND --help` prints."""
+    """Return the output of `miniclip COMMAND --help`."""
     return printed(*(command or "").split(), "--help")
 
 
 def printed(*arguments: str) -> str:
-    """What the command line prints, as a block of text."""
+    """Return the output of the command line as a block of text."""
     output = io.StringIO()
     with (
         mock.patch.dict(os.environ, COLUMNS=WIDTH, NO_COLOR="1"),
         contextlib.redirect_stdout(output),
-        contextlib.suppress(SystemExit),  # --help ends the program
+        contextlib.suppress(SystemExit),  # --help exits
     ):
         cli.main(arguments)
     return f"```text\n$ {' '.join(('miniclip', *arguments))}\n{output.getvalue().rstrip()}\n```"
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table in Markdown; a pipe in a cell would end it."""
-    lines = [head, tuple("---" for _ in head), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
+    """Format a Markdown table; pipes outside of code spans become entities."""
+    cells = ([re.sub(r"(`[^`]*`)|\|", lambda match: match[1] or "&#124;", cell) for cell in row] for row in rows)
+    lines = [head, ["---" for _ in head], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

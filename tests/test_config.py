@@ -1,4 +1,4 @@
-"""Configurations: there and back through JSON, and errors that name what is meant."""
+"""Configurations: round trip through JSON, and errors that name the field and the nearest choice."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ def test_round_trip_of_every_preset(name):
     assert CLIPConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_round_trip_of_what_differs_from_the_defaults():
+def test_round_trip_of_all_fields():
     config = CLIPConfig(
         ImageConfig(
             8, 4, 6, 1, 2, activation="quickgelu", mlp_ratio=3.5, norm_eps=1e-6, patch_bias=True, class_token=False,
@@ -41,7 +41,7 @@ def test_round_trip_of_what_differs_from_the_defaults():
     assert CLIPConfig.from_dict(json.loads(json.dumps(attended.to_dict()))) == attended
 
 
-def test_what_a_file_leaves_out_has_its_default():
+def test_missing_fields_have_their_defaults():
     values = {
         "image": {"image_size": 8, "patch_size": 4, "width": 6, "layers": 1, "heads": 2},
         "text": {"context_length": 5, "vocab_size": 10, "width": 6, "layers": 1, "heads": 3},
@@ -53,7 +53,7 @@ def test_what_a_file_leaves_out_has_its_default():
     assert TINY.mean == OPENAI_MEAN
 
 
-def test_the_end_token_is_the_last_one_unless_said():
+def test_end_token_is_the_last_one_by_default():
     assert TINY.text.end_id == 9
     assert TextConfig(5, 10, 6, 1, 3, end_id=0).end_id == 0
 
@@ -72,11 +72,11 @@ def test_replace_image():
     assert changed.text == TINY.text
 
 
-def test_what_is_left_over_beyond_whole_patches_makes_no_patch():
+def test_partial_patches_are_ignored():
     assert ImageConfig(384, 14, 6, 1, 2).patches == 27 * 27
 
 
-def test_the_mlps_width_is_rounded():
+def test_mlp_width_is_rounded():
     assert ImageConfig(384, 14, 1152, 27, 16, mlp_ratio=4304 / 1152).mlp_width == 4304
     assert TINY.text.mlp_width == 24
 

@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Imported when they are first asked for: who encodes needs no trainer, and no readers of data sets.
-_LATER = {"data": "data", "evaluation": "evaluation", "TrainConfig": "train", "Trainer": "train"}
+# Imported on first use: inference needs neither the trainer nor the readers of datasets.
+_LAZY = {"data": "data", "evaluation": "evaluation", "train": "train", "TrainConfig": "train", "Trainer": "train"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module 'miniclip' has no attribute {name!r}")
-    module = import_module(f"miniclip.{_LATER[name]}")
-    globals()[name] = found = module if name == _LATER[name] else getattr(module, name)
-    return found
+    module = import_module(f"miniclip.{_LAZY[name]}")
+    globals()[name] = value = module if name == _LAZY[name] else getattr(module, name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(globals().keys() | _LATER.keys())
+    return sorted(__all__)
 
 
 def encode_image(model: CLIPModel, images: Any, **options: Any) -> Tensor:
-    """`model.encode_image(images, …)`: pictures to unit vectors (N, E)."""
+    """Return `model.encode_image(images, **options)`: unit vectors (N, E)."""
     return model.encode_image(images, **options)
 
 
 def encode_text(model: CLIPModel, texts: str | Sequence[str] | Tensor, **options: Any) -> Tensor:
-    """`model.encode_text(texts, …)`: texts to unit vectors (N, E)."""
+    """Return `model.encode_text(texts, **options)`: unit vectors (N, E)."""
     return model.encode_text(texts, **options)
 
 

@@ -35,7 +35,7 @@ PHRASES = {
     r"(?:asked|asks|ask|asking) (?:for|about)": "request, need",
     r"says?|said|saying": "state, print, name, describe",
     r"knows|knew": "has, contains",
-    r"wants|wanted": "needs",
+    r"(?<!who )wants|wanted": "needs",
     r"speaks?|spoken": "describe",
     r"goes on|go on|going on|gone on": "continue, resume",
     r"(?:lets?|letting) go": "release",
@@ -55,7 +55,6 @@ PHRASES = {
     r"what (?:is|was|are|were) (?:given|left|asked|there|found|not|whole|gone|written|kept)": "a noun",
     r"for (?:good|nothing)": "permanently, without effect",
     r"at (?:one|a) go|in one go": "at once",
-    r"who(?:se)? (?:reads|calls|needs|asks|wants)": "the caller",
 }  # fmt: skip
 # Refused only at the start of a docstring, or of a test's name.
 STARTS = re.compile(r"(?:what|of|whoever|whatever|where|how|who|which|whether|those|that|such|so|whose)\b", re.I)
