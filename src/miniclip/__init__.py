@@ -15,7 +15,7 @@ from miniclip.errors import CheckpointError, DataError
 from miniclip.hub import export, list_models, load, push_to_hub, save
 from miniclip.inference.model import CLIPModel
 from miniclip.losses import contrastive_loss, sigmoid_loss
-from miniclip.models.clip import CLIPOutput
+from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def encode_text(model: CLIPModel, texts: str | Sequence[str] | Tensor, **options
 __all__ = [
     "CLIP",
     "CLIPConfig",
+    "CLIPModel",
     "CLIPOutput",
     "CheckpointError",
     "DataError",

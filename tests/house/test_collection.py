@@ -44,7 +44,8 @@ def unordered(node: ast.AST, is_sorted: bool = False) -> list[ast.expr]:
     if isinstance(node, ast.Call):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         is_sorted = is_sorted or name == "sorted"
-        unstable += [node] if name in UNSTABLE and not is_sorted else []
+        is_empty = name in ("set", "frozenset") and not node.args
+        unstable += [node] if name in UNSTABLE and not is_sorted and not is_empty else []
     elif isinstance(node, ast.SetComp) and not is_sorted:
         unstable.append(node)
     return unstable + [part for child in ast.iter_child_nodes(node) for part in unordered(child, is_sorted)]

@@ -37,6 +37,7 @@ ROWS = {name: row for row, names in enumerate(ORDER) for name in names}
 PUBLIC = [
     "CLIP",
     "CLIPConfig",
+    "CLIPModel",
     "CLIPOutput",
     "CheckpointError",
     "DataError",
