@@ -18,7 +18,7 @@ ORDER: list[tuple[str, ...]] = [
     ("errors", "utils", "runtime.distributed"),
     ("config",),
     ("models", "losses.reference", "train.step"),  # the method
-    ("tokenizer", "runtime.distributed", "runtime.precision", "hub.download", "hub.client_errors"),
+    ("tokenizer", "runtime.precision", "hub.download", "hub.client_errors"),
     ("fast",),
     ("losses",),
     ("data",),
@@ -28,6 +28,7 @@ ORDER: list[tuple[str, ...]] = [
     ("train", "runtime", "runs"),
     ("loggers", "plots", "diagnostics"),
     ("train.setup", "train.trainer"),
+    ("diagnostics.plan", "diagnostics.timing"),  # they plan and time a trainer
     ("train.__init__",),
     ("",),
     ("cli", "__main__"),
@@ -163,7 +164,6 @@ def test_order_refuses_upward_imports():
     assert not wrong_imports({"miniclip.loggers.console": {"miniclip.train.callbacks", "miniclip.runs.history"}})
 
 
-@pending
 def test_no_import_cycle():
     assert cycle_in(GRAPH) == []
 
@@ -197,7 +197,7 @@ def test_import_loads_nothing_slow():
 def test_training_and_data_are_imported_on_first_use():
     code = (
         "import sys, miniclip\n"
-        "assert not {'miniclip.train', 'miniclip.data', 'miniclip.evaluation'} & set(sys.modules)\n"
+        "assert not {'miniclip.train', 'miniclip.data.opening', 'miniclip.evaluation'} & set(sys.modules)\n"
         "assert sorted(miniclip.__all__) == [n for n in dir(miniclip) if not n.startswith('_')]\n"
         "assert miniclip.train.Trainer is miniclip.Trainer\n"
         "from miniclip import *\n"
