@@ -84,7 +84,7 @@ def l2_normalize(x: Tensor) -> Tensor:
     Dividing by the largest magnitude first keeps the length from overflowing. That divisor needs no gradient, since the
     direction does not depend on it.
     """
-    x = x if x.dtype == torch.float64 else x.float()
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     x = x / torch.where(largest > 0, largest, 1.0)
     return F.normalize(x, dim=-1, eps=0.5)  # the length is at least 1, or 0: eps bounds the gradient there
