@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 
 import miniclip
-from miniclip.cli.train import fresh_model
+from miniclip.cli.trainers import fresh_model
 from miniclip.diagnostics.batch_metrics import batch_metrics
 from miniclip.diagnostics.doctor import Doctor, run_facts
 from miniclip.diagnostics.rules import ALL_RULES
