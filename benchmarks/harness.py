@@ -73,7 +73,7 @@ class Row:
         return statistics.median(self.values[name])
 
     def reached(self) -> bool:
-        """Whether every target is reached."""
+        """Return whether every target is reached."""
         return all(self.speedup(baseline) >= target for baseline, target in self.targets.items())
 
 

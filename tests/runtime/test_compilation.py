@@ -1,11 +1,11 @@
-"""Blocks translated by torch.compile: the plain run's losses, within what the precision allows."""
+"""Compiled blocks: the losses of the eager run, within the precision."""
 
 import shutil
 
 import pytest
 import torch
 
-from miniclip.runtime.compilation import in_few_widths
+from miniclip.runtime.compilation import pad_to_multiple
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,10 +19,10 @@ def losses(start, run, **settings):
     return torch.tensor([record["loss"] for record in trainer.fit().steps]), trainer
 
 
-def test_in_float32_the_run_is_the_plain_one_but_for_rounding(start):
-    """The same products in another order of summation: 1e-6 a step, which training multiplies a little.
+def test_a_float32_run_equals_the_eager_one_up_to_rounding(start):
+    """Another order of summation costs 1e-6 a step, which training amplifies a little.
 
-    With all that touches the blocks: parts of a batch, blocks computed again, patches left out.
+    The settings use every feature that affects the blocks.
     """
     settings = {"micro_batch_size": 3, "gradient_checkpointing": True, "patch_dropout": 0.5}
     plain, _ = losses(start, "plain", **settings)
@@ -30,11 +30,10 @@ def test_in_float32_the_run_is_the_plain_one_but_for_rounding(start):
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=0)
 
 
-def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_run_is(start):
-    """bfloat16 keeps 8 bits, 2^-9 = 0.2% a rounding; over some layers and steps 2% of the loss.
+def test_a_bfloat16_run_is_as_close_to_float32_as_the_eager_one(start):
+    """bfloat16 keeps 8 bits: 0.2% a rounding, 2% of the loss after some layers and steps.
 
-    The compiled blocks round less often (what is fused stays in float32), so the two differ by as much as either does
-    from float32.
+    Compiled blocks round less often, since fused operations stay in float32.
     """
     exact, _ = losses(start, "exact")
     plain, _ = losses(start, "plain", precision="bfloat16")
@@ -47,11 +46,11 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_run_is(start):
     }
 
 
-def test_captions_in_few_widths():
+def test_captions_are_padded_to_a_multiple():
     tokens = torch.arange(1, 14).expand(2, 13)
-    wide = in_few_widths(tokens, 20)
-    assert wide.shape == (2, 16)
-    assert torch.equal(wide[:, :13], tokens)
-    assert not wide[:, 13:].any()
-    assert torch.equal(in_few_widths(wide, 20), wide)
-    assert in_few_widths(torch.ones(2, 17), 20).shape == (2, 20)
+    padded = pad_to_multiple(tokens, 20)
+    assert padded.shape == (2, 16)
+    assert torch.equal(padded[:, :13], tokens)
+    assert not padded[:, 13:].any()
+    assert torch.equal(pad_to_multiple(padded, 20), padded)
+    assert pad_to_multiple(torch.ones(2, 17), 20).shape == (2, 20)

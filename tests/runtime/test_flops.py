@@ -19,8 +19,8 @@ ATTENTION = ImageConfig(
 SIGLIP = CLIPConfig(ATTENTION, TextConfig(24, 600, 64, 2, 2, padding="attended", pooling="last", projection="bias"), 64)
 
 
-def counted(run):
-    """FLOPs by torch's counter, attention as plain products: the fused one of a CPU is not in its table."""
+def count_flops(run):
+    """FLOPs by torch's counter, with plain attention: it does not count the CPU's fused attention."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
@@ -28,25 +28,25 @@ def counted(run):
 
 @pytest.mark.parametrize("config", [SMALL, SIGLIP, PRESETS["bert_vit_tiny"][1]])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_picture_as_torch_counts_it(config, dropout):
+def test_image_flops_equal_torchs_count(config, dropout):
     model = CLIPModel(config).initialise()
     size, patches = config.image.image_size, config.image.patches
-    kept = draw_patches(2, patches, dropout, torch.Generator()) if dropout else None
-    found = counted(lambda: model.image(torch.zeros(2, 3, size, size), kept))
+    patch_indices = draw_patches(2, patches, dropout, torch.Generator()) if dropout else None
+    flops = count_flops(lambda: model.image(torch.zeros(2, 3, size, size), patch_indices))
     extra = 2 * config.image.width**2 if config.image.pooling == "attention" else 0  # the query, once a batch
-    assert found == pytest.approx(2 * image_flops(config, dropout), abs=extra, rel=1e-3)
+    assert flops == pytest.approx(2 * image_flops(config, dropout), abs=extra, rel=1e-3)
 
 
 @pytest.mark.parametrize("config", [SMALL, SIGLIP])
-def test_a_caption_as_torch_counts_it(config):
+def test_text_flops_equal_torchs_count(config):
     model = CLIPModel(config).initialise()
     tokens = torch.full((2, 24), 5)
     tokens[:, -1] = config.text.end_id
-    assert counted(lambda: model.text(tokens)) == 2 * text_flops(config, 24)
+    assert count_flops(lambda: model.text(tokens)) == 2 * text_flops(config, 24)
 
 
-def test_a_step_is_three_times_forward():
-    """Backward makes no gradient for the pixels, so torch counts one product of the patches less."""
+def test_a_step_counts_three_times_forward():
+    """Backward computes no gradient of the pixels, so torch counts one product less."""
     config = SMALL
     model = CLIPModel(config).initialise()
     tokens = torch.full((2, 24), 5)
@@ -57,10 +57,10 @@ def test_a_step_is_three_times_forward():
         (out.image_embeddings.sum() + out.text_embeddings.sum()).backward()
 
     patches = 2 * config.image.patches * 3 * 8**2 * config.image.width
-    assert counted(step) == 2 * (pair_flops(model, 24) - patches)
+    assert count_flops(step) == 2 * (pair_flops(model, 24) - patches)
 
 
-def test_what_is_frozen_costs_forward_alone_and_own_towers_are_not_counted():
+def test_frozen_towers_count_forward_only_and_custom_towers_are_not_counted():
     model = CLIPModel(SMALL)
     both = pair_flops(model, 10)
     model.image.requires_grad_(False)
@@ -69,13 +69,13 @@ def test_what_is_frozen_costs_forward_alone_and_own_towers_are_not_counted():
     assert pair_flops(model, 10) is None
 
 
-def test_the_reference_system():
-    """17.6 GFLOPs a picture of a ViT-B/16 are in the field's tables as multiply-adds; two each here.
+def test_vit_b_16_agrees_with_the_literature():
+    """A ViT-B/16 has 17.6 G multiply-adds an image in the literature, two FLOPs each.
 
-    Less what of the last block no more than the class token needs: a query, the output and the MLP of the 196 patches.
+    The last block saves the query, output and MLP of the 196 patches.
     """
-    spared = 196 * 2 * (2 * 768**2 + 2 * 768 * 3072 + 2 * 197 * 768)
-    assert image_flops(PRESETS["vit_b_16"][1]) == pytest.approx(2 * 17.6e9 - spared, rel=0.03)
+    saved = 196 * 2 * (2 * 768**2 + 2 * 768 * 3072 + 2 * 197 * 768)
+    assert image_flops(PRESETS["vit_b_16"][1]) == pytest.approx(2 * 17.6e9 - saved, rel=0.03)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -1,6 +1,6 @@
 """The losses with memory O(N E + C^2): the N x N similarity matrix is computed in blocks and never stored.
 
-Of the matrix s the contrastive loss needs only the diagonal, and the sums of exponentials of each row and column,
+The contrastive loss needs only the diagonal of the matrix s, and the sums of exponentials of each row and column,
 
     R_i = sum_j exp s_ij,    C_j = sum_i exp s_ij,    loss = 1/(2N) sum_i [ log R_i + log C_i - 2 s_ii ],
 

@@ -22,7 +22,7 @@ from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.errors import CheckpointError
 from miniclip.runs.progress import Progress
 from miniclip.runtime import distributed
-from miniclip.runtime.fsdp import part_of
+from miniclip.runtime.fsdp import shard_like
 from miniclip.train.ema import EMA
 from miniclip.utils.atomic import write_atomically
 
@@ -208,11 +208,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
         kind, name = key.split(".", 1)
         parameter = parameters[name]
         is_moment = value.shape == parameter.shape  # else the step count
-        optimizer.state[parameter][kind] = part_of(value, parameter) if is_moment else value.to(parameter.device)
+        optimizer.state[parameter][kind] = shard_like(value, parameter) if is_moment else value.to(parameter.device)
 
 
 def restore_ema(ema: EMA, model: nn.Module, saved: dict[str, Tensor]) -> None:
     """Restore an EMA. If the state has none, the EMA starts at the weights."""
     for name, parameter in model.named_parameters():
         if name in saved:
-            ema.values[name] = part_of(saved[name], parameter).clone()
+            ema.values[name] = shard_like(saved[name], parameter).clone()

@@ -1,1 +1,1 @@
-"""What a run needs from the machine: ranks, FSDP, memory, compilation, precision, FLOPs."""
+"""Hardware of a run: ranks, FSDP, memory, compilation, precision, FLOPs."""

@@ -1,8 +1,7 @@
-"""The towers' blocks translated by torch.compile, and nothing else.
+"""torch.compile for the towers' blocks.
 
-The blocks of a tower are alike, so that one translation does for all of them, and takes a fraction of the time that a
-whole tower takes; nearly all of a step's work is in them. A text tower sees captions of many lengths: padded to a few
-widths, and after the second one torch translates it for any.
+The blocks of a tower are alike, so they are compiled once, in a fraction of the time of a whole tower. Nearly all of a
+step's work is in them. Captions are padded to a few lengths; after the second one torch compiles for dynamic shapes.
 """
 
 from __future__ import annotations
@@ -15,28 +14,28 @@ from torch import Tensor
 
 from miniclip.inference.model import CLIPModel
 
-WIDTH = 8  # tokens
+MULTIPLE = 8  # tokens
 
 
 def compile_blocks(model: CLIPModel) -> None:
-    """Have the blocks compiled when they are first called; the model's weights, names and files stay as they are."""
+    """Compile the blocks when they are first called; weights and state dict keys do not change."""
     for tower in (model.image, model.text):
         for block in tower.blocks:
             block.compile()
 
 
-def in_few_widths(tokens: Tensor, context_length: int) -> Tensor:
-    """Captions (B, T) with padding to the next multiple of 8 tokens, or to the context: few shapes, and even ones.
+def pad_to_multiple(tokens: Tensor, context_length: int) -> Tensor:
+    """Pad captions (B, T) to the next multiple of 8 tokens, at most to the context length, so that shapes are few.
 
-    What stands behind a caption's end never reaches its embedding, where padding is masked.
+    The embeddings do not change if the model masks padding.
     """
-    width = min(-(-tokens.shape[1] // WIDTH) * WIDTH, context_length)
-    return F.pad(tokens, (0, width - tokens.shape[1]))
+    length = min(-(-tokens.shape[1] // MULTIPLE) * MULTIPLE, context_length)
+    return F.pad(tokens, (0, length - tokens.shape[1]))
 
 
-def untranslated(compiled: bool) -> AbstractContextManager[None]:
-    """A context in which compiled blocks run as they are written: an evaluation's shapes are not worth it."""
+def force_eager(compiled: bool) -> AbstractContextManager[None]:
+    """Context in which compiled blocks run eagerly: an evaluation has too many shapes to compile for."""
     if not compiled:
-        return nullcontext()  # and the compiler, whose import is slow, is not needed
+        return nullcontext()  # does not import the compiler, which is slow
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance

@@ -39,7 +39,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, the only one that writes and prints."""
+    """Return whether this is rank 0, the only one that writes and prints."""
     return rank() == 0
 
 
@@ -135,7 +135,7 @@ def _leave() -> None:
 
 
 def _is_first_failure() -> bool:
-    """Whether no other rank has called this before."""
+    """Return whether no other rank has called this before."""
     try:
         return int(_store().add("miniclip/failed", 1)) == 1
     except RuntimeError:  # the store ended with the rank that hosted it
@@ -156,7 +156,7 @@ def all_gather_ints(values: Sequence[int]) -> list[list[int]]:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank."""
+    """Return whether the flag is set on any rank."""
     return any(other for (other,) in all_gather_ints([flag]))
 
 
@@ -231,7 +231,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def is_sharded(x: Tensor) -> bool:
-    """Whether x is a DTensor, of which FSDP leaves each rank a part; torch's own class is slow to import."""
+    """Return whether x is a DTensor, of which FSDP leaves each rank a part; torch's own class is slow to import."""
     return hasattr(x, "full_tensor")
 
 

@@ -1,14 +1,12 @@
-"""What a step costs, counted, and what share of the machine's peak it makes use of, measured.
+"""FLOPs of a training step, counted, and the peak FLOPs per second of the machine, measured.
 
-Counted are the multiplications and additions of the towers' matrix products, two for each pair of numbers, forward once
-and backward twice as much: three times forward, or once for a tower that is not trained. That is what the model needs,
-not what is spent on it: what is computed twice to save memory counts once (as in PaLM's model FLOPs utilisation,
-Chowdhery et al. 2022, appendix B, https://arxiv.org/abs/2204.02311). Norms, activations, the loss and AdamW are left
-out. Captions count as far as the batch reaches, to its longest one; pictures by the patches that are kept; the last
-block as far as the pooled token needs it.
+The count has the multiplications and additions of the towers' matrix products. A trained tower counts three times its
+forward pass (backward costs twice as much), a frozen one once. Recomputation that saves memory is not counted, as in
+PaLM's model FLOPs utilisation (Chowdhery et al. 2022, appendix B, https://arxiv.org/abs/2204.02311), nor are norms,
+activations, the loss and AdamW. Captions have the length of the batch's longest one. Images have the patches that
+dropout keeps. The last block counts as far as the pooled token needs it.
 
-The peak is measured: the best of some products of square matrices in the run's precision, all threads at work. No other
-figure holds for every machine, and in practice no product is faster.
+The peak is the fastest of some products of square matrices in the run's precision, with all threads.
 Letters: B batch, T tokens of a tower, P patches, D width, M width of the MLP, E embedding.
 """
 
@@ -27,8 +25,8 @@ from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.precision import Precision
 
-SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices: large enough for the peak, small enough for the memory
-SECONDS = 0.1  # that the measurement goes on, and three products at least
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices: large enough for the peak, small enough to fit
+SECONDS = 0.1  # of the measurement, which has at least three products
 FORWARD_AND_BACKWARD = 3
 
 IMAGE_TOWERS = (VisionTransformer, FastVisionTransformer)
@@ -36,48 +34,48 @@ TEXT_TOWERS = (TextTransformer, FastTextTransformer)
 
 
 def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
-    """FLOPs of embedding one picture, forward."""
+    """Return the FLOPs of the forward pass of one image."""
     image, E = config.image, config.embed_dim
     D, P = image.width, image.patches
     T = int(image.class_token) + max(1, round(P * (1 - patch_dropout)))
-    pooled = _asked(image, T) if image.pooling == "attention" else 0
+    pooled = _single_query(image, T) if image.pooling == "attention" else 0
     projected = 0 if image.projection == "none" else 2 * D * E
-    blocks = _blocks(image, T, one=image.pooling == "class")
+    blocks = _blocks(image, T, single_query=image.pooling == "class")
     return 2 * P * 3 * image.patch_size**2 * D + blocks + pooled + projected
 
 
 def text_flops(config: CLIPConfig, tokens: int) -> int:
-    """FLOPs of embedding one caption in a batch of so many tokens a row, forward."""
+    """Return the FLOPs of the forward pass of one caption in a batch with rows of T tokens."""
     projected = 0 if config.text.projection == "none" else 2 * config.text.width * config.embed_dim
-    return _blocks(config.text, tokens, one=True) + projected
+    return _blocks(config.text, tokens, single_query=True) + projected
 
 
-def _blocks(tower: ImageConfig | TextConfig, T: int, one: bool) -> int:
-    """Of a tower's blocks: queries, keys, values and the output 4 D^2 a token, the MLP 2 D M, attention 2 T D.
+def _blocks(tower: ImageConfig | TextConfig, T: int, single_query: bool) -> int:
+    """FLOPs of a tower's blocks; per token 4 D^2 products in the projections, 2 D M in the MLP, 2 T D in attention.
 
-    Of the last block one token alone, where that is all that the pooling takes.
+    With `single_query`, the last block computes only the token that is pooled.
     """
     D, M = tower.width, tower.mlp_width
-    whole = tower.layers - 1 if one else tower.layers
-    return whole * 2 * T * (4 * D * D + 2 * D * M + 2 * T * D) + (_asked(tower, T) if one else 0)
+    full = tower.layers - 1 if single_query else tower.layers
+    return full * 2 * T * (4 * D * D + 2 * D * M + 2 * T * D) + (_single_query(tower, T) if single_query else 0)
 
 
-def _asked(tower: ImageConfig | TextConfig, T: int) -> int:
-    """Of a block that one token asks: keys and values of all, then the rest for the one."""
+def _single_query(tower: ImageConfig | TextConfig, T: int) -> int:
+    """FLOPs of a block with one query: keys and values of all tokens, the rest of one token."""
     D, M = tower.width, tower.mlp_width
     return 4 * T * D * D + 4 * T * D + 4 * D * D + 4 * D * M
 
 
 def pair_flops(model: CLIPModel, tokens: int, patch_dropout: float = 0.0) -> int | None:
-    """FLOPs of a training step for each of its pairs.
+    """Return the FLOPs of a training step per pair.
 
     Args:
-        model: a tower is trained where any weight of it is.
+        model: a tower is trained if any of its weights is.
         tokens: T of the batch's captions.
-        patch_dropout: the share of the patches that is left out.
+        patch_dropout: fraction of the patches that is left out.
 
     Returns:
-        FLOPs; None for a model with towers of its own, which nobody has counted.
+        FLOPs; None for a model with custom towers.
     """
     if type(model.image) not in IMAGE_TOWERS or type(model.text) not in TEXT_TOWERS:
         return None
@@ -90,22 +88,22 @@ def pair_flops(model: CLIPModel, tokens: int, patch_dropout: float = 0.0) -> int
 
 @functools.cache
 def peak_flops(device: torch.device, precision: Precision) -> float:
-    """FLOPs a second of the best product of square matrices in a precision, on one device, measured once a process."""
+    """Measure the FLOPs per second of square matrix products on one device, once per process."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     side = SIDE.get(device.type, 2048)
     a, b = (torch.full((side, side), 0.5, dtype=dtype, device=device) for _ in range(2))
-    best, spent, products = float("inf"), 0.0, 0
-    while spent < SECONDS or products < 3:
-        _wait(device)
+    best, elapsed, products = float("inf"), 0.0, 0
+    while elapsed < SECONDS or products < 3:
+        _synchronize(device)
         start = time.perf_counter()
         matmul(a, b)
-        _wait(device)
+        _synchronize(device)
         seconds = time.perf_counter() - start
-        best, spent, products = min(best, seconds), spent + seconds, products + 1
+        best, elapsed, products = min(best, seconds), elapsed + seconds, products + 1
     return 2 * side**3 / best
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

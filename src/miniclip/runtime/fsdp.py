@@ -1,8 +1,9 @@
 """FSDP2: each rank keeps a part of the weights, of their gradients and of the optimizer's state (Zhao et al. 2023).
 
-Every block of the towers, and each tower with what else it has, is a unit of torch's `fully_shard`: its weights are
-gathered before it computes and let go after, its gradients are averaged and scattered as they come. Scale and bias are
-single numbers, and each rank has them. On one process nothing is done. https://arxiv.org/abs/2304.11277
+The units of torch's `fully_shard` are the blocks of the towers, and each tower with its remaining parameters. A unit's
+weights are gathered before it computes and freed afterwards; its gradients are averaged and scattered during backward.
+Logit scale and bias are single numbers, and every rank has them. A single process shards nothing.
+https://arxiv.org/abs/2304.11277
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def shard(model: CLIPModel) -> None:
     for tower in (model.image, model.text):
         for block in tower.blocks:
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
-        fully_shard(tower, mesh=mesh, reshard_after_forward=False)  # backward needs it at once
+        fully_shard(tower, mesh=mesh, reshard_after_forward=False)  # backward needs it immediately
 
 
 def require_even(batch: int, skips_samples: bool = False) -> None:
@@ -59,9 +60,9 @@ def require_even(batch: int, skips_samples: bool = False) -> None:
 
 @contextmanager
 def unsharded(model: CLIPModel) -> Iterator[None]:
-    """A context in which every rank has all weights, to embed with them as often as it likes; not to train.
+    """Context in which every rank has all weights, for any number of forward passes; not for training.
 
-    In a sharded model each forward pass is an exchange, and ranks with more pictures than others would wait forever.
+    A forward pass of a sharded model communicates, so a rank with more images than the others would wait forever.
     """
     if world_size() == 1:
         yield
@@ -81,33 +82,33 @@ def unsharded(model: CLIPModel) -> Iterator[None]:
 
 
 def gradient_norm(parameters: Iterable[Tensor], like: Tensor) -> Tensor:
-    """The norm of the gradient of parameters, sharded and whole ones; 0, of the type of `like`, where there is none."""
-    grads = [[p.grad for p in kind if p.grad is not None] for kind in _kinds(parameters)]
-    norms = [full_tensor(nn.utils.get_total_norm(kind)) for kind in grads] or [like.new_zeros(())]
+    """Return the norm of the gradient of sharded and unsharded parameters; without any, 0 with the dtype of `like`."""
+    grads = [[p.grad for p in group if p.grad is not None] for group in _by_sharding(parameters)]
+    norms = [full_tensor(nn.utils.get_total_norm(group)) for group in grads] or [like.new_zeros(())]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 
-def clip_gradients(parameters: Iterable[Tensor], greatest: float, norm: Tensor) -> None:
-    """Shorten the gradient, whose norm is given, to a norm of `greatest`."""
-    for kind in _kinds(parameters):
-        nn.utils.clip_grads_with_norm_(kind, greatest, norm)
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float, norm: Tensor) -> None:
+    """Scale the gradient to a norm of at most `max_norm`, given its norm."""
+    for group in _by_sharding(parameters):
+        nn.utils.clip_grads_with_norm_(group, max_norm, norm)
 
 
-def _kinds(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Whole and sharded parameters with a gradient, apart: one operation takes one kind of them."""
-    kinds: tuple[list[Tensor], list[Tensor]] = ([], [])
+def _by_sharding(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Group the parameters with a gradient into unsharded and sharded ones, which operations cannot mix."""
+    groups: tuple[list[Tensor], list[Tensor]] = ([], [])
     for parameter in parameters:
         if parameter.grad is not None:
-            kinds[is_sharded(parameter)].append(parameter)
-    return [kind for kind in kinds if kind]
+            groups[is_sharded(parameter)].append(parameter)
+    return [group for group in groups if group]
 
 
-def part_of(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor of a parameter's shape as the parameter is: on its device, and sharded if that is."""
+def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Move a full tensor to a parameter's device, and shard it if the parameter is sharded."""
     value = value.to(parameter.device)
     if not is_sharded(parameter):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(parameter, DTensor)
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)  # all have it
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)  # on all ranks

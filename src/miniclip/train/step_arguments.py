@@ -20,7 +20,7 @@ from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIPOutput
 from miniclip.models.vision import draw_patches
 from miniclip.runtime import distributed, fsdp
-from miniclip.runtime.compilation import in_few_widths
+from miniclip.runtime.compilation import pad_to_multiple
 from miniclip.train.config import TrainConfig
 from miniclip.train.optimizer import update_if
 from miniclip.train.step import Inputs, LossFunction, StepOptions
@@ -122,7 +122,7 @@ class InputPreparation:
             patch_indices = draw_patches(self.batch_size, patches, dropout, random)[batch.rows]
         tokens = batch.tokens
         if self.config.compile and self.model.config.text.padding == "masked":
-            tokens = in_few_widths(tokens, self.model.config.text.context_length)
+            tokens = pad_to_multiple(tokens, self.model.config.text.context_length)
         parts = split(len(tokens), self.config.micro_batch_size)
         return MicroBatches(self.model, self.augment, parameters, batch.pixels, tokens, patch_indices, parts)
 

@@ -25,7 +25,7 @@ from miniclip.runs.history import History
 from miniclip.runs.interrupt import GracefulStop
 from miniclip.runs.resume import ResumedRun, load_run
 from miniclip.runtime import distributed
-from miniclip.runtime.compilation import untranslated
+from miniclip.runtime.compilation import force_eager
 from miniclip.runtime.fsdp import unsharded
 from miniclip.train.callbacks import Callback, call
 from miniclip.train.config import TrainConfig
@@ -217,7 +217,7 @@ class Trainer:
     def evaluate(self, data: ImageCaptionDataset) -> None:
         """Evaluate the model, log the metrics, and write `best/` if the monitored one is the best so far."""
         with self.ema.applied_to(self.model) if self.ema else contextlib.nullcontext():
-            with unsharded(self.model), untranslated(self.config.compile):
+            with unsharded(self.model), force_eager(self.config.compile):
                 self.model.eval()
                 metrics, self.embedded = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
             self.model.train()
