@@ -26,7 +26,7 @@ PARTS = (
     "tokenizing",
     "texts",
     "strings",
-    "pictures",
+    "images",
     "recall",
     "steps",
     "losses",

@@ -1,14 +1,15 @@
-"""Reading images for training, a second and core: files, tar shards and a packed set, beside others' loaders.
+"""Speed of reading images for training, per core: files, tar shards and a cache, compared with other loaders.
 
-python -m benchmarks.data [--data FOLDER --image-size 64] [--pictures 1000] [--rounds 7] [--json FILE]
+python -m benchmarks.data [--data FOLDER --image-size 64] [--images 1000] [--rounds 7] [--json FILE]
 
-Compared on the same pictures, each giving batches of (B, 3, S, S) uint8: miniclip's loader on JPEG files (as for
-evaluation, and the fast way of training), on tar shards and on a packed set; torchvision's transforms in a Dataset with
-PyTorch's DataLoader, over PIL and over its own decoder; and webdataset's loader with the same transforms. Without
---data the pictures are made up, 500 x 375 like Flickr30k's.
-With one process and one thread each, the seconds are those of the processor, so other work on the machine counts less;
-files are in the page cache. Rounds are interleaved, ratios are medians over the rounds. Before anything is timed, all
-must give the pixels of PIL to 2 grey levels in the mean of each picture.
+All readers return batches of (B, 3, S, S) uint8 of the same images: miniclip's loader on JPEG files (the exact path and
+the fast path of training), on tar shards and on a cache; torchvision's transforms with PyTorch's DataLoader, on PIL
+images and on tensors; webdataset's loader with the same transforms. Without --data the images are synthetic JPEGs of
+500 x 375, the size of Flickr30k's.
+
+Each reader has one process and one thread, and the files are in the page cache. Processor time is measured, so other
+work on the machine counts less. Rounds are interleaved; ratios are medians over the rounds. Before the timing, all
+readers must agree with PIL within 2 grey levels in the mean of each image.
 """
 
 import argparse
@@ -35,13 +36,13 @@ from miniclip.data.sources.cached import CachedImages
 from miniclip.data.sources.workers import StreamedImages
 
 BATCH = 128
-PACKED_PASSES = 20  # over the packed set in a round: one is too short to be timed
-FILES, PACKED = "miniclip, JPEG files", "miniclip, packed"
+CACHE_PASSES = 20  # per round: one pass over a cache is too short to time
+FILES, CACHE = "miniclip, JPEG files", "miniclip, cache"
 VERSIONS = ("torch", "torchvision", "pillow", "webdataset")
 
 
-class Pictures(Dataset):
-    """As torchvision's ImageFolder: a path, opened and transformed."""
+class ImageFiles(Dataset):
+    """Image files, opened and transformed, like torchvision's ImageFolder."""
 
     def __init__(self, paths, load):
         self.paths, self.load = paths, load
@@ -67,14 +68,14 @@ def torchvision_pil(paths, size):
         with Image.open(path) as image:
             return to_tensor(crop(image.convert("RGB")))
 
-    return lambda: DataLoader(Pictures(paths, load), BATCH)
+    return lambda: DataLoader(ImageFiles(paths, load), BATCH)
 
 
 def torchvision_tensors(paths, size):
     from torchvision.io import ImageReadMode, decode_image
 
     crop, _ = transforms(size)
-    return lambda: DataLoader(Pictures(paths, lambda path: crop(decode_image(str(path), ImageReadMode.RGB))), BATCH)
+    return lambda: DataLoader(ImageFiles(paths, lambda path: crop(decode_image(str(path), ImageReadMode.RGB))), BATCH)
 
 
 def webdataset(tar, size):
@@ -92,76 +93,77 @@ def webdataset(tar, size):
 
 def streamed(data, preprocess, reduced=False):
     source = StreamedImages(data, preprocess, 0, reduced=reduced)
-    return lambda: (found.pixels for found in source.batches(rows(len(data))))
+    return lambda: (batch.pixels for batch in source.batches(index_batches(len(data))))
 
 
-def packed_batches(data, preprocess):
-    return lambda: (found.pixels for found in CachedImages(data, preprocess).batches(rows(len(data))))
+def cached(data, preprocess):
+    source = CachedImages(data, preprocess)
+    return lambda: (batch.pixels for batch in source.batches(index_batches(len(data))))
 
 
-def rows(count):
+def index_batches(count):
     return (list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH))
 
 
-def make_pictures(folder, count, size=(500, 375)):
-    """JPEGs, 500 x 375 by default: clouds of several sizes with edges in them, which compress about as photographs."""
-    chance = random.Random(0)
+def make_images(folder, count, size=(500, 375)):
+    """Make JPEGs of clouds with edges, which compress about as well as photographs."""
+    rng = random.Random(0)
     noise = torch.Generator().manual_seed(0)
     for i in range(count):
-        picture = Image.new("RGB", size)
-        for side, share in ((4, 1.0), (16, 0.5), (64, 0.3), (size[0] // 2, 0.15)):
+        image = Image.new("RGB", size)
+        for side, weight in ((4, 1.0), (16, 0.5), (64, 0.3), (size[0] // 2, 0.15)):
             cells = torch.randint(0, 256, (side * 3 // 4, side, 3), generator=noise, dtype=torch.uint8)
-            picture = Image.blend(picture, Image.fromarray(cells.numpy()).resize(size, Image.BICUBIC), share)
+            image = Image.blend(image, Image.fromarray(cells.numpy()).resize(size, Image.BICUBIC), weight)
         for _ in range(5):
-            box = [chance.randrange(size[0] * 4 // 5), chance.randrange(size[1] * 3 // 4)]
-            picture.paste(tuple(chance.randrange(256) for _ in range(3)), (*box, box[0] + 60, box[1] + 60))
-        picture.save(folder / f"{i:06d}.jpg", quality=90)
+            box = [rng.randrange(size[0] * 4 // 5), rng.randrange(size[1] * 3 // 4)]
+            image.paste(tuple(rng.randrange(256) for _ in range(3)), (*box, box[0] + 60, box[1] + 60))
+        image.save(folder / f"{i:06d}.jpg", quality=90)
     paths = sorted(folder.glob("*.jpg"))
-    return Captions(paths, [["a made-up picture"]] * count)
+    return Captions(paths, [["a synthetic image"]] * count)
 
 
 def write_tar(path, data):
     with tarfile.open(path, "w") as tar:
         for i in range(len(data)):
             for suffix, content in (("jpg", data.encoded(i)), ("txt", data.captions[i][0].encode())):
-                about = tarfile.TarInfo(f"{i:06d}.{suffix}")
-                about.size = len(content)
-                tar.addfile(about, io.BytesIO(content))
+                member = tarfile.TarInfo(f"{i:06d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
 
 
 def readers(data, size, folder):
-    """Name to what makes an iterator over batches."""
+    """Return functions that return an iterator over batches, by name."""
     preprocess = Preprocess(preset("vit_b_32").replace_image(image_size=size, patch_size=size // 2))
-    packed = build_cache(data, folder / "cache", preprocess)
-    write_tar(folder / "set.tar", data)
+    cache = build_cache(data, folder / "cache", preprocess)
+    write_tar(folder / "images.tar", data)
     return {
-        PACKED: packed_batches(packed, preprocess),
+        CACHE: cached(cache, preprocess),
         FILES: streamed(data, preprocess),
         "miniclip, JPEG files, as in training": streamed(data, preprocess, reduced=True),
-        "miniclip, tar shards": streamed(WebDataset(folder / "set.tar", split="all"), preprocess),
+        "miniclip, tar shards": streamed(WebDataset(folder / "images.tar", split="all"), preprocess),
         "torchvision (PIL) + DataLoader": torchvision_pil(data.paths, size),
         "torchvision (tensors) + DataLoader": torchvision_tensors(data.paths, size),
-        "webdataset + torchvision (PIL)": webdataset(folder / "set.tar", size),
+        "webdataset + torchvision (PIL)": webdataset(folder / "images.tar", size),
     }
 
 
 def check(makers):
-    """Fail where a reader's pixels are not PIL's; returns the greatest mean difference of a picture, for each."""
+    """Return each reader's difference from PIL: the worst image's mean, and the greatest. Exit if it is too large."""
     expected = torch.cat(list(makers["torchvision (PIL) + DataLoader"]()))
     differences = {}
     for name, make in makers.items():
-        found = torch.cat(list(make()))
-        if found.shape != expected.shape:
-            raise SystemExit(f"{name} gives {tuple(found.shape)}, expected {tuple(expected.shape)}")
-        difference = (found.int() - expected.int()).abs()
+        pixels = torch.cat(list(make()))
+        if pixels.shape != expected.shape:
+            raise SystemExit(f"{name} returns {tuple(pixels.shape)}, expected {tuple(expected.shape)}")
+        difference = (pixels.int() - expected.int()).abs()
         differences[name] = float(difference.float().mean(dim=(1, 2, 3)).max()), int(difference.max())
         if differences[name][0] > 2:
-            raise SystemExit(f"{name} differs from PIL by {differences[name][0]:.2f} grey levels in a picture's mean")
+            raise SystemExit(f"{name} differs from PIL by {differences[name][0]:.2f} grey levels in an image's mean")
     return differences
 
 
 def measure(make, passes):
-    """Pictures a second of the processor."""
+    """Return images per second of processor time."""
     count, start = 0, time.process_time()
     for _ in range(passes):
         for batch in make():
@@ -171,50 +173,55 @@ def measure(make, passes):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="a set of JPEG files, as `miniclip train --data` takes them")
+    parser.add_argument("--data", help="a dataset of JPEG files, as `miniclip train --data` takes it")
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "made up").mkdir()
+        (folder / "synthetic").mkdir()
         if options.data:
             data = open_data(options.data)
-            data = Captions(data.paths[: options.pictures], data.captions[: options.pictures])
+            data = Captions(data.paths[: options.images], data.captions[: options.images])
         else:
-            data = make_pictures(folder / "made up", options.pictures)
+            data = make_images(folder / "synthetic", options.images)
         makers = readers(data, options.image_size, folder)
         differences = check(makers)
         rates = {name: [] for name in makers}
         for _ in range(options.rounds):
             for name, make in makers.items():
-                rates[name].append(measure(make, PACKED_PASSES if name == PACKED else 1))
+                rates[name].append(measure(make, CACHE_PASSES if name == CACHE else 1))
         report(options, data, rates, differences)
 
 
 def report(options, data, rates, differences) -> None:
-    """The table, and the same as JSON."""
+    """Print the results as a table, and write them as JSON."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     with Image.open(data.paths[0]) as first:
         sizes = f"the first {first.size[0]} x {first.size[1]}"
-    what = Path(options.data).name if options.data else "made-up JPEGs"
-    where = f"{platform.machine()}, {os.cpu_count()} cores{load}; Python {platform.python_version()}, {versions}"
-    print(where)
-    print(f"{what}: {len(data):,} pictures ({sizes}) to {options.image_size} px; {options.rounds} rounds\n")
-    print("| loader | pictures a second and core | times miniclip's files | difference from PIL: mean, greatest |")
+    dataset = Path(options.data).name if options.data else "synthetic JPEGs"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores{load}; Python {platform.python_version()}, {versions}"
+    print(machine)
+    print(f"{dataset}: {len(data):,} images ({sizes}) to {options.image_size} px; {options.rounds} rounds\n")
+    print("| loader | images per second and core | times miniclip's files | difference from PIL: mean, greatest |")
     print("|" + " --- |" * 4)
     rows = {}
-    for name, found in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(found, rates[FILES], strict=True))
-        rows[name] = {"rate": statistics.median(found), "ratio": ratio, "rates": found, "difference": differences[name]}
-        mean, most = differences[name]
-        print(f"| {name} | {rows[name]['rate']:,.0f} | {ratio:.2f} | {mean:.2f}, {most} |")
+    for name, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(values, rates[FILES], strict=True))
+        rows[name] = {
+            "rate": statistics.median(values),
+            "ratio": ratio,
+            "rates": values,
+            "difference": differences[name],
+        }
+        mean, greatest = differences[name]
+        print(f"| {name} | {rows[name]['rate']:,.0f} | {ratio:.2f} | {mean:.2f}, {greatest} |")
     if options.json:
-        about = {"machine": where, "set": what, "pictures": len(data), "image_size": options.image_size}
+        about = {"machine": machine, "dataset": dataset, "images": len(data), "image_size": options.image_size}
         options.json.write_text(json.dumps({**about, "loaders": rows}, indent=1) + "\n")
 
 

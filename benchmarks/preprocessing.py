@@ -1,9 +1,9 @@
-"""A JPEG file to normalised pixels of 224 px, one thread: against open_clip, transformers and torchvision.
+"""Speed of preprocessing a JPEG file to 224 px in one thread, against open_clip, transformers and torchvision.
 
 python -m benchmarks preprocessing
 
-Seconds are the processor's, and the files are in the page cache. All must be within 2 grey levels of Pillow's pixels,
-which open_clip gives.
+It measures processor time, with the files in the page cache. All results must be within 2 grey levels of Pillow's,
+which open_clip uses.
 """
 
 import tempfile
@@ -16,35 +16,34 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.data import make_pictures
+from benchmarks.data import make_images
 from benchmarks.harness import MINICLIP, Row, Scale, interleaved
 from miniclip.config import preset
 from miniclip.data.jpeg import read_pixels
 from miniclip.data.preprocess import Preprocess
 
-LEVELS = 2
+MAX_LEVELS = 2
 REACH = {"open_clip": 2.5, "transformers": 1.8, "transformers, decode_image": 1.8}
-CASES = (((500, 375), 60, REACH), ((1600, 1200), 12, {}))  # size, how many in a round, what to reach
+CASES = (((500, 375), 60, REACH), ((1600, 1200), 12, {}))  # size, images in a round, targets
 
 
 def rows(scale: Scale) -> Iterator[Row]:
     torch.set_num_threads(1)
     config = preset("vit_b_16")
-    readers = ways(config)
+    readers = preprocessors(config)
     for size, count, reach in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            paths = make_pictures(Path(folder), 4 if scale.small else count, size).paths
-            calls = {name: over(paths, read) for name, read in readers.items()}
-            found = {name: torch.stack(call()) for name, call in calls.items()}
-            note = levels_off(found, torch.tensor(config.std).view(3, 1, 1))
-            timed = {name: over(paths, read, keep=False) for name, read in readers.items()}
-            values = interleaved(timed, scale.rounds, work=len(paths), clock=time.process_time)
+            paths = make_images(Path(folder), 4 if scale.small else count, size).paths
+            pixels = {name: torch.stack([read(path) for path in paths]) for name, read in readers.items()}
+            note = differences(pixels, torch.tensor(config.std).view(3, 1, 1))
+            calls = {name: reading(paths, read) for name, read in readers.items()}
+            values = interleaved(calls, scale.rounds, work=len(paths), clock=time.process_time)
         case = f"JPEG of {size[0]} x {size[1]} to 224 px, one thread"
-        yield Row("preprocessing", case, "pictures/s", values, reach, note=note)
+        yield Row("preprocessing", case, "images/s", values, reach, note=note)
 
 
-def ways(config: Any) -> dict[str, Callable[[Path], Tensor]]:
-    """By name, a path to (3, 224, 224) float32."""
+def preprocessors(config: Any) -> dict[str, Callable[[Path], Tensor]]:
+    """Return functions from a path to (3, 224, 224) float32, by name."""
     import open_clip
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2
@@ -54,38 +53,44 @@ def ways(config: Any) -> dict[str, Callable[[Path], Tensor]]:
     transform = open_clip.image_transform(224, is_train=False)
     fast, pillow = CLIPImageProcessor(), CLIPImageProcessorPil()  # fast: torchvision's transforms on tensors
     resize = v2.Resize(224, v2.InterpolationMode.BICUBIC, antialias=True)
-    scaled = v2.ToDtype(torch.float32, scale=True)
-    composed = v2.Compose([resize, v2.CenterCrop(224), scaled, v2.Normalize(config.mean, config.std)])
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    composed = v2.Compose([resize, v2.CenterCrop(224), to_float, v2.Normalize(config.mean, config.std)])
 
-    def picture(path: Path) -> Image.Image:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+    def image(path: Path) -> Image.Image:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
 
     def tensor(path: Path) -> Tensor:
         return decode_image(str(path), ImageReadMode.RGB)
 
     return {
         MINICLIP: lambda path: preprocess.normalise(read_pixels(path, preprocess)),
-        "open_clip": lambda path: transform(picture(path)),
-        "transformers": lambda path: fast(picture(path), return_tensors="pt")["pixel_values"][0],
+        "open_clip": lambda path: transform(image(path)),
+        "transformers": lambda path: fast(image(path), return_tensors="pt")["pixel_values"][0],
         "transformers, decode_image": lambda path: fast(tensor(path), return_tensors="pt")["pixel_values"][0],
-        "transformers, Pillow": lambda path: pillow(picture(path), return_tensors="pt")["pixel_values"][0],
+        "transformers, Pillow": lambda path: pillow(image(path), return_tensors="pt")["pixel_values"][0],
         "torchvision, decode_image": lambda path: composed(tensor(path)),
     }
 
 
-def over(paths: list[Path], read: Callable[[Path], Tensor], keep: bool = True) -> Callable[[], list[Tensor]]:
-    return lambda: [pixels for path in paths if (pixels := read(path)) is not None and keep]
+def reading(paths: list[Path], read: Callable[[Path], Tensor]) -> Callable[[], None]:
+    """Return a call that reads all images, and keeps none."""
+
+    def call() -> None:
+        for path in paths:
+            read(path)
+
+    return call
 
 
-def levels_off(found: dict[str, Tensor], std: Tensor) -> str:
-    """How far each is from Pillow's pixels, in grey levels; fails where that is too far."""
-    expected, said = found["open_clip"], []
-    for name, pixels in found.items():
-        levels = ((pixels - expected) * std * 255).abs()
-        mean, most = float(levels.mean()), float(levels.max())
-        if most > LEVELS + 0.01:
-            raise SystemExit(f"{name} is {most:.2f} grey levels off Pillow")
+def differences(pixels: dict[str, Tensor], std: Tensor) -> str:
+    """Return the differences from Pillow's pixels in grey levels; exit if one is too large."""
+    expected, lines = pixels["open_clip"], []
+    for name, values in pixels.items():
+        levels = ((values - expected) * std * 255).abs()
+        mean, greatest = float(levels.mean()), float(levels.max())
+        if greatest > MAX_LEVELS + 0.01:
+            raise SystemExit(f"{name} differs from Pillow by {greatest:.2f} grey levels")
         if name != "open_clip":
-            said.append(f"{name} {mean:.3f} and {most:.0f}")
-    return "grey levels off Pillow, in the mean and at most: " + ", ".join(said)
+            lines.append(f"{name} {mean:.3f} and {greatest:.0f}")
+    return "mean and greatest difference from Pillow in grey levels: " + ", ".join(lines)

@@ -1,6 +1,7 @@
-"""The pictures of the pages that the code can draw in a second: `python docs/make_images.py`.
+"""Draw figures of the documentation: `python docs/make_images.py`.
 
-`images/learning_curve.png`, `similarities.png` and `confusions.png` are a run's own: `miniclip train`, then copy them.
+`images/learning_curve.png`, `similarities.png` and `confusions.png` are copied from a run directory of
+`miniclip train`.
 """
 
 import textwrap
@@ -16,25 +17,24 @@ COLUMNS = 5
 
 
 def shapes(path: Path) -> None:
-    """Pictures of both splits, each with one of its captions."""
+    """Draw images of both splits, each with one of its captions."""
     figure = Figure(figsize=(10, 5.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subfigures(2, 1)
-    for part, split, title in zip(
-        rows, ("train", "val"), ("train", "val: a combination never seen in each"), strict=True
-    ):
+    titles = {"train": "train", "val": "val: each with a combination that train does not show"}
+    for row, (split, title) in zip(rows, titles.items(), strict=True):
         data = Shapes(split, size=COLUMNS, image_size=192)
-        part.suptitle(title, fontsize=10, fontweight="bold")
-        for index, axes in enumerate(part.subplots(1, COLUMNS)):
-            picture, captions = data[index]
-            axes.imshow(picture)
+        row.suptitle(title, fontsize=10, fontweight="bold")
+        for index, axes in enumerate(row.subplots(1, COLUMNS)):
+            image, captions = data[index]
+            axes.imshow(image)
             axes.set_axis_off()
             axes.set_title(textwrap.fill(captions[index % len(captions)], 30), fontsize=7)
     figure.savefig(path)
 
 
 def sheet(path: Path) -> None:
-    """What `miniclip data inspect shapes --split val --sheet FILE` draws."""
+    """Draw the contact sheet of `miniclip data inspect shapes --split val --sheet FILE`."""
     contact_sheet(Shapes("val"), path, count=12)
 
 

@@ -1,4 +1,4 @@
-"""Pictures to pixels as the peers do it: open_clip's transforms, and transformers' processors on Pillow."""
+"""Preprocessing equals the peers': open_clip's transforms, and transformers' processors on Pillow."""
 
 import dataclasses
 from pathlib import Path
@@ -15,10 +15,10 @@ pytestmark = pytest.mark.peer
 
 _shared = [parent / "shared" / "data" for parent in Path(__file__).parents[2:4]]
 SHARED = next((folder for folder in _shared if folder.is_dir()), _shared[-1])
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared picture sets are not at {SHARED}")
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared datasets are not at {SHARED}")
 
 SIZES = [(31, 47), (47, 31), (224, 227), (227, 224), (500, 375), (375, 500), (224, 224), (64, 64), (33, 33), (61, 20)]
-MODES = [  # OpenAI's code and open_clip's resize first and convert then: pictures with a palette without smoothing
+MODES = [  # OpenAI's code and open_clip resize before the conversion to RGB, images with a palette without smoothing
     *(("open_clips", mode) for mode in ("RGB", "L", "CMYK")),
     *(("transformers", mode) for mode in ("RGB", "L", "CMYK", "P", "1")),
 ]
@@ -38,18 +38,18 @@ def configuration(size, options):
     return CLIPConfig(ImageConfig(size, size, 4, 1, 1), TextConfig(4, 9, 4, 1, 1), 4, **options)
 
 
-def drawn(size, mode="RGB"):
-    """A picture with edges and noise, that is alike nowhere."""
+def make_image(size, mode="RGB"):
+    """An image with edges and noise."""
     width, height = size
-    picture = Image.fromarray(torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).numpy())
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).numpy())
+    draw = ImageDraw.Draw(image)
     draw.ellipse((width // 3, height // 4, width - 2, height - 5), fill=(250, 20, 90))
     draw.line((0, height, width, 0), fill=(0, 255, 40), width=3)
-    return picture.convert(mode)
+    return image.convert(mode)
 
 
-def real():
-    """Some of each set, of many shapes."""
+def real_images():
+    """Yield some images of both shared datasets, of many sizes."""
     for folder in ("clipart", "emoji"):
         yield from sorted((SHARED / folder / "images").iterdir())[:: 700 if folder == "clipart" else 2000]
 
@@ -80,54 +80,62 @@ def transformers():
         else:
             processor = library.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=square, **values)
         assert processor.backend == "pil"
-        return lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0]
+        return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]
 
     return build, "floored"
 
 
 @pytest.fixture(params=["open_clips", "transformers"])
 def peer(request):
-    """A peer's preprocessing for a configuration, and how it crops."""
+    """A function from a configuration to a peer's preprocessing, and the peer's crop rounding."""
     return request.getfixturevalue(request.param)
 
 
-def levels(ours, theirs, config):
+def levels(pixels, expected, config):
     """The largest difference, in grey levels."""
-    assert ours.shape == theirs.shape == (3, config.image.image_size, config.image.image_size)
-    assert ours.dtype == theirs.dtype == torch.float32
+    assert pixels.shape == expected.shape == (3, config.image.image_size, config.image.image_size)
+    assert pixels.dtype == expected.dtype == torch.float32
     std = torch.tensor(config.std).view(3, 1, 1)
-    return float(((ours - theirs) * std * 255).abs().max())
+    return float(((pixels - expected) * std * 255).abs().max())
 
 
-def compare(config, peer, pictures, exact=0.9):
-    """Hold our pixels to the peer's: one grey level at most, and to the rounding of floats for most pictures."""
-    build, crop = peer
-    config = dataclasses.replace(config, crop_rounding=crop)
+def compare(config, peer, images, exact=0.9):
+    """Compare pixels with a peer's: at most one grey level, and only float rounding for most images."""
+    build, crop_rounding = peer
+    config = dataclasses.replace(config, crop_rounding=crop_rounding)
     with torch.device("meta"):
+<<<<<<< HEAD
         preprocess = CLIPModel(config).preprocess
     theirs = build(config)
     found = [levels(preprocess(picture), theirs(picture), config) for picture in pictures]
     assert max(found) <= 1.01, found
     assert sum(level < 1e-3 for level in found) >= exact * len(found), found
+=======
+        preprocess = CLIP(config).preprocess
+    peer_preprocess = build(config)
+    differences = [levels(preprocess(image), peer_preprocess(image), config) for image in images]
+    assert max(differences) <= 1.01, differences
+    assert sum(level < 1e-3 for level in differences) >= exact * len(differences), differences
+>>>>>>> 4f281ac (docs: the decoded cache in plain English; benchmarks: images instead of pictures)
 
 
 @pytest.mark.parametrize(("size", "options"), CASES)
-def test_pictures_of_odd_sizes(size, options, peer):
-    compare(configuration(size, options), peer, [drawn(sides) for sides in SIZES])
+def test_images_of_odd_sizes(size, options, peer):
+    compare(configuration(size, options), peer, [make_image(sides) for sides in SIZES])
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES)
 @pytest.mark.parametrize(("size", "options"), [CASES[0], CASES[5]])
-def test_pictures_of_other_modes(size, options, name, mode, request):
-    pictures = [drawn(sides, mode) for sides in SIZES[:5]]
+def test_images_of_other_modes(size, options, name, mode, request):
+    images = [make_image(sides, mode) for sides in SIZES[:5]]
     exact = 0.0 if (name, mode) == ("open_clips", "CMYK") else 0.9
-    compare(configuration(size, options), request.getfixturevalue(name), pictures, exact)
+    compare(configuration(size, options), request.getfixturevalue(name), images, exact)
 
 
 @needs_shared
 @pytest.mark.parametrize(("size", "options"), CASES)
-def test_real_pictures(size, options, peer):
-    compare(configuration(size, options), peer, [open_image(path) for path in real()])
+def test_real_images(size, options, peer):
+    compare(configuration(size, options), peer, [open_image(path) for path in real_images()])
 
 
 @pytest.mark.parametrize(
@@ -142,19 +150,25 @@ def test_real_pictures(size, options, peer):
         (0, {"std": HALF["std"]}),
     ],
 )
-def test_another_way_would_be_noticed(case, changes, peer):
-    build, crop = peer
+def test_other_settings_are_detected(case, changes, peer):
+    build, crop_rounding = peer
     size, options = CASES[case]
-    config = dataclasses.replace(configuration(size, options), crop_rounding=crop)
+    config = dataclasses.replace(configuration(size, options), crop_rounding=crop_rounding)
     if "crop_rounding" in changes:
-        changes = {"crop_rounding": "floored" if crop == "rounded" else "rounded"}
+        changes = {"crop_rounding": "floored" if crop_rounding == "rounded" else "rounded"}
     with torch.device("meta"):
+<<<<<<< HEAD
         preprocess = CLIPModel(dataclasses.replace(config, **changes)).preprocess
     theirs = build(config)
     assert max(levels(preprocess(p), theirs(p), config) for p in map(drawn, SIZES[:4])) > 5
+=======
+        preprocess = CLIP(dataclasses.replace(config, **changes)).preprocess
+    peer_preprocess = build(config)
+    assert max(levels(preprocess(image), peer_preprocess(image), config) for image in map(make_image, SIZES[:4])) > 5
+>>>>>>> 4f281ac (docs: the decoded cache in plain English; benchmarks: images instead of pictures)
 
 
-def test_the_defaults_are_openais():
+def test_defaults_are_openais():
     config = configuration(224, {})
     assert (config.mean, config.std) == (OPENAI_MEAN, OPENAI_STD)
     constants = pytest.importorskip("open_clip.constants", reason="open_clip_torch is not installed")

@@ -1,4 +1,4 @@
-"""Well-known datasets: where they are, their terms of use, and how to get them.
+"""Well-known datasets: their pages, terms of use and downloads.
 
 The facts were read on public pages, each named here. This project has downloaded none of the datasets.
 """

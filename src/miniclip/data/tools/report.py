@@ -23,7 +23,7 @@ class Summary(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[int]) -> Summary:
-        """Summarise one or more numbers."""
+        """Summarise numbers, at least one."""
         return cls(min(values), statistics.median(values), statistics.fmean(values), max(values))
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Inspection:
         truncated: number of captions that are longer.
         widths: summary in pixels; None if no image can be read.
         heights: likewise.
-        elongated: name to (width, height) of images with one side more than `ELONGATED` times the other.
+        elongated: name to (width, height) of images whose aspect ratio exceeds `ELONGATED`.
         duplicate_files: groups of names of images with identical files.
         duplicate_pixels: groups of names of images with different files and identical pixels.
         split_leaks: groups of names of images with identical pixels in different splits.
@@ -103,7 +103,7 @@ class Inspection:
         ]
         sizes = [f"{name}: {width} x {height}" for name, (width, height) in self.elongated.items()]
         repeated = [f"{count:,} times {_shortened(caption)!r}" for caption, count in self.repeated_captions.items()]
-        lines += _list(f"images with one side more than {ELONGATED:.0f} times the other", sizes, max_lines)
+        lines += _list(f"images with an aspect ratio above {ELONGATED:.0f}", sizes, max_lines)
         lines += _list("groups of identical files", map(", ".join, self.duplicate_files), max_lines)
         lines += _list("groups of files with identical pixels", map(", ".join, self.duplicate_pixels), max_lines)
         lines += _list("groups of identical images in different splits", map(", ".join, self.split_leaks), max_lines)
