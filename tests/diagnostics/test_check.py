@@ -238,5 +238,5 @@ def test_command(tmp_path, monkeypatch, capsys):
     printed, error = capsys.readouterr()
     assert code == 1, error
     assert "3.png" in printed
-    assert printed.endswith("mend the errors, then check again\n")
+    assert printed.endswith("fix the errors, then check again\n")
     assert not (tmp_path / "runs").exists()

@@ -80,7 +80,8 @@ class TestTensorBoard:
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
         with pytest.raises(ImportError, match=r"pip install \"miniclip\[tensorboard\]\""):
             start(tensorboard=True)
-        assert cli.main(["train", "--tensorboard", "--max-steps", "1", "--run-dir", str(tmp_path / "run")]) == 2
+        options = ["--tensorboard", "--max-steps", "1", "--precision", "float32", "--run-dir", str(tmp_path / "run")]
+        assert cli.main(["train", *options]) == 2
         assert capsys.readouterr().err.startswith(
             "miniclip: the setting tensorboard needs the package tensorboard: pip install"
         )
