@@ -33,8 +33,7 @@ from miniclip.tokenizer import files
 from miniclip.tokenizer.base import BatchTokenizer, check_caption, check_ids
 from miniclip.tokenizer.bpe import MIN_VOCAB_SIZE, PATTERN, WORD_END, Pair, byte_symbols, vocabulary
 from miniclip.tokenizer.chunk_cache import ChunkCache, ContextDependent, pack_ids
-from miniclip.tokenizer.chunk_cleaning import chunk_fixer
-from miniclip.tokenizer.cleaning import clean, clean_openai
+from miniclip.tokenizer.cleaning import chunk_fixer, clean, clean_openai
 from miniclip.tokenizer.fast_bpe import apply_merges, learn_merges, merge_table, token_bytes
 from miniclip.tokenizer.tokenizer_json import build, check_vocabulary
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniclip.tokenizer.chunk_cache import ContextDependent
-from miniclip.tokenizer.chunk_cleaning import chunk_fixer
-from miniclip.tokenizer.cleaning import fix_text
+from miniclip.tokenizer.cleaning import chunk_fixer, fix_text
 
 FUZZ = settings(deadline=None, derandomize=True, max_examples=2_000)
 
