@@ -1,4 +1,4 @@
-"""What the tests of the layouts share: peers' models that are random everywhere, captions, and the comparison."""
+"""Fixtures of the layouts' tests: random models of other libraries, captions, and the comparison with them."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,7 +11,7 @@ TOLERANCE = 2e-5  # on embeddings and logits, in float32
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The models here are tiny: a second thread would only be waited for."""
+    """Use one thread: the models are too small for two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -20,7 +20,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def randomise() -> Callable[[nn.Module], nn.Module]:
-    """Make each weight of a peer's model tell: biases, norms and tokens too, which all begin as zeros or ones."""
+    """Randomise all weights of a peer's model, biases, norms and tokens too, which begin as zeros or ones."""
 
     @torch.no_grad()
     def randomise(model: nn.Module) -> nn.Module:
@@ -37,7 +37,7 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
 
 @pytest.fixture
 def captions() -> Callable[..., Tensor]:
-    """Token ids (4, context) as a peer's tokenizer gives them: captions of 1, 3 and most words and a cut one."""
+    """Return token ids (4, context) as a peer's tokenizer gives them: of 2, 4, context - 1 and context tokens."""
 
     def captions(context: int, vocabulary: int, end: int, pad: int = 0) -> Tensor:
         ids = torch.randint(3, vocabulary - 1, (4, context))
@@ -53,29 +53,29 @@ def captions() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def differences() -> Callable[..., dict[str, float]]:
-    """How far our model is, at most, from a peer's embeddings (N, E) and (M, E) and logits (N, M)."""
+    """Return the largest differences from a peer's embeddings (N, E) and (M, E) and logits (N, M)."""
 
     @torch.no_grad()
     def differences(
-        ours: nn.Module, pixels: Tensor, ids: Tensor, theirs: tuple[Tensor, Tensor, Tensor]
+        model: nn.Module, pixels: Tensor, ids: Tensor, expected: tuple[Tensor, Tensor, Tensor]
     ) -> dict[str, float]:
-        image, text, scale, bias = ours(pixels, ids)
+        image, text, scale, bias = model(pixels, ids)
         logits = scale * image @ text.T + (0 if bias is None else bias)
         names = ("image", "text", "logits")
-        found = zip(names, (image, text, logits), theirs, strict=True)
-        return {name: float((one - other).abs().max()) for name, one, other in found}
+        pairs = zip(names, (image, text, logits), expected, strict=True)
+        return {name: float((value - other).abs().max()) for name, value, other in pairs}
 
     return differences
 
 
 @pytest.fixture
 def compare(differences) -> Callable[..., None]:
-    """Hold our model to a peer's embeddings and logits, which must not be alike for different pictures and texts."""
+    """Assert a peer's embeddings and logits; the embeddings of different images and texts must differ."""
 
-    def compare(ours: nn.Module, pixels: Tensor, ids: Tensor, theirs: tuple[Tensor, Tensor, Tensor]) -> None:
-        for name, difference in differences(ours, pixels, ids, theirs).items():
+    def compare(model: nn.Module, pixels: Tensor, ids: Tensor, expected: tuple[Tensor, Tensor, Tensor]) -> None:
+        for name, difference in differences(model, pixels, ids, expected).items():
             assert difference <= TOLERANCE, name
-        for rows in theirs[:2]:
+        for rows in expected[:2]:
             assert float(torch.pdist(rows).min()) > 1000 * TOLERANCE
 
     return compare
@@ -83,7 +83,7 @@ def compare(differences) -> Callable[..., None]:
 
 @pytest.fixture
 def one_line() -> Callable[..., str]:
-    """Hold an exception's message to one line that names these."""
+    """Assert that an exception's message is one line that contains these names."""
 
     def one_line(caught: pytest.ExceptionInfo, *names: object) -> str:
         message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Exports: what is refused, what is checked before it is said to be done, and that nothing is ever half written."""
+"""Export: refusals, the check of what was written, atomicity, and other libraries' results."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def build(config, tokenizer=None):
 
 @pytest.fixture
 def config():
-    """A model that all layouts have a place for."""
+    """Return a model that all layouts can represent."""
     return CLIPConfig(
         ImageConfig(16, 4, 64, 2, 1, activation="quickgelu"),
         TextConfig(12, 99, 64, 2, 1, activation="quickgelu", causal=True, pooling="end"),
@@ -47,8 +47,8 @@ def model(config):
 
 
 @pytest.fixture
-def speaking(config, toy_tokenizer):
-    """One with a tokenizer of its own."""
+def model_with_tokenizer(config, toy_tokenizer):
+    """Return a model with a tokenizer other than OpenAI's."""
     text = {"vocab_size": toy_tokenizer.vocab_size, "end_id": toy_tokenizer.end_id, "context_length": 20}
     return build(config.replace_text(**text), toy_tokenizer)
 
@@ -73,24 +73,24 @@ def contents(path):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_written(layout, model, tmp_path):
-    export(model, tmp_path / "new" / "place", layout=layout)
-    assert names(tmp_path / "new" / "place") == FILES[layout]
+def test_writes_the_files_of_the_layout(layout, model, tmp_path):
+    export(model, tmp_path / "new" / "folder", layout=layout)
+    assert names(tmp_path / "new" / "folder") == FILES[layout]
     assert {p.name for p in tmp_path.iterdir()} == {"new"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_the_file_keeps_the_precision(layout, dtype, model, tmp_path):
+def test_keeps_the_precision(layout, dtype, model, tmp_path):
     model = model.to(dtype)
     export(model, str(tmp_path), layout=layout)
-    found = load(tmp_path, dtype=dtype).state_dict()
-    assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
-    assert {value.dtype for value in found.values()} == {dtype}
+    loaded = load(tmp_path, dtype=dtype).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in model.state_dict().items())
+    assert {value.dtype for value in loaded.values()} == {dtype}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_model_is_left_as_it_was(layout, model, tmp_path):
+def test_does_not_change_the_model(layout, model, tmp_path):
     model.train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     chance = torch.get_rng_state()
@@ -102,7 +102,7 @@ def test_the_model_is_left_as_it_was(layout, model, tmp_path):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_open_may_be_exported_over_itself(layout, model, tmp_path):
+def test_exports_over_the_files_it_was_loaded_from(layout, model, tmp_path):
     export(model, tmp_path, layout=layout)
     opened = load(tmp_path)
     opened.log_scale.data.add_(0.25)
@@ -112,24 +112,27 @@ def test_what_is_open_may_be_exported_over_itself(layout, model, tmp_path):
     assert again.log_scale.item() != model.log_scale.item()
 
 
-def test_siglip_goes_to_transformers_alone(tmp_path):
+def test_siglip_of_any_size_exports_to_transformers_only(tmp_path):
     model = build(SIGLIP)
-    export(model, tmp_path / "there", layout="transformers")
-    assert json.loads((tmp_path / "there" / "config.json").read_text())["model_type"] == "siglip"
-    for layout, message in (("openai", "image.class_token is False, there True"), ("open_clip", "floored|none is as")):
+    export(model, tmp_path / "export", layout="transformers")
+    assert json.loads((tmp_path / "export" / "config.json").read_text())["model_type"] == "siglip"
+    for layout, message in (
+        ("openai", "image.class_token is False, there True"),
+        ("open_clip", "floored|none of timm's equals it"),
+    ):
         with pytest.raises(ValueError, match=message):
             export(model, tmp_path / layout, layout=layout)
         assert not (tmp_path / layout).exists()
-    with pytest.raises(ValueError, match="of timm's it could name none is as this one"):
+    with pytest.raises(ValueError, match="none of timm's equals it"):
         export(build(dataclasses.replace(SIGLIP, crop_rounding="rounded")), tmp_path / "open_clip", layout="open_clip")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_bert_style_goes_nowhere(layout, config, tmp_path, one_line):
+def test_refuses_bert_style_models(layout, config, tmp_path, one_line):
     with pytest.raises(ValueError, match=r"bidirectional|text\.causal is False") as caught:
-        export(build(config.replace_text(causal=False, pooling="first")), tmp_path / "there", layout=layout)
+        export(build(config.replace_text(causal=False, pooling="first")), tmp_path / "export", layout=layout)
     one_line(caught)
-    assert not (tmp_path / "there").exists()
+    assert not (tmp_path / "export").exists()
 
 
 @pytest.mark.parametrize(
@@ -142,19 +145,19 @@ def test_bert_style_goes_nowhere(layout, config, tmp_path, one_line):
         ("onnx", r"unknown layout 'onnx'.*openai, open_clip, transformers"),
     ],
 )
-def test_an_unknown_layout(layout, message, model, tmp_path, one_line):
+def test_refuses_an_unknown_layout(layout, message, model, tmp_path, one_line):
     with pytest.raises(ValueError, match=message) as caught:
-        export(model, tmp_path / "there", layout=layout)
+        export(model, tmp_path / "export", layout=layout)
     one_line(caught)
-    assert not (tmp_path / "there").exists()
+    assert not (tmp_path / "export").exists()
 
 
 def corrupt(monkeypatch, change):
-    """Let the engine write other tensors than it should."""
-    whole = module.invert
+    """Change the tensors that the conversion writes."""
+    original = module.invert
 
     def invert(*arguments):
-        tensors = {key: value.clone() for key, value in whole(*arguments).items()}
+        tensors = {key: value.clone() for key, value in original(*arguments).items()}
         change(tensors)
         return tensors
 
@@ -167,21 +170,21 @@ CHANGES = {
     "a text block": ("transformer.resblocks.1.mlp.c_fc.bias", 3),
     "the scale": ("logit_scale", 0),
     "the bias": ("logit_bias", 0),
-    "a word that no text of the check has": ("token_embedding.weight", 0),
+    "a token outside of the check's texts": ("token_embedding.weight", 0),
     "not a number": ("ln_final.weight", 5),
 }
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_it_is_read_back_before_it_is_done(case, config, tmp_path, monkeypatch, one_line):
-    key, place = CHANGES[case]
+def test_detects_wrong_weights_in_the_written_files(case, config, tmp_path, monkeypatch, one_line):
+    key, index = CHANGES[case]
 
     def change(tensors):
         flat = tensors[key].view(-1)
-        if place is None:
+        if index is None:
             tensors[key] = tensors[key].flip(0)
         else:
-            flat[place] = float("nan") if case == "not a number" else flat[place] + 0.5
+            flat[index] = float("nan") if case == "not a number" else flat[index] + 0.5
 
     model = build(dataclasses.replace(config, logit_bias=-10.0))
     export(model, tmp_path / "old", layout="open_clip")
@@ -196,20 +199,21 @@ def test_it_is_read_back_before_it_is_done(case, config, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_settings_are_checked_too(layout, model, tmp_path, monkeypatch, one_line):
-    """The weights alone would do: what the other project would make of them is what counts."""
-    whole = module._plan
+def test_detects_a_wrong_configuration_in_the_written_files(layout, model, tmp_path, monkeypatch, one_line):
+    original = module._export_plan
 
-    def plan(*arguments):
-        found = whole(*arguments)
-        text = json.dumps(found.files).replace("quick_gelu", "gelu").replace('"gelu": true', '"quick_gelu": false')
-        return found._replace(files=json.loads(text))
+    def export_plan(*arguments):
+        plan = original(*arguments)
+        text = (
+            json.dumps(plan.config_files).replace("quick_gelu", "gelu").replace('"gelu": true', '"quick_gelu": false')
+        )
+        return plan._replace(config_files=json.loads(text))
 
-    monkeypatch.setattr(module, "_plan", plan)
-    if layout == "openai":  # which has none
+    monkeypatch.setattr(module, "_export_plan", export_plan)
+    if layout == "openai":  # which has no configuration
         export(model, tmp_path, layout=layout)
         return
-    with pytest.raises(CheckpointError, match="pictures differ by") as caught:
+    with pytest.raises(CheckpointError, match="images differ by") as caught:
         export(model, tmp_path, layout=layout)
     one_line(caught)
     assert names(tmp_path) == set()
@@ -217,20 +221,20 @@ def test_settings_are_checked_too(layout, model, tmp_path, monkeypatch, one_line
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_failure_half_way_leaves_the_earlier_export(layout, error, model, config, tmp_path, monkeypatch):
+def test_failed_export_keeps_the_earlier_one(layout, error, model, config, tmp_path, monkeypatch):
     export(model, tmp_path, layout=layout)
     before = contents(tmp_path)
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(module, "_verify", fail)  # when all files have been written
+    monkeypatch.setattr(module, "_verify", fail)  # after all files have been written
     with pytest.raises(type(error)):
         export(build(config), tmp_path, layout=layout)
     assert contents(tmp_path) == before
 
 
-def test_other_files_in_the_place_stay(model, tmp_path):
+def test_keeps_other_files_of_the_directory(model, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "config.json").write_text("{}")
     export(model, tmp_path, layout="transformers")
@@ -239,75 +243,83 @@ def test_other_files_in_the_place_stay(model, tmp_path):
 
 
 @pytest.mark.parametrize("layout", WITH_SETTINGS)
-def test_the_tokenizer_goes_with_it(layout, speaking, tmp_path):
-    export(speaking, tmp_path, layout=layout)
+def test_exports_the_tokenizer(layout, model_with_tokenizer, tmp_path):
+    export(model_with_tokenizer, tmp_path, layout=layout)
     assert names(tmp_path) == FILES[layout] | TOKENIZER
-    found = load(tmp_path)
-    assert found.tokenizer.vocab == speaking.tokenizer.vocab
-    torch.testing.assert_close(found.encode_text(TEXTS), speaking.encode_text(TEXTS), rtol=0, atol=1e-6)
+    loaded = load(tmp_path)
+    assert loaded.tokenizer.vocab == model_with_tokenizer.tokenizer.vocab
+    torch.testing.assert_close(loaded.encode_text(TEXTS), model_with_tokenizer.encode_text(TEXTS), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", WITH_SETTINGS)
-def test_the_tokenizer_of_an_earlier_export_is_not_this_ones(layout, speaking, tmp_path):
-    export(speaking, tmp_path, layout=layout)
-    speaking.tokenizer = None
-    export(speaking, tmp_path, layout=layout)
+def test_removes_the_tokenizer_of_an_earlier_export(layout, model_with_tokenizer, tmp_path):
+    export(model_with_tokenizer, tmp_path, layout=layout)
+    model_with_tokenizer.tokenizer = None
+    export(model_with_tokenizer, tmp_path, layout=layout)
     assert names(tmp_path) == FILES[layout]
     assert load(tmp_path).tokenizer is None
 
 
-def test_a_tokenizer_of_ones_own_does_not_go_to_openai(speaking, tmp_path):
-    with pytest.raises(ValueError, match="OpenAI's code has its own vocabulary built in"):
-        export(speaking, tmp_path / "there", layout="openai")
-    assert not (tmp_path / "there").exists()
+def test_openai_refuses_another_tokenizer(model_with_tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="OpenAI's code contains its own vocabulary"):
+        export(model_with_tokenizer, tmp_path / "export", layout="openai")
+    assert not (tmp_path / "export").exists()
 
 
-def test_open_clip_is_told_where_the_tokenizer_is(speaking, tmp_path):
+def test_open_clip_config_names_the_tokenizer(model_with_tokenizer, tmp_path):
     for repo, expected in ((None, "tokenizer.json"), ("org/name", "org/name")):
-        export(speaking, tmp_path, layout="open_clip", repo=repo)
+        export(model_with_tokenizer, tmp_path, layout="open_clip", repo=repo)
         settings = json.loads((tmp_path / "open_clip_config.json").read_text())
         assert settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == expected
-    speaking.tokenizer = None
-    export(speaking, tmp_path, layout="open_clip")
+    model_with_tokenizer.tokenizer = None
+    export(model_with_tokenizer, tmp_path, layout="open_clip")
     assert "hf_tokenizer_name" not in (tmp_path / "open_clip_config.json").read_text()
 
 
 @pytest.mark.peer
 @torch.no_grad()
-def test_open_clip_says_the_same_of_a_text(speaking, tmp_path):
+def test_open_clip_embeds_texts_equally(model_with_tokenizer, tmp_path):
     open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
-    export(speaking, tmp_path, layout="open_clip")
+    export(model_with_tokenizer, tmp_path, layout="open_clip")
     peer = open_clip.create_model(f"local-dir:{tmp_path}").eval()
     ids = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
-    theirs = peer.encode_text(ids, normalize=True)
-    torch.testing.assert_close(theirs, speaking.encode_text(TEXTS), rtol=0, atol=2e-5)
+    expected = peer.encode_text(ids, normalize=True)
+    torch.testing.assert_close(expected, model_with_tokenizer.encode_text(TEXTS), rtol=0, atol=2e-5)
 
 
 @pytest.mark.peer
 @torch.no_grad()
-def test_transformers_says_the_same_of_a_text(speaking, tmp_path):
+def test_transformers_embeds_texts_equally(model_with_tokenizer, tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    export(speaking, tmp_path, layout="transformers")
+    export(model_with_tokenizer, tmp_path, layout="transformers")
     peer = transformers.CLIPModel.from_pretrained(tmp_path).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
-    found = peer(pixel_values=torch.zeros(1, 3, 16, 16), input_ids=batch["input_ids"]).text_embeds
-    torch.testing.assert_close(found, speaking.encode_text(TEXTS), rtol=0, atol=2e-5)
+    loaded = peer(pixel_values=torch.zeros(1, 3, 16, 16), input_ids=batch["input_ids"]).text_embeds
+    torch.testing.assert_close(loaded, model_with_tokenizer.encode_text(TEXTS), rtol=0, atol=2e-5)
 
 
-def test_from_one_layout_to_the_next_and_home(model, tmp_path):
-    """Around all layouts nothing is lost but how half a pixel is cropped, which transformers does in its own way."""
-    found = model
+def test_round_trip_through_all_layouts(model, tmp_path):
+    """Only the crop's rounding changes, which transformers does in its own way."""
+    loaded = model
     for i, layout in enumerate((*LAYOUTS, "miniclip")):
-        place = tmp_path / f"{i}"
+        folder = tmp_path / f"{i}"
         if layout == "miniclip":
-            save(found, place)
+            save(loaded, folder)
         else:
-            export(found, place, layout=layout)
-        found = load(place)
-        assert all(torch.equal(value, found.state_dict()[key]) for key, value in model.state_dict().items())
+            export(loaded, folder, layout=layout)
+        loaded = load(folder)
+        assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
     config = dataclasses.replace(
-        found.config, crop_rounding=model.config.crop_rounding, logit_scale=model.config.logit_scale
+        loaded.config, crop_rounding=model.config.crop_rounding, logit_scale=model.config.logit_scale
     )
     assert config == model.config
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_exports_wrapped_models(layout, model, tmp_path):
+    expected = {key: value.clone() for key, value in model.state_dict().items()}
+    model.image = torch.compile(model.image)
+    export(torch.nn.DataParallel(model), tmp_path, layout=layout)
+    assert all(torch.equal(value, expected[key]) for key, value in load(tmp_path).state_dict().items())

@@ -1,4 +1,4 @@
-"""Opening checkpoints: what is in the files decides, whatever they are called, and errors name the file in one line."""
+"""Opening checkpoints: the content decides, not the names; errors name the file in one line."""
 
 import copy
 import dataclasses
@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from miniclip.checkpoints.export import export
+from miniclip.checkpoints.files import CANDIDATES, best_weights, files_to_download, find_weights
 from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.checkpoints.native import save_checkpoint
-from miniclip.checkpoints.reading import CANDIDATES, CheckpointReader, best_weights, find_weights, needed
+from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load
@@ -55,7 +56,7 @@ FILES = {
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a random model in a layout; its directory, and the model."""
+    """Write a random model in a layout; return its directory and the model."""
 
     def write(layout, name="checkpoint", scale=None):
         model = CLIPModel(CONFIGS[layout]).initialise().eval()
@@ -70,26 +71,26 @@ def write(tmp_path):
     return write
 
 
-def same(one, other):
-    ours, theirs = one.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+def same(model, other):
+    state, expected = model.state_dict(), other.state_dict()
+    return state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
 
 
 def rounded(config):
-    """Some layouts keep the scale's logarithm."""
+    """Round the scale, of which some layouts store the logarithm."""
     return dataclasses.replace(config, logit_scale=round(config.logit_scale, 6))
 
 
 @pytest.mark.parametrize("layout", CONFIGS)
-def test_names_do_not_matter(layout, write, tmp_path):
+def test_names_of_files_do_not_matter(layout, write, tmp_path):
     folder, model = write(layout)
     misleading = tmp_path / "openai" / "siglip-ViT-B-32-gelu-transformers"
     misleading.parent.mkdir()
     folder.rename(misleading)
     misled = misleading / "siglip2_quickgelu_vit_l_14.bin"
-    found = load(misleading)
+    loaded = load(misleading)
     (misleading / FILES[layout]).rename(misled)
-    for again in (found, load(misled), load(str(misled))):
+    for again in (loaded, load(misled), load(str(misled))):
         assert rounded(again.config) == rounded(model.config)
         assert same(again, model)
         assert not again.training
@@ -97,7 +98,7 @@ def test_names_do_not_matter(layout, write, tmp_path):
 
 
 @pytest.mark.parametrize("layout", CONFIGS)
-def test_chance_is_left_alone(layout, write):
+def test_does_not_use_the_random_generator(layout, write):
     folder, _ = write(layout)
     before = torch.get_rng_state()
     load(folder)
@@ -106,7 +107,7 @@ def test_chance_is_left_alone(layout, write):
 
 
 @pytest.mark.parametrize("layout", CONFIGS)
-def test_what_is_open_may_be_overwritten(layout, write):
+def test_a_loaded_checkpoint_may_be_replaced(layout, write):
     folder, model = write(layout)
     opened = load(folder)
     _, other = write(layout)
@@ -118,7 +119,7 @@ def test_what_is_open_may_be_overwritten(layout, write):
 
 
 @pytest.mark.parametrize("layout", CONFIGS)
-def test_no_file_stays_open(layout, write):
+def test_closes_all_files(layout, write):
     folder, _ = write(layout)
     gc.collect()
     files = Path("/proc/self/fd")
@@ -136,22 +137,22 @@ def test_no_file_stays_open(layout, write):
 
 @pytest.mark.parametrize("layout", CONFIGS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_precision(layout, dtype, write):
+def test_loads_in_the_given_precision(layout, dtype, write):
     folder, model = write(layout)
-    found = load(folder, dtype=dtype)
-    assert {value.dtype for value in found.state_dict().values()} == {dtype}
-    assert same(found, model.to(dtype))
+    loaded = load(folder, dtype=dtype)
+    assert {value.dtype for value in loaded.state_dict().values()} == {dtype}
+    assert same(loaded, model.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_the_precision_of_the_file(dtype, tmp_path):
+def test_keeps_the_precision_of_the_file(dtype, tmp_path):
     save_checkpoint(CLIPModel(CLIP_CONFIG).initialise().to(dtype), tmp_path)
     expected = torch.float32 if dtype == torch.float16 else dtype
     assert {p.dtype for p in load(tmp_path).parameters()} == {expected}
     assert {p.dtype for p in CheckpointReader(tmp_path).model(keep_half=True).parameters()} == {dtype}
 
 
-def test_mixed_precision_becomes_the_full_one(tmp_path):
+def test_mixed_precision_becomes_float32(tmp_path):
     model = CLIPModel(CLIP_CONFIG).initialise()
     model.image.bfloat16()
     save_checkpoint(model, tmp_path)
@@ -159,31 +160,31 @@ def test_mixed_precision_becomes_the_full_one(tmp_path):
 
 
 @pytest.mark.parametrize("layout", CONFIGS)
-def test_another_size_of_pictures(layout, write):
+def test_resizes_to_another_image_size(layout, write):
     folder, model = write(layout)
     with pytest.warns(UserWarning, match="4 x 4 patches were resized to 6 x 6") as caught:
-        found = load(folder, image_size=48)
+        loaded = load(folder, image_size=48)
     assert [warning.category for warning in caught].count(UserWarning) == 1
-    assert rounded(found.config) == rounded(model.config.replace_image(image_size=48))
-    assert found.preprocess.size == 48
-    assert found.encode_image(torch.randn(1, 3, 48, 48)).shape == (1, model.config.embed_dim)
-    kept = [key for key, value in found.state_dict().items() if torch.equal(value, model.state_dict().get(key))]
-    assert set(found.state_dict()) - set(kept) == {"image.positions"}
+    assert rounded(loaded.config) == rounded(model.config.replace_image(image_size=48))
+    assert loaded.preprocess.size == 48
+    assert loaded.encode_image(torch.randn(1, 3, 48, 48)).shape == (1, model.config.embed_dim)
+    kept = [key for key, value in loaded.state_dict().items() if torch.equal(value, model.state_dict().get(key))]
+    assert set(loaded.state_dict()) - set(kept) == {"image.positions"}
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_a_size_with_the_same_patches_needs_no_resizing(write):
+def test_does_not_resize_the_same_number_of_patches(write):
     folder, model = write("open_clip")
     assert same(load(folder, image_size=35), model)
 
 
-def test_a_size_that_cannot_be(write):
+def test_refuses_an_impossible_image_size(write):
     folder, _ = write("open_clip")
     with pytest.raises(ValueError, match="patch_size 8 with image_size 7: expected at least one whole patch"):
         load(folder, image_size=7)
 
 
-def test_safetensors_come_before_pickles_and_a_projects_own_before_a_conversion():
+def test_prefers_safetensors_and_a_projects_own_files():
     names = {name for candidate in CANDIDATES for name in candidate} | {"README.md", "training_args.bin"}
     for expected in (
         "open_clip_model.safetensors",
@@ -201,15 +202,14 @@ def test_safetensors_come_before_pickles_and_a_projects_own_before_a_conversion(
 
 
 @pytest.mark.parametrize(("weights", "config"), CANDIDATES)
-def test_weights_alone_are_no_checkpoint(weights, config):
+def test_weights_need_their_configuration(weights, config):
     assert best_weights({weights, config}) == weights
     if weights != config:  # OpenAI's have no settings
         assert best_weights({weights}) is None
         assert best_weights({config}) is None
 
 
-def test_a_directory_with_several_takes_the_projects_own(write, tmp_path):
-    """As on the Hub: open_clip's files, with a conversion for transformers beside them."""
+def test_directory_with_several_checkpoints_loads_the_preferred_one(write, tmp_path):
     own, _ = write("open_clip", "own", scale=1.0)
     conversion, _ = write("transformers", "conversion", scale=2.0)
     pickle, _ = write("openai", "pickle", scale=3.0)
@@ -225,7 +225,7 @@ def test_a_directory_with_several_takes_the_projects_own(write, tmp_path):
     assert load(tmp_path).log_scale.item() == 3.0
 
 
-def test_weights_named_as_transformers_names_them_beside_open_clips_settings(write):
+def test_loads_open_clip_weights_under_the_name_of_transformers(write):
     folder, model = write("open_clip")
     (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
     assert same(load(folder), model)
@@ -272,11 +272,11 @@ REPOSITORIES = {
 
 
 @pytest.mark.parametrize("repository", REPOSITORIES)
-def test_what_is_downloaded(repository):
+def test_selects_the_files_to_download(repository):
     names, expected = REPOSITORIES[repository]
     if "vocab.json" in expected:
         expected = expected | {"merges.txt", "preprocessor_config.json"}
-    files = needed(names)
+    files = files_to_download(names)
     assert set(files) == expected | (TOKENIZER & set(names))
     assert len(files) == len(set(files))
     assert best_weights(files) == files[0] == best_weights(names)
@@ -292,11 +292,11 @@ def test_what_is_downloaded(repository):
         ["unet/model.safetensors", "unet/config.json"],
     ],
 )
-def test_a_repository_without_a_checkpoint(names):
-    assert needed(names) == []
+def test_selects_nothing_without_a_checkpoint(names):
+    assert files_to_download(names) == []
 
 
-def test_paths_without_a_checkpoint(tmp_path, one_line):
+def test_refuses_paths_without_a_checkpoint(tmp_path, one_line):
     with pytest.raises(FileNotFoundError, match="there is no such file or directory") as caught:
         find_weights(tmp_path / "absent")
     one_line(caught, tmp_path / "absent")
@@ -306,14 +306,14 @@ def test_paths_without_a_checkpoint(tmp_path, one_line):
     one_line(caught, tmp_path, *(f"{weights} with {config}" for weights, config in CANDIDATES if weights != config))
 
 
-def test_a_directory_is_no_file_of_weights(tmp_path):
+def test_a_directory_is_not_a_file_of_weights(tmp_path):
     (tmp_path / "model.safetensors").mkdir()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="no checkpoint in it"):
         find_weights(tmp_path)
 
 
-def test_bare_weights_of_open_clip(write, tmp_path, one_line):
+def test_open_clip_weights_need_a_configuration(write, tmp_path, one_line):
     folder, model = write("open_clip")
     bare = tmp_path / "bare" / "open_clip_model.safetensors"
     bare.parent.mkdir()
@@ -332,19 +332,19 @@ def test_bare_weights_of_open_clip(write, tmp_path, one_line):
 
 
 @pytest.mark.parametrize("layout", ["miniclip", "transformers", "siglip"])
-def test_bare_weights_of_others(layout, write, one_line):
+def test_other_weights_need_a_configuration(layout, write, one_line):
     folder, model = write(layout)
     (folder / "config.json").unlink()
     bare = folder / "model.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"no config\.json beside it, which says what model") as caught:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json beside it, which describes the model") as caught:
         load(bare)
     one_line(caught, bare)
-    found = load(bare, config=model.config)
-    assert same(found, model)
-    assert found.config == model.config
+    loaded = load(bare, config=model.config)
+    assert same(loaded, model)
+    assert loaded.config == model.config
 
 
-def test_another_configuration_than_the_files_own(write):
+def test_the_given_configuration_takes_precedence(write):
     folder, model = write("open_clip")
     config = model.config.replace_image(activation="gelu")
     assert load(folder, config=config).config == config
@@ -368,7 +368,7 @@ def test_another_configuration_than_the_files_own(write):
         ("miniclip", "config.json", '{"model_type": "clip"}', '"format": "miniclip"'),
     ],
 )
-def test_settings_that_are_none(layout, name, content, message, write, one_line):
+def test_refuses_invalid_configurations(layout, name, content, message, write, one_line):
     folder, _ = write(layout)
     (folder / name).write_text(content)
     with pytest.raises(CheckpointError) as caught:
@@ -376,7 +376,7 @@ def test_settings_that_are_none(layout, name, content, message, write, one_line)
     one_line(caught, folder, message)
 
 
-def test_a_configuration_that_is_given_and_none(write, tmp_path, one_line):
+def test_refuses_an_invalid_configuration_argument(write, tmp_path, one_line):
     folder, _ = write("open_clip")
     file = tmp_path / "given.json"
     for content in ("{", '{"model_cfg": {"vision_cfg": {"ls_init_value": 1}}}', '{"model_type": "clip"}'):
@@ -390,7 +390,7 @@ JUNK = st.sampled_from([None, True, False, 0, -1, 7, 2.5, 1e9, "", "x", [], [1],
 
 
 def paths(value, path=()):
-    """All places in nested objects."""
+    """Yield the paths of all values in nested objects."""
     yield path
     for key, inner in value.items() if isinstance(value, dict) else ():
         yield from paths(inner, (*path, key))
@@ -409,7 +409,7 @@ def paths(value, path=()):
 )
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore:the position embeddings")
-def test_junk_in_the_settings_is_said_in_one_line(layout, name, data, made):
+def test_junk_in_the_configuration_loads_or_is_refused_in_one_line(layout, name, data, made):
     folder = made(layout)
     good = json.loads((folder / f"good-{name}").read_text())
     *path, last = data.draw(st.sampled_from([path for path in paths(good) if path]))
@@ -430,20 +430,20 @@ def test_junk_in_the_settings_is_said_in_one_line(layout, name, data, made):
 
 @pytest.fixture
 def made(write):
-    """A layout's directory, made once, its settings kept beside under another name."""
-    found = {}
+    """Return a layout's directory, written once, with copies of its configuration under other names."""
+    folders = {}
 
     def made(layout):
-        if layout not in found:
-            found[layout], _ = write(layout)
-            for file in list(found[layout].glob("*.json")):
-                (found[layout] / f"good-{file.name}").write_text(file.read_text())
-        return found[layout]
+        if layout not in folders:
+            folders[layout], _ = write(layout)
+            for file in list(folders[layout].glob("*.json")):
+                (folders[layout] / f"good-{file.name}").write_text(file.read_text())
+        return folders[layout]
 
     return made
 
 
-def test_weights_of_another_model(write, one_line):
+def test_refuses_weights_of_another_model(write, one_line):
     folder, _ = write("open_clip")
     values = json.loads((folder / "open_clip_config.json").read_text())
     values["model_cfg"]["text_cfg"]["layers"] = 3
@@ -453,19 +453,19 @@ def test_weights_of_another_model(write, one_line):
     one_line(caught, folder, "transformer.resblocks.2.ln_1.weight is missing", "and 8 more")
 
 
-def test_weights_of_an_unknown_kind(write, one_line):
+def test_refuses_weights_of_an_unknown_layout(write, one_line):
     folder, _ = write("miniclip")
     write_tensors(folder / "model.safetensors", {"encoder.weight": torch.zeros(2), "encoder.bias": torch.zeros(2)})
-    with pytest.raises(CheckpointError, match="of a kind that miniclip does not know") as caught:
+    with pytest.raises(CheckpointError, match="of an unknown layout") as caught:
         load(folder)
     one_line(caught, folder, "encoder.bias, encoder.weight")
     write_tensors(folder / "model.safetensors", {"visual.layer1.0.conv1.weight": torch.zeros(2)})
-    with pytest.raises(CheckpointError, match="a ResNet's"):
+    with pytest.raises(CheckpointError, match="those of a ResNet"):
         load(folder)
 
 
 @pytest.mark.parametrize("layout", CONFIGS)
-def test_a_file_that_was_cut_short(layout, write, one_line):
+def test_refuses_truncated_files(layout, write, one_line):
     folder, _ = write(layout)
     file = folder / FILES[layout]
     data = file.read_bytes()
@@ -475,7 +475,7 @@ def test_a_file_that_was_cut_short(layout, write, one_line):
     one_line(caught, file)
 
 
-def test_a_nan_is_no_reason_to_refuse(write):
+def test_loads_weights_that_are_nan(write):
     folder, model = write("open_clip")
     tensors, _ = read_tensors(folder / "open_clip_model.safetensors")
     tensors["logit_scale"].fill_(float("nan"))

@@ -205,9 +205,9 @@ def test_save_and_export_without_the_tokenizer_when_it_cannot_be_fetched(
 
 def test_export_warns_about_crop_rounding(model, tmp_path):
     export(model, tmp_path / "open_clip", layout="open_clip")
-    with pytest.warns(UserWarning, match="transformers crops pictures at floored half pixels, this model at rounded"):
+    with pytest.warns(UserWarning, match="transformers crops images at floored half pixels, this model at rounded"):
         export(model, tmp_path / "transformers", layout="transformers")
     reloaded = load(tmp_path / "transformers")
-    with pytest.warns(UserWarning, match="open_clip crops pictures at rounded half pixels, this model at floored ones"):
+    with pytest.warns(UserWarning, match="open_clip crops images at rounded half pixels, this model at floored ones"):
         export(reloaded, tmp_path / "back", layout="open_clip")
     assert same(load(tmp_path / "back"), model)

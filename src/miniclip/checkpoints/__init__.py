@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whoever's are read, safely, and ours and theirs are written, atomically."""
+"""Checkpoints on disk: reading and converting any project's layout safely, and writing atomically."""
 
 from miniclip.checkpoints.native import save_checkpoint
 from miniclip.checkpoints.reading import CheckpointReader

@@ -1,7 +1,7 @@
-"""Writing a model as another project keeps it: OpenAI's state dict, open_clip's directory, or transformers'.
+"""Export of a model to another project's layout: OpenAI's state dict, open_clip's directory, or transformers'.
 
-What was written is opened again and compared with the model before it is said to be done. It is made in a
-directory of its own inside the place, and moved there file by file.
+The files are written to a temporary directory inside the target, read back, and compared with the model. Then they are
+moved to the target one by one.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from miniclip.checkpoints.conversion import invert
-from miniclip.checkpoints.formats import open_clip, openai, transformers
+from miniclip.checkpoints.formats import open_clip_export, openai, transformers_export
 from miniclip.checkpoints.formats.safetensors import write_tensors
-from miniclip.checkpoints.layout import Written
-from miniclip.checkpoints.native import TOKENIZER, read_json, tokenizer_at_hand, write_json
+from miniclip.checkpoints.native import TOKENIZER, available_tokenizer, full_state, read_json, unwrap_clip, write_json
+from miniclip.checkpoints.plans import ExportPlan
 from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
@@ -31,106 +32,110 @@ if TYPE_CHECKING:
 LAYOUTS = ("openai", "open_clip", "transformers")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 REFUSED = "the export was checked and refused: {problem} after reading it back; please report this, with config.json"
-CLOSE = 1e-5  # embeddings are unit vectors; reading back what was written gives the same numbers but for their order
+MAX_ERROR = 1e-5  # of unit vectors: the same weights give the same numbers but for the order of sums
+MAX_HALF_ERROR = 1e-2  # in float16 and bfloat16
 
 
-def export(model: CLIPModel, path: str | Path, *, layout: str, repo: str | None = None) -> None:
-    """Write a model in another project's layout, for its own code to open.
+def export(model: nn.Module, path: str | Path, *, layout: str, repo: str | None = None) -> None:
+    """Write a model in another project's layout, for that project's code to open.
 
     Args:
-        model: any precision; the file keeps it.
-        path: a directory, made where it is missing; files of the same names are replaced.
+        model: a CLIP of any precision, which the file keeps. torch.compile and DataParallel may wrap the model or its
+            parts.
+        path: a directory, made if it is missing; files of the same names are replaced.
         layout: "openai" (a state dict, `model.pt`, for `clip.load`), "open_clip" (for `local-dir:`) or "transformers"
-            (for `from_pretrained`: a CLIPModel, or a SiglipModel where pictures are pooled by attention).
-        repo: where it will be pushed, which open_clip's settings must say for it to find the tokenizer there.
+            (for `from_pretrained`: a CLIPModel, or a SiglipModel if images are pooled by attention).
+        repo: the repository that the files will be pushed to, which open_clip's configuration names for its tokenizer.
 
     Raises:
-        ValueError: the other project has no such model; the message says what differs.
-        CheckpointError: what was written does not give the model's embeddings; nothing is left at the path.
+        TypeError: the model is not a CLIP.
+        ValueError: the other project cannot build the model; the message names the differences.
+        CheckpointError: the files do not give the model's embeddings; nothing is left at the path.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, LAYOUTS)}")
-    tokenizer = tokenizer_at_hand(model) if layout != "openai" or model.tokenizer_source is None else None
-    plan = _plan(model.config, tokenizer, layout, repo)
-    path, left = Path(path), {TOKENIZER, TOKENIZER_CONFIG}
+    clip = unwrap_clip(model)
+    tokenizer = available_tokenizer(clip) if layout != "openai" or clip.tokenizer_source is None else None
+    plan = _export_plan(clip.config, tokenizer, layout, repo)
+    path, stale = Path(path), {TOKENIZER, TOKENIZER_CONFIG}
     path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path, prefix=".export-") as folder:
-        made = Path(folder)
-        _write(model, tokenizer, made, plan)
-        _verify(model, made)
-        for file in made.iterdir():
+    with tempfile.TemporaryDirectory(dir=path, prefix=".export-") as temporary:
+        folder = Path(temporary)
+        _write(clip, tokenizer, folder, plan)
+        _verify(clip, folder)
+        for file in folder.iterdir():
             file.replace(path / file.name)
-            left.discard(file.name)
-    for name in left:  # a tokenizer that an earlier export left there would be taken for this one's
+            stale.discard(file.name)
+    for name in stale:  # the tokenizer of an earlier export would be used with these weights
         (path / name).unlink(missing_ok=True)
 
 
-def _plan(config: CLIPConfig, tokenizer: TextTokenizer | None, layout: str, repo: str | None) -> Written:
+def _export_plan(config: CLIPConfig, tokenizer: TextTokenizer | None, layout: str, repo: str | None) -> ExportPlan:
     if layout == "transformers":
-        return transformers.written(config)
-    openais = tokenizer is None or getattr(tokenizer, "is_openai", False)
-    if layout == "open_clip":  # which has OpenAI's vocabulary built in, and takes any other from the files
-        return open_clip.written(config, None if openais else repo or "tokenizer.json")
-    if not openais:
-        raise ValueError("OpenAI's code has its own vocabulary built in, and this model's tokenizer has another")
-    return openai.written(config)
+        return transformers_export.export_plan(config)
+    is_openai = tokenizer is None or getattr(tokenizer, "is_openai", False)
+    if layout == "open_clip":  # which contains OpenAI's vocabulary and reads any other from the files
+        return open_clip_export.export_plan(config, None if is_openai else repo or TOKENIZER)
+    if not is_openai:
+        raise ValueError("OpenAI's code contains its own vocabulary, and this model's tokenizer has another one")
+    return openai.export_plan(config)
 
 
-def _write(model: CLIPModel, tokenizer: TextTokenizer | None, folder: Path, plan: Written) -> None:
-    tensors = invert(plan.rows, model.config, {key: value.detach() for key, value in model.state_dict().items()})
-    if plan.weights.endswith(".safetensors"):
-        write_tensors(folder / plan.weights, tensors, {"format": "pt"})
+def _write(model: CLIPModel, tokenizer: TextTokenizer | None, folder: Path, plan: ExportPlan) -> None:
+    tensors = invert(plan.rows, model.config, full_state(model))
+    if plan.weights_file.endswith(".safetensors"):
+        write_tensors(folder / plan.weights_file, tensors, {"format": "pt"})
     else:
-        tensors = {key: value.cpu().contiguous() for key, value in tensors.items()} | openai.marks(model.config)
-        write_atomically(folder / plan.weights, lambda temporary: torch.save(tensors, temporary))
-    for name, settings in plan.files.items():
-        write_json(folder / name, settings)
-    if plan.files and tokenizer is not None:
+        tensors = {key: value.cpu().contiguous() for key, value in tensors.items()} | openai.size_tensors(model.config)
+        write_atomically(folder / plan.weights_file, lambda temporary: torch.save(tensors, temporary))
+    for name, values in plan.config_files.items():
+        write_json(folder / name, values)
+    if plan.config_files and tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
         write_json(folder / TOKENIZER_CONFIG, _tokenizer_config(folder / TOKENIZER, model.config))
 
 
 def _tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
-    """What transformers, and open_clip through it, want to know of a tokenizer.json beside what it says itself.
+    """Return the settings that transformers, and open_clip through it, need beside a tokenizer.json.
 
     Raises:
-        ValueError: there is no token to pad with.
+        ValueError: the tokenizer has no padding token, and the model attends to the padding.
     """
     padding = read_json(file).get("padding")
     if not padding and config.text.padding == "attended":
         raise ValueError(
-            "this model attends to its padding, of the id 0, which is the token of '!' too: other libraries would take "
-            "each '!' of a text for padding; export it without a tokenizer, model.tokenizer = None"
+            "this model attends to its padding, of the id 0, which is the token of '!' too: other libraries would read "
+            "each '!' of a text as padding; export it without a tokenizer, model.tokenizer = None"
         )
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.text.context_length,
-        "pad_token": padding["pad_token"] if padding else END,  # causal text never looks at what follows its end
+        "pad_token": padding["pad_token"] if padding else END,  # causal text ignores what follows its end
     }
 
 
 @torch.no_grad()
 def _verify(model: CLIPModel, folder: Path) -> None:
-    """Raise `CheckpointError` unless what was written gives the model back: its weights, and what they compute.
+    """Raise `CheckpointError` unless the files give the model's weights, and its embeddings of noise and random ids.
 
-    The same weights could still be another model, by the settings: so noise and random ids are embedded, too.
+    Equal weights are not enough, because the configuration changes the numbers too.
     """
     config, dtype = model.config, model.log_scale.dtype
     copy = CheckpointReader(folder).model(dtype).to(model.device).eval()
-    theirs = copy.state_dict()
-    for key, value in model.state_dict().items():
-        if not torch.equal(value, theirs[key]):
+    copied = copy.state_dict()
+    for key, value in full_state(model).items():
+        if not torch.equal(value, copied[key]):
             raise CheckpointError(REFUSED.format(problem=f"{key} is not the model's"))
     generator = torch.Generator().manual_seed(0)
     size = config.image.image_size
     pixels = torch.randn(2, 3, size, size, generator=generator)
     tokens = torch.randint(0, config.text.vocab_size, (2, config.text.context_length), generator=generator)
     tokens[:, -1] = config.text.end_id
-    close = CLOSE if dtype.itemsize >= 4 else 1e-2
-    for what, found, expected in (
-        ("pictures", copy.encode_image(pixels), model.encode_image(pixels)),
+    limit = MAX_ERROR if dtype.itemsize >= 4 else MAX_HALF_ERROR
+    for kind, embeddings, expected in (
+        ("images", copy.encode_image(pixels), model.encode_image(pixels)),
         ("texts", copy.encode_text(tokens), model.encode_text(tokens)),
     ):
-        error = float((found - expected).abs().max())
-        if not error <= close:
-            raise CheckpointError(REFUSED.format(problem=f"{what} differ by {error:.1e} (the most is {close:.0e})"))
+        error = float((embeddings - expected).abs().max())
+        if not error <= limit:
+            raise CheckpointError(REFUSED.format(problem=f"{kind} differ by {error:.1e} (the limit is {limit:.0e})"))

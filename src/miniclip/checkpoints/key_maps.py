@@ -1,27 +1,35 @@
-"""Which parameter of ours is which of theirs: rows of source, target and operation, and nothing else.
+"""Key maps: other projects' parameter names, miniclip's, and the operation between them, one row each.
 
-`{i}` stands for each block of the tower, `{p}` for weight and for bias. A row whose target a model does not have is
-left out; a row without a target names what a file may hold and nobody needs. `engine.py` runs them, both ways.
+`{i}` stands for each block of the tower, `{p}` for weight and for bias. A row whose parameter the model does not have
+is skipped. A row without a parameter names a tensor that a file may hold and no model needs. `conversion.py` runs the
+rows in both directions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from miniclip.checkpoints.operations import SAME, TRANSPOSED, Operation, leading, positions, scalar, stacked
 
 
 class Row(NamedTuple):
-    """Theirs (one key, or several that make one of ours), ours, and what happens between them."""
+    """A row of a key map.
 
-    theirs: str | tuple[str, ...]
-    ours: str | None
+    Attributes:
+        keys: the name in the other project's file, or several names whose tensors make one parameter.
+        parameter: the name in miniclip's model; None: the tensor is ignored.
+        operation: the conversion between the two.
+    """
+
+    keys: str | tuple[str, ...]
+    parameter: str | None
     operation: Operation = SAME
 
 
 QKV = stacked(1, 1, 1)
 
-# OpenAI's CLIP, which open_clip's own towers are called after (https://github.com/openai/CLIP, clip/model.py)
+# OpenAI's CLIP, whose names open_clip's towers use too (https://github.com/openai/CLIP, clip/model.py)
 OPENAI_IMAGE = (
     Row("visual.conv1.{p}", "image.patches.{p}"),
     Row("visual.class_embedding", "image.class_token"),
@@ -48,9 +56,9 @@ OPENAI_TEXT = (
     Row("ln_final.{p}", "text.norm_after.{p}"),
 )
 TEXT_MATRIX = (Row("text_projection", "text.projection.weight", TRANSPOSED),)
-TEXT_LINEAR = (Row("text_projection.{p}", "text.projection.{p}"),)  # where open_clip's projection has a bias
+TEXT_LINEAR = (Row("text_projection.{p}", "text.projection.{p}"),)  # open_clip's projection with a bias
 SCALARS = (Row("logit_scale", "log_scale", scalar(0)), Row("logit_bias", "logit_bias", scalar(0)))
-OPENAI_MARKS = (Row("input_resolution", None), Row("context_length", None), Row("vocab_size", None))
+OPENAI_SIZES = (Row("input_resolution", None), Row("context_length", None), Row("vocab_size", None))
 
 # timm's vision transformers, inside open_clip (https://github.com/huggingface/pytorch-image-models)
 TIMM_IMAGE = (
@@ -83,22 +91,22 @@ TRANSFORMERS_TOWERS = (
     Row("vision_model.embeddings.patch_embedding.{p}", "image.patches.{p}"),
     Row("vision_model.embeddings.class_embedding", "image.class_token"),
     Row("vision_model.embeddings.position_embedding.weight", "image.positions", positions()),
-    Row("vision_model.pre_layrnorm.{p}", "image.norm_before.{p}"),  # so it is spelled
+    Row("vision_model.pre_layrnorm.{p}", "image.norm_before.{p}"),  # the library's spelling
     *(
         row
-        for theirs, ours in (("vision_model", "image"), ("text_model", "text"))
+        for key, tower in (("vision_model", "image"), ("text_model", "text"))
         for row in (
-            Row(f"{theirs}.encoder.layers.{{i}}.layer_norm1.{{p}}", f"{ours}.blocks.{{i}}.norm1.{{p}}"),
+            Row(f"{key}.encoder.layers.{{i}}.layer_norm1.{{p}}", f"{tower}.blocks.{{i}}.norm1.{{p}}"),
             Row(
-                tuple(f"{theirs}.encoder.layers.{{i}}.self_attn.{part}_proj.{{p}}" for part in "qkv"),
-                f"{ours}.blocks.{{i}}.attention.qkv.{{p}}",
+                tuple(f"{key}.encoder.layers.{{i}}.self_attn.{part}_proj.{{p}}" for part in "qkv"),
+                f"{tower}.blocks.{{i}}.attention.qkv.{{p}}",
                 QKV,
             ),
-            Row(f"{theirs}.encoder.layers.{{i}}.self_attn.out_proj.{{p}}", f"{ours}.blocks.{{i}}.attention.out.{{p}}"),
-            Row(f"{theirs}.encoder.layers.{{i}}.layer_norm2.{{p}}", f"{ours}.blocks.{{i}}.norm2.{{p}}"),
-            Row(f"{theirs}.encoder.layers.{{i}}.mlp.fc1.{{p}}", f"{ours}.blocks.{{i}}.mlp.up.{{p}}"),
-            Row(f"{theirs}.encoder.layers.{{i}}.mlp.fc2.{{p}}", f"{ours}.blocks.{{i}}.mlp.down.{{p}}"),
-            Row(f"{theirs}.embeddings.position_ids", None),  # in files of older versions
+            Row(f"{key}.encoder.layers.{{i}}.self_attn.out_proj.{{p}}", f"{tower}.blocks.{{i}}.attention.out.{{p}}"),
+            Row(f"{key}.encoder.layers.{{i}}.layer_norm2.{{p}}", f"{tower}.blocks.{{i}}.norm2.{{p}}"),
+            Row(f"{key}.encoder.layers.{{i}}.mlp.fc1.{{p}}", f"{tower}.blocks.{{i}}.mlp.up.{{p}}"),
+            Row(f"{key}.encoder.layers.{{i}}.mlp.fc2.{{p}}", f"{tower}.blocks.{{i}}.mlp.down.{{p}}"),
+            Row(f"{key}.embeddings.position_ids", None),  # in files of older versions
         )
     ),
     Row("vision_model.post_layernorm.{p}", "image.norm_after.{p}"),
@@ -127,9 +135,14 @@ TRANSFORMERS_SIGLIP = (
 
 
 def prefixed(rows: tuple[Row, ...], prefix: str) -> tuple[Row, ...]:
-    """The rows with a prefix before each of their keys."""
+    """Return the rows with a prefix before each of their keys."""
 
-    def renamed(theirs: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        return prefix + theirs if isinstance(theirs, str) else tuple(prefix + key for key in theirs)
+    def add(keys: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return prefix + keys if isinstance(keys, str) else tuple(prefix + key for key in keys)
 
-    return tuple(Row(renamed(row.theirs), row.ours, row.operation) for row in rows)
+    return tuple(Row(add(row.keys), row.parameter, row.operation) for row in rows)
+
+
+def identity_rows(names: Iterable[str]) -> tuple[Row, ...]:
+    """Return the key map of miniclip's own layout: every parameter under its name."""
+    return tuple(Row(name, name, positions() if name == "image.positions" else SAME) for name in names)

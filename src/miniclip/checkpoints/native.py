@@ -1,6 +1,6 @@
-"""Our own layout, written atomically, so that a reader never sees half a file.
+"""miniclip's own layout: a directory with `model.safetensors`, `config.json` and `tokenizer.json`.
 
-A checkpoint is a directory with `model.safetensors`, `config.json` and `tokenizer.json`; nothing in it can run code.
+Nothing in the files can run code. Each is written atomically.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from miniclip.checkpoints.formats.safetensors import write_tensors
+from miniclip.checkpoints.names import unwrap, unwrapped_name
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.inference.model import CLIPModel
@@ -37,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it is no JSON object.
+        CheckpointError: it is not a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -48,27 +50,67 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def save_checkpoint(model: CLIPModel, path: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write a model with all that it needs: weights, configuration, tokenizer.
+def save_checkpoint(model: nn.Module, path: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a model's weights, configuration and tokenizer.
 
     Args:
-        model: any precision; the file keeps it.
-        path: the directory, made where it is missing; files of the same names are replaced one by one, each atomically.
-        weights: the model's state, where the model itself does not hold it whole; None: it does.
+        model: a CLIP of any precision, which the file keeps. torch.compile and DataParallel may wrap the model or its
+            parts.
+        path: the directory, made if it is missing. Files of the same names are replaced one by one, each atomically.
+        weights: the model's state dict, for a model whose own is sharded; None: the model's own.
+
+    Raises:
+        TypeError: the model is not a CLIP.
+        ValueError: the model's parameters are not those of its configuration.
     """
+    clip = unwrap_clip(model)
+    tensors = full_state(clip, weights)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    precision = str(model.log_scale.dtype).removeprefix("torch.")
-    write_json(path / CONFIG, {"format": FORMAT, **model.config.to_dict(), "precision": precision})
-    if (tokenizer := tokenizer_at_hand(model)) is not None:
+    precision = str(clip.log_scale.dtype).removeprefix("torch.")
+    write_json(path / CONFIG, {"format": FORMAT, **clip.config.to_dict(), "precision": precision})
+    if (tokenizer := available_tokenizer(clip)) is not None:
         tokenizer.save(path / TOKENIZER)
-    else:  # one that an earlier model left there would be taken for this one's
+    else:  # another model's tokenizer would be used with these weights
         (path / TOKENIZER).unlink(missing_ok=True)
-    write_tensors(path / WEIGHTS, dict(model.state_dict() if weights is None else weights), {"format": "pt"})
+    write_tensors(path / WEIGHTS, tensors, {"format": "pt"})
 
 
-def tokenizer_at_hand(model: CLIPModel) -> TextTokenizer | None:
-    """A model's tokenizer; None, with a warning, where it is still to be fetched and cannot be."""
+def unwrap_clip(model: nn.Module) -> CLIPModel:
+    """Return the CLIP inside a model's wrappers.
+
+    Raises:
+        TypeError: there is none.
+    """
+    inner = unwrap(model)
+    if not isinstance(inner, CLIPModel):
+        raise TypeError(
+            f"the model is a {type(inner).__name__}; expected a CLIPModel: merge the adapters of a peft model "
+            "first, with model = model.merge_and_unload()"
+        )
+    return inner
+
+
+def full_state(model: CLIPModel, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return a model's state dict under the names that `load` opens.
+
+    Raises:
+        ValueError: the parameters are not those of the model's configuration.
+    """
+    state = model.state_dict() if weights is None else weights
+    tensors = {unwrapped_name(name): tensor.detach() for name, tensor in state.items()}
+    with torch.device("meta"):
+        expected = CLIPModel(model.config).state_dict().keys()
+    if different := sorted(tensors.keys() ^ expected):
+        raise ValueError(
+            f"the model's parameters are not those of its configuration: {', '.join(different[:4])}; restore replaced "
+            "modules, or merge the adapters of a peft model with merge_and_unload(), then save"
+        )
+    return tensors
+
+
+def available_tokenizer(model: CLIPModel) -> TextTokenizer | None:
+    """Return a model's tokenizer; None, with a warning, if it cannot be fetched now."""
     try:
         return model.tokenizer
     except (ImportError, OSError) as error:
@@ -77,15 +119,15 @@ def tokenizer_at_hand(model: CLIPModel) -> TextTokenizer | None:
 
 
 def parse_config(path: Path, values: Mapping[str, Any]) -> CLIPConfig:
-    """The configuration in a checkpoint's `config.json`.
+    """Return the configuration in a checkpoint's `config.json`.
 
     Raises:
-        CheckpointError: it is no configuration of miniclip's.
+        CheckpointError: it is not a configuration of miniclip's.
     """
     values = dict(values)
     if values.pop("format", None) != FORMAT:
         raise CheckpointError(f'{path}: no "format": "{FORMAT}" in it; expected a configuration that miniclip wrote')
-    values.pop("precision", None)  # the weights say it themselves
+    values.pop("precision", None)  # for readers; the weights have their data type
     try:
         return CLIPConfig.from_dict(values)
     except (TypeError, ValueError) as error:

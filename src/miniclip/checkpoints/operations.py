@@ -1,7 +1,7 @@
-"""What happens to a tensor between another project's checkpoint and ours, and back: the operations of `tables.py`.
+"""Operations between a tensor of another project's checkpoint and a parameter of miniclip's, in both directions.
 
-Each is three functions: on shapes, which is how a file is checked before any weight is read; forward, on the tensors
-that a row names; and backward, on ours. Forward and `shape` are told the shape that our parameter has.
+`shape` checks a file before any weight is read, `forward` converts the tensors of a row, and `backward` converts the
+parameter. `shape` and `forward` take the shape of the parameter as their target.
 """
 
 from __future__ import annotations
@@ -19,41 +19,51 @@ Shape = tuple[int, ...]
 
 
 class Operation(NamedTuple):
-    """A step between two layouts and its inverse; `shape` gives what forward would, or () for shapes it cannot take."""
+    """A conversion between two layouts and its inverse.
+
+    Attributes:
+        shape: the shape that `forward` would return, or () for shapes that it cannot take.
+        forward: the file's tensors to the parameter.
+        backward: the parameter to the file's tensors.
+        copies: whether `forward` returns new memory.
+    """
 
     shape: Callable[[Sequence[Shape], Shape], Shape]
     forward: Callable[[Sequence[Tensor], Shape], Tensor]
     backward: Callable[[Tensor], list[Tensor]]
-    joins: bool = False  # forward only puts the tensors' elements one after the other
+    copies: bool = False
 
 
-SAME = Operation(lambda shapes, target: shapes[0], lambda x, target: x[0], lambda x: [x], joins=True)
+SAME = Operation(lambda shapes, target: shapes[0], lambda x, target: x[0], lambda x: [x])
 TRANSPOSED = Operation(
     lambda shapes, target: shapes[0][::-1],
     lambda x, target: x[0].T.contiguous(),
     lambda x: [x.T.contiguous()],
+    copies=True,
 )
 
 
 def stacked(*shares: int) -> Operation:
-    """Several tensors in one, their rows one after the other; the shares say how many rows each has of the whole."""
+    """Concatenate several tensors along their rows, such as queries, keys and values.
+
+    Args:
+        shares: the relative number of rows of each tensor.
+    """
 
     def shape(shapes: Sequence[Shape], target: Shape) -> Shape:
         rows = shapes[0][0] // shares[0] if shapes[0] else 0
-        fitting = all(
-            s[:1] == (share * rows,) and s[1:] == shapes[0][1:] for s, share in zip(shapes, shares, strict=True)
-        )
-        return (rows * sum(shares), *shapes[0][1:]) if fitting else ()
+        fits = all(s[:1] == (share * rows,) and s[1:] == shapes[0][1:] for s, share in zip(shapes, shares, strict=True))
+        return (rows * sum(shares), *shapes[0][1:]) if fits else ()
 
     def backward(x: Tensor) -> list[Tensor]:
         part = len(x) // sum(shares)
         return [piece.contiguous() for piece in torch.split(x, [share * part for share in shares])]
 
-    return Operation(shape, lambda x, target: torch.cat(list(x)), backward, joins=True)
+    return Operation(shape, lambda x, target: torch.cat(list(x)), backward, copies=True)
 
 
 def scalar(dims: int) -> Operation:
-    """A number that the other layout keeps with so many dimensions of size one; any number of them is read."""
+    """Reshape a number, which the other layout writes with `dims` dimensions of size one, to a scalar."""
 
     def shape(shapes: Sequence[Shape], target: Shape) -> Shape:
         return () if math.prod(shapes[0]) == 1 else shapes[0]
@@ -62,7 +72,7 @@ def scalar(dims: int) -> Operation:
 
 
 def leading(dims: int) -> Operation:
-    """The other layout has so many dimensions of size one in front."""
+    """Drop `dims` leading dimensions of size one."""
     return Operation(
         lambda shapes, target: _without(shapes[0], dims),
         lambda x, target: x[0].reshape(target),
@@ -71,11 +81,11 @@ def leading(dims: int) -> Operation:
 
 
 def positions(dims: int = 0) -> Operation:
-    """Position embeddings of patches, resized to our grid where theirs is another; `dims` as in `leading`."""
+    """Resize position embeddings of patches to the parameter's grid; `dims` as in `leading`."""
 
     def shape(shapes: Sequence[Shape], target: Shape) -> Shape:
-        found = _without(shapes[0], dims)
-        return target if _resizable(found, target) else found
+        source = _without(shapes[0], dims)
+        return target if _resizable(source, target) else source
 
     def forward(x: Sequence[Tensor], target: Shape) -> Tensor:
         return resized(x[0].reshape(_without(tuple(x[0].shape), dims)), target)
@@ -84,10 +94,10 @@ def positions(dims: int = 0) -> Operation:
 
 
 def resized(x: Tensor, target: Shape) -> Tensor:
-    """Position embeddings (N, D) for another number of patches, with a warning that says so; as they are if they fit.
+    """Resize position embeddings (N, D) to another number of patches, with a warning; unchanged if they fit.
 
-    The grid is interpolated (bicubic, antialiased) as open_clip's `resize_pos_embed` does; a class token's row, the
-    first where the rest is a square, stays.
+    The grid is interpolated (bicubic, antialiased) as open_clip's `resize_pos_embed` does. The row of a class token,
+    which comes first, is kept.
     """
     if tuple(x.shape) == target:
         return x
@@ -104,19 +114,19 @@ def resized(x: Tensor, target: Shape) -> Tensor:
     return torch.cat([x[:tokens], grid[0].flatten(1).T.to(x.dtype)])
 
 
-def _resizable(found: Shape, target: Shape) -> bool:
-    """Whether both are squares of patches of one width, with a class token or both without."""
-    if len(found) != 2 or len(target) != 2 or found[1] != target[1]:
+def _resizable(source: Shape, target: Shape) -> bool:
+    """Check that both are square grids of one width, both with a class token or both without."""
+    if len(source) != 2 or len(target) != 2 or source[1] != target[1]:
         return False
-    tokens = _class_tokens(found[0])
-    return all(rows > tokens and math.isqrt(rows - tokens) ** 2 == rows - tokens for rows in (found[0], target[0]))
+    tokens = _class_tokens(source[0])
+    return all(rows > tokens and math.isqrt(rows - tokens) ** 2 == rows - tokens for rows in (source[0], target[0]))
 
 
 def _class_tokens(rows: int) -> int:
-    """Rows of a class token, none or one, among position embeddings whose rest is a square."""
+    """Return 0 if the rows are a square grid of patches, else 1: the first row is a class token."""
     return 0 if math.isqrt(rows) ** 2 == rows else 1
 
 
 def _without(shape: Shape, dims: int) -> Shape:
-    """A shape without so many dimensions in front, if all of them are of size one."""
+    """Return a shape without `dims` leading dimensions, if all of them have the size one."""
     return shape[dims:] if len(shape) >= dims and set(shape[:dims]) <= {1} else shape

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from miniclip.checkpoints.files import best_weights, files_to_download, refuse_adapter
 from miniclip.checkpoints.formats.open_clip import model_config
 from miniclip.checkpoints.native import parse_config, read_json
-from miniclip.checkpoints.reading import CheckpointReader, best_weights, needed
+from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.errors import CheckpointError
 from miniclip.hub.download import fetch
@@ -172,6 +173,8 @@ def _config(config: str | Path | CLIPConfig | None) -> CLIPConfig | None:
 
 
 def _local_checkpoint(path: Path) -> Path | None:
+    if path.is_dir():
+        refuse_adapter(str(path), _names(path))
     for directory in (path, *(path / name for name in RUN_CHECKPOINTS)):
         if directory.is_dir() and best_weights(_names(directory)):
             return directory
@@ -195,7 +198,8 @@ def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path 
 
 
 def _needed_files(repo: str, names: list[str]) -> list[str]:
-    files = needed(names)
+    refuse_adapter(repo, names)
+    files = files_to_download(names)
     if not files:
         raise FileNotFoundError(
             f"{repo}: no checkpoint in this repository that miniclip can read; its files: "

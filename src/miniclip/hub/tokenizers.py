@@ -31,13 +31,13 @@ def attach_tokenizer(
     cache_dir: str | Path | None,
 ) -> None:
     """Give a model the tokenizer that is passed, else that of its checkpoint, else a function that fetches one."""
-    options = dict(checkpoint.plan.tokenizer)
+    options = dict(checkpoint.plan.tokenizer_options)
     path = find_tokenizer(checkpoint.directory)
     if tokenizer is not None:
         model.tokenizer = open_tokenizer(tokenizer)
     elif path is not None:
         model.tokenizer_source = functools.partial(load_tokenizer, path, **options)
-        if checkpoint.own and path.stat().st_size <= MAX_EAGER_BYTES:
+        if checkpoint.is_native and path.stat().st_size <= MAX_EAGER_BYTES:
             _ = model.tokenizer  # a damaged file raises while loading, not at the first text
     elif repo := _tokenizer_repo(model, checkpoint):
         model.tokenizer_source = functools.partial(_fetch, repo, options, checkpoint.weights_path, cache_dir)
@@ -45,7 +45,7 @@ def attach_tokenizer(
 
 def _tokenizer_repo(model: CLIPModel, checkpoint: CheckpointReader) -> str | None:
     """Repository of the tokenizer that the settings name, or OpenAI's if the vocabulary is OpenAI's."""
-    if checkpoint.own:
+    if checkpoint.is_native:
         return None  # the model was saved without a tokenizer
     text = model.config.text
     is_openai = text.vocab_size == OPENAI_VOCAB_SIZE and text.end_id == OPENAI_VOCAB_SIZE - 1

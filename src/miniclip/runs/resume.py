@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from miniclip.checkpoints.reading import InMemoryTensors, fill, own_rows
+from miniclip.checkpoints.key_maps import identity_rows
+from miniclip.checkpoints.reading import assign_weights
+from miniclip.checkpoints.weights import InMemoryWeights
 from miniclip.config import CLIPConfig
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.inference.model import CLIPModel
@@ -83,7 +85,7 @@ def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) 
     """
     with torch.device("meta"):
         model = CLIPModel(CLIPConfig.from_dict(config), load_tokenizer(run_dir / LAST))
-    fill(model, InMemoryTensors(path, saved.weights), own_rows(model.state_dict()))
+    assign_weights(model, InMemoryWeights(path, saved.weights), identity_rows(model.state_dict()))
     restore_frozen(model, saved.frozen, path)
     return model
 

@@ -1,4 +1,4 @@
-"""Pickled weights: read to the last bit, and never run. What would run, reach out of bounds or never end is refused."""
+"""Pickled weights: exact, without running code; files that run code, reach out of bounds or never end are refused."""
 
 import io
 import os
@@ -26,7 +26,7 @@ KINDS = ["zip", "legacy", "archive"]
 
 
 class Inner(nn.Module):
-    """Tensors of every precision, a turned one, an expanded one, an empty one and two views of one storage."""
+    """Tensors of several precisions, a transposed, an expanded and an empty one, and two views of one storage."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Inner(nn.Module):
         self.scale = nn.Parameter(torch.randn(3).bfloat16())
         row = torch.arange(10.0)
         for name, value in {
-            "turned": torch.randn(2, 3).to(dtype).T,
+            "transposed": torch.randn(2, 3).to(dtype).T,
             "expanded": torch.ones(1, dtype=dtype).expand(3, 5),
             "empty": torch.empty(0, 3),
             "first": row[:4],
@@ -49,7 +49,7 @@ class Inner(nn.Module):
 
 
 class Outer(nn.Module):
-    """Modules in modules, one of them under two names, and attributes that are no weights."""
+    """Nested modules, one of them under two names, and attributes that are not weights."""
 
     heads: int
 
@@ -73,7 +73,7 @@ def save_archive(module: nn.Module, path: Path, *, scripted: bool = False) -> Pa
 
 
 def make(kind: str, path: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """A real file of one of the three kinds, of the same model."""
+    """Write the same model as one of the three kinds of files."""
     model = Outer(dtype)
     if kind == "archive":
         return save_archive(model, path)
@@ -81,26 +81,27 @@ def make(kind: str, path: Path, dtype: torch.dtype = torch.float32) -> Path:
     return path
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Equal to the bit, of one precision and layout, and sharing memory where the others do."""
-    assert list(found) == list(expected)
+def same(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Assert equal bits, precision, strides and sharing of memory."""
+    assert list(tensors) == list(expected)
     for key, value in expected.items():
-        assert type(found[key]) is Tensor
-        assert not found[key].requires_grad
-        assert (found[key].dtype, found[key].shape) == (value.dtype, value.shape), key
-        assert found[key].stride() == value.stride(), key
-        assert torch.equal(found[key], value), key
+        assert type(tensors[key]) is Tensor
+        assert not tensors[key].requires_grad
+        assert (tensors[key].dtype, tensors[key].shape) == (value.dtype, value.shape), key
+        assert tensors[key].stride() == value.stride(), key
+        assert torch.equal(tensors[key], value), key
     filled = [key for key, value in expected.items() if value.numel()]
-    for one in filled:
+    for name in filled:
         for other in filled:
             shared = [
-                t[one].untyped_storage().data_ptr() == t[other].untyped_storage().data_ptr() for t in (found, expected)
+                t[name].untyped_storage().data_ptr() == t[other].untyped_storage().data_ptr()
+                for t in (tensors, expected)
             ]
-            assert shared[0] == shared[1], (one, other)
+            assert shared[0] == shared[1], (name, other)
 
 
 def refuses(path: Path, *words: str) -> str:
-    """That the file is refused, in one line that names it and says what to do."""
+    """Assert that the file is refused in one line that names it; return the message."""
     with pytest.raises(CheckpointError) as caught:
         read_pickled(path)
     message = str(caught.value)
@@ -116,12 +117,12 @@ def refuses(path: Path, *words: str) -> str:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
-def test_a_state_dict_is_read_exactly(tmp_path, kind, dtype):
+def test_reads_a_state_dict_exactly(tmp_path, kind, dtype):
     path = make(kind, tmp_path / "weights.pt", dtype)
-    found = read_pickled(path)
-    assert isinstance(found, Pickled)
-    assert found.archive is False
-    same(found.tensors, torch.load(path, weights_only=True))
+    pickled = read_pickled(path)
+    assert isinstance(pickled, Pickled)
+    assert pickled.is_torchscript is False
+    same(pickled.tensors, torch.load(path, weights_only=True))
 
 
 def test_parameters_become_plain_tensors(tmp_path):
@@ -129,8 +130,8 @@ def test_parameters_become_plain_tensors(tmp_path):
     same(read_pickled(tmp_path / "w.bin").tensors, {"w": torch.ones(2), "b": torch.ones(1)})
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is mapped is seen in /proc")
-def test_a_zip_is_mapped_and_writing_to_its_tensors_leaves_the_file_alone(tmp_path):
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the maps in /proc")
+def test_maps_a_zip_and_never_writes_to_it(tmp_path):
     path = tmp_path / "weights.bin"
     torch.save({"w": torch.zeros(50_000)}, path)
     data = path.read_bytes()
@@ -161,7 +162,7 @@ ADAM = {
     ],
 )
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
-def test_what_training_scripts_wrap(tmp_path, saved, kind):
+def test_finds_the_state_dict_of_training_scripts(tmp_path, saved, kind):
     torch.save(saved, tmp_path / "epoch_3.pt", _use_new_zipfile_serialization=kind == "zip")
     same(read_pickled(tmp_path / "epoch_3.pt").tensors, WEIGHTS)
 
@@ -169,12 +170,12 @@ def test_what_training_scripts_wrap(tmp_path, saved, kind):
 @pytest.mark.parametrize(
     "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
 )
-def test_a_prefix_of_every_name_is_taken_off(tmp_path, prefix):
+def test_strips_a_prefix_of_every_name(tmp_path, prefix):
     torch.save({"state_dict": {f"{prefix}{key}": value for key, value in WEIGHTS.items()}}, tmp_path / "w.pt")
     same(read_pickled(tmp_path / "w.pt").tensors, WEIGHTS)
 
 
-def test_a_prefix_of_some_names_belongs_to_them(tmp_path):
+def test_keeps_a_prefix_of_some_names(tmp_path):
     mixed = {"module.a": torch.ones(1), "module._orig_mod.b": torch.ones(1), "modules.c": torch.ones(1)}
     torch.save(mixed, tmp_path / "w.pt")
     assert list(read_pickled(tmp_path / "w.pt").tensors) == list(mixed)
@@ -183,7 +184,7 @@ def test_a_prefix_of_some_names_belongs_to_them(tmp_path):
     assert list(read_pickled(tmp_path / "w.pt").tensors) == ["a", "_orig_mod.b"]
 
 
-def test_the_prefix_of_an_archive_is_taken_off(tmp_path):
+def test_strips_a_prefix_of_an_archive(tmp_path):
     save_archive(nn.ModuleDict({"module": nn.Linear(3, 2)}), tmp_path / "w.pt", scripted=True)
     assert sorted(read_pickled(tmp_path / "w.pt").tensors) == ["bias", "weight"]
 
@@ -206,12 +207,12 @@ def test_the_prefix_of_an_archive_is_taken_off(tmp_path):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse")
-def test_what_is_no_state_dict_is_named(tmp_path, saved, words):
+def test_names_the_problem_of_other_objects(tmp_path, saved, words):
     torch.save(saved, tmp_path / "w.pt")
     refuses(tmp_path / "w.pt", *words)
 
 
-def test_what_was_saved_on_a_gpu_is_read_without_one(tmp_path):
+def test_reads_gpu_checkpoints_on_the_cpu(tmp_path):
     source, path = make("zip", tmp_path / "model.pt"), tmp_path / "cuda.pt"
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
         for entry in old.infolist():
@@ -225,21 +226,21 @@ def test_what_was_saved_on_a_gpu_is_read_without_one(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("scripted", [False, True], ids=["traced", "scripted"])
-def test_an_archive_is_read_as_torch_reads_it(tmp_path, scripted, dtype):
+def test_reads_an_archive_as_torch_does(tmp_path, scripted, dtype):
     path = save_archive(Outer(dtype), tmp_path / "model.pt", scripted=scripted)
-    found = read_pickled(path)
-    assert found.archive is True
+    pickled = read_pickled(path)
+    assert pickled.is_torchscript is True
     expected = torch.jit.load(path).state_dict()
-    assert {"blocks.0.linear.weight", "again.weight", "blocks.0.turned", "logit_scale"} <= expected.keys()
-    same(found.tensors, expected)
-    assert all(t.untyped_storage().data_ptr() % 64 == 0 for t in found.tensors.values())  # as torch aligns its own
+    assert {"blocks.0.linear.weight", "again.weight", "blocks.0.transposed", "logit_scale"} <= expected.keys()
+    same(pickled.tensors, expected)
+    assert all(t.untyped_storage().data_ptr() % 64 == 0 for t in pickled.tensors.values())  # torch's own memory
 
 
 @pytest.mark.peer
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("scripted", [False, True], ids=["traced", "scripted"])
-def test_a_clip_of_open_clip(tmp_path, scripted, dtype):
+def test_reads_archives_of_open_clip(tmp_path, scripted, dtype):
     open_clip = pytest.importorskip("open_clip.model")
     vision = open_clip.CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=16)
     text = open_clip.CLIPTextCfg(context_length=7, vocab_size=50, width=32, heads=2, layers=2)
@@ -251,17 +252,17 @@ def test_a_clip_of_open_clip(tmp_path, scripted, dtype):
         saved = torch.jit.trace_module(model, calls, check_trace=False).to(dtype)
     saved.save(tmp_path / "clip.pt")
     expected = torch.jit.load(tmp_path / "clip.pt").state_dict()
-    found = read_pickled(tmp_path / "clip.pt").tensors
-    if scripted:  # two plain integers, which OpenAI has among its tensors
-        assert int(found.pop("context_length")) == 7
-        assert int(found.pop("vocab_size")) == 50
+    tensors = read_pickled(tmp_path / "clip.pt").tensors
+    if scripted:  # two integer attributes, which OpenAI stores as tensors
+        assert int(tensors.pop("context_length")) == 7
+        assert int(tensors.pop("vocab_size")) == 50
     assert {"visual.transformer.resblocks.0.attn.in_proj_weight", "attn_mask"} <= expected.keys()
-    assert sorted(found) == sorted(expected)
-    same({key: found[key] for key in expected}, expected)
+    assert sorted(tensors) == sorted(expected)
+    same({key: tensors[key] for key in expected}, expected)
 
 
 class Released(nn.Module):
-    """The top of OpenAI's archives."""
+    """The outermost module of OpenAI's archives."""
 
     context_length: int
     heads: int
@@ -275,15 +276,15 @@ class Released(nn.Module):
         return self.inner(x) + self.context_length + self.heads
 
 
-def test_the_numbers_at_the_top_of_an_archive(tmp_path):
+def test_reads_the_sizes_of_openais_archives(tmp_path):
     torch.jit.script(Released()).save(tmp_path / "model.pt")
-    found = read_pickled(tmp_path / "model.pt").tensors
-    assert set(found) == {"input_resolution", "context_length", "inner.weight", "inner.bias"}
+    tensors = read_pickled(tmp_path / "model.pt").tensors
+    assert set(tensors) == {"input_resolution", "context_length", "inner.weight", "inner.bias"}
     for key, value in {"input_resolution": 224, "context_length": 77}.items():
-        assert (found[key].dtype, found[key].shape, int(found[key])) == (torch.int64, (), value)
+        assert (tensors[key].dtype, tensors[key].shape, int(tensors[key])) == (torch.int64, (), value)
 
 
-def test_the_code_of_an_archive_is_not_even_read(tmp_path):
+def test_does_not_read_the_code_of_an_archive(tmp_path):
     path = make("archive", tmp_path / "model.pt")
     expected = torch.jit.load(path).state_dict()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "other.pt", "w") as new:
@@ -295,13 +296,13 @@ def test_the_code_of_an_archive_is_not_even_read(tmp_path):
     same(read_pickled(tmp_path / "other.pt").tensors, expected)
 
 
-def test_an_archive_is_not_held_in_memory_beside_its_tensors(tmp_path):
+def test_holds_an_archive_in_memory_once(tmp_path):
     save_archive(
         nn.Sequential(*(nn.Linear(3, 800_000) if i % 2 == 0 else nn.Linear(800_000, 3) for i in range(2))),
         tmp_path / "m",
     )
     assert (tmp_path / "m").stat().st_size > 20e6
-    tracemalloc.start()  # which sees what Python allocates, and not torch's own memory
+    tracemalloc.start()  # traces Python's memory, not torch's
     try:
         read_pickled(tmp_path / "m")
         assert tracemalloc.get_traced_memory()[1] < 6e6
@@ -309,7 +310,7 @@ def test_an_archive_is_not_held_in_memory_beside_its_tensors(tmp_path):
         tracemalloc.stop()
 
 
-# Archives by hand: the pickles that torch does not write
+# Archives written by hand, with pickles that torch does not write
 
 
 def text(value: str) -> bytes:
@@ -356,7 +357,7 @@ def path(tmp_path) -> Path:
     return tmp_path / "model.pt"
 
 
-def test_archives_by_hand_are_read(path):
+def test_reads_archives_written_by_hand(path):
     body = module(
         weight=tensor((2, 2), (1, 2), place="cuda:0"),
         part=module(w=named("torch._utils._rebuild_parameter") + b"(" + tensor((2,), offset=2) + b"\x88NtR"),
@@ -365,9 +366,9 @@ def test_archives_by_hand_are_read(path):
         pair=b"}" + text("k") + number(1) + b"s" + text("k") + b"\x86",
         deep=b"}(((tt" + tensor() + b"u",
     )
-    found = read_pickled(write_archive(path, body)).tensors
+    tensors = read_pickled(write_archive(path, body)).tensors
     row = torch.tensor([1.0, 2, 3, 4])
-    same(found, {"weight": row.view(2, 2).T, "halves": row.view(torch.float16), "part.w": row[2:]} | {})
+    same(tensors, {"weight": row.view(2, 2).T, "halves": row.view(torch.float16), "part.w": row[2:]} | {})
 
 
 @pytest.mark.parametrize(
@@ -402,13 +403,12 @@ def test_archives_by_hand_are_read(path):
         tensor((4,), kind="ComplexFloatStorage"),
     ],
 )
-def test_a_tensor_that_reaches_out_of_its_storage(path, hostile):
+def test_refuses_a_tensor_outside_of_its_storage(path, hostile):
     assert len(read_pickled(write_archive(path, module(w=tensor()))).tensors) == 1
     refuses(write_archive(path, module(w=hostile)))
 
 
-def test_the_bounds_are_those_of_the_entry(path):
-    """Not those that the pickle gives, and to the element."""
+def test_bounds_are_those_of_the_entry(path):
     assert len(read_pickled(write_archive(path, module(w=tensor((4,), offset=0)))).tensors["w"]) == 4
     assert read_pickled(write_archive(path, module(w=tensor((2, 2), (0, 3))))).tensors["w"].tolist() == [[1, 4], [1, 4]]
     assert (
@@ -421,29 +421,29 @@ def test_the_bounds_are_those_of_the_entry(path):
     ("body", "others", "word"),
     [
         (module(w=tensor()), {"byteorder": b"big"}, "big-endian"),
-        (module(), {}, "without a single tensor"),
-        (module(part=module(part=number(3))), {}, "without a single tensor"),
-        (tensor(), {}, "describes no module"),
-        (b"}", {}, "describes no module"),
+        (module(), {}, "without a tensor"),
+        (module(part=module(part=number(3))), {}, "without a tensor"),
+        (tensor(), {}, "describes no TorchScript module"),
+        (b"}", {}, "describes no TorchScript module"),
         (b"", {}, "not a whole file"),
         (b"", {"data.pkl": b"\x80\x02" + module(w=tensor())}, "not a whole file"),
         (named("__torch__.M") + b")\x81" + number(1) + b"b", {}, "not a whole file"),
         (module(w=b"h\7"), {}, "not a whole file"),
     ],
 )
-def test_an_archive_that_describes_no_model(path, body, others, word):
+def test_refuses_archives_without_a_model(path, body, others, word):
     refuses(write_archive(path, body, **others), word)
 
 
 def doubled(depth: int, leaf: bytes) -> bytes:
-    """Modules of which each holds the one before it twice: 2 ** depth paths in as many bytes."""
+    """Return nested modules that hold the next one twice: 2 ** depth paths."""
     body = leaf
     for _ in range(depth):
         body = module(a=body + b"q\1", b=b"h\1")
     return body
 
 
-def test_a_pickle_that_would_never_end(path):
+def test_refuses_pickles_that_would_never_end(path):
     tuples = b")" + b"q\1h\1\x86" * 100  # hashing it takes 2 ** 100 steps
     long = b"(" + b")" * 20_000 + b"tq\1"  # to be copied 20,000 times
     for body in (
@@ -467,7 +467,7 @@ def test_a_pickle_that_would_never_end(path):
 
 
 class Payload:
-    """What runs a function as it is unpickled."""
+    """Calls a function when it is unpickled."""
 
     def __init__(self, function, *args) -> None:
         self.call = function, args
@@ -477,7 +477,7 @@ class Payload:
 
 
 def payloads(folder: Path) -> dict[str, tuple[Payload, str]]:
-    """What writes the file `flag` in the folder, and the name that it asks for."""
+    """Return payloads that write the file `flag` in the folder, with the global that each refers to."""
     flag = folder / "flag"
     write = f"open({str(flag)!r}, 'w').close()"
     (folder / "hubconf.py").write_text(f"def entry():\n    {write}\n")
@@ -491,7 +491,7 @@ def payloads(folder: Path) -> dict[str, tuple[Payload, str]]:
 
 
 def embed(form: str, payload: Payload, path: Path) -> None:
-    """Put it where a file of weights of some form has its pickle."""
+    """Write a file of weights of one form with the payload in its pickle."""
     plain = {"weight": torch.ones(2), "other": payload}
     if form in ("zip", "legacy"):
         torch.save(plain, path, _use_new_zipfile_serialization=form == "zip")
@@ -524,17 +524,16 @@ FORMS += ["archive", "archive attribute", "archive deep", "archive size", "archi
 
 @pytest.mark.parametrize("name", ["system", "exec", "eval", "hub", "nested"])
 @pytest.mark.parametrize("form", FORMS)
-def test_code_is_refused_and_not_run(path, tmp_path, form, name):
-    payload, asked = payloads(tmp_path)[name]
+def test_refuses_code_without_running_it(path, tmp_path, form, name):
+    payload, global_name = payloads(tmp_path)[name]
     embed(form, payload, path)
-    message = refuses(path, "safetensors", *([asked] if form != "tar" else []))
+    message = refuses(path, "safetensors", *([global_name] if form != "tar" else []))
     assert form == "tar" or "nothing of it was run" in message
     assert not (tmp_path / "flag").exists()
 
 
 @pytest.mark.parametrize("name", ["system", "exec", "eval", "hub", "nested"])
-def test_the_code_would_run_elsewhere(path, tmp_path, name):
-    """That the test above has something to find."""
+def test_the_payloads_run_elsewhere(path, tmp_path, name):
     payload, _ = payloads(tmp_path)[name]
     runs = [lambda: pickle.loads(pickle.dumps(payload)), lambda: torch.load(path, weights_only=False)]
     for form, run in zip(["zip", "legacy"], runs, strict=True):
@@ -547,7 +546,7 @@ def test_the_code_would_run_elsewhere(path, tmp_path, name):
 @pytest.mark.parametrize(
     "trick",
     [
-        named("collections.OrderedDict") + b"}" + text("x") + number(1) + b"sb",  # an attribute of a function
+        named("collections.OrderedDict") + b"}" + text("x") + number(1) + b"sb",  # sets an attribute of a function
         named("collections.OrderedDict") + b"N}" + text("__code__") + number(1) + b"s\x86b",
         named("collections.OrderedDict") + b")\x81",
         named("torch.FloatStorage") + b")R",
@@ -568,19 +567,19 @@ def test_the_code_would_run_elsewhere(path, tmp_path, name):
         named("collections.OrderedDict") + numbers((1,) * 100) + b"R",
     ],
 )
-def test_no_other_operation_is_known(path, trick):
+def test_refuses_all_other_operations(path, trick):
     before = len(vars(OrderedDict))
     refuses(write_archive(path, module(w=tensor(), x=trick)))
     refuses(write_archive(path, trick))
     assert len(vars(OrderedDict)) == before
-    assert len(read_pickled(write_archive(path, module(w=tensor()))).tensors) == 1  # and nothing of it stays
+    assert len(read_pickled(write_archive(path, module(w=tensor()))).tensors) == 1  # nothing was changed
 
 
-def test_a_name_of_any_length_and_any_characters_stays_on_one_line(path):
+def test_shortens_names_to_one_line(path):
     refuses(write_archive(path, named("evil.\x1b[2J\r" + "x" * 10_000) + b")R"), "asks for evil.", "xxx")
 
 
-# Files that are no weights, or not whole
+# Files that are not weights, or not whole
 
 
 @pytest.mark.parametrize(
@@ -601,23 +600,23 @@ def test_a_name_of_any_length_and_any_characters_stays_on_one_line(path):
         (b"\0" * 600, ""),
     ],
 )
-def test_what_is_found_under_the_name_of_weights(path, content, word):
+def test_refuses_other_files_under_the_name_of_weights(path, content, word):
     path.write_bytes(content)
     refuses(path, word)
 
 
-def test_safetensors_under_another_name(path):
+def test_names_safetensors_under_another_name(path):
     save_file({"a": torch.ones(2)}, path)
     refuses(path, ".safetensors")
 
 
-def test_paths_that_are_no_files(tmp_path):
+def test_refuses_paths_that_are_not_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
         read_pickled(tmp_path / "absent.pt")
     refuses(tmp_path, "a directory")
 
 
-def test_a_zip_of_something_else(path):
+def test_refuses_another_zip(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("photos/cat.jpg", b"x")
     refuses(path, "photos/data.pkl")
@@ -633,7 +632,7 @@ def rezipped(source: Path, target: Path, compression: int = zipfile.ZIP_STORED, 
 
 @pytest.mark.parametrize("kind", ["zip", "archive"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_entries_that_are_not_as_torch_writes_them(tmp_path, kind):
+def test_refuses_compressed_and_duplicate_entries(tmp_path, kind):
     source = make(kind, tmp_path / "source.pt")
     expected = read_pickled(source).tensors
     same(read_pickled(rezipped(source, tmp_path / "stored.pt")).tensors, expected)
@@ -642,24 +641,24 @@ def test_entries_that_are_not_as_torch_writes_them(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["zip", "archive"])
-def test_entries_that_say_they_are_larger_than_they_are(tmp_path, kind):
+def test_refuses_entries_with_wrong_sizes(tmp_path, kind):
     path = make(kind, tmp_path / "model.pt")
     data = bytearray(path.read_bytes())
     start = data.rindex(b"model/data/0") - 46  # its header in the directory at the end
     assert data[start : start + 4] == b"PK\1\2"
-    sizes = [(1 << 31, 1 << 31), (1 << 31, 4), (4, 1 << 31)]  # as they are stored, as they are read
+    sizes = [(1 << 31, 1 << 31), (1 << 31, 4), (4, 1 << 31)]  # stored, uncompressed
     for stored, read in sizes:
         struct.pack_into("<II", data, start + 20, stored, read)
         path.write_bytes(data)
         refuses(path, "do not fit")
-    if kind == "archive":  # torch looks at the pickle instead
+    if kind == "archive":  # torch.load uses the pickle instead
         struct.pack_into("<II", data, start + 20, 1000, 1000)
         path.write_bytes(data)
         refuses(path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_cut_short(tmp_path, kind):
+def test_refuses_truncated_files(tmp_path, kind):
     path = make(kind, tmp_path / "model.pt")
     data = path.read_bytes()
     for length in [*range(1, 64, 7), *range(64, len(data), len(data) // 60), len(data) - 1]:
@@ -668,7 +667,7 @@ def test_files_cut_short(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("zip", "data.pkl"), ("archive", "data.pkl"), ("archive", "data/0")])
-def test_a_changed_byte_is_noticed(tmp_path, kind, name):
+def test_detects_a_changed_byte(tmp_path, kind, name):
     path = make(kind, tmp_path / "model.pt")
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
@@ -678,7 +677,7 @@ def test_a_changed_byte_is_noticed(tmp_path, kind, name):
     refuses(path, "again")
 
 
-def test_a_file_without_checksums_is_read(tmp_path):
+def test_reads_files_without_checksums(tmp_path):
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -692,7 +691,7 @@ def test_a_file_without_checksums_is_read(tmp_path):
 
 
 def check_only_refused(path: Path) -> bool:
-    """Whether the file was read, rather than refused; if so, its tensors lie in their memory."""
+    """Return whether the file was read; if so, assert that its tensors are inside their storages."""
     try:
         tensors = read_pickled(path).tensors
     except CheckpointError:
@@ -704,7 +703,7 @@ def check_only_refused(path: Path) -> bool:
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
-    """With some bytes changed, taken out or put in."""
+    """Change, remove or insert some bytes."""
     result = bytearray(data)
     for _ in range(chance.choice([1, 1, 2, 5])):
         at, kind = chance.randrange(len(result)), chance.random()

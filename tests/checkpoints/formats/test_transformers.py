@@ -1,4 +1,4 @@
-"""transformers' layout: its own models, saved by its own code, compute the same here, and back there."""
+"""transformers' layout: models saved by its own code give the same outputs here, and the exports there."""
 
 import copy
 import json
@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from miniclip.checkpoints.export import export
 from miniclip.checkpoints.formats import transformers as layout
+from miniclip.checkpoints.formats.transformers_export import export_plan
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load
@@ -92,22 +93,22 @@ def inputs(captions):
 
 @torch.no_grad()
 def outputs(peer, pixels, ids):
-    found = peer(pixel_values=pixels, input_ids=ids)
-    return found.image_embeds, found.text_embeds, found.logits_per_image
+    output = peer(pixel_values=pixels, input_ids=ids)
+    return output.image_embeds, output.text_embeds, output.logits_per_image
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_ways(case, build, inputs, compare, tmp_path):
+def test_loads_and_exports_like_the_peer(case, build, inputs, compare, tmp_path):
     peer = build(CASES[case])
     peer.save_pretrained(tmp_path / "peer")
     pixels, ids = inputs(CASES[case])
-    theirs = outputs(peer, pixels, ids)
+    expected = outputs(peer, pixels, ids)
     model = load(tmp_path / "peer")
-    compare(model, pixels, ids, theirs)
+    compare(model, pixels, ids, expected)
     assert not model.training
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
-    if case == "metaclip_2":  # CLIPModel has another meaning for its end token
-        with pytest.raises(ValueError, match="does not look for an end token with the id 2"):
+    if case == "metaclip_2":  # CLIPModel treats its end token differently
+        with pytest.raises(ValueError, match="pools at the highest id instead of an end token with the id 2"):
             export(model, tmp_path / "back", layout="transformers")
         return
     export(model, tmp_path / "back", layout="transformers")
@@ -122,7 +123,7 @@ def test_both_ways(case, build, inputs, compare, tmp_path):
         assert torch.equal(value, after[key]), key
 
 
-# What else a setting could have been read as; the comparison above must be able to tell.
+# Misreadings of a setting that the comparison above must detect.
 MISREADINGS = [
     ("quick_gelu", "image", {"activation": "gelu"}),
     ("quick_gelu", "text", {"activation": "gelu"}),
@@ -146,7 +147,7 @@ MISREADINGS = [
 
 
 @pytest.mark.parametrize(("case", "tower", "changes"), MISREADINGS)
-def test_a_setting_read_as_another_is_noticed(case, tower, changes, build, inputs, differences, tmp_path):
+def test_comparison_detects_a_misread_setting(case, tower, changes, build, inputs, differences, tmp_path):
     peer = build(CASES[case])
     peer.save_pretrained(tmp_path)
     pixels, ids = inputs(CASES[case])
@@ -157,24 +158,24 @@ def test_a_setting_read_as_another_is_noticed(case, tower, changes, build, input
 
 
 @pytest.mark.parametrize("case", ["quick_gelu", "siglip"])
-def test_each_weight_tells(case, build, inputs, differences, tmp_path):
+def test_every_weight_changes_the_outputs(case, build, inputs, differences, tmp_path):
     peer = build(CASES[case])
     peer.save_pretrained(tmp_path)
     pixels, ids = inputs(CASES[case])
-    theirs = outputs(peer, pixels, ids)
+    expected = outputs(peer, pixels, ids)
     model = load(tmp_path).requires_grad_(False)
-    silent = []
+    unused = []
     for name, parameter in model.named_parameters():
-        kept = parameter.clone()
+        original = parameter.clone()
         parameter.add_(0.1 * torch.randn_like(parameter))
-        if max(differences(model, pixels, ids, theirs).values()) < 4e-5:
-            silent.append(name)
-        parameter.copy_(kept)
-    assert silent == []
+        if max(differences(model, pixels, ids, expected).values()) < 4e-5:
+            unused.append(name)
+        parameter.copy_(original)
+    assert unused == []
 
 
 @pytest.mark.parametrize("case", ["quick_gelu", "siglip"])
-def test_several_files(case, build, inputs, compare, tmp_path):
+def test_loads_shards(case, build, inputs, compare, tmp_path):
     peer = build(CASES[case])
     peer.save_pretrained(tmp_path, max_shard_size="20KB")
     assert not (tmp_path / layout.WEIGHTS).exists()
@@ -185,7 +186,7 @@ def test_several_files(case, build, inputs, compare, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["quick_gelu", "siglip"])
-def test_files_of_older_versions(case, build, inputs, compare, tmp_path):
+def test_loads_files_of_older_versions(case, build, inputs, compare, tmp_path):
     peer = build(CASES[case])
     peer.config.save_pretrained(tmp_path)
     positions = {"text_model": TEXT["max_position_embeddings"], "vision_model": 16 + (case != "siglip")}
@@ -197,7 +198,7 @@ def test_files_of_older_versions(case, build, inputs, compare, tmp_path):
 
 @pytest.mark.parametrize("case", ["quick_gelu", "siglip"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_in_the_file(case, dtype, build, inputs, compare, tmp_path):
+def test_loads_half_precision(case, dtype, build, inputs, compare, tmp_path):
     peer = build(CASES[case]).to(dtype)
     peer.save_pretrained(tmp_path / "peer")
     pixels, ids = inputs(CASES[case])
@@ -213,7 +214,7 @@ def defaults(config):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_settings_that_name_only_what_differs(case, build, inputs, compare, tmp_path):
+def test_settings_default_to_those_of_the_classes(case, build, inputs, compare, tmp_path):
     peer = build(CASES[case])
     peer.save_pretrained(tmp_path)
     values = json.loads((tmp_path / layout.CONFIG).read_text())
@@ -229,8 +230,8 @@ def test_settings_that_name_only_what_differs(case, build, inputs, compare, tmp_
 
 @pytest.mark.parametrize("case", ["quick_gelu", "gelu", "mlp", "other_end"])
 @pytest.mark.parametrize("others", [{}, {"layer_norm_eps": 1e-3, "hidden_act": "gelu_new"}])
-def test_overrides_of_the_first_versions(case, others, build, inputs, compare, tmp_path):
-    """The second section is whole: what it does not name is the class's default, whatever the first one says."""
+def test_second_section_takes_precedence(case, others, build, inputs, compare, tmp_path):
+    """Settings that the second section lacks are the class's defaults, not those of the first."""
     peer = build(CASES[case])
     peer.save_pretrained(tmp_path)
     values = json.loads((tmp_path / layout.CONFIG).read_text())
@@ -241,13 +242,13 @@ def test_overrides_of_the_first_versions(case, others, build, inputs, compare, t
     (tmp_path / layout.CONFIG).write_text(json.dumps(values))
     pixels, ids = inputs(CASES[case])
     again = transformers.CLIPModel.from_pretrained(tmp_path).eval()
-    theirs = outputs(again, pixels, ids)
-    assert torch.equal(theirs[0], outputs(peer, pixels, ids)[0])
-    compare(load(tmp_path), pixels, ids, theirs)
+    expected = outputs(again, pixels, ids)
+    assert torch.equal(expected[0], outputs(peer, pixels, ids)[0])
+    compare(load(tmp_path), pixels, ids, expected)
 
 
-def test_a_vocabulary_with_words_of_ones_own(build, inputs, compare, tmp_path):
-    """Early files pool at the highest id of a row, which is OpenAI's end token also where rows were added."""
+def test_loads_added_tokens(build, inputs, compare, tmp_path):
+    """Early files pool at OpenAI's end token, even if tokens were added."""
     case = clip({"num_hidden_layers": 1}, {"num_hidden_layers": 1, "vocab_size": 49411, "eos_token_id": 2})
     peer = build(case)
     peer.save_pretrained(tmp_path)
@@ -257,14 +258,14 @@ def test_a_vocabulary_with_words_of_ones_own(build, inputs, compare, tmp_path):
 
 
 @pytest.fixture
-def picture():
-    """A picture of noise, of which a crop begins at half a pixel."""
+def image():
+    """Return an image of noise whose crop begins at half a pixel."""
     return Image.fromarray(torch.randint(0, 256, (40, 59, 3), dtype=torch.uint8).numpy())
 
 
-def check_pixels(model, processor, picture):
-    theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
-    assert float((model.preprocess(picture) - theirs).abs().max()) < 1e-5
+def check_pixels(model, processor, image):
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    assert float((model.preprocess(image) - expected).abs().max()) < 1e-5
 
 
 SQUARE = {"height": 32, "width": 32}
@@ -283,31 +284,31 @@ PROCESSORS = [
 
 
 @pytest.mark.parametrize(("case", "values"), PROCESSORS)
-def test_preprocessing_both_ways(case, values, build, picture, tmp_path):
+def test_loads_and_exports_the_preprocessing(case, values, build, image, tmp_path):
     build(CASES[case]).save_pretrained(tmp_path / "peer")
     kind = "SiglipImageProcessor" if case == "siglip" else "CLIPImageProcessor"
     file = tmp_path / "peer" / layout.PREPROCESSOR
     file.write_text(json.dumps({"image_processor_type": kind, **values}))
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "peer", backend="pil")
     model = load(tmp_path / "peer")
-    check_pixels(model, processor, picture)
+    check_pixels(model, processor, image)
     export(model, tmp_path / "back", layout="transformers")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "back", backend="pil")
     assert type(processor).__name__ == f"{kind}Pil"
-    check_pixels(model, processor, picture)
+    check_pixels(model, processor, image)
 
 
 @pytest.mark.parametrize("case", ["quick_gelu", "siglip"])
-def test_preprocessing_as_it_is_saved(case, build, picture, tmp_path):
+def test_loads_the_saved_preprocessing(case, build, image, tmp_path):
     build(CASES[case]).save_pretrained(tmp_path)
     kind = transformers.SiglipImageProcessorPil if case == "siglip" else transformers.CLIPImageProcessorPil
     size = {"size": SQUARE} if case == "siglip" else {"size": {"shortest_edge": 32}, "crop_size": SQUARE}
     processor = kind(**size, image_mean=HALF, image_std=[0.3, 0.3, 0.3], resample=2)
     processor.save_pretrained(tmp_path)
-    check_pixels(load(tmp_path), processor, picture)
+    check_pixels(load(tmp_path), processor, image)
 
 
-def test_preprocessing_in_a_processors_file(build, picture, toy_tokenizer, tmp_path):
+def test_loads_the_preprocessing_of_a_processor(build, image, toy_tokenizer, tmp_path):
     build(CASES["quick_gelu"]).save_pretrained(tmp_path)
     toy_tokenizer.save(tmp_path / "t" / "tokenizer.json")
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "t" / "tokenizer.json"))
@@ -316,10 +317,10 @@ def test_preprocessing_in_a_processors_file(build, picture, toy_tokenizer, tmp_p
     transformers.CLIPProcessor(processor, tokenizer).save_pretrained(tmp_path / "processor")
     assert not (tmp_path / "processor" / layout.PREPROCESSOR).exists()
     (tmp_path / "processor" / layout.PROCESSOR).rename(tmp_path / layout.PROCESSOR)
-    check_pixels(load(tmp_path), processor, picture)
+    check_pixels(load(tmp_path), processor, image)
 
 
-def test_preprocessing_that_nobody_named(build, tmp_path):
+def test_uses_the_default_preprocessing(build, tmp_path):
     for case, resize, mean in (("quick_gelu", "shortest", 0.48145466), ("siglip", "squash", 0.5)):
         build(CASES[case]).save_pretrained(tmp_path / case)
         config = load(tmp_path / case).config
@@ -347,12 +348,12 @@ NOT_READ = [
 
 
 @pytest.mark.parametrize(("values", "message"), NOT_READ)
-def test_preprocessing_that_it_does_not_do(values, message, one_line):
+def test_refuses_unsupported_preprocessing(values, message, one_line):
     _, top, vision, text = CASES["quick_gelu"]
     config = {"model_type": "clip", **top, "vision_config": vision, "text_config": text}
-    layout.plan(config, {})
+    layout.load_plan(config, {})
     with pytest.raises(ValueError, match=message) as caught:
-        layout.plan(config, values)
+        layout.load_plan(config, values)
     one_line(caught)
 
 
@@ -367,19 +368,19 @@ REFUSED = [
     ({"text_config": {**TEXT, "eos_token_id": 99}}, "outside of the vocabulary"),
     ({"text_config": {**TEXT, "layer_norm_eps": None}}, "text_config.layer_norm_eps is None"),
     ({"model_type": "siglip", "vision_config": {**VISION, "vision_use_head": False}}, "vision_use_head is False"),
-    ({"model_type": "siglip"}, "without a projection the two must be equal"),  # text of another width than pictures
+    ({"model_type": "siglip"}, "without a projection the two must be equal"),  # the towers differ in width
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
-def test_what_it_has_no_parts_for(changes, message, one_line):
+def test_refuses_unsupported_models(changes, message, one_line):
     _, top, vision, text = CASES["quick_gelu"]
     with pytest.raises(ValueError, match=message) as caught:
-        layout.plan({"model_type": "clip", **top, "vision_config": vision, "text_config": text, **changes}, {})
+        layout.load_plan({"model_type": "clip", **top, "vision_config": vision, "text_config": text, **changes}, {})
     one_line(caught)
 
 
-def test_the_error_names_the_file(build, tmp_path, one_line):
+def test_errors_name_the_file(build, tmp_path, one_line):
     build(CASES["quick_gelu"]).save_pretrained(tmp_path)
     values = json.loads((tmp_path / layout.CONFIG).read_text())
     (tmp_path / layout.CONFIG).write_text(json.dumps({**values, "model_type": "blip"}))
@@ -390,7 +391,7 @@ def test_the_error_names_the_file(build, tmp_path, one_line):
 
 IMAGE = ImageConfig(32, 8, 32, 2, 4)
 CAUSAL = TextConfig(12, 99, 24, 2, 3, causal=True, pooling="end")
-NOT_WRITTEN = [
+NOT_EXPORTED = [
     (CLIPConfig(IMAGE, TextConfig(12, 99, 24, 2, 3), 16), "text.causal is False, there True"),
     (CLIPConfig(IMAGE, CAUSAL, 16, logit_bias=-10.0), "logit_bias is True, there False"),
     (CLIPConfig(IMAGE, CAUSAL, 16).replace_image(patch_bias=True), "image.patch_bias is True"),
@@ -399,21 +400,21 @@ NOT_WRITTEN = [
     (CLIPConfig(IMAGE, CAUSAL, 16).replace_image(norm_before=False), "image.norm_before is False"),
     (CLIPConfig(IMAGE, CAUSAL, 16).replace_image(pooling="attention"), "SiglipModel is another model"),
     (CLIPConfig(IMAGE, CAUSAL, 16).replace_text(projection="bias"), "text.projection is 'bias'"),
-    (CLIPConfig(IMAGE, CAUSAL, 16).replace_text(end_id=2), "end token with the id 2"),
+    (CLIPConfig(IMAGE, CAUSAL, 16).replace_text(end_id=2), "an end token with the id 2"),
 ]
 
 
-@pytest.mark.parametrize(("config", "message"), NOT_WRITTEN)
-def test_what_it_cannot_be_told(config, message, tmp_path, one_line):
+@pytest.mark.parametrize(("config", "message"), NOT_EXPORTED)
+def test_refuses_to_export_other_models(config, message, tmp_path, one_line):
     with pytest.raises(ValueError, match=message) as caught:
         export(CLIPModel(config).initialise(), tmp_path / "back", layout="transformers")
     one_line(caught)
     assert not (tmp_path / "back").exists()
 
 
-def test_siglip_that_crops_cannot_be_told(build, tmp_path):
+def test_refuses_to_export_siglip_that_crops(build, tmp_path):
     build(CASES["siglip"]).save_pretrained(tmp_path / "peer")
     model = load(tmp_path / "peer")
     config = CLIPConfig.from_dict({**model.config.to_dict(), "resize": "shortest"})
-    with pytest.raises(ValueError, match="squashes pictures"):
-        layout.written(config)
+    with pytest.raises(ValueError, match="squashes images"):
+        export_plan(config)

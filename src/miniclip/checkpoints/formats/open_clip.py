@@ -1,6 +1,7 @@
 """open_clip's layout: `open_clip_config.json` beside the weights, for its own vision transformers and some of timm's.
 
 Source: https://github.com/mlfoundations/open_clip, src/open_clip/{model,transformer,factory,transform}.py, version 3.
+`open_clip_export.py` writes it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from miniclip.checkpoints.formats.timm_towers import TIMM_TOWERS
+from miniclip.checkpoints.foreign_config import ConfigSection, exp, rgb_triple
+from miniclip.checkpoints.formats.timm_towers import TIMM_TOWERS, timm_name
 from miniclip.checkpoints.key_maps import (
     OPENAI_IMAGE,
-    OPENAI_MARKS,
+    OPENAI_SIZES,
     OPENAI_TEXT,
     SCALARS,
     TEXT_LINEAR,
@@ -21,8 +23,8 @@ from miniclip.checkpoints.key_maps import (
     Row,
     prefixed,
 )
-from miniclip.checkpoints.layout import Plan, Settings, Written, ratio, triple, warn_of_crops
 from miniclip.checkpoints.operations import Shape
+from miniclip.checkpoints.plans import LoadPlan
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, ImageConfig, TextConfig
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -54,253 +56,164 @@ CUSTOM_BLOCK = (
 )
 
 
-def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Plan:
-    """The model that an `open_clip_config.json` is.
+def load_plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> LoadPlan:
+    """Return the plan for weights beside an `open_clip_config.json`.
 
     Raises:
-        ValueError: it has parts that miniclip has not; the message names them.
+        ValueError: the model has parts that miniclip does not support; the message names them.
     """
-    model = Settings(config.get("model_cfg", {}), "model_cfg", {"vision_cfg": {}, "text_cfg": {}, "embed_dim": None})
-    text = dict(model.take("text_cfg"))
+    defaults: dict[str, Any] = {"vision_cfg": {}, "text_cfg": {}, "embed_dim": None}
+    model = ConfigSection(config.get("model_cfg", {}), "model_cfg", defaults)
+    text = dict(model.get("text_cfg"))
     parsed = model_config(model.values, config.get("preprocess_cfg", {}))
     name = text.get("hf_tokenizer_name")
-    # the defaults of its HFTokenizer, and of the one with OpenAI's vocabulary that it has built in
+    # the defaults of open_clip's HFTokenizer, and of its tokenizer with OpenAI's vocabulary
     options = {"clean": "whitespace" if name else "lower", **(text.get("tokenizer_kwargs") or {})}
-    return Plan(parsed, rows(parsed, shapes), options, name)
+    return LoadPlan(parsed, key_map(parsed, shapes), options, name)
 
 
 def model_config(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> CLIPConfig:
-    """open_clip's settings as ours.
+    """Convert open_clip's configuration.
 
     Raises:
-        ValueError: a setting has no counterpart.
+        ValueError: miniclip does not support a setting.
     """
-    model = Settings(model_cfg, "model_cfg", {**MODEL, "vision_cfg": {}, "text_cfg": {}, "embed_dim": None})
-    model.refuse("multimodal_cfg")  # CoCa
+    model = ConfigSection(model_cfg, "model_cfg", {**MODEL, "vision_cfg": {}, "text_cfg": {}, "embed_dim": None})
+    model.require_unset("multimodal_cfg")  # CoCa
     model.ignore("custom_text", "nonscalar_logit_scale", "output_dict")
-    quick = bool(model.take("quick_gelu"))
-    bias = model.take("init_logit_bias")
+    quick_gelu = bool(model.get("quick_gelu"))
+    bias = model.get("init_logit_bias")
     result = CLIPConfig(
-        _image(Settings(model.take("vision_cfg"), "vision_cfg", VISION), quick),
-        _text(Settings(model.take("text_cfg"), "text_cfg", TEXT), quick),
-        model.number("embed_dim"),
-        logit_scale=math.exp(model.real("init_logit_scale")),
+        _image(ConfigSection(model.get("vision_cfg"), "vision_cfg", VISION), quick_gelu),
+        _text(ConfigSection(model.get("text_cfg"), "text_cfg", TEXT), quick_gelu),
+        model.integer("embed_dim"),
+        logit_scale=exp(model.number("init_logit_scale"), "model_cfg.init_logit_scale"),
         logit_bias=None if bias is None else float(bias),
-        **_preprocess(Settings(preprocess_cfg, "preprocess_cfg", PREPROCESS)),
+        **_preprocess(ConfigSection(preprocess_cfg, "preprocess_cfg", PREPROCESS)),
     )
-    model.done()
+    model.require_all_read()
     return result
 
 
-def _image(vision: Settings, quick: bool) -> ImageConfig:
+def _image(vision: ConfigSection, quick_gelu: bool) -> ImageConfig:
     vision.ignore(
         "patch_dropout", "output_tokens", "pos_embed_type", "timm_model_pretrained", "timm_drop", "timm_drop_path",
         "timm_proj_bias", "attn_pooler_queries", "attn_pooler_heads",
     )  # fmt: skip
-    if vision.take("timm_model_name"):
+    if vision.get("timm_model_name"):
         return _timm(vision)
     vision.ignore("timm_pool", "timm_proj")
     if isinstance(vision.values["layers"], list):
-        raise ValueError("vision_cfg.layers is a list: a ResNet, which miniclip has no part for")  # noqa: TRY004
-    vision.refuse("ls_init_value", "attentional_pool", *CUSTOM_BLOCK)
-    pooling = vision.choose("pool_type", {"tok": "class", "avg": "mean"})
-    if not vision.take("final_ln_after_pool") and pooling == "mean":
-        raise ValueError("vision_cfg.pool_type is 'avg' over normalised patches; miniclip normalises their mean")
-    width = vision.number("width", least=1)
+        raise ValueError("vision_cfg.layers is a list: a ResNet, which miniclip does not support")  # noqa: TRY004
+    vision.require_unset("ls_init_value", "attentional_pool", *CUSTOM_BLOCK)
+    pooling = vision.choice("pool_type", {"tok": "class", "avg": "mean"})
+    if not vision.get("final_ln_after_pool") and pooling == "mean":
+        raise ValueError("vision_cfg.pool_type is 'avg' over normalised patches; miniclip normalises only their mean")
+    width = vision.integer("width", minimum=1)
     image = ImageConfig(
-        vision.number("image_size"),
-        vision.number("patch_size"),
+        vision.integer("image_size"),
+        vision.integer("patch_size"),
         width,
-        vision.number("layers"),
-        heads=width // vision.number("head_width", least=1),
-        activation=_activation(vision, quick),
-        mlp_ratio=int(width * vision.real("mlp_ratio")) / width,
+        vision.integer("layers"),
+        heads=width // vision.integer("head_width", minimum=1),
+        activation=_activation(vision, quick_gelu),
+        mlp_ratio=int(width * vision.number("mlp_ratio")) / width,
         norm_eps=_norm_eps(vision),
-        norm_before=not vision.take("no_ln_pre"),
+        norm_before=not vision.get("no_ln_pre"),
         pooling=pooling,
     )
-    vision.done()
+    vision.require_all_read()
     return image
 
 
-def _timm(vision: Settings) -> ImageConfig:
+def _timm(vision: ConfigSection) -> ImageConfig:
     name = vision.values["timm_model_name"]
     if name not in TIMM_TOWERS:
-        raise ValueError(f"vision_cfg.timm_model_name is {name!r}, which is no plain vision transformer of miniclip's")
+        raise ValueError(f"vision_cfg.timm_model_name is {name!r}, which miniclip does not support")
     image = TIMM_TOWERS[name]
     expected = ("map", "none") if image.pooling == "attention" else ("token", None)
-    found = vision.take("timm_pool"), vision.take("timm_proj")
-    if found != expected:
-        raise ValueError(f"vision_cfg.timm_pool and timm_proj are {found}; for {name} miniclip has {expected}")
-    if vision.number("image_size") != image.image_size:
-        raise ValueError(f"vision_cfg.image_size is {vision.values['image_size']}; {name} takes {image.image_size}")
-    return image  # open_clip does not look at the other settings of a tower that has a name
+    pooling = vision.get("timm_pool"), vision.get("timm_proj")
+    if pooling != expected:
+        raise ValueError(f"vision_cfg.timm_pool and timm_proj are {pooling}; expected {expected} for {name}")
+    if vision.integer("image_size") != image.image_size:
+        raise ValueError(
+            f"vision_cfg.image_size is {vision.values['image_size']}; expected {image.image_size} for {name}"
+        )
+    return image  # open_clip ignores the other settings of a tower from timm
 
 
-def _text(text: Settings, quick: bool) -> TextConfig:
-    text.refuse("hf_model_name", "embed_cls", "ls_init_value", *CUSTOM_BLOCK)
+def _text(text: ConfigSection, quick_gelu: bool) -> TextConfig:
+    text.require_unset("hf_model_name", "embed_cls", "ls_init_value", *CUSTOM_BLOCK)
     text.ignore(
         "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "pad_id", "output_tokens", "hf_model_pretrained",
         "hf_proj_type", "hf_pooler_type",
     )  # fmt: skip
-    pool = text.take("pool_type")
-    vocab_size, end = text.number("vocab_size"), text.number("eos_id")
-    causal = not text.take("no_causal_mask")
-    width = text.number("width", least=1)
-    projection = "bias" if text.take("proj_bias") else "linear"
+    pool = text.get("pool_type")
+    vocab_size, end = text.integer("vocab_size"), text.integer("eos_id")
+    causal = not text.get("no_causal_mask")
+    width = text.integer("width", minimum=1)
+    projection = "bias" if text.get("proj_bias") else "linear"
     result = TextConfig(
-        text.number("context_length"),
+        text.integer("context_length"),
         vocab_size,
         width,
-        text.number("layers"),
-        text.number("heads"),
-        activation=_activation(text, quick),
-        mlp_ratio=int(width * text.real("mlp_ratio")) / width,
+        text.integer("layers"),
+        text.integer("heads"),
+        activation=_activation(text, quick_gelu),
+        mlp_ratio=int(width * text.number("mlp_ratio")) / width,
         norm_eps=_norm_eps(text),
         causal=causal,
         padding="masked" if causal else "attended",
-        pooling=text.choose("pool_type", {"argmax": "end", "eos": "end", "first": "first", "last": "last"}),
+        pooling=text.choice("pool_type", {"argmax": "end", "eos": "end", "first": "first", "last": "last"}),
         end_id=end if pool == "eos" else min(vocab_size, OPENAI_VOCABULARY) - 1,  # argmax: the highest id of a row
-        projection=text.choose("proj_type", {"linear": projection, "none": "none"}),
+        projection=text.choice("proj_type", {"linear": projection, "none": "none"}),
     )
-    text.done()
+    text.require_all_read()
     return result
 
 
-def _activation(tower: Settings, quick: bool) -> Activation:
-    options = tower.take("act_kwargs") or {}
+def _activation(tower: ConfigSection, quick_gelu: bool) -> Activation:
+    options = tower.get("act_kwargs") or {}
     if not options:
-        return "quickgelu" if quick else "gelu"
-    if quick or options not in ({"approximate": "tanh"}, {"approximate": "none"}):
-        raise ValueError(f"{tower.name}.act_kwargs is {options!r}, which miniclip has no part for")
+        return "quickgelu" if quick_gelu else "gelu"
+    if quick_gelu or options not in ({"approximate": "tanh"}, {"approximate": "none"}):
+        raise ValueError(f"{tower.name}.act_kwargs is {options!r}, which miniclip does not support")
     return "gelu_tanh" if options["approximate"] == "tanh" else "gelu"
 
 
-def _norm_eps(tower: Settings) -> float:
-    options = dict(tower.take("norm_kwargs") or {})
+def _norm_eps(tower: ConfigSection) -> float:
+    options = dict(tower.get("norm_kwargs") or {})
     eps = options.pop("eps", 1e-5)
     if options or not isinstance(eps, float):
-        raise ValueError(f"{tower.name}.norm_kwargs is {tower.values['norm_kwargs']!r}; miniclip knows 'eps' alone")
+        raise ValueError(f"{tower.name}.norm_kwargs is {tower.values['norm_kwargs']!r}; miniclip supports only 'eps'")
     return eps
 
 
-def _preprocess(settings: Settings) -> dict[str, Any]:
-    settings.ignore("size", "fill_color")  # open_clip takes the tower's size too; nothing is filled without 'longest'
-    settings.choose("mode", {"RGB": "RGB"})
+def _preprocess(settings: ConfigSection) -> dict[str, Any]:
+    settings.ignore("size", "fill_color")  # open_clip uses the tower's size too, and fills only with 'longest'
+    settings.choice("mode", {"RGB": "RGB"})
     values = {
-        "mean": triple(settings.take("mean"), "preprocess_cfg.mean"),
-        "std": triple(settings.take("std"), "preprocess_cfg.std"),
-        # 'random' is of its training alone
-        "interpolation": settings.choose(
+        "mean": rgb_triple(settings.get("mean"), "preprocess_cfg.mean"),
+        "std": rgb_triple(settings.get("std"), "preprocess_cfg.std"),
+        # 'random' is used in training only
+        "interpolation": settings.choice(
             "interpolation", {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
         ),
-        "resize": settings.choose("resize_mode", {"shortest": "shortest", "squash": "squash"}),
+        "resize": settings.choice("resize_mode", {"shortest": "shortest", "squash": "squash"}),
     }
-    settings.done()
+    settings.require_all_read()
     return values
 
 
-def rows(config: CLIPConfig, keys: Mapping[str, Shape] | None = None) -> tuple[Row, ...]:
-    """The rows of a model; a file's keys say whether its text tower has a prefix (without a file: SigLIP's have)."""
-    own = "visual.conv1.weight" in keys if keys is not None else _timm_name(config.image) is None
-    custom = "text.token_embedding.weight" in keys if keys is not None else not own
-    text = OPENAI_TEXT + (TEXT_LINEAR if config.text.projection == "bias" else TEXT_MATRIX)
-    image = OPENAI_IMAGE if own else TIMM_IMAGE
-    return (*image, *(prefixed(text, "text.") if custom else text), *SCALARS, *OPENAI_MARKS)
-
-
-def written(config: CLIPConfig, tokenizer: str | None = None) -> Written:
-    """How a model becomes open_clip's.
+def key_map(config: CLIPConfig, keys: Mapping[str, Shape] | None = None) -> tuple[Row, ...]:
+    """Return the key map of a model.
 
     Args:
-        config: the model's.
-        tokenizer: the repo that open_clip shall take the tokenizer from; None: OpenAI's, which it has built in.
-
-    Raises:
-        ValueError: open_clip has no such model; the message says why.
+        config: of the model.
+        keys: the names in a file, which show whether its text tower has a prefix; None: names that open_clip reads.
     """
-    text = config.text
-    if not text.causal and text.padding == "masked":
-        raise ValueError("open_clip has no bidirectional text tower with masked padding, such as this BERT-style one")
-    warn_of_crops(config, "rounded", "open_clip")
-    timm = _timm_name(config.image)
-    quick = text.activation == "quickgelu"
-    if timm is None and quick != (config.image.activation == "quickgelu"):
-        raise ValueError("open_clip has QuickGELU in both towers or in none")
-    model = {
-        "embed_dim": config.embed_dim,
-        "quick_gelu": quick,
-        "init_logit_scale": math.log(config.logit_scale),
-        "init_logit_bias": config.logit_bias,
-        "vision_cfg": _vision_cfg(config.image) if timm is None else _timm_cfg(config.image, timm),
-        "text_cfg": _text_cfg(text) | ({"hf_tokenizer_name": tokenizer} if tokenizer else {}),
-        **({"custom_text": True} if timm else {}),
-    }
-    preprocess = {
-        "mean": list(config.mean),
-        "std": list(config.std),
-        "interpolation": config.interpolation,
-        "resize_mode": config.resize,
-    }
-    return Written(rows(config), {CONFIG: {"model_cfg": model, "preprocess_cfg": preprocess}}, WEIGHTS)
-
-
-def _vision_cfg(image: ImageConfig) -> dict[str, Any]:
-    if image.patch_bias or not image.class_token or image.pooling == "attention" or image.projection != "linear":
-        raise ValueError(
-            "open_clip's own image tower has a class token, patches without a bias, a projection without one, and no "
-            f"attention pooling as here; of timm's it could name none is as this one: {', '.join(TIMM_TOWERS)}"
-        )
-    mean = {"pool_type": "avg", "final_ln_after_pool": True} if image.pooling == "mean" else {}
-    return {
-        "image_size": image.image_size,
-        "patch_size": image.patch_size,
-        "width": image.width,
-        "layers": image.layers,
-        "head_width": image.width // image.heads,
-        "mlp_ratio": ratio(image.width, image.mlp_width),
-        **({} if image.norm_before else {"no_ln_pre": True}),
-        **mean,
-        **_kwargs(image),
-    }
-
-
-def _timm_cfg(image: ImageConfig, name: str) -> dict[str, Any]:
-    pool, proj = ("map", "none") if image.pooling == "attention" else ("token", None)
-    return {
-        "image_size": image.image_size,
-        "timm_model_name": name,
-        "timm_model_pretrained": False,
-        "timm_pool": pool,
-        "timm_proj": proj,
-    }
-
-
-def _timm_name(image: ImageConfig) -> str | None:
-    return next((name for name, tower in TIMM_TOWERS.items() if tower == image), None)
-
-
-def _text_cfg(text: TextConfig) -> dict[str, Any]:
-    argmax = text.end_id == text.vocab_size - 1  # else a word that was added is the highest id
-    pool = {"first": "first", "last": "last", "end": "argmax" if argmax else "eos"}[text.pooling]
-    return {
-        "context_length": text.context_length,
-        "vocab_size": text.vocab_size,
-        "width": text.width,
-        "layers": text.layers,
-        "heads": text.heads,
-        "mlp_ratio": ratio(text.width, text.mlp_width),
-        "pool_type": pool,
-        **({"eos_id": text.end_id} if pool == "eos" else {}),
-        **({} if text.causal else {"no_causal_mask": True}),
-        **({"proj_bias": True} if text.projection == "bias" else {}),
-        **({"proj_type": "none"} if text.projection == "none" else {}),
-        **_kwargs(text),
-    }
-
-
-def _kwargs(tower: ImageConfig | TextConfig) -> dict[str, Any]:
-    return {
-        **({"act_kwargs": {"approximate": "tanh"}} if tower.activation == "gelu_tanh" else {}),
-        **({"norm_kwargs": {"eps": tower.norm_eps}} if tower.norm_eps != 1e-5 else {}),
-    }
+    is_timm = "visual.conv1.weight" not in keys if keys is not None else timm_name(config.image) is not None
+    has_prefix = "text.token_embedding.weight" in keys if keys is not None else is_timm
+    text = OPENAI_TEXT + (TEXT_LINEAR if config.text.projection == "bias" else TEXT_MATRIX)
+    image = TIMM_IMAGE if is_timm else OPENAI_IMAGE
+    return (*image, *(prefixed(text, "text.") if has_prefix else text), *SCALARS, *OPENAI_SIZES)

@@ -1,7 +1,7 @@
-"""The image towers that open_clip takes from timm by name and that are plain vision transformers, as one table.
+"""The plain vision transformers among the image towers that open_clip builds from timm by name, as one table.
 
-Source: https://github.com/huggingface/pytorch-image-models, timm/models/vision_transformer.py. SigLIP's have no class
-token and are pooled by attention; some have the tanh approximation of GELU (their weights came with it), most do not.
+Source: https://github.com/huggingface/pytorch-image-models, timm/models/vision_transformer.py. SigLIP's towers have no
+class token and are pooled by attention. Some were trained with the tanh approximation of GELU.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from miniclip.config import Activation, ImageConfig
 def _siglip(
     size: int, patch: int, width: int, layers: int, heads: int, mlp: int, activation: Activation
 ) -> ImageConfig:
+    """Return a SigLIP tower; `mlp` is the width between the MLP's two layers."""
     return ImageConfig(
         size,
         patch,
@@ -48,3 +49,8 @@ TIMM_TOWERS: dict[str, ImageConfig] = {
     "vit_giantopt_patch16_siglip_384": _siglip(384, 16, 1536, 40, 16, 6144, "gelu_tanh"),
     "vit_large_patch14_clip_224": ImageConfig(224, 14, 1024, 24, 16, projection="bias"),  # MobileCLIP2-L-14's
 }
+
+
+def timm_name(image: ImageConfig) -> str | None:
+    """Return timm's name for an image tower; None if the table has no such tower."""
+    return next((name for name, tower in TIMM_TOWERS.items() if tower == image), None)

@@ -1,0 +1,37 @@
+"""Error messages that several formats share."""
+
+from __future__ import annotations
+
+from miniclip.errors import CheckpointError
+
+GIT_LFS = b"version https://git-lfs"
+
+
+def not_weights(head: bytes) -> str | None:
+    """Describe a file that holds no weights; None if the start of the file does not show that.
+
+    Args:
+        head: the first bytes of the file, at least 64 if it has as many.
+    """
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not head:
+        return "the file is empty"
+    if text.startswith(GIT_LFS):
+        return "a Git LFS pointer instead of the weights: fetch them with `git lfs pull`"
+    if text.startswith(b"<"):
+        return "a web page (HTML or XML) instead of the weights: download the file itself"
+    return None
+
+
+def one_line(value: object, limit: int = 200) -> str:
+    """Return text of a file or a library on one line, without control characters, and not too long."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)[:1000]).split())
+    return text if len(text) <= limit else f"{text[:limit]} …"
+
+
+def refused_global(name: str) -> CheckpointError:
+    """Return the error for a pickle that refers to a function or class other than those of tensors."""
+    return CheckpointError(
+        f"asks for {one_line(name)}, which plain weights never need and which could run any code, so nothing of it was "
+        "run: ask its author for a safetensors file"
+    )

@@ -1,0 +1,105 @@
+"""Export to open_clip's layout, described in `open_clip.py`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from miniclip.checkpoints.foreign_config import mlp_ratio, warn_if_cropped_differently
+from miniclip.checkpoints.formats.open_clip import CONFIG, WEIGHTS, key_map
+from miniclip.checkpoints.formats.timm_towers import TIMM_TOWERS, timm_name
+from miniclip.checkpoints.plans import ExportPlan
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+
+
+def export_plan(config: CLIPConfig, tokenizer: str | None = None) -> ExportPlan:
+    """Return the plan for writing a model in open_clip's layout.
+
+    Args:
+        config: of the model.
+        tokenizer: the repository or file of the tokenizer; None: OpenAI's, which is part of open_clip.
+
+    Raises:
+        ValueError: open_clip cannot build the model; the message says why.
+    """
+    text = config.text
+    if not text.causal and text.padding == "masked":
+        raise ValueError("open_clip has no bidirectional text tower with masked padding, such as this BERT-style one")
+    warn_if_cropped_differently(config, "rounded", "open_clip")
+    timm = timm_name(config.image)
+    quick_gelu = text.activation == "quickgelu"
+    if timm is None and quick_gelu != (config.image.activation == "quickgelu"):
+        raise ValueError("open_clip has QuickGELU in both towers or in none")
+    model = {
+        "embed_dim": config.embed_dim,
+        "quick_gelu": quick_gelu,
+        "init_logit_scale": math.log(config.logit_scale),
+        "init_logit_bias": config.logit_bias,
+        "vision_cfg": _vision_cfg(config.image) if timm is None else _timm_cfg(config.image, timm),
+        "text_cfg": _text_cfg(text) | ({"hf_tokenizer_name": tokenizer} if tokenizer else {}),
+        **({"custom_text": True} if timm else {}),
+    }
+    preprocess = {
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "interpolation": config.interpolation,
+        "resize_mode": config.resize,
+    }
+    return ExportPlan(key_map(config), {CONFIG: {"model_cfg": model, "preprocess_cfg": preprocess}}, WEIGHTS)
+
+
+def _vision_cfg(image: ImageConfig) -> dict[str, Any]:
+    if image.patch_bias or not image.class_token or image.pooling == "attention" or image.projection != "linear":
+        raise ValueError(
+            "open_clip cannot build this image tower: its own has a class token, no bias in patches and "
+            f"projection, and no attention pooling, and none of timm's equals it: {', '.join(TIMM_TOWERS)}"
+        )
+    mean = {"pool_type": "avg", "final_ln_after_pool": True} if image.pooling == "mean" else {}
+    return {
+        "image_size": image.image_size,
+        "patch_size": image.patch_size,
+        "width": image.width,
+        "layers": image.layers,
+        "head_width": image.width // image.heads,
+        "mlp_ratio": mlp_ratio(image.width, image.mlp_width),
+        **({} if image.norm_before else {"no_ln_pre": True}),
+        **mean,
+        **_kwargs(image),
+    }
+
+
+def _timm_cfg(image: ImageConfig, name: str) -> dict[str, Any]:
+    pool, proj = ("map", "none") if image.pooling == "attention" else ("token", None)
+    return {
+        "image_size": image.image_size,
+        "timm_model_name": name,
+        "timm_model_pretrained": False,
+        "timm_pool": pool,
+        "timm_proj": proj,
+    }
+
+
+def _text_cfg(text: TextConfig) -> dict[str, Any]:
+    argmax = text.end_id == text.vocab_size - 1  # else an added token has the highest id
+    pool = {"first": "first", "last": "last", "end": "argmax" if argmax else "eos"}[text.pooling]
+    return {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "width": text.width,
+        "layers": text.layers,
+        "heads": text.heads,
+        "mlp_ratio": mlp_ratio(text.width, text.mlp_width),
+        "pool_type": pool,
+        **({"eos_id": text.end_id} if pool == "eos" else {}),
+        **({} if text.causal else {"no_causal_mask": True}),
+        **({"proj_bias": True} if text.projection == "bias" else {}),
+        **({"proj_type": "none"} if text.projection == "none" else {}),
+        **_kwargs(text),
+    }
+
+
+def _kwargs(tower: ImageConfig | TextConfig) -> dict[str, Any]:
+    return {
+        **({"act_kwargs": {"approximate": "tanh"}} if tower.activation == "gelu_tanh" else {}),
+        **({"norm_kwargs": {"eps": tower.norm_eps}} if tower.norm_eps != 1e-5 else {}),
+    }

@@ -1,0 +1,108 @@
+"""Export to transformers' layout, described in `transformers.py`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from miniclip.checkpoints.foreign_config import warn_if_cropped_differently
+from miniclip.checkpoints.formats.transformers import ACTIVATIONS, CONFIG, PREPROCESSOR, RESAMPLING, WEIGHTS, key_map
+from miniclip.checkpoints.plans import ExportPlan
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+
+
+def export_plan(config: CLIPConfig) -> ExportPlan:
+    """Return the plan for writing a model in transformers' layout.
+
+    Raises:
+        ValueError: the library cannot build the model; the message says why.
+    """
+    siglip = config.image.pooling == "attention"
+    _require_supported(config, siglip)
+    warn_if_cropped_differently(config, "floored", "transformers")
+    files = {CONFIG: _model_config(config, siglip), PREPROCESSOR: _processor_config(config, siglip)}
+    return ExportPlan(key_map(config), files, WEIGHTS)
+
+
+def _model_config(config: CLIPConfig, siglip: bool) -> dict[str, Any]:
+    image, text = config.image, config.text
+    vision_config = {
+        **_tower_config(image),
+        "model_type": "siglip_vision_model" if siglip else "clip_vision_model",
+        "image_size": image.image_size,
+        "patch_size": image.patch_size,
+    }
+    text_config = {
+        **_tower_config(text),
+        "model_type": "siglip_text_model" if siglip else "clip_text_model",
+        "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.context_length,
+        "eos_token_id": text.end_id,
+        "bos_token_id": None,  # the default ids may lie outside of the vocabulary; the tokenizer has its own
+        "pad_token_id": None,
+    }
+    if siglip:
+        text_config["projection_size"] = config.embed_dim
+        top: dict[str, Any] = {"model_type": "siglip", "architectures": ["SiglipModel"]}
+    else:
+        text_config["projection_dim"] = vision_config["projection_dim"] = config.embed_dim
+        top = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": config.embed_dim}
+        top["logit_scale_init_value"] = math.log(config.logit_scale)
+    return {**top, "vision_config": vision_config, "text_config": text_config}
+
+
+def _require_supported(config: CLIPConfig, siglip: bool) -> None:
+    """Raise `ValueError` unless transformers' CLIPModel or SiglipModel can be built like this model."""
+    image, text = config.image, config.text
+    expected: dict[str, tuple[Any, Any]] = {
+        "image.class_token": (image.class_token, not siglip),
+        "image.norm_before": (image.norm_before, not siglip),
+        "image.patch_bias": (image.patch_bias, siglip),
+        "image.pooling": (image.pooling, "attention" if siglip else "class"),
+        "image.projection": (image.projection, "none" if siglip else "linear"),
+        "text.causal": (text.causal, not siglip),
+        "text.padding": (text.padding, "attended" if siglip else "masked"),
+        "text.pooling": (text.pooling, "last" if siglip else "end"),
+        "text.projection": (text.projection, "bias" if siglip else "linear"),
+        "logit_bias": (config.logit_bias is not None, siglip),
+    }
+    name = "SiglipModel" if siglip else "CLIPModel"
+    differences = [f"{key} is {value!r}, there {other!r}" for key, (value, other) in expected.items() if value != other]
+    if differences:
+        raise ValueError(f"transformers' {name} is another model: {'; '.join(differences)}")
+    if not siglip and text.end_id == 2:
+        raise ValueError("transformers' CLIPModel pools at the highest id instead of an end token with the id 2")
+
+
+def _tower_config(tower: ImageConfig | TextConfig) -> dict[str, Any]:
+    names = {activation: name for name, activation in reversed(ACTIVATIONS.items())}
+    return {
+        "hidden_size": tower.width,
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.heads,
+        "hidden_act": names[tower.activation],
+        "intermediate_size": tower.mlp_width,
+        "layer_norm_eps": tower.norm_eps,
+    }
+
+
+def _processor_config(config: CLIPConfig, siglip: bool) -> dict[str, Any]:
+    size = config.image.image_size
+    square = {"height": size, "width": size}
+    crop = {"do_center_crop": config.resize == "shortest", "crop_size": square} if not siglip else {}
+    if siglip and config.resize != "squash":
+        raise ValueError("transformers' SigLIP squashes images (config.resize) and does not crop them")
+    numbers = {name: number for number, name in RESAMPLING.items()}
+    return {
+        "image_processor_type": "SiglipImageProcessor" if siglip else "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": square if config.resize == "squash" else {"shortest_edge": size},
+        **crop,
+        "resample": numbers[config.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+    }
