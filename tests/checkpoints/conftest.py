@@ -60,6 +60,7 @@ def differences() -> Callable[..., dict[str, float]]:
         model: nn.Module, pixels: Tensor, ids: Tensor, expected: tuple[Tensor, Tensor, Tensor]
     ) -> dict[str, float]:
         image, text, scale, bias = model(pixels, ids)
+        image, text = nn.functional.normalize(image, dim=-1), nn.functional.normalize(text, dim=-1)
         logits = scale * image @ text.T + (0 if bias is None else bias)
         names = ("image", "text", "logits")
         pairs = zip(names, (image, text, logits), expected, strict=True)
