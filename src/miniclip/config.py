@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from miniclip.utils.checks import check_types, did_you_mean
+from miniclip.utils.checks import did_you_mean
+from miniclip.utils.config_checks import build_dataclass, check_clip, check_image, check_text
 
 Activation = Literal["gelu", "gelu_tanh", "quickgelu"]
 Projection = Literal["linear", "bias", "none"]  # to the shared space: a matrix, a matrix with a bias, nothing
@@ -38,14 +39,7 @@ class ImageConfig:
     projection: Projection = "linear"
 
     def __post_init__(self) -> None:
-        check_types(self)
-        _check_tower("image", self)
-        if not 1 <= self.patch_size <= self.image_size:
-            raise ValueError(
-                f"patch_size {self.patch_size} with image_size {self.image_size}: expected at least one patch"
-            )
-        if self.pooling == "class" and not self.class_token:
-            raise ValueError("image.pooling 'class' without a class token: use pooling 'mean' or 'attention'")
+        check_image(self)
 
     @property
     def mlp_width(self) -> int:
@@ -85,23 +79,9 @@ class TextConfig:
     projection: Projection = "linear"
 
     def __post_init__(self) -> None:
-        check_types(self)
-        _check_tower("text", self)
-        if self.context_length < 3:
-            raise ValueError(f"text.context_length is {self.context_length}; expected room for 3 tokens")
-        if self.causal and self.pooling == "first":
-            raise ValueError(
-                "text.causal with text.pooling 'first': the first token attends to itself only; use pooling 'end', or "
-                "causal=False"
-            )
-        if self.causal and self.padding == "attended":
-            raise ValueError("text.padding 'attended' with text.causal: no token attends to the padding after it")
-        if self.pooling == "last" and self.padding == "masked":
-            raise ValueError("text.pooling 'last' needs text.padding 'attended': the last position is padding")
         if self.end_id == -1:
             object.__setattr__(self, "end_id", self.vocab_size - 1)
-        if not 0 <= self.end_id < self.vocab_size:
-            raise ValueError(f"text.end_id {self.end_id} is outside of the vocabulary of {self.vocab_size} tokens")
+        check_text(self)
 
     @property
     def mlp_width(self) -> int:
@@ -125,18 +105,7 @@ class CLIPConfig:
     crop_rounding: Literal["rounded", "floored"] = "rounded"  # of half a pixel: torchvision rounds, transformers floors
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("embed_dim", "logit_scale"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
-        if min(self.std) <= 0:
-            raise ValueError(f"std is {self.std}; expected three positive numbers")
-        for name, tower in (("image", self.image), ("text", self.text)):
-            if tower.projection == "none" and tower.width != self.embed_dim:
-                raise ValueError(
-                    f"{name}.projection 'none' with width {tower.width} and embed_dim {self.embed_dim}: expected the "
-                    "two to be equal"
-                )
+        check_clip(self)
 
     def replace_image(self, **changes: Any) -> CLIPConfig:
         """Copy with some fields of the image tower changed."""
@@ -157,40 +126,8 @@ class CLIPConfig:
         Raises:
             ValueError: a key is missing or unknown, or a value is out of range.
         """
-        values = dict(values)
-        for name, part in (("image", ImageConfig), ("text", TextConfig)):
-            if not isinstance(values.get(name), Mapping):
-                raise ValueError(f"the configuration has no section {name!r}")  # noqa: TRY004 (content of a file)
-            values[name] = _build(part, values[name], f"{name}.")
-        for name in ("mean", "std"):
-            if isinstance(values.get(name), list):  # JSON has no tuples
-                values[name] = tuple(values[name])
-        return _build(cls, values, "")
-
-
-T = TypeVar("T")
-
-
-def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for name in values:
-        if name not in fields:
-            raise ValueError(f"unknown configuration key {prefix + name!r}{did_you_mean(name, fields)}")
-    for name, field in fields.items():
-        if field.default is dataclasses.MISSING and name not in values:
-            raise ValueError(f"the configuration has no key {prefix + name!r}")
-    return cls(**values)
-
-
-def _check_tower(name: str, tower: ImageConfig | TextConfig) -> None:
-    width, layers, heads = tower.width, tower.layers, tower.heads
-    if min(width, layers, heads) < 1 or width % heads:
-        raise ValueError(
-            f"{name} tower: width {width}, layers {layers}, heads {heads}: expected positive numbers, and a width that "
-            "is a multiple of the heads"
-        )
-    if tower.mlp_width < 1 or tower.norm_eps <= 0:
-        raise ValueError(f"{name} tower: mlp_ratio {tower.mlp_ratio}, norm_eps {tower.norm_eps}: expected more than 0")
+        parts = {"image": ImageConfig, "text": TextConfig}
+        return build_dataclass(cls, values, parts)
 
 
 def _openai(image: tuple[int, int, int, int, int], text: tuple[int, int, int], embed_dim: int) -> CLIPConfig:

@@ -104,19 +104,11 @@ def compare(config, peer, images, exact=0.9):
     build, crop_rounding = peer
     config = dataclasses.replace(config, crop_rounding=crop_rounding)
     with torch.device("meta"):
-<<<<<<< HEAD
         preprocess = CLIPModel(config).preprocess
-    theirs = build(config)
-    found = [levels(preprocess(picture), theirs(picture), config) for picture in pictures]
-    assert max(found) <= 1.01, found
-    assert sum(level < 1e-3 for level in found) >= exact * len(found), found
-=======
-        preprocess = CLIP(config).preprocess
     peer_preprocess = build(config)
     differences = [levels(preprocess(image), peer_preprocess(image), config) for image in images]
     assert max(differences) <= 1.01, differences
     assert sum(level < 1e-3 for level in differences) >= exact * len(differences), differences
->>>>>>> 4f281ac (docs: the decoded cache in plain English; benchmarks: images instead of pictures)
 
 
 @pytest.mark.parametrize(("size", "options"), CASES)
@@ -157,15 +149,9 @@ def test_other_settings_are_detected(case, changes, peer):
     if "crop_rounding" in changes:
         changes = {"crop_rounding": "floored" if crop_rounding == "rounded" else "rounded"}
     with torch.device("meta"):
-<<<<<<< HEAD
-        preprocess = CLIPModel(dataclasses.replace(config, **changes)).preprocess
-    theirs = build(config)
-    assert max(levels(preprocess(p), theirs(p), config) for p in map(drawn, SIZES[:4])) > 5
-=======
         preprocess = CLIP(dataclasses.replace(config, **changes)).preprocess
     peer_preprocess = build(config)
     assert max(levels(preprocess(image), peer_preprocess(image), config) for image in map(make_image, SIZES[:4])) > 5
->>>>>>> 4f281ac (docs: the decoded cache in plain English; benchmarks: images instead of pictures)
 
 
 def test_defaults_are_openais():

@@ -1,7 +1,7 @@
 """Initialization as one table: the first row whose pattern matches a parameter's name gives its distribution.
 
-OpenAI's `CLIP.initialize_parameters` for the text tower, used for both (https://github.com/openai/CLIP, model.py). As in
-GPT-2, projections into the residual stream shrink with depth, so its variance does not grow with the layers.
+OpenAI's `CLIP.initialize_parameters` of the text tower, used for both (https://github.com/openai/CLIP, model.py). As
+in GPT-2, projections into the residual stream shrink with depth, so its variance does not grow with the layers.
 D is the tower's width, L its number of layers.
 """
 

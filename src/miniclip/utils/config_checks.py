@@ -1,0 +1,95 @@
+"""Checks of a model configuration, and its construction from JSON values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from miniclip.utils.checks import check_types, did_you_mean
+
+T = TypeVar("T")
+
+
+def check_image(config: Any) -> None:
+    """Raise ValueError or TypeError if an `ImageConfig` is not possible."""
+    _check_tower("image", config)
+    if not 1 <= config.patch_size <= config.image_size:
+        raise ValueError(
+            f"patch_size {config.patch_size} with image_size {config.image_size}: expected at least one patch"
+        )
+    if config.pooling == "class" and not config.class_token:
+        raise ValueError("image.pooling 'class' without a class token: use pooling 'mean' or 'attention'")
+
+
+def check_text(config: Any) -> None:
+    """Raise ValueError or TypeError if a `TextConfig` is not possible."""
+    _check_tower("text", config)
+    if config.context_length < 3:
+        raise ValueError(f"text.context_length is {config.context_length}; expected room for 3 tokens")
+    if config.causal and config.pooling == "first":
+        raise ValueError(
+            "text.causal with text.pooling 'first': the first token attends to itself only; use pooling 'end', or "
+            "causal=False"
+        )
+    if config.causal and config.padding == "attended":
+        raise ValueError("text.padding 'attended' with text.causal: no token attends to the padding after it")
+    if config.pooling == "last" and config.padding == "masked":
+        raise ValueError("text.pooling 'last' needs text.padding 'attended': the last position is padding")
+    if not 0 <= config.end_id < config.vocab_size:
+        raise ValueError(f"text.end_id {config.end_id} is outside of the vocabulary of {config.vocab_size} tokens")
+
+
+def check_clip(config: Any) -> None:
+    """Raise ValueError or TypeError if a `CLIPConfig` is not possible."""
+    check_types(config)
+    for name in ("embed_dim", "logit_scale"):
+        if getattr(config, name) <= 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
+    if min(config.std) <= 0:
+        raise ValueError(f"std is {config.std}; expected three positive numbers")
+    for name, tower in (("image", config.image), ("text", config.text)):
+        if tower.projection == "none" and tower.width != config.embed_dim:
+            raise ValueError(
+                f"{name}.projection 'none' with width {tower.width} and embed_dim {config.embed_dim}: expected the two "
+                "to be equal"
+            )
+
+
+def _check_tower(name: str, tower: Any) -> None:
+    check_types(tower)
+    width, layers, heads = tower.width, tower.layers, tower.heads
+    if min(width, layers, heads) < 1 or width % heads:
+        raise ValueError(
+            f"{name} tower: width {width}, layers {layers}, heads {heads}: expected positive numbers, and a width that "
+            "is a multiple of the heads"
+        )
+    if tower.mlp_width < 1 or tower.norm_eps <= 0:
+        raise ValueError(f"{name} tower: mlp_ratio {tower.mlp_ratio}, norm_eps {tower.norm_eps}: expected more than 0")
+
+
+def build_dataclass(cls: type[T], values: Mapping[str, Any], parts: Mapping[str, type], prefix: str = "") -> T:
+    """Build a dataclass from JSON values.
+
+    Args:
+        cls: the dataclass.
+        values: a value for each field; fields with a default may be missing.
+        parts: fields that are dataclasses themselves, with their class.
+        prefix: put before the names in error messages.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value is out of range.
+    """
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name, part in parts.items():
+        if not isinstance(values.get(name), Mapping):
+            raise ValueError(f"the configuration has no section {name!r}")  # noqa: TRY004 (content of a file)
+        values[name] = build_dataclass(part, values[name], {}, f"{name}.")
+    for name in values:
+        if name not in fields:
+            raise ValueError(f"unknown configuration key {prefix + name!r}{did_you_mean(name, fields)}")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in values:
+            raise ValueError(f"the configuration has no key {prefix + name!r}")
+    return cls(**values)
