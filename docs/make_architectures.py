@@ -20,8 +20,8 @@ PAGE = Path(__file__).parent / "architectures.md"
 HEAD = """# open_clip's architectures
 
 miniclip loads these {loaded} of the {all} model configurations of open_clip {version}. Published weights open by
-repository, directory or file ([`miniclip.load`](checkpoints.md)). `docs/make_architectures.py` makes this table with the code that
-reads an `open_clip_config.json`, and counts the parameters on the models.
+repository, directory or file ([`miniclip.load`](checkpoints.md)). `docs/make_architectures.py` makes this table with
+the code that reads an `open_clip_config.json`, and counts the parameters on the models.
 
 Not supported: image towers that are not plain vision transformers (ResNet, ConvNeXt, EVA, ViTamin, FastViT and others),
 text towers of the transformers library, and CoCa, which also generates captions.
