@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis without deadlines or chance, torch's generator seeded, and a CLIP of toy size."""
+"""Shared fixtures: derandomised hypothesis, seeded torch, a toy CLIP, a Hub server, and groups of ranks."""
 
 import importlib.util
 import os
@@ -38,20 +38,20 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session")
 def toy_tokenizer() -> Tokenizer:
-    """Of 540 tokens, which knows the words of some shapes."""
+    """Tokenizer of 540 tokens, trained on captions of shapes."""
     return Tokenizer.train(CAPTIONS, 540)
 
 
 @pytest.fixture(scope="session")
 def toy_config(toy_tokenizer: Tokenizer) -> CLIPConfig:
-    """A model that runs in a millisecond: 16 px pictures of 16 patches, 12 tokens of context, 8 numbers out."""
+    """Configuration of a toy model: 16 px images, 16 patches, 12 tokens of context, embeddings of 8 numbers."""
     text = TextConfig(12, toy_tokenizer.vocab_size, width=16, layers=2, heads=2)
     return CLIPConfig(ImageConfig(16, 4, width=24, layers=2, heads=3), text, embed_dim=8)
 
 
 @pytest.fixture
 def hub_server(monkeypatch, tmp_path_factory):
-    """A Hub without repositories (`hub_server.py`); huggingface_hub talks to it alone, its cache empty."""
+    """Hub server without repositories (`hub_server.py`), and an empty cache; huggingface_hub uses only these."""
     spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -62,9 +62,9 @@ def hub_server(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def start_ranks():
-    """Start a command in so many processes with torchrun's variables; whatever happens, none outlives the test.
+    """Start a command in several processes with torchrun's environment variables; they end with the test.
 
-    The store that they meet at is kept here, as torchrun keeps it: the system chooses its port, so no two tests clash.
+    The rendezvous store lives in this process, as in torchrun. The system chooses its port, so tests do not clash.
     """
     started = []
 
@@ -102,7 +102,7 @@ def start_ranks():
 
 @pytest.fixture
 def ranks(start_ranks):
-    """Run a command in so many processes; (exit code, standard output, standard error) of each."""
+    """Run a command in several processes; return (exit code, standard output, standard error) of each."""
 
     def run(count, *command, seconds=120, succeed=True):
         end = time.monotonic() + seconds
@@ -117,14 +117,14 @@ def ranks(start_ranks):
 
 @pytest.fixture(autouse=True)
 def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the pictures of evaluations, which take longer than these runs; a test that asks for `drawn` has them."""
+    """Skip the plots of evaluations, which take longer than the toy runs; the fixture `drawn` keeps them."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(EvaluationPlots, "draw", lambda self, trainer: None)
 
 
 @pytest.fixture
 def drawn() -> None:
-    """With the pictures of evaluations."""
+    """Keep the plots of evaluations."""
 
 
 @pytest.fixture(scope="session")

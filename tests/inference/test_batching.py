@@ -44,7 +44,7 @@ def test_like_lengths_go_together():
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_prompts_share_their_beginnings(mixed):
-    """In whatever order they come: half of each prompt is its template's."""
+    """In any order: half of each prompt is its template."""
     generator = torch.Generator().manual_seed(0)
     labels = [torch.randint(1, 2000, (int(n),), generator=generator).tolist() for n in torch.arange(400) % 3 + 1]
     prompts = [[3000 + template] * 4 + label + [7] for template in range(5) for label in labels]

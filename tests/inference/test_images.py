@@ -1,4 +1,4 @@
-"""Pictures read ahead of the model: in order, the same by any number of threads, few at a time, no thread left."""
+"""Images are read ahead of the model: in order, by any number of threads, few at a time, and no thread stays."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ COUNT = 23
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(COUNT):
         array = rng.integers(0, 256, (20 + i, 60 - i, 3), dtype=np.uint8)
@@ -41,7 +41,7 @@ def no_thread_is_left():
 
 
 def with_bad(paths, tmp_path, places):
-    """The paths, with files that are no pictures, or no files, in some places."""
+    """The paths, with some files that are not images and some that do not exist."""
     mixed = list(paths)
     for place in places:
         mixed[place] = tmp_path / f"bad{place}.jpg"
@@ -52,7 +52,7 @@ def with_bad(paths, tmp_path, places):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 23, 64])
 @pytest.mark.parametrize("num_workers", [1, 3, 40, None])
-def test_any_number_of_threads_gives_the_same_to_the_bit(model, paths, num_workers, batch_size):
+def test_any_number_of_threads_gives_identical_results(model, paths, num_workers, batch_size):
     expected = model.encode_image(paths, batch_size=batch_size, num_workers=0)
     assert torch.equal(model.encode_image(paths, batch_size=batch_size, num_workers=num_workers), expected)
     pixels = torch.stack([read_pixels(path, model.preprocess) for path in paths])
@@ -60,7 +60,7 @@ def test_any_number_of_threads_gives_the_same_to_the_bit(model, paths, num_worke
     assert torch.equal(expected, ready)
 
 
-def test_slow_pictures_keep_their_place(model, paths, monkeypatch):
+def test_slow_images_keep_their_position(model, paths, monkeypatch):
     expected = model.encode_image(paths, num_workers=0)
     chance = np.random.default_rng(0)
 
@@ -74,7 +74,7 @@ def test_slow_pictures_keep_their_place(model, paths, monkeypatch):
 
 @pytest.mark.parametrize(("num_workers", "most"), [(0, 1), (1, 2), (5, 2)])
 def test_two_batches_at_most_are_in_memory(model, paths, monkeypatch, num_workers, most):
-    """Counted: pictures begun and not yet embedded, and files open at once, of a thousand."""
+    """Of a thousand images, count those that are read but not embedded, and the files that are open."""
     batch_size, lock = 4, threading.Lock()
     begun = embedded = opened = worst = worst_open = 0
 
@@ -117,7 +117,7 @@ def test_the_next_batch_is_read_while_the_model_works(model, paths, monkeypatch)
 
     def watched(self, pixels, *options):
         following = min(len(waited) * 5 + 5 + 4, COUNT - 1)
-        waited.append(read[following].wait(timeout=30))  # its next batch, which nobody has asked for yet
+        waited.append(read[following].wait(timeout=30))  # its next batch, which is read ahead
         return forward(self, pixels, *options)
 
     monkeypatch.setattr(images, "read_pixels", noted)
@@ -127,7 +127,7 @@ def test_the_next_batch_is_read_while_the_model_works(model, paths, monkeypatch)
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_a_bad_picture_is_raised_in_its_turn_and_the_rest_is_not_read(model, paths, tmp_path, num_workers, monkeypatch):
+def test_bad_image_is_raised_in_order_and_the_rest_is_not_read(model, paths, tmp_path, num_workers, monkeypatch):
     begun = []
 
     def noted(item, preprocess):
@@ -145,7 +145,7 @@ def test_a_bad_picture_is_raised_in_its_turn_and_the_rest_is_not_read(model, pat
 
 @pytest.mark.parametrize("num_workers", [0, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_bad_pictures_are_skipped_by_name_and_the_rest_goes_on(model, paths, tmp_path, num_workers, batch_size):
+def test_bad_images_are_skipped_by_name(model, paths, tmp_path, num_workers, batch_size):
     bad = [0, 5, 6, 12, 13, 14, 15, 22]  # a whole batch of 4 too
     mixed = with_bad(paths, tmp_path, bad)
     expected = model.encode_image(paths)
@@ -170,7 +170,7 @@ def test_a_warning_names_ten(model, tmp_path):
     assert rows.isnan().all()
 
 
-def test_what_is_no_file_is_named_by_its_number(model, paths, tmp_path):
+def test_images_without_a_file_are_named_by_index(model, paths, tmp_path):
     (tmp_path / "cut.png").write_bytes(paths[1].read_bytes()[:-200])
     pictures = [Image.open(paths[0]), Image.open(tmp_path / "cut.png")]
     with pytest.warns(UserWarning, match="1 of 2 images .*: image 1: .*truncated"):
@@ -180,14 +180,14 @@ def test_what_is_no_file_is_named_by_its_number(model, paths, tmp_path):
         picture.close()
 
 
-def test_nothing_is_said_where_all_can_be_read(model, paths):
+def test_no_warning_without_bad_images(model, paths):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not model.encode_image(paths, on_error="skip").isnan().any()
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_what_stands_for_no_picture_is_never_skipped(model, paths, on_error):
+def test_wrong_types_are_never_skipped(model, paths, on_error):
     with pytest.raises(TypeError, match="expected a path, a PIL image"):
         model.encode_image([paths[0], None, paths[1]], on_error=on_error)
 
@@ -220,7 +220,7 @@ def test_an_interruption_ends_the_threads_and_what_has_not_begun_is_dropped(mode
 
 
 class Lazy(Sequence):
-    """A data set's pictures, opened when they are asked for; a slice would open them in vain."""
+    """Images of a dataset, opened on access; a slice would open them too early."""
 
     def __init__(self, paths):
         self.paths, self.asked = paths, []
@@ -243,7 +243,7 @@ def test_a_sequence_is_asked_once_for_each(model, paths, num_workers):
     assert torch.equal(rows, model.encode_image(exact, batch_size=5))
 
 
-def test_pinned_memory_is_asked_for_a_gpu_alone(model, paths, monkeypatch):
+def test_pinned_memory_is_for_gpus_only(model, paths, monkeypatch):
     asked, empty = [], torch.empty
 
     def noted(*size, pin_memory=False, **options):

@@ -26,7 +26,7 @@ def arrays() -> list[np.ndarray]:
     return [rng.integers(0, 256, (20 + i, 30 - i, 3), dtype=np.uint8) for i in range(5)]
 
 
-def test_encode_image_takes_whatever_people_have(model, arrays, tmp_path):
+def test_encode_image_accepts_many_types(model, arrays, tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(len(arrays))]
     pictures = [Image.fromarray(array) for array in arrays]
     for picture, path in zip(pictures, paths, strict=True):
@@ -48,7 +48,7 @@ def test_encode_image_takes_whatever_people_have(model, arrays, tmp_path):
             torch.testing.assert_close(model.encode_image(images, batch_size=batch_size), rows, rtol=0, atol=1e-6)
 
 
-def test_paths_of_jpegs_are_read_the_fast_way_and_close_to_the_picture(model, arrays, tmp_path):
+def test_jpeg_paths_are_read_fast_and_close_to_the_image(model, arrays, tmp_path):
     from miniclip.data.decoding import open_image
     from miniclip.data.jpeg import read_pixels
 
@@ -62,7 +62,7 @@ def test_paths_of_jpegs_are_read_the_fast_way_and_close_to_the_picture(model, ar
     assert float((rows * pictures).sum(dim=1).min()) > 0.9999
 
 
-def test_encode_text_takes_whatever_people_have(model):
+def test_encode_text_accepts_many_types(model):
     texts = ["a dog", "a red circle above a blue square", "", "a blue square", "circle"]
     tokens = model.tokenizer(texts, context_length=12, pad=True)
     rows = model.encode_text(texts)
@@ -138,12 +138,12 @@ def test_wrong_texts(model, texts):
 
 
 @pytest.mark.parametrize("tokens", [torch.tensor([1, 2, 3]), torch.zeros(1, 4)])
-def test_tensors_that_are_no_tokens(model, tokens):
+def test_tensors_that_are_not_tokens(model, tokens):
     with pytest.raises((TypeError, ValueError)):
         model.encode_text(tokens)
 
 
-def test_pictures_that_cannot_be_read(model, tmp_path):
+def test_unreadable_images(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         model.encode_image(tmp_path / "absent.png")
     broken = tmp_path / "broken.png"
@@ -157,7 +157,7 @@ def test_pixels_of_another_size(model):
         model.encode_image(torch.zeros(1, 3, 20, 20))
 
 
-def test_on_a_cpu_few_pictures_at_once(model, monkeypatch):
+def test_few_images_at_once_on_a_cpu(model, monkeypatch):
     monkeypatch.setitem(batching.MAX_TOKENS, "cpu", 3 * (model.config.image.patches + 1) + 1)
     pixels, seen = torch.randn(10, 3, *[model.config.image.image_size] * 2), []
     hook = model.image.register_forward_pre_hook(lambda tower, args: seen.append(len(args[0])))

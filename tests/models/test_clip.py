@@ -126,7 +126,7 @@ def test_backward_reaches_every_parameter(toy_config, toy_tokenizer, bias):
         assert float(parameter.grad.abs().max()) > 0, name
 
 
-# ours: open_clip's and OpenAI's. `.` stands where a block's number is.
+# A key of miniclip to the keys of open_clip and OpenAI; `.` stands for the number of a block.
 OPENAI_KEYS = {
     "image.patches.weight": "visual.conv1.weight",
     "image.class_token": "visual.class_embedding",
@@ -191,7 +191,7 @@ def test_equals_open_clip():
     assert float((caption[0] - caption[1]).abs().max()) > 1e-2
 
 
-def test_a_tokenizer_that_is_fetched_when_it_is_asked_for(toy_config, toy_tokenizer):
+def test_lazy_tokenizer_is_fetched_on_first_use(toy_config, toy_tokenizer):
     calls = []
 
     def source():

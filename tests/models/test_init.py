@@ -28,7 +28,7 @@ ZEROS = r"(image|text)\..*bias"
 
 
 def fresh(seed: int = 0) -> CLIPModel:
-    """A model that knew other weights before."""
+    """A model that had other weights before."""
     model = CLIPModel(CONFIG)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -51,7 +51,7 @@ def test_spreads():
     seen = set()
     for key, parameter in fresh().named_parameters():
         if key == "log_scale":
-            assert parameter.item() == 7.0  # a tower's weights alone
+            assert parameter.item() == 7.0  # only the weights of a tower
         elif re.fullmatch(ONES, key):
             assert torch.equal(parameter, torch.ones_like(parameter)), key
         elif re.fullmatch(ZEROS, key):
@@ -59,7 +59,7 @@ def test_spreads():
         else:
             pattern, std = next((pattern, std) for pattern, std in SPREAD.items() if re.fullmatch(pattern, key))
             seen.add(pattern)
-            tolerance = 0.05 if parameter.numel() > 2000 else 0.25  # 128 numbers tell their spread to 6% alone
+            tolerance = 0.05 if parameter.numel() > 2000 else 0.25  # the spread of 128 numbers is only known to 6%
             assert parameter.std().item() == pytest.approx(std, rel=tolerance), key
             assert abs(parameter.mean().item()) < 5 * std * parameter.numel() ** -0.5, key
     assert seen == set(SPREAD)

@@ -43,7 +43,7 @@ def random_mask(B: int, T: int, seed: int) -> Tensor:
 
 
 def plain_attention(layer: Attention, x: Tensor, seen: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, one picture, head and query at a time."""
+    """softmax(q k^T / sqrt(d)) v, one image, head and query at a time."""
     B, T, D = x.shape
     d = D // layer.heads
     y = torch.zeros(B, T, D)
@@ -172,7 +172,7 @@ def test_gelu_tanh_is_the_approximation():
 @torch.no_grad()
 @given(batches, tokens, heads, head_widths, seeds)
 def test_the_attention_pool_is_the_query_attending_and_an_mlp(B, T, H, d, seed):
-    """The query's answer is what attention gives for it at the front of the tokens, if none may look at it."""
+    """The pooled output equals attention with the query as first token that no token attends to."""
     pool, x = noisy(AttentionPool(tower(H * d, H)), seed), example(B, T, H * d, seed)
     seen = torch.ones(1, 1, T + 1, T + 1, dtype=torch.bool)
     seen[..., 0] = False

@@ -24,7 +24,7 @@ def pictures(count: int = 2, size: int = SIZE, seed: int = 0) -> Tensor:
 
 
 def rearranged(x: Tensor, order: list[int]) -> Tensor:
-    """The same picture with its patches, numbered row by row, in another order."""
+    """The same image with its patches, numbered row by row, in another order."""
     side = SIZE // PATCH
     y = torch.empty_like(x)
     for new, old in enumerate(order):
@@ -68,7 +68,7 @@ def test_the_forward_pass_written_out():
     torch.testing.assert_close(model(x), model.norm_after(y[:, 0]) @ model.projection.weight.T, rtol=1e-5, atol=1e-5)
 
 
-def test_a_picture_does_not_depend_on_the_others_of_its_batch():
+def test_images_of_a_batch_are_independent():
     model, x = tower(), pictures(3)
     torch.testing.assert_close(model(x), torch.cat([model(row[None]) for row in x]), rtol=0, atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_every_patch_matters():
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 3, 12, 16), (1, 1, 12, 12), (3, 12, 12), (1, 12, 12, 3)])
-def test_pictures_of_another_size(shape):
+def test_images_of_another_size(shape):
     with pytest.raises(ValueError, match="pixels have the shape") as caught:
         tower()(torch.zeros(shape))
     assert str(shape) in str(caught.value)
@@ -113,12 +113,12 @@ def test_other_poolings_written_out(pooling, class_token):
         y = block(y)
     if pooling == "attention":
         expected = model.pool(model.norm_after(y))
-    else:  # of the patches: the class token is there to be looked at, not to be pooled
+    else:  # of the patches: the class token is attended to, not pooled
         expected = model.norm_after(y[:, int(class_token) :].mean(dim=1))
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_pixels_beyond_whole_patches_are_not_looked_at():
+def test_pixels_beyond_whole_patches_are_ignored():
     model = tower(14, 4)
     x = pictures(1, 14)
     other = x.clone()

@@ -24,7 +24,7 @@ def is_transformed() -> bool:
 
 
 def in_dispatch_mode() -> bool:
-    """Whether a dispatch mode is active, such as a FLOP counter, which knows torch's own operators only."""
+    """Whether a dispatch mode is active, such as a FLOP counter, which only counts operators of torch."""
     return bool(is_in_torch_dispatch_mode())
 
 
