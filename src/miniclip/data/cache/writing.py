@@ -120,9 +120,7 @@ def build_cache(
                     file = folder / f"{number:05d}.bin"
                     shards[span.start] = {"first": span.start, **_write_shard(file, chunks, names, skip_log, bar)}
                     record_shard(folder, source, shards[span.start])
-                for image in shards[span.start]["skipped"]:
-                    skip_log.add(image["name"], image["reason"])
-                skip_log.check_fraction(len(data))
+                _log_skipped(shards[span.start], skip_log, len(data))
         _write_index(folder, data, names, source, [shards[span.start] for span in spans], options)
     return CachedDataset(out, split)
 
@@ -157,6 +155,12 @@ def _skips_readable_image(data: ImageCaptionDataset, shard: Shard, preprocess: P
     """Return whether an image that was skipped in a shard can be read now."""
     indices = [image["image"] for image in shard["skipped"]]
     return any(isinstance(pixels_or_reason(data, index, preprocess, reduced=False), Tensor) for index in indices)
+
+
+def _log_skipped(shard: Shard, skip_log: SkipLog, total: int) -> None:
+    for image in shard["skipped"]:
+        skip_log.add(image["name"], image["reason"])
+    skip_log.check_fraction(total)
 
 
 def _names(data: ImageCaptionDataset) -> list[str]:

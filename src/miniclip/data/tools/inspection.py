@@ -64,7 +64,6 @@ def inspect(
     names, folder = _names(data)
     sizes = {index: record.size for index, record in enumerate(records) if record.size is not None}
     image_counts = Counter(caption for texts in data.captions for caption in set(texts))
-    skip_log = getattr(data, "skip_log", None)
     return Inspection(
         folder=folder,
         layout=str(getattr(data, "about", "") or repr(data)),
@@ -84,7 +83,7 @@ def inspect(
         split_leaks=_split_leaks(names, records, getattr(data, "splits", [])),
         repeated_captions={caption: count for caption, count in image_counts.most_common() if count > 1},
         unreadable={names[k]: record.reason for k, record in enumerate(records) if record.reason is not None},
-        skipped=dict(skip_log.reasons) if skip_log is not None else {},
+        skipped=dict(data.skip_log.reasons) if hasattr(data, "skip_log") else {},
         readable=list(sizes),
     )
 
