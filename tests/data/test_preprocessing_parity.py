@@ -149,7 +149,7 @@ def test_other_settings_are_detected(case, changes, peer):
     if "crop_rounding" in changes:
         changes = {"crop_rounding": "floored" if crop_rounding == "rounded" else "rounded"}
     with torch.device("meta"):
-        preprocess = CLIP(dataclasses.replace(config, **changes)).preprocess
+        preprocess = CLIPModel(dataclasses.replace(config, **changes)).preprocess
     peer_preprocess = build(config)
     assert max(levels(preprocess(image), peer_preprocess(image), config) for image in map(make_image, SIZES[:4])) > 5
 
