@@ -126,8 +126,7 @@ class CLIPConfig:
         Raises:
             ValueError: a key is missing or unknown, or a value is out of range.
         """
-        parts = {"image": ImageConfig, "text": TextConfig}
-        return build_dataclass(cls, values, parts)
+        return build_dataclass(cls, values, {"image": ImageConfig, "text": TextConfig})
 
 
 def _openai(image: tuple[int, int, int, int, int], text: tuple[int, int, int], embed_dim: int) -> CLIPConfig:

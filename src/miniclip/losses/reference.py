@@ -56,17 +56,11 @@ def sigmoid_loss(
     """SigLIP's loss over a batch of matching pairs.
 
     Args:
-        image_embeddings: as in `contrastive_loss`.
-        text_embeddings: as in `contrastive_loss`.
-        logit_scale: as in `contrastive_loss`. SigLIP starts at 10.
+        image_embeddings: as in `contrastive_loss`, and so are the other arguments and errors.
+        text_embeddings: (N, E).
+        logit_scale: SigLIP starts at 10.
         logit_bias: added to every logit. SigLIP starts at -10.
         ids: (N,) integers; pairs of different rows with equal ids are left out.
-
-    Returns:
-        Scalar, at least float32.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
     check_shapes(image_embeddings, text_embeddings, ids)
     with torch.autocast(image_embeddings.device.type, enabled=False):

@@ -29,9 +29,6 @@ class CLIPOutput(NamedTuple):
 class CLIP(nn.Module):
     """The two towers and the scale of their cosine similarities.
 
-    Args:
-        config: the architecture.
-
     Attributes:
         image: image tower, pixels (B, 3, S, S) to (B, E).
         text: text tower, token ids (B, T) to (B, E).
@@ -62,10 +59,7 @@ class CLIP(nn.Module):
         Args:
             pixels: (B, 3, S, S), normalized by the model's preprocessing.
             tokens: (B, T) integer.
-            patch_indices: (B, K) patches to use, as in `VisionTransformer.forward`; None: all.
-
-        Returns:
-            Embeddings, scale and bias. The losses normalize the embeddings.
+            patch_indices: (B, K) patches to use; None: all.
         """
         image_embeddings, text_embeddings = self.image(pixels, patch_indices), self.text(tokens)
         return CLIPOutput(image_embeddings, text_embeddings, self.log_scale.exp(), self.logit_bias)

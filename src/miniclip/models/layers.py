@@ -89,14 +89,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.ModuleList):
-    """Stack of blocks.
+    """Stack of blocks."""
 
-    Attributes:
-        checkpointed: recompute each block in backward instead of keeping its activations (gradient checkpointing,
-            Chen et al. 2016, https://arxiv.org/abs/1604.06174).
-    """
-
-    checkpointed = False
+    checkpointed = (
+        False  # gradient checkpointing: recompute each block in backward (Chen et al. 2016, arXiv 1604.06174)
+    )
 
     def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__(Block(config) for _ in range(config.layers))

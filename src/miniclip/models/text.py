@@ -18,15 +18,7 @@ from miniclip.models.layers import Transformer, projection
 
 
 def sequence_lengths(tokens: Tensor, end_id: int) -> Tensor:
-    """Length of each row up to and including its first end token; T if a row has none.
-
-    Args:
-        tokens: (B, T) integer.
-        end_id: id of the end token.
-
-    Returns:
-        (B,) int64, each in 1..T.
-    """
+    """Length of each row (B, T) up to and including its first end token; T if a row has none: (B,) in 1..T."""
     T = tokens.shape[1]
     position = torch.arange(1, T + 1, device=tokens.device)
     return torch.where(tokens == end_id, position, T).amin(dim=1)
@@ -47,17 +39,10 @@ class TextTransformer(nn.Module):
         self.projection = projection(config.width, embed_dim, config.projection)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embed texts.
-
-        Args:
-            tokens: (B, T) integer; start token, text, end token, padding. T is at most the context length. If padding
-                is attended to, T is the context length.
-
-        Returns:
-            (B, E), not normalized.
+        """Embed texts: (B, T) ids of start token, text, end token and padding to (B, E), not normalized.
 
         Raises:
-            ValueError: T does not fit the context length.
+            ValueError: T exceeds the context length, or is shorter although padding is attended to.
         """
         B, T = tokens.shape
         self.check_length(T)
