@@ -36,12 +36,12 @@ def rows(scale: Scale) -> Iterator[Row]:
         tokens = random_captions(batch).to(scale.device)
         for precision in ("float32", "bfloat16"):
             models = implementations(config, scale.device)
-            steps = {"miniclip": ours(models["miniclip"], precision)}
+            steps = {"miniclip": miniclip_step(models["miniclip"], precision)}
             for peer in ("open_clip", "transformers"):
-                steps[peer] = theirs(models[peer], precision)
+                steps[peer] = peer_step(models[peer], precision)
             worst = check(models, steps, pixels, tokens, precision)
             for peer in ("open_clip", "transformers"):
-                best = theirs(models[peer], precision, fused=True)
+                best = peer_step(models[peer], precision, fused=True)
                 steps[f"{peer}, best settings"] = best if precision == "bfloat16" else with_medium_in(best)
             if scale.device == "cuda":  # compiled in the warm-up, which is not timed
                 compile_all(models)
@@ -60,7 +60,7 @@ def rows(scale: Scale) -> Iterator[Row]:
 
 
 def systems(scale: Scale) -> dict[str, tuple[CLIPConfig, int]]:
-    """What is trained, and the batch."""
+    """Return the architectures and batch sizes."""
     large = preset("vit_b_16")
     small = large.replace_image(image_size=64, patch_size=8, width=256, layers=6, heads=4)
     small = small.replace_text(width=256, layers=6, heads=4)
@@ -71,8 +71,8 @@ def systems(scale: Scale) -> dict[str, tuple[CLIPConfig, int]]:
     return {"6 layers of 256, 64 px": (small, 128), "ViT-B/16": (large, 8)}
 
 
-def ours(contender: Implementation, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The trainer's step."""
+def miniclip_step(contender: Implementation, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the trainer's step."""
     model: Any = contender.model.train()
     config = TrainConfig(lr=LR, precision=precision)  # type: ignore[arg-type]
     optimizer, loss, options = (
@@ -88,28 +88,30 @@ def ours(contender: Implementation, precision: str) -> Callable[[Tensor, Tensor]
 
 
 def compile_all(models: dict[str, Implementation]) -> None:
-    """All of them by torch.compile: ours by blocks, as the trainer does it, the peers' as a whole, as theirs do."""
+    """Compile all models: miniclip by blocks, as in the trainer, the peers as a whole, as in their scripts."""
     compile_blocks(models["miniclip"].model)  # type: ignore[arg-type]
     for peer in ("open_clip", "transformers"):
         models[peer].model.compile()
 
 
 def share_of_peak(model: Any, tokens: Tensor, precision: str, rate: float) -> float:
-    """What the towers need for `rate` pairs a second, by the best product of matrices of this machine.
+    """Return the MFU: the FLOPs of the towers at `rate` samples per second by the machine's peak.
 
-    Captions count with their own lengths: padding is no work done.
+    Captions count with their lengths, without padding.
     """
     length = round(float((tokens != 0).sum(dim=1).float().mean()))
     return rate * pair_flops(model, length) / peak_flops(tokens.device, precision)  # type: ignore[operator, arg-type]
 
 
 def trim(tokens: Tensor) -> Tensor:
-    """As the loader cuts a batch."""
+    """Cut the padding, as the loader does."""
     return tokens[:, : int((tokens != 0).sum(dim=1).max())]
 
 
-def theirs(contender: Implementation, precision: str, fused: bool | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    """A peer's step, with open_clip's loss."""
+def peer_step(
+    contender: Implementation, precision: str, fused: bool | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a peer's step with open_clip's loss."""
     from open_clip.loss import ClipLoss
 
     model, loss_of = contender.model.train(), ClipLoss()
@@ -144,7 +146,7 @@ def check(
     tokens: Tensor,
     precision: str,
 ) -> float:
-    """Fail where the losses of two steps differ, the second of which knows the first one's update."""
+    """Fail if the losses of two steps differ; the second one depends on the update of the first."""
     tolerance = 1e-4 if precision == "float32" else 2e-2
     worst = 0.0
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A model so small that a run takes a second."""
+"""Model so small that a run takes a second."""
 
 import dataclasses
 

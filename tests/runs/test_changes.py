@@ -1,4 +1,4 @@
-"""A run goes on with other data or settings only when that is asked for; what differs is named, and written down."""
+"""Changed data and settings of a resumed run: refused by default, allowed on request, named and recorded."""
 
 import json
 
@@ -9,7 +9,7 @@ from miniclip.runs.changes import NEUTRAL, changed_settings
 from miniclip.train import TrainConfig, Trainer
 
 
-def test_what_differs_is_named(start, train_data, val_data):
+def test_differences_are_named(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
     with pytest.raises(ValueError, match=r"lr: started with 0\.001, now 0\.0001; to resume .* --allow-changes"):
@@ -18,7 +18,7 @@ def test_what_differs_is_named(start, train_data, val_data):
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"learning_rate": 1e-4})
 
 
-def test_with_the_word_it_goes_on_and_says_so_in_the_run(start, train_data, val_data):
+def test_allowed_changes_are_recorded_in_the_run(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
     for lr, steps in ((1e-4, 5), (1e-5, 7)):
@@ -36,7 +36,7 @@ def test_with_the_word_it_goes_on_and_says_so_in_the_run(start, train_data, val_
     ]
 
 
-def test_what_changes_nothing_needs_no_word(start, train_data, val_data):
+def test_neutral_settings_need_no_permission(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
     settings = {"log_every": 1, "keep_checkpoints": 2, "save_minutes": 1.0}
@@ -44,13 +44,13 @@ def test_what_changes_nothing_needs_no_word(start, train_data, val_data):
     resumed = Trainer.resume(trainer.run_dir, train_data, val_data, settings=settings, callbacks=[], device="cpu")
     resumed.fit()
     written = json.loads((trainer.run_dir / "config.json").read_text())
-    assert written["train"]["keep_checkpoints"] == 2  # what is used stands in the run, and is used from then on
+    assert written["train"]["keep_checkpoints"] == 2  # the run records the settings in use
     assert written["changes"][-1].keys() == {"step", *settings}
-    with pytest.raises(ValueError, match="max_steps: started with 3, now 4"):  # the learning rate would be another
+    with pytest.raises(ValueError, match="max_steps: started with 3, now 4"):  # it changes the learning rate
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"max_steps": 4})
 
 
-def test_another_best_by_starts_the_best_anew(start, train_data, val_data):
+def test_another_monitored_metric_resets_the_best_value(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=5)
     trainer.fit()
     assert trainer.progress.best >= 0
@@ -60,13 +60,11 @@ def test_another_best_by_starts_the_best_anew(start, train_data, val_data):
     )
     assert resumed.progress.best is None
     history = resumed.fit()
-    assert (
-        resumed.progress.best == -history.evaluations[-1]["val_loss"]
-    )  # by the recall's 0 to 100 it would never be better
+    assert resumed.progress.best == -history.evaluations[-1]["val_loss"]  # a recall in 0..100 would always be greater
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 4}, {"seed": 5}, {}])
-def test_other_batches_begin_the_epoch_anew(start, val_data, settings):
+def test_other_batches_restart_the_epoch(start, val_data, settings):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
     data = Shapes("train", 48, image_size=16)
@@ -91,7 +89,7 @@ def test_more_epochs(start, train_data, val_data):
     assert [record["step"] for record in resumed.fit().evaluations][-1] == 15
 
 
-def test_every_setting_is_looked_at():
+def test_every_setting_is_compared():
     assert changed_settings(TrainConfig(), TrainConfig(lr=1.0, keep_checkpoints=2)) == {
         "lr": (1e-3, 1.0),
         "keep_checkpoints": (1, 2),

@@ -1,4 +1,4 @@
-"""The history: read as it was written, cut at a state, and within its bounds however long the run."""
+"""History: reading, truncation at a state, and bounded size for runs of any length."""
 
 import json
 
@@ -24,7 +24,7 @@ def written(path, records):
 
 
 class TestReading:
-    def test_reads_what_was_written_and_leaves_out_half_a_line(self, tmp_path):
+    def test_reads_records_and_ignores_an_incomplete_line(self, tmp_path):
         (tmp_path / "metrics.jsonl").write_text(line(STEP) + line(EVALUATION) + '{"step": 2')
         found = History.read(tmp_path)
         assert found == History([STEP], [EVALUATION])
@@ -36,7 +36,7 @@ class TestReading:
         with pytest.raises(DataError, match=r"metrics\.jsonl, line 2"):
             History.read(tmp_path, step=9, evaluated=9)
 
-    def test_it_stops_at_the_state(self, tmp_path):
+    def test_stops_at_the_state(self, tmp_path):
         evaluations = [{"step": n, "epoch": n // 2, "val_loss": 0.0} for n in (2, 4)]
         one, two, three, four = steps([3.0, 2.0, 1.0, 0.5])
         written(tmp_path, [one, two, evaluations[0], three, four, evaluations[1]])
@@ -48,11 +48,11 @@ class TestReading:
 
 
 class TestThinning:
-    def test_the_example_of_its_docstring(self):
+    def test_docstring_example(self):
         two = [{"step": 1, "loss": 1}, {"step": 2, "loss": 3}]
         assert merged(two) == {"step": 2, "loss": 2.0, "loss_min": 1, "loss_max": 3, "steps": 2}
 
-    def test_what_is_no_figure_has_no_part(self):
+    def test_nonfinite_values_are_left_out_of_means(self):
         records = [
             {"step": 1, "epoch": 1, "lr": 3.0, "loss": float("nan"), "grad_norm": 1.0},
             {"step": 2, "epoch": 1, "lr": 2.0, "loss": 4.0, "grad_norm": float("inf"), "note": "a"},
@@ -68,13 +68,13 @@ class TestThinning:
         st.lists(st.floats(0, 10), min_size=1, max_size=300),
         st.sampled_from([2, 4, 8, 30]),
     )
-    def test_bounds_and_nothing_lost(self, losses, limit):
+    def test_size_is_bounded_and_nothing_is_lost(self, losses, limit):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(history, "LIMIT", limit)
             found = History()
             for n, record in enumerate(steps(losses), 1):
                 found.add(record)
-                assert found.steps[-1] is record  # callbacks may still add to it
+                assert found.steps[-1] is record  # the latest record is not merged
                 assert len(found.steps) <= limit + found.stride
                 assert sum(r.get("steps", 1) for r in found.steps) == n
             assert found == History(steps(losses))
@@ -84,7 +84,7 @@ class TestThinning:
         assert min(r.get("loss_min", r["loss"]) for r in found.steps) == min(losses)
         assert max(r.get("loss_max", r["loss"]) for r in found.steps) == max(losses)
 
-    def test_reading_gives_what_the_run_had(self, tmp_path, monkeypatch):
+    def test_reading_gives_the_history_of_the_run(self, tmp_path, monkeypatch):
         monkeypatch.setattr(history, "LIMIT", 16)
         all_of_them = steps([1 / n for n in range(1, 500)])
         running = History()
@@ -101,11 +101,11 @@ class TestThinning:
         assert sum(r.get("steps", 1) for r in few) == count
 
 
-def test_the_file_keeps_every_step_and_a_second_fit_goes_on_with_it(start, monkeypatch):
+def test_file_keeps_every_step_and_a_second_fit_appends(start, monkeypatch):
     monkeypatch.setattr(history, "LIMIT", 4)
     trainer = start(max_steps=7)
     trainer.fit()
-    trainer.total_steps = 10  # as a notebook goes on with the same trainer
+    trainer.total_steps = 10  # as a notebook continues with the same trainer
     trainer.fit()
     lines = [json.loads(text) for text in (trainer.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in lines if "loss" in record] == list(range(1, 11))

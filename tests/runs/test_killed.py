@@ -1,9 +1,8 @@
-"""A run that is killed at any moment, and taken up again until it is done, is the run that was never stopped.
+"""A run that is killed at random moments and resumed each time equals a run that was never stopped.
 
-The processes are real and so are the kills (SIGKILL, which no program can catch). They are forked from one that has
-everything imported, so that each costs no more than its training. The moments are drawn in events of the interpreter,
-each call and return of any function of Python or C, in any thread, being one: they fall into starting, steps,
-evaluations and writing alike, and are the same whenever the test is run.
+The test kills real processes with SIGKILL. They are forked from a process that has imported everything, so that each
+costs only its training. The moments are drawn as numbers of interpreter events (calls and returns of functions, in all
+threads). They fall into startup, steps, evaluations and writes, and are the same at each run of the test.
 """
 
 import os
@@ -40,7 +39,7 @@ TIMES = {"samples_per_second", "data_wait", "mfu"}
 
 
 def train(run: Path) -> None:
-    """Start the run, or take it up where it stands."""
+    """Start the run, or resume it."""
     train_data, val_data = Shapes("train", 40, image_size=16), Shapes("val", 20, image_size=16)
     if (run / "state.safetensors").exists():
         trainer = Trainer.resume(run, train_data, val_data, callbacks=[MetricsFile()], device="cpu")
@@ -53,7 +52,7 @@ def train(run: Path) -> None:
 
 
 def events_until_killed(after: int) -> None:
-    """Let this process kill itself after so many events in any of its threads."""
+    """Make this process kill itself after a number of events in all of its threads."""
     left = [after]
 
     def count(*_: object) -> None:
@@ -66,7 +65,7 @@ def events_until_killed(after: int) -> None:
 
 
 def attempt(run: Path, events: int | None = None) -> int:
-    """Train in a fork; its exit status: 0, or minus the signal that ended it."""
+    """Train in a fork; return its exit status: 0, or minus the number of the signal that ended it."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -83,7 +82,7 @@ def attempt(run: Path, events: int | None = None) -> int:
 
 
 def main(folder: Path) -> None:
-    """Run by the test in a process of its own: train one run undisturbed, then others until 20 kills are done."""
+    """Train one undisturbed run, then others until there were 20 kills; the test runs it in a separate process."""
     torch.set_num_threads(1)
     train(folder / "whole")
     draw, kills = random.Random(0), 0
@@ -101,7 +100,7 @@ def records(run):
     return [{key: value for key, value in record.items() if key not in TIMES} for record in every]
 
 
-def test_killed_at_twenty_moments(tmp_path):
+def test_resumes_after_sigkill(tmp_path):
     command = [sys.executable, "-m", "tests.runs.test_killed", tmp_path]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
@@ -126,7 +125,7 @@ def assert_same(whole, killed):
             assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
     for name in ("best/model.safetensors", "last/model.safetensors"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
-    assert not list(killed.rglob(".*"))  # no half of a file is left
+    assert not list(killed.rglob(".*"))  # no temporary file is left
 
 
 def states(run):

@@ -1,4 +1,4 @@
-"""Steps that are not finite: nothing changes, the place is named, the batch is kept, too many stop the run."""
+"""Non-finite steps: weights stay, the cause is named, the batch is kept, and too many in a row stop the run."""
 
 import json
 import math
@@ -30,7 +30,7 @@ class Poison(Callback):
 
 
 @pytest.mark.parametrize("micro", [None, 3])
-def test_a_bad_picture_is_named_its_batch_kept_and_the_run_goes_on(start, micro):
+def test_bad_image_is_named_and_its_batch_kept(start, micro):
     trainer = start(micro_batch_size=micro, log_every=4)
     Poison(trainer, [7])
     history = trainer.fit()
@@ -48,7 +48,7 @@ def test_a_bad_picture_is_named_its_batch_kept_and_the_run_goes_on(start, micro)
     assert History.read(trainer.run_dir) == history
 
 
-def test_a_skipped_step_changes_nothing(start):
+def test_skipped_step_changes_nothing(start):
     trainer = start(log_every=1, max_steps=1)
     Poison(trainer, list(range(40)))
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -69,7 +69,7 @@ def test_too_many_in_a_row_stop_the_run(start, allowed, done):
     assert trainer.step == done
 
 
-def test_the_place_is_named():
+def test_cause_is_named():
     indices, fine = torch.tensor([10, 20, 30]), torch.ones(2, 3, dtype=torch.bool)
     figures = {"loss": 1.0, "logit_scale": 14.0, "grad_norm_image": 1.0, "grad_norm_text": math.nan}
     texts, loss = fine.clone(), figures | {"loss": math.inf}
@@ -82,7 +82,7 @@ def test_the_place_is_named():
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_the_optimizer_steps_where_it_may(fused):
+def test_optimizer_steps_only_if_finite(fused):
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([p], lr=0.1, fused=fused)
     p.grad = torch.ones(3)

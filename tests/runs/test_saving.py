@@ -17,7 +17,7 @@ from miniclip.train import Callback, TrainConfig, Trainer
 from miniclip.train.validation import monitored
 
 
-def test_a_write_is_of_the_moment_when_it_was_started():
+def test_write_uses_the_values_at_its_start():
     writer, go, found = BackgroundWriter(background=True), threading.Event(), []
     tensors = {"a": torch.zeros(3)}
     copy = writer.copy(tensors)
@@ -33,7 +33,7 @@ def test_a_write_is_of_the_moment_when_it_was_started():
     assert torch.equal(found[0], torch.zeros(3))
 
 
-def test_writes_come_in_order_and_the_first_error_is_raised_once():
+def test_writes_are_in_order_and_an_error_is_raised_once():
     writer, found = BackgroundWriter(background=True), []
     for number in range(20):
         writer.start(lambda number=number: found.append(number))
@@ -49,7 +49,7 @@ def test_writes_come_in_order_and_the_first_error_is_raised_once():
     writer.wait()
 
 
-def test_an_error_on_its_way_is_not_replaced():
+def test_first_error_is_not_replaced():
     def fail():
         raise OSError("the disk")
 
@@ -65,7 +65,7 @@ def test_an_error_on_its_way_is_not_replaced():
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_background_or_not_the_files_are_the_same(start, background):
+def test_files_do_not_depend_on_the_background_thread(start, background):
     trainer = start(callbacks=[], save_in_background=background, save_every=2)
     trainer.fit()
     saved = read_state(trainer.run_dir / "state.safetensors")
@@ -74,7 +74,7 @@ def test_background_or_not_the_files_are_the_same(start, background):
         assert torch.equal(saved.weights[name], value)
 
 
-def test_the_last_ones_are_kept_and_any_of_them_goes_on_to_the_same_end(start, train_data, val_data):
+def test_newest_states_are_kept_and_each_resumes_to_the_same_end(start, train_data, val_data):
     trainer = start(callbacks=[], save_every=2, keep_checkpoints=3)
     trainer.fit()
     assert list(list_states(trainer.run_dir)) == [6, 8, 10]
@@ -89,7 +89,7 @@ def test_the_last_ones_are_kept_and_any_of_them_goes_on_to_the_same_end(start, t
         Trainer.resume(trainer.run_dir, train_data, val_data, step=7)
 
 
-def test_going_back_drops_what_came_after(start, train_data, val_data):
+def test_going_back_drops_later_states(start, train_data, val_data):
     trainer = start(callbacks=[], save_every=2, keep_checkpoints=3)
     trainer.fit()
     resumed = Trainer.resume(
@@ -106,18 +106,18 @@ def test_going_back_drops_what_came_after(start, train_data, val_data):
     assert list(list_states(trainer.run_dir)) == [6, 7]
 
 
-def test_a_damaged_newest_state_leaves_the_one_before(start, train_data, val_data):
+def test_damaged_newest_state_leaves_earlier_ones(start, train_data, val_data):
     trainer = start(callbacks=[], save_every=5, keep_checkpoints=2)
     trainer.fit()
     newest = trainer.run_dir / "state.safetensors"
-    newest.unlink()  # the last one has two names
+    newest.unlink()  # its file has two names
     newest.write_bytes(b"broken")
     with pytest.raises(CheckpointError, match=r"state\.safetensors.*go back with --step 10, or one of 5"):
         Trainer.resume(trainer.run_dir, train_data, val_data)
     assert Trainer.resume(trainer.run_dir, train_data, val_data, step=5, device="cpu").step == 5
 
 
-def test_what_a_kill_left_is_swept_away(start, train_data, val_data):
+def test_temporary_files_of_a_kill_are_removed(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=1)
     trainer.fit()
     left = [trainer.run_dir / ".state.safetensors.0123abcd", trainer.run_dir / "last" / ".model.safetensors.89abcdef"]
@@ -125,7 +125,7 @@ def test_what_a_kill_left_is_swept_away(start, train_data, val_data):
     for path in (*left, mine):
         path.write_text("half")
     again = Trainer.resume(trainer.run_dir, train_data, val_data, callbacks=[], device="cpu")
-    assert all(path.exists() for path in left)  # they could be those of a run that is still on
+    assert all(path.exists() for path in left)  # they could belong to a running process
     again.fit()
     assert not any(path.exists() for path in left)
     assert mine.exists()
@@ -139,7 +139,7 @@ class Clock(Callback):
         self.saves.append(trainer.step)
 
 
-def test_minutes(start, monkeypatch):
+def test_save_minutes(start, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("miniclip.runs.checkpointer.time.perf_counter", lambda: now.append(now[-1] + 20) or now[-1])
     clock = Clock()
@@ -154,13 +154,13 @@ def test_minutes(start, monkeypatch):
 @pytest.mark.parametrize(
     ("monitor", "best"), [("recall", 2.5), ("text_to_image", 2.0), ("image_to_text", 3.0), ("val_loss", -0.5)]
 )
-def test_best_by(monitor, best):
+def test_monitored(monitor, best):
     record = {"text_to_image": {"R@1": 2.0}, "image_to_text": {"R@1": 3.0}, "val_loss": 0.5}
     assert monitored(record, monitor) == best
     assert TrainConfig(monitor=monitor).monitor == monitor
 
 
-def test_best_by_the_validation_loss(start):
+def test_best_checkpoint_by_validation_loss(start):
     trainer = start(monitor="val_loss", epochs=3, callbacks=[])
     history = trainer.fit()
     assert trainer.progress.best == -min(record["val_loss"] for record in history.evaluations)
@@ -168,7 +168,7 @@ def test_best_by_the_validation_loss(start):
 
 @pytest.fixture
 def disk(tmp_path):
-    """Mounts a real disk of some KiB, and changes it; skips where that is not allowed."""
+    """Function that mounts a real disk of some KiB; the test is skipped if that is not allowed."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("mounting a small disk takes Linux, and root")
     place = tmp_path / "disk"
@@ -186,8 +186,8 @@ def disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), [("size={room}k", "No space left"), ("ro", "Read-only file system")])
-def test_a_disk_that_takes_no_more_leaves_the_last_good_state(start, train_data, val_data, disk, change, message):
-    """A full one: the first state has room, and the second, written beside it, has not. One that turned read-only."""
+def test_full_or_read_only_disk_leaves_the_last_state(start, train_data, val_data, disk, change, message):
+    """A full disk has room for the first state but not for a second; the other disk turns read-only."""
     trainer = start(callbacks=[], max_steps=1)
     trainer.fit()
     room = sum(path.stat().st_size for path in trainer.run_dir.rglob("*") if path.is_file()) // 1024 + 40
@@ -205,7 +205,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_good_state(start, train_data,
 
 
 @pytest.mark.slow
-def test_on_the_command_line_it_is_one_line_and_exit_code_2(disk, capsys):
+def test_command_line_prints_one_line_and_exits_with_2(disk, capsys):
     run = disk("size=1m") / "run"
     settings = ["--max-steps", "1", "--batch-size", "4", "--precision", "float32", "--device", "cpu"]
     assert cli.main(["train", "--run-dir", str(run), *settings]) == 2

@@ -1,4 +1,4 @@
-"""Data in training: cached and files the same run, bad pictures left out, waiting logged, no process left."""
+"""Data in training: cached and decoded images, unreadable images, data wait, no process left."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ from tests.train.test_trainer import StopAt, assert_same_run
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Forty pictures larger than the model's, as files, and cached."""
+    """Forty images larger than the model's, as files."""
     folder = tmp_path_factory.mktemp("sets")
     drawn = {"train": Shapes("train", 40), "val": Shapes("val", 20)}
     found = {}
@@ -42,7 +42,7 @@ def run(tokenizer, path, train, val=None, callbacks=(), **settings):
     )
 
 
-def test_a_cache_gives_the_same_run_to_the_bit(tokenizer, sets, tmp_path):
+def test_cache_gives_the_same_run_bit_for_bit(tokenizer, sets, tmp_path):
     _, files = sets
     preprocess = make_model(tokenizer).preprocess
     cached = {
@@ -59,7 +59,7 @@ def test_a_cache_gives_the_same_run_to_the_bit(tokenizer, sets, tmp_path):
     assert miniclip.evaluation.retrieval(model, cached["val"]) == miniclip.evaluation.retrieval(model, files["val"])
 
 
-def test_a_cache_of_another_size_is_refused_before_the_first_step(tokenizer, sets, tmp_path):
+def test_cache_of_another_size_is_refused_before_the_first_step(tokenizer, sets, tmp_path):
     _, data = sets
     other = miniclip.load("bert_vit_tiny", pretrained=False, tokenizer=tokenizer).preprocess
     cached = build_cache(data["val"], tmp_path / "cache", other, split="val", options=CacheOptions(num_workers=0))
@@ -69,7 +69,7 @@ def test_a_cache_of_another_size_is_refused_before_the_first_step(tokenizer, set
 
 
 @pytest.mark.parametrize("num_workers", [None, 1])
-def test_bad_pictures_are_left_out_and_a_resumed_run_is_the_same(tokenizer, sets, tmp_path, num_workers):
+def test_unreadable_images_are_skipped_and_a_resumed_run_is_the_same(tokenizer, sets, tmp_path, num_workers):
     folder, data = sets
     bad = folder / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff\xe0 no more")
@@ -84,9 +84,9 @@ def test_bad_pictures_are_left_out_and_a_resumed_run_is_the_same(tokenizer, sets
     }
     with pytest.raises(miniclip.DataError, match=r"bad\.jpg"):
         run(tokenizer, tmp_path / "raised", train, **settings).fit()
-    with warnings.catch_warnings(record=True, action="always") as said:
+    with warnings.catch_warnings(record=True, action="always") as messages:
         run(tokenizer, tmp_path / "whole", train, on_error="skip", **settings).fit()
-    assert len([w for w in said if "bad.jpg" in str(w.message)]) == 1
+    assert len([w for w in messages if "bad.jpg" in str(w.message)]) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stopped = run(tokenizer, tmp_path / "stopped", train, None, [StopAt(4)], on_error="skip", **settings)
@@ -114,13 +114,13 @@ def test_no_process_is_left_after_an_error(tokenizer, sets, tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_worker_ends_the_run_with_its_reason(tokenizer, sets, tmp_path):
+def test_killed_worker_ends_the_run_with_its_reason(tokenizer, sets, tmp_path):
     with pytest.raises(ChildProcessError, match="decodes images was killed"):
         run(tokenizer, tmp_path / "run", sets[1]["train"], None, [KillWorker()], num_workers=1, epochs=500).fit()
     assert not multiprocessing.active_children()
 
 
-def test_the_share_of_waiting_is_in_the_log(tokenizer, sets, tmp_path):
+def test_data_wait_is_logged(tokenizer, sets, tmp_path):
     run(tokenizer, tmp_path / "run", sets[1]["train"], num_workers=0).fit()
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     waiting = [record["data_wait"] for record in records]
@@ -128,7 +128,7 @@ def test_the_share_of_waiting_is_in_the_log(tokenizer, sets, tmp_path):
     assert max(waiting) > 0
 
 
-def test_fsdp_wants_whole_batches():
+def test_fsdp_needs_whole_batches():
     from miniclip.runtime.fsdp import require_even
 
     with pytest.raises(ValueError, match="whole batches"):

@@ -1,4 +1,4 @@
-"""The small parts of training: settings, schedule, history, curve, validation, run directories."""
+"""Small parts of training: settings, schedule, learning curve, validation, run directory."""
 
 import json
 import math
@@ -29,7 +29,7 @@ class TestSettings:
         config = TrainConfig(epochs=7, flip=True, max_steps=9, loss="sigmoid")
         assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
-    def test_an_unknown_name_is_answered_with_the_nearest(self):
+    def test_unknown_name_gives_the_nearest(self):
         with pytest.raises(ValueError, match="unknown setting 'batchsize'; did you mean 'batch_size'"):
             TrainConfig.from_dict({"batchsize": 3})
 
@@ -55,22 +55,22 @@ class TestSettings:
             TrainConfig(**wrong)
 
     @pytest.mark.parametrize("wrong", [{"epochs": 1.5}, {"lr": "1e-3"}, {"flip": 1}, {"epochs": True}, {"seed": None}])
-    def test_values_of_another_type(self, wrong):
+    def test_values_of_the_wrong_type(self, wrong):
         (name,) = wrong
         with pytest.raises(TypeError, match=name):
             TrainConfig(**wrong)
 
-    def test_an_int_is_a_float(self):
+    def test_int_is_accepted_as_float(self):
         assert TrainConfig(lr=1).lr == 1
 
 
 class TestSchedule:
-    def test_the_example_of_its_docstring(self):
+    def test_docstring_example(self):
         rates = [learning_rate(step, peak=1.0, warmup=2, total=6) for step in range(6)]
         assert rates == pytest.approx([0.5, 1, 1, 0.8536, 0.5, 0.1464], abs=1e-4)
 
     @given(st.integers(1, 500), st.floats(0, 0.99))
-    def test_never_above_the_peak_never_zero_while_it_trains(self, total, share):
+    def test_rate_is_positive_and_at_most_the_peak(self, total, share):
         warmup = round(share * total)
         rates = [learning_rate(step, peak=2.0, warmup=warmup, total=total) for step in range(total)]
         assert all(0 < rate <= 2.0 for rate in rates)
@@ -79,19 +79,19 @@ class TestSchedule:
 
 
 class TestCurve:
-    def test_it_is_a_picture_for_any_history(self, tmp_path):
+    def test_any_history_gives_a_plot(self, tmp_path):
         step = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1}
         recall = {"R@1": 3.0, "R@5": 4.0, "R@10": 5.0}
         evaluation = {"step": 1, "epoch": 1, "val_loss": 2.0, "text_to_image": recall, "image_to_text": recall}
         sizes = set()
         for history in (History(), History([step]), History([step], [evaluation]), History([], [evaluation])):
             plot_learning_curve(history, tmp_path / "curve.png", "a run")
-            with Image.open(tmp_path / "curve.png") as picture:
-                sizes.add(picture.size)
-                assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
+            with Image.open(tmp_path / "curve.png") as plot:
+                sizes.add(plot.size)
+                assert len(plot.convert("RGB").getcolors(1 << 20)) > 10
         assert sizes == {(960, 780)}
 
-    def test_it_draws_both_losses_over_the_steps(self, tmp_path, monkeypatch):
+    def test_plots_both_losses_over_the_steps(self, tmp_path, monkeypatch):
         from matplotlib.axes import Axes
 
         drawn = []
@@ -115,14 +115,14 @@ class TestCurve:
 
 
 class TestValidation:
-    def test_the_same_twice_and_near_log_n_for_a_fresh_model(self, model, val_data):
+    def test_repeats_exactly_and_has_log_n(self, model, val_data):
         loss = loss_function(TrainConfig(), model)
         first, second = (validate(model, val_data, loss, 8, seed=3)[0] for _ in range(2))
         assert first == second
         assert first["val_log_n"] == pytest.approx(math.log(8))
         assert validate(model, val_data, loss, 500, seed=3)[0]["val_log_n"] == pytest.approx(math.log(20))
 
-    def test_a_model_that_maps_everything_to_one_point(self, model, val_data):
+    def test_collapsed_model_has_chance_loss_and_no_recall(self, model, val_data):
         model.encode_image = lambda items: torch.ones(len(items), 16) / 4
         model.encode_text = lambda items: torch.ones(len(items), 16) / 4
         figures, embedded = validate(model, val_data, loss_function(TrainConfig(), model), 8, seed=0)
@@ -132,13 +132,13 @@ class TestValidation:
 
 
 class TestRunDir:
-    def test_the_next_free_one(self, tmp_path):
+    def test_next_free_name(self, tmp_path):
         assert next_run_dir(tmp_path / "run") == tmp_path / "run"
         (tmp_path / "run").mkdir()
         (tmp_path / "run-2").mkdir()
         assert next_run_dir(tmp_path / "run") == tmp_path / "run-3"
 
-    def test_fingerprint_tells_captions_and_their_order(self):
+    def test_fingerprint_depends_on_captions_and_their_order(self):
         data = Shapes("val", 3, image_size=16)
         same, other = Shapes("val", 3, image_size=32), Shapes("val", 3, image_size=16)
         other.captions[1].reverse()
@@ -146,7 +146,7 @@ class TestRunDir:
         assert fingerprint(data) != fingerprint(other)
         assert fingerprint(None) is None
 
-    def test_another_config_is_no_run(self, tmp_path):
+    def test_another_config_is_refused(self, tmp_path):
         (tmp_path / "config.json").write_text('{"format": "miniclip"}')
         with pytest.raises(CheckpointError, match="not a run directory"):
             read_run(tmp_path)

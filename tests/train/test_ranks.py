@@ -1,7 +1,7 @@
-"""Training on several ranks: the run of one process up to the order of sums, one writer, one end.
+"""Training on several ranks: the run of one process up to the order of sums, one writer, a common end.
 
-The file is also the program that each rank runs (`python -m tests.train.test_ranks WORK FOLDER`): all cases after one
-start, since a start takes seconds.
+The file is also the program of each rank (`python -m tests.train.test_ranks FUNCTION FOLDER`). All cases share one
+start, which takes seconds.
 """
 
 import dataclasses
@@ -57,15 +57,15 @@ CASES = {  # by ranks and name: settings
         "four-cached": {"batch_size": 10, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
     },
 }
-OWN = {"samples_per_second", "data_wait", "mfu", "tokens"}  # of rank 0 alone, or of the machine
+OWN = {"samples_per_second", "data_wait", "mfu", "tokens"}  # of rank 0 only, or of the machine
 
 
 class WithBroken(Shapes):
-    """Pictures of which some cannot be read."""
+    """Dataset in which some images cannot be read."""
 
     def __getitem__(self, index: int):
         if index in {3, 17, 21}:
-            raise DataError(f"photos/{index}.jpg: not a picture")
+            raise DataError(f"photos/{index}.jpg: not an image")
         return super().__getitem__(index)
 
 
@@ -96,7 +96,7 @@ def in_float64(tower: CLIPModel, arguments: tuple) -> tuple:
     return arguments[0].double(), *arguments[1:]
 
 
-# what a rank does
+# program of a rank
 
 
 def train_all(folder: Path) -> None:
@@ -111,7 +111,7 @@ def train_all(folder: Path) -> None:
 
 
 def stop_and_go_on(folder: Path) -> None:
-    """A signal to rank 1 alone, in the middle of an epoch; one run is then taken up, the other left to a test."""
+    """Stop runs by a signal to rank 1 only, in an epoch, and resume one of them; tests resume the others."""
     for run, case, number, last in (
         ("stopped", "plain", signal.SIGTERM, 2),
         ("resumed-by-one", "plain", signal.SIGINT, 4),
@@ -134,20 +134,20 @@ def stop_and_go_on(folder: Path) -> None:
 
 
 def share_held(model: CLIPModel) -> float:
-    """How much of the weights this process has."""
+    """Return the fraction of the weights that this process holds."""
     held = sum((p.to_local() if distributed.is_sharded(p) else p).numel() for p in model.parameters())
     return held / sum(p.numel() for p in model.parameters())
 
 
 def fail(folder: Path) -> None:
-    """Rank 1 meets a broken picture while the others compute."""
+    """Rank 1 fails on a broken image while the others compute."""
     with distributed.process_group("cpu"):
         trainer = trainer_of(folder / "run", default_callbacks())
         step = trainer.train_step
 
         def train_step(batch):
             if trainer.step == 2 and distributed.rank() == 1:
-                raise DataError("photos/17.jpg: not a picture")
+                raise DataError("photos/17.jpg: not an image")
             step(batch)
 
         trainer.train_step = train_step
@@ -161,7 +161,7 @@ def other_data(folder: Path) -> None:
         Trainer(model, data, run_dir=folder / "run", device="cpu")
 
 
-# what is looked at
+# comparison
 
 
 def figures(history: History) -> list[dict]:
@@ -193,7 +193,7 @@ def assert_same_run(a: Path, b: Path, tolerance: float = 1e-9) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The run of one process with a case's settings."""
+    """Function that trains a case on one process and returns its run directory."""
     folder, done = tmp_path_factory.mktemp("alone"), {}
 
     def run(settings: dict) -> Path:
@@ -211,7 +211,7 @@ RESULTS: dict[int, Path] = {}
 
 @pytest.fixture
 def trained(ranks, tmp_path_factory):
-    """The folder in which so many ranks have run all their cases."""
+    """Function that runs all cases of a number of ranks and returns their folder."""
 
     def run(count: int) -> Path:
         if count not in RESULTS:
@@ -226,7 +226,7 @@ def trained(ranks, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*skipped")
 @pytest.mark.parametrize(("count", "name"), [(count, name) for count, names in CASES.items() for name in names])
-def test_ranks_train_as_one_process_does(trained, alone, count, name):
+def test_ranks_train_like_one_process(trained, alone, count, name):
     folder = trained(count)
     assert_same_run(folder / name, alone(CASES[count][name]))
     histories = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(count)]
@@ -244,12 +244,12 @@ def test_ranks_train_as_one_process_does(trained, alone, count, name):
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(trained, alone):
     folder = trained(2)
     assert [(folder / f"stopped-{rank}.step").read_text() for rank in range(2)] == ["2", "2"]
-    assert_same_run(folder / "stopped", alone(CASES[2]["plain"]))  # which the ranks have taken up
+    assert_same_run(folder / "stopped", alone(CASES[2]["plain"]))  # the ranks resumed it
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("run", "case"), [("resumed-by-one", "plain"), ("resumed-by-one-fsdp", "fsdp")])
-def test_one_process_goes_on_where_two_have_stopped(trained, alone, run, case):
+def test_one_process_resumes_a_run_of_two(trained, alone, run, case):
     run = trained(2) / run
     assert read_state(run / "state.safetensors").progress.step == 4
     resumed(run).fit()
@@ -257,27 +257,27 @@ def test_one_process_goes_on_where_two_have_stopped(trained, alone, run, case):
 
 
 @pytest.mark.slow
-def test_one_rank_failing_ends_all_with_its_error_alone(ranks, tmp_path):
+def test_failing_rank_ends_all_with_only_its_error(ranks, tmp_path):
     begin = time.monotonic()
     (code0, _, error0), (code1, _, error1) = ranks(
         2, "-m", "tests.train.test_ranks", "fail", tmp_path, seconds=60, succeed=False
     )
     assert time.monotonic() - begin < 60
     assert (code0, code1) == (1, 1)
-    assert "DataError: photos/17.jpg: not a picture" in error1
+    assert "DataError: photos/17.jpg: not an image" in error1
     assert "Traceback" not in error0, error0
     assert read_state(tmp_path / "run" / "state.safetensors").progress.step == 0
 
 
 @pytest.mark.slow
-def test_ranks_with_other_data_are_told(ranks, tmp_path):
+def test_ranks_with_other_data_are_refused(ranks, tmp_path):
     results = ranks(2, "-m", "tests.train.test_ranks", "other_data", tmp_path, seconds=60, succeed=False)
     assert all(code != 0 for code, *_ in results)  # 1, or what gloo ends a rank with whose peer is gone
     assert "rank 1 has train data (31 images" in results[1][2] + results[0][2]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_does_not_go_round(monkeypatch, tmp_path):
+def test_batch_smaller_than_the_ranks_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(distributed, "world_size", lambda: 9)
     data = Shapes("train", 8, image_size=16)
     tokenizer = Tokenizer.train(data.captions[0], 514)
@@ -301,7 +301,7 @@ def torchrun(count: int, *arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_the_command_under_torchrun(tmp_path):
+def test_command_under_torchrun(tmp_path):
     photos = tmp_path / "photos"
     (photos / "images").mkdir(parents=True)
     rows = ["image_name| comment_number| comment"]

@@ -1,4 +1,4 @@
-"""A step: the same as writing it out, the scale's bounds, bf16 near float32, the sigmoid loss; gradient caching."""
+"""Training step: equality with its definition, bounds of the scale, bfloat16, the sigmoid loss, gradient caching."""
 
 import copy
 import math
@@ -36,7 +36,7 @@ def step(model, batch, config=CONFIG):
     return result.metrics
 
 
-def test_a_step_is_what_its_words_say(model, batch):
+def test_step_equals_its_definition(model, batch):
     other = copy.deepcopy(model)
     result = step(model, batch)
     out = other(*batch)
@@ -45,7 +45,7 @@ def test_a_step_is_what_its_words_say(model, batch):
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in other.parameters()))
     assert float(result["loss"]) == pytest.approx(loss.item())
     assert float(result["grad_norm"]) == pytest.approx(norm, rel=1e-4)
-    assert norm > CONFIG.max_grad_norm, "the test wants a gradient that is clipped"
+    assert norm > CONFIG.max_grad_norm, "the gradient must be long enough to be clipped"
     for p in other.parameters():
         p.grad *= CONFIG.max_grad_norm / (norm + 1e-6)
     build_optimizer(other, CONFIG).step()
@@ -55,7 +55,7 @@ def test_a_step_is_what_its_words_say(model, batch):
 
 
 @pytest.mark.parametrize(("start", "end"), [(1e9, 100.0), (1e-9, 1.0)])
-def test_the_scale_stays_within_its_bounds(tokenizer, batch, start, end):
+def test_scale_stays_within_its_bounds(tokenizer, batch, start, end):
     model = make_model(tokenizer, logit_scale=start)
     step(model, batch)
     assert model.log_scale.exp().item() == pytest.approx(end, rel=1e-4)
@@ -71,7 +71,7 @@ def test_bfloat16_is_near_float32(model, batch):
     assert float(rough["loss"]) != float(exact["loss"]), "autocast did nothing"
 
 
-def test_the_sigmoid_loss_needs_a_bias_and_trains_it(model, tokenizer, batch):
+def test_sigmoid_loss_needs_a_bias_and_trains_it(model, tokenizer, batch):
     config = TrainConfig(loss="sigmoid", precision="float32")
     with pytest.raises(ValueError, match="logit_bias"):
         loss_function(config, model)
@@ -80,7 +80,7 @@ def test_the_sigmoid_loss_needs_a_bias_and_trains_it(model, tokenizer, batch):
     assert biased.logit_bias.item() != -10.0
 
 
-def test_decay_is_for_weights_that_multiply_activations_alone(model):
+def test_only_weights_that_multiply_activations_decay(model):
     optimizer = build_optimizer(model, TrainConfig(weight_decay=0.3))
     names = {id(p): name for name, p in model.named_parameters()}
     groups = {group["weight_decay"]: {names[id(p)] for p in group["params"]} for group in optimizer.param_groups}
@@ -96,7 +96,7 @@ def test_decay_is_for_weights_that_multiply_activations_alone(model):
 
 
 class Dropout(torch.nn.Module):
-    """A user's block: dropout behind one of ours."""
+    """A user's block: dropout after a block of the library."""
 
     def __init__(self, block):
         super().__init__()
@@ -121,7 +121,7 @@ class GradientRecorder:
 
 
 def random_inputs(model, size, seed, patch_dropout=0.0):
-    """As the trainer makes them: uint8 pictures, augmented and with patches left out, drawn for the whole batch."""
+    """Return a function from rows to inputs, with augmentation and patch dropout drawn for the whole batch."""
     random = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (size, 3, 16, 16), generator=random, dtype=torch.uint8)
     tokens = torch.randint(599, (size, 9), generator=random)
@@ -140,7 +140,7 @@ def random_inputs(model, size, seed, patch_dropout=0.0):
 
 
 def taken(kind, model, inputs, size, config):
-    """Loss and gradients of a step."""
+    """Return loss and gradients of a step."""
     recorder = GradientRecorder(model)
     rows = split(size, config.micro_batch_size)
     batch = inputs(slice(0, size)) if kind is plain_step else [inputs(part) for part in rows]
@@ -149,7 +149,7 @@ def taken(kind, model, inputs, size, config):
 
 
 def in_one_graph(model, inputs, size, config):
-    """What gradient caching must equal: the same parts one after the other, all of their activations kept."""
+    """Return the expected loss and gradients: the parts are embedded in one graph that keeps all activations."""
     options, outs = step_options(config, model.device), []
     for part in [inputs(rows) for rows in split(size, config.micro_batch_size)]:
         with options.autocast():
@@ -163,7 +163,7 @@ def in_one_graph(model, inputs, size, config):
 
 
 def assert_same(one, other, tolerance):
-    """The losses, and each parameter's gradient, relative to the whole gradient's length."""
+    """Compare losses, and each parameter's gradient relative to the norm of the whole gradient."""
     torch.testing.assert_close(other[0], one[0], rtol=tolerance, atol=0)
     assert one[1].keys() == other[1].keys()
     length = torch.stack([g.norm() for g in one[1].values()]).norm()
@@ -187,7 +187,7 @@ def biased(tokenizer):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 @given(sizes, micros, losses, shares, seeds)
 @settings(max_examples=15)
-def test_a_cached_step_is_the_plain_one(biased, dtype, tolerance, size, micro, loss, share, seed):
+def test_cached_step_equals_the_plain_one(biased, dtype, tolerance, size, micro, loss, share, seed):
     model, config = copy.deepcopy(biased).to(dtype), caching(micro, loss)
     inputs = random_inputs(model, size, seed, share)
     plain, cached = (taken(kind, model, inputs, size, config) for kind in (plain_step, cached_step))
@@ -206,7 +206,7 @@ def test_both_passes_draw_the_same_dropout(biased, size, micro, loss, share, see
         results.append(kind(model, inputs, size, config))
         after.append(torch.get_rng_state())
     assert_same(results[1], results[0], 1e-10)
-    assert torch.equal(*after), "the next step would draw again what this one drew"
+    assert torch.equal(*after), "the next step would draw the same numbers again"
 
 
 def with_dropout(model):
@@ -217,7 +217,7 @@ def with_dropout(model):
 
 
 def test_dropout_drops(biased):
-    """The two tests around this one would pass without."""
+    """Without dropout, the tests around this one prove nothing."""
     model = with_dropout(biased)
     inputs = random_inputs(model, 3, 0)
     losses = [taken(cached_step, model, inputs, 3, caching(2))[0] for _ in range(2)]
@@ -238,7 +238,7 @@ def test_both_passes_are_the_same_in_bfloat16(biased, loss, checkpointed):
 
 @pytest.mark.parametrize("frozen", [["image"], ["text"], ["image", "text"], ["image", "log_scale"]])
 def test_frozen_towers(biased, frozen):
-    """Tuning one tower to the other (Zhai et al. 2022): no gradient goes into the frozen one."""
+    """Locked-image tuning (Zhai et al. 2022): a frozen tower gets no gradient."""
     model = copy.deepcopy(biased)
     for name in frozen:
         getattr(model, name).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The trainer: what a run leaves, that it learns, that it goes on to the same bit, that it writes over nothing."""
+"""The trainer: the run directory, learning, resumption bit for bit, refusal to overwrite, errors."""
 
 import json
 import math
@@ -23,7 +23,7 @@ TIMES = {"samples_per_second", "mfu", "data_wait"}
 
 
 class StopAt(Callback):
-    """Sends the process the signal after a step, as a person or a scheduler does."""
+    """Sends a signal to the process after a step, as a person or a scheduler does."""
 
     def __init__(self, step: int, number: int = signal.SIGINT) -> None:
         self.step, self.number = step, number
@@ -57,7 +57,7 @@ def assert_same_run(a, b):
             assert torch.equal(value, theirs[key]), key
 
 
-def test_a_run_leaves_what_the_design_says(start, drawn):
+def test_run_directory_contents(start, drawn):
     trainer = start()
     history = trainer.fit()
     run = trainer.run_dir
@@ -83,7 +83,7 @@ def test_a_run_leaves_what_the_design_says(start, drawn):
     assert settings["data"]["train"]["images"] == 40
 
 
-def test_the_saved_models_are_the_trained_ones(start, val_data):
+def test_saved_models_are_the_trained_ones(start, val_data):
     trainer = start()
     history = trainer.fit()
     loaded = miniclip.load(trainer.run_dir / "last")
@@ -94,7 +94,7 @@ def test_the_saved_models_are_the_trained_ones(start, val_data):
     assert figures == {way: best[way] for way in ("image_to_text", "text_to_image")}
 
 
-def test_it_learns_its_training_pictures(start, train_data):
+def test_learns_its_training_images(start, train_data):
     trainer = start(epochs=50, lr=3e-3, eval_every=50, min_crop_area=1.0)
     history = trainer.fit()
     assert history.steps[0]["loss"] > math.log(8)
@@ -103,7 +103,7 @@ def test_it_learns_its_training_pictures(start, train_data):
     assert miniclip.evaluation.retrieval(trainer.model, train_data)["text_to_image"]["R@1"] > 8 * chance
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another(start):
+def test_run_depends_on_the_seed(start):
     for run in ("a", "b"):
         start(run, color_jitter=0.3, max_rotation_degrees=10.0).fit()
     other = start("c", color_jitter=0.3, max_rotation_degrees=10.0, seed=1)
@@ -114,7 +114,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(start):
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 10])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_and_resumed_is_the_run_that_was_never_stopped(start, train_data, val_data, step, number):
+def test_resumed_run_equals_an_undisturbed_one(start, train_data, val_data, step, number):
     settings = {"color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "log_every": 1}
     whole = start("whole", **settings)
     whole.fit()
@@ -144,7 +144,7 @@ def default():
     return default_callbacks()
 
 
-def test_what_came_after_the_state_is_dropped_from_the_log(start, train_data, val_data):
+def test_records_later_than_the_state_are_dropped(start, train_data, val_data):
     whole = start("whole", log_every=1)
     whole.fit()
     killed = start("killed", log_every=1, save_every=3)
@@ -160,7 +160,7 @@ def test_what_came_after_the_state_is_dropped_from_the_log(start, train_data, va
     assert_same_run(killed.run_dir, whole.run_dir)
 
 
-def test_a_finished_run_resumes_to_nothing(start, train_data, val_data):
+def test_finished_run_resumes_without_steps(start, train_data, val_data):
     trainer = start()
     trainer.fit()
     before = records(trainer.run_dir)
@@ -168,7 +168,7 @@ def test_a_finished_run_resumes_to_nothing(start, train_data, val_data):
     assert records(trainer.run_dir) == before
 
 
-def test_the_handlers_of_signals_come_back(start):
+def test_signal_handlers_are_restored(start):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     start(max_steps=1).fit()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -179,7 +179,7 @@ def test_max_steps_ends_in_the_middle_of_an_epoch(start):
     history = trainer.fit()
     assert len(history.steps) == 7
     assert [record["step"] for record in history.evaluations] == [5, 7]
-    assert history.steps[-1]["lr"] < history.steps[4]["lr"]  # the schedule knows of the shorter run
+    assert history.steps[-1]["lr"] < history.steps[4]["lr"]  # the schedule is that of the shorter run
 
 
 def test_eval_every_and_the_last_epoch(start):
@@ -196,7 +196,7 @@ def test_without_validation_data_there_is_no_best(model, train_data, tmp_path):
     assert isinstance(miniclip.load(tmp_path / "run"), CLIPModel)
 
 
-def test_a_directory_that_holds_a_run_is_refused_and_untouched(start):
+def test_directory_with_a_run_is_refused_and_unchanged(start):
     trainer = start()
     trainer.fit()
     before = {path: path.read_bytes() for path in trainer.run_dir.rglob("*") if path.is_file()}
@@ -206,7 +206,7 @@ def test_a_directory_that_holds_a_run_is_refused_and_untouched(start):
     assert {path: path.read_bytes() for path in trainer.run_dir.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_that_was_killed_before_its_first_state_is_no_run(start, train_data, val_data):
+def test_run_killed_before_its_first_state_may_be_replaced(start, train_data, val_data):
     trainer = start(max_steps=1)
     trainer.fit()
     (trainer.run_dir / "state.safetensors").unlink()
@@ -222,12 +222,12 @@ def test_a_run_that_was_killed_before_its_first_state_is_no_run(start, train_dat
     start(max_steps=1).fit()
     other = trainer.run_dir.with_name("other")
     other.mkdir()
-    (other / "config.json").write_text('{"format": "somebody else"}')
+    (other / "config.json").write_text('{"format": "another program"}')
     with pytest.raises(FileExistsError, match=r"config\.json"):
         start("other")
 
 
-def test_a_file_in_the_place_of_the_run_is_refused(start, tmp_path):
+def test_file_instead_of_a_directory_is_refused(start, tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(FileExistsError, match="is a file"):
         start()
@@ -242,7 +242,7 @@ def test_resume_refuses_other_data(start, train_data, val_data):
         Trainer.resume(trainer.run_dir, train_data, None)
 
 
-def test_resume_of_nothing_and_of_something_damaged(start, train_data, val_data, tmp_path):
+def test_resume_of_missing_and_damaged_runs(start, train_data, val_data, tmp_path):
     with pytest.raises(FileNotFoundError, match="no run there"):
         Trainer.resume(tmp_path / "nothing", train_data, val_data)
     trainer = start(max_steps=1)
@@ -253,7 +253,7 @@ def test_resume_of_nothing_and_of_something_damaged(start, train_data, val_data,
         Trainer.resume(trainer.run_dir, train_data, val_data)
 
 
-def test_weights_that_are_not_finite_stop_the_run_and_the_last_good_state_stays(start):
+def test_nonfinite_weights_stop_the_run_and_keep_the_last_state(start):
     trainer = start(log_every=1, max_nonfinite_steps=2)
     trainer.callbacks.append(
         type("Poison", (Callback,), {"on_step": lambda self, t, r: t.model.image.class_token.data.fill_(math.nan)})()
@@ -267,7 +267,7 @@ def test_weights_that_are_not_finite_stop_the_run_and_the_last_good_state_stays(
     assert all(value.isfinite().all() for value in saved.weights.values())
 
 
-def test_a_callback_that_fails_is_seen_and_the_log_is_closed(start):
+def test_error_of_a_callback_is_raised_and_the_log_is_closed(start):
     trainer = start(callbacks=[*default(), Fail()])
     with pytest.raises(RuntimeError, match="of the user's"):
         trainer.fit()
@@ -275,7 +275,7 @@ def test_a_callback_that_fails_is_seen_and_the_log_is_closed(start):
     assert log._file.closed
 
 
-def test_a_failed_write_leaves_the_last_good_state(start, monkeypatch):
+def test_failed_write_keeps_the_last_state(start, monkeypatch):
     trainer = start(callbacks=[])
     trainer.save()
     trainer.checkpointer.writer.wait()
@@ -293,13 +293,13 @@ def test_a_failed_write_leaves_the_last_good_state(start, monkeypatch):
     assert not [path for path in trainer.run_dir.iterdir() if path.name.startswith(".")]
 
 
-def test_a_model_without_a_tokenizer(start, model):
+def test_model_without_tokenizer_is_refused(start, model):
     model.tokenizer = None
     with pytest.raises(ValueError, match="no tokenizer"):
         start(model=model)
 
 
-def test_no_data_and_unreadable_data(model, train_data, tmp_path):
+def test_empty_and_unreadable_data_are_refused(model, train_data, tmp_path):
     with pytest.raises(ValueError, match="empty"):
         Trainer(model, miniclip.data.Captions([], []), run_dir=tmp_path / "a")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
@@ -309,7 +309,7 @@ def test_no_data_and_unreadable_data(model, train_data, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_without_a_run_dir_the_next_free_one_is_taken(model, train_data, tmp_path, monkeypatch):
+def test_default_run_dir_is_the_next_free_one(model, train_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "clip").mkdir(parents=True)
     trainer = Trainer(model, train_data)
@@ -317,14 +317,14 @@ def test_without_a_run_dir_the_next_free_one_is_taken(model, train_data, tmp_pat
     assert not trainer.run_dir.exists()  # nothing is written before fit
 
 
-def test_the_loop_fits_on_a_screen():
+def test_training_loop_fits_on_a_screen():
     import inspect
 
     assert len(inspect.getsource(Trainer.fit).splitlines()) <= 40
 
 
 def siglip(tokenizer) -> CLIPModel:
-    """Pooled by attention, no class token, text that attends to its padding, and a bias for the sigmoid loss."""
+    """Return a SigLIP: attention pooling, no class token, text that attends to its padding, and a bias."""
     image = ImageConfig(
         16, 8, 32, 1, 2, patch_bias=True, class_token=False, norm_before=False, pooling="attention", projection="none"
     )
@@ -334,7 +334,7 @@ def siglip(tokenizer) -> CLIPModel:
 
 
 @pytest.mark.parametrize("micro", [None, 4])
-def test_a_siglip_is_trained_and_resumed_like_any_other(start, tokenizer, train_data, val_data, micro):
+def test_siglip_is_trained_and_resumed(start, tokenizer, train_data, val_data, micro):
     settings = {"loss": "sigmoid", "micro_batch_size": micro}
     whole = start("whole", model=siglip(tokenizer), **settings)
     history = whole.fit()
@@ -350,7 +350,7 @@ def test_a_siglip_is_trained_and_resumed_like_any_other(start, tokenizer, train_
 
 
 class Modes(Callback):
-    """Whether the model was training at each step, and whether anything was evaluated otherwise."""
+    """Recorder of the model's training mode at each step."""
 
     def __init__(self) -> None:
         self.steps = []
@@ -359,7 +359,7 @@ class Modes(Callback):
         self.steps.append(trainer.model.training)
 
 
-def test_a_users_dropout_drops_in_training_alone(start, model, monkeypatch):
+def test_dropout_of_a_user_is_active_only_in_training(start, model, monkeypatch):
     evaluated = []
     monkeypatch.setattr("miniclip.train.trainer.validate", spy(evaluated))
     modes = Modes()

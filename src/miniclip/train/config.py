@@ -37,7 +37,7 @@ class TrainConfig:
     """
 
     epochs: int = setting(30, AT_LEAST_1, "passes over the training images")
-    max_steps: int | None = setting(None, AT_LEAST_1, "maximum number of steps, whatever `epochs` is")
+    max_steps: int | None = setting(None, AT_LEAST_1, "maximum number of steps; `epochs` may end the run earlier")
     batch_size: int = setting(128, AT_LEAST_1, "samples per step; each is contrasted with all others of its batch")
     micro_batch_size: int | Literal["auto"] | None = setting(
         None,

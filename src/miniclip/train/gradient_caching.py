@@ -57,7 +57,7 @@ def embed_without_graph(
 
 
 def embedding_gradients(output: CLIPOutput, loss: LossFunction) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return the loss and its gradients with respect to both embeddings; scale and bias get theirs here."""
+    """Return the loss and its gradients with respect to both embeddings; scale and bias get gradients too."""
     value = loss(output)
     value.backward()  # type: ignore[no-untyped-call]
     images, texts = output.image_embeddings.grad, output.text_embeddings.grad

@@ -102,13 +102,16 @@ class Trainer:
         """Return a trainer that continues a run from its last state; `fit` does the rest of the run.
 
         Args:
-            run_dir, train_data, val_data: the run and its data.
-            callbacks, device: as in the constructor.
+            run_dir: the run.
+            train_data: its training data.
+            val_data: its validation data.
             settings: settings to change, by name.
             allow_changes: allow changed data and settings; the result then differs from an undisturbed run. Settings
                 of logging and saving may always change. Other training data, batch size or seed restart the epoch.
             step: go back to the state of this step in `states/` (setting `keep_checkpoints`).
             about: entries of the run's `about` to change.
+            callbacks: as in the constructor.
+            device: as in the constructor.
 
         Raises:
             FileNotFoundError: there is no run, or no state of that step.
