@@ -120,7 +120,6 @@ def test_private_symbols_are_seen():
     }  # fmt: skip
 
 
-@pending
 def test_the_method_is_pure():
     lines = [
         f"{relative(path)}: {line}"
