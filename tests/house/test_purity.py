@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.house.source import PACKAGE, pending, python_files, read, relative
+from tests.house.source import PACKAGE, python_files, read, relative
 from tests.house.test_imports import imports_of
 
 METHOD = [*sorted((PACKAGE / "models").glob("*.py")), PACKAGE / "losses/reference.py", PACKAGE / "train/step.py"]

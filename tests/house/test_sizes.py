@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.house.source import PACKAGE, pending, python_files, read, relative
+from tests.house.source import PACKAGE, python_files, read, relative
 
 MAX_FILES = 13  # without __init__.py
 MAX_FUNCTION_LINES = 60
