@@ -9,7 +9,7 @@ import torch
 from miniclip.checkpoints.formats.safetensors import read_tensors
 from miniclip.runs.nonfinite import cause
 from miniclip.train import Callback, History
-from miniclip.train.optimizer import update_if
+from miniclip.train.step_arguments import update_if
 
 
 class Poison(Callback):

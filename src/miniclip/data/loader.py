@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from miniclip.data.skipping import SkipLog
 from miniclip.data.sources.selection import open_image_source
 from miniclip.data.sources.stream import ImageStream
 from miniclip.runtime import distributed
+from miniclip.tokenizer import TextTokenizer
 from miniclip.utils.randomness import generator
-
-if TYPE_CHECKING:
-    from miniclip.tokenizer import TextTokenizer
 
 
 class Batch(NamedTuple):

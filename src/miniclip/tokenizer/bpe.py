@@ -77,12 +77,7 @@ def learn_merges(words: Counter[str], max_merges: int) -> list[Pair]:
 
 
 def apply_merges(spelled: list[str], ranks: dict[Pair, int]) -> list[str]:
-    """Return the tokens of a word: the merge with the lowest rank that fits is applied until none fits.
-
-    Args:
-        spelled: symbols of the word.
-        ranks: place of every merge in the order in which they were learned.
-    """
+    """Return the tokens of a word: the earliest learned merge (lowest rank) that fits is applied until none fits."""
     while len(spelled) > 1:
         first = min(pairwise(spelled), key=lambda pair: ranks.get(pair, math.inf))
         if first not in ranks:

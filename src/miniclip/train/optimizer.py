@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from miniclip.runtime.distributed import is_sharded
 from miniclip.train.config import TrainConfig
@@ -22,15 +22,3 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         eps=1e-6,
         fused=next(model.parameters()).device.type in ("cpu", "cuda"),  # several times as fast
     )
-
-
-def update_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Update the weights if `finite` () is true; otherwise change neither weights nor moments nor step counts.
-
-    Fused kernels read the flag on the device (gradient scalers pass it to them), so that nothing waits for it.
-    """
-    if optimizer.defaults.get("fused") and not any(is_sharded(p) for g in optimizer.param_groups for p in g["params"]):
-        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        optimizer.step()
-    elif finite:
-        optimizer.step()

@@ -22,7 +22,6 @@ from miniclip.models.vision import draw_patches
 from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import pad_to_multiple
 from miniclip.train.config import TrainConfig
-from miniclip.train.optimizer import update_if
 from miniclip.train.step import Inputs, LossFunction, StepOptions
 from miniclip.utils.randomness import generator
 
@@ -137,3 +136,17 @@ def split(size: int, micro_batch_size: int | Literal["auto"] | None) -> list[sli
         raise ValueError("micro_batch_size is 'auto'; a step needs a number: `find_micro_batch_size` finds it")
     width = micro_batch_size or size
     return [slice(start, min(start + width, size)) for start in range(0, size, width)]
+
+
+def update_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """Update the weights if `finite` () is true; otherwise change neither weights nor moments nor step counts.
+
+    Fused kernels read the flag on the device (gradient scalers pass it to them), so that nothing waits for it.
+    """
+    if optimizer.defaults.get("fused") and not any(
+        distributed.is_sharded(p) for g in optimizer.param_groups for p in g["params"]
+    ):
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif finite:
+        optimizer.step()

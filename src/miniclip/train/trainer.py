@@ -5,8 +5,8 @@ On several ranks, each has the model and trains on its rows of every batch. Rank
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,8 @@ class Trainer:
             run_dir: the run.
             train_data: its training data.
             val_data: its validation data.
-            settings: settings to change, by name.
-            allow_changes: allow changed data and settings; the result then differs from an undisturbed run. Settings
-                of logging and saving may always change. Other training data, batch size or seed restart the epoch.
+            settings: settings to change, by name. Settings of logging and saving may always change.
+            allow_changes: allow changed data and other settings; the result then differs from an undisturbed run.
             step: go back to the state of this step in `states/` (setting `keep_checkpoints`).
             about: entries of the run's `about` to change.
             callbacks: as in the constructor.
@@ -118,8 +117,7 @@ class Trainer:
             CheckpointError: a file of the run is damaged.
             ValueError: data or settings differ from the run's.
         """
-        data = (train_data, val_data)
-        run = load_run(Path(run_dir), data, settings or {}, about or {}, allow_changes, step)
+        run = load_run(Path(run_dir), (train_data, val_data), settings or {}, about or {}, allow_changes, step)
         options: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": run.about, "resumed": run}
         return cls(run.model, train_data, val_data, config=run.config, run_dir=run_dir, **options)
 
@@ -137,18 +135,13 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            KeyboardInterrupt: any rank received Ctrl-C or SIGTERM; the current step was finished and the state saved.
+            KeyboardInterrupt: a rank received Ctrl-C or SIGTERM; the step was finished and the state saved.
             FloatingPointError: more than `max_nonfinite_steps` steps in a row, or the weights, are not finite.
             OSError: a file cannot be written; the last complete one is kept.
             BlockingIOError: another process trains in the run directory.
             ChildProcessError: a process that decodes images was killed.
         """
-        with (
-            contextlib.ExitStack() as lock,
-            GracefulStop() as stop,
-            self.checkpointer.writer,
-            worker_deaths_explained(),
-        ):
+        with ExitStack() as lock, GracefulStop() as stop, self.checkpointer.writer, worker_deaths_explained():
             distributed.on_main(lambda: lock.enter_context(lock_directory(self.run_dir)))
             self._start()
             try:
@@ -187,9 +180,7 @@ class Trainer:
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(
-            random_integer(self.config.seed, "step", self.step, distributed.rank())
-        )  # for a user's dropout
+        torch.manual_seed(random_integer(self.config.seed, "step", self.step, distributed.rank()))  # for dropout
         inputs = self.prepare(batch, self.step)
         result = cached_step(self.model, self.optimizer, inputs, self.loss, self.step_options)
         self.progress.step += 1
@@ -200,7 +191,7 @@ class Trainer:
     def log(self) -> None:
         """Read the metrics of the steps since the last call, and pass them to the callbacks."""
         self.checkpointer.writer.raise_errors()
-        # Steps at which a stopped run reads metrics, and an undisturbed run does not, must have the same record.
+        # A stopped run reads metrics at more steps than an undisturbed one; the records must be the same.
         with_batch = self._due(self.config.log_every) or self._due(self.loader.steps) or self.step == self.total_steps
         for event, record in self.metrics.read(self.progress, with_batch):
             self._call(event, record)
@@ -219,7 +210,7 @@ class Trainer:
 
     def evaluate(self, data: ImageCaptionDataset) -> None:
         """Evaluate the model, log the metrics, and write `best/` if the monitored one is the best so far."""
-        with self.ema.applied_to(self.model) if self.ema else contextlib.nullcontext():
+        with self.ema.applied_to(self.model) if self.ema else nullcontext():
             with unsharded(self.model), force_eager(self.config.compile):
                 self.model.eval()
                 metrics, self.embedded = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
