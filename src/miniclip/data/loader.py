@@ -41,8 +41,7 @@ class ImageCaptionLoader:
     batch is one batch.
 
     Attributes:
-        batch_size: B of all ranks together.
-        rows: this rank's rows of the global batch.
+        rows: this rank's rows of the global batch of `batch_size` rows.
         skip_log: images that could not be read so far.
         wait_seconds: time spent waiting for batches; callers may reset it.
 

@@ -73,14 +73,10 @@ def sigmoid_loss(
 
 
 def l2_normalize(x: Tensor) -> Tensor:
-    """Divide rows by their length, in float32 or finer; rows of zeros stay zero.
-
-    Dividing by the largest magnitude first keeps the length from overflowing. That divisor needs no gradient, since the
-    direction does not depend on it.
-    """
+    """Divide rows by their length, in float32 or finer; rows of zeros stay zero."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, 1.0)
+    x = x / torch.where(largest > 0, largest, 1.0)  # else the length could overflow; the direction stays the same
     return F.normalize(x, dim=-1, eps=0.5)  # the length is at least 1, or 0: eps bounds the gradient there
 
 

@@ -4,9 +4,7 @@ A word is spelled with one printable symbol per UTF-8 byte; `</w>` marks the las
 pair of neighbours into a new token, again and again. Encoding joins the symbols of a word in the same order. Every
 byte is a token, so every text has an encoding and no id stands for "unknown".
 
-This file is the specification in its plainest form. `fast_bpe.py` computes the same results faster.
-
-Sources: Sennrich et al. 2016, https://arxiv.org/abs/1508.07909 (BPE of words); Radford et al. 2019, GPT-2 (of bytes).
+`fast_bpe.py` is faster. Sources: Sennrich et al. 2016, arXiv 1508.07909 (words); Radford et al. 2019, GPT-2 (bytes).
 """
 
 import math

@@ -49,7 +49,7 @@ class Trainer:
         callbacks: replaces the default ones (metrics file, plots, progress bar, doctor).
         device: None: the GPU if there is one; each of several ranks takes its own.
         about: facts to keep in the run's `config.json`, JSON values.
-        resumed: the run to continue; `Trainer.resume` passes it.
+        resumed: set by `Trainer.resume`.
 
     Raises:
         ValueError: the model has no tokenizer, the data are empty, or settings do not fit.
@@ -75,13 +75,11 @@ class Trainer:
         self.config, self.run_dir, self.facts = run.config, run.run_dir, run.facts
         self.changes = resumed.changes if resumed else {}
         self.prepare, self.loss, self.step_options = run.prepare, run.loss, run.step_options
-        self.optimizer = run.optimizer
-        self.ema, self.checkpointer, self.metrics, self.progress = run.ema, run.checkpointer, run.metrics, run.progress
-        self.history = run.metrics.history
+        self.optimizer, self.ema, self.history = run.optimizer, run.ema, run.metrics.history
+        self.checkpointer, self.metrics, self.progress = run.checkpointer, run.metrics, run.progress
         self.callbacks = build_callbacks(callbacks, run.config)
-        self.about: dict[str, Any] = run.facts["about"]
+        self.about, self.truncated_captions = run.facts["about"], run.truncated_captions
         self.train_captions: int = run.facts["data"]["train"]["captions"]
-        self.truncated_captions = run.truncated_captions
         self.embedded: Embeddings | None = None
         self.total_steps, self.epochs = run_length(run.config, run.progress, run.loader.steps)
 
@@ -99,7 +97,7 @@ class Trainer:
         callbacks: Sequence[Callback] | None = None,
         device: str | torch.device | None = None,
     ) -> Trainer:
-        """Return a trainer that continues a run from its last state; `fit` does the rest of the run.
+        """Return a trainer that continues a run from its last state.
 
         Args:
             run_dir: the run.
