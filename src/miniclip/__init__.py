@@ -17,12 +17,12 @@ from miniclip.inference.model import CLIPModel
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.tokenizer import Tokenizer
+from miniclip.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from miniclip import data, evaluation
     from miniclip.train import TrainConfig, Trainer
 
-__version__ = "0.1.0"
 
 # Imported on first use: inference needs neither the trainer nor the readers of datasets.
 _LAZY = {"data": "data", "evaluation": "evaluation", "train": "train", "TrainConfig": "train", "Trainer": "train"}

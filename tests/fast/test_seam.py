@@ -130,7 +130,7 @@ def test_deep_copies_pickles_and_ema_keep_the_forms():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
-    with ema.in_place(model):
+    with ema.applied_to(model):
         torch.testing.assert_close(results(model, *batch), expected)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from miniclip.runs import history, state
 from miniclip.runs.changes import Changes, describe_data
 from miniclip.runtime import distributed
 from miniclip.utils.atomic import TEMPORARY
+from miniclip.version import __version__
 
 CONFIG = "config.json"
 LAST, BEST, CURVE = "last", "best", "learning_curve.png"
@@ -74,7 +74,7 @@ def start_run(path: Path, facts: dict[str, Any], device: torch.device, step: int
         remove_temporary_files(path)
     if is_new or changes:
         earlier = [] if is_new else read_run(path)["changes"]
-        versions = {"miniclip": version("miniclip"), "torch": torch.__version__, "device": str(device)}
+        versions = {"miniclip": __version__, "torch": torch.__version__, "device": str(device)}
         all_changes = [*earlier, {"step": step, **changes}] if changes else earlier
         write_json(path / CONFIG, {"format": FORMAT, **facts, "versions": versions, "changes": all_changes})
 

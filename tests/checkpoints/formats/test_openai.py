@@ -85,7 +85,7 @@ def test_loads_and_exports_state_dicts(case, kind, build, inputs, compare, tmp_p
     assert all(p.requires_grad for p in model.parameters())
     compare(model, pixels, ids, expected)
     export(model, tmp_path / "back", layout="openai")
-    back = open_clip.load_openai_model(str(tmp_path / "back" / layout.WEIGHTS), precision="fp32")
+    back = open_clip.load_openai_model(str(tmp_path / "back" / layout.WEIGHTS), precision="fp32", device="cpu")
     compare(model, pixels, ids, outputs(back, pixels, ids))
     before, after = full(tensors), full(torch.load(tmp_path / "back" / layout.WEIGHTS))
     names = size_tensors(case).keys()
@@ -118,7 +118,7 @@ def test_loads_torchscript_archives(case, numbers, build, inputs, compare, tmp_p
     assert {"input_resolution"} & script.state_dict().keys() == ({"input_resolution"} if numbers else set())
     assert {value.dtype for value in script.parameters()} == {torch.float16, torch.float32}
     script.save(tmp_path / "archive")
-    peer = open_clip.load_openai_model(str(tmp_path / "archive"), precision="fp32")
+    peer = open_clip.load_openai_model(str(tmp_path / "archive"), precision="fp32", device="cpu")
     model = load(tmp_path / "archive")
     compare(model, pixels, ids, outputs(peer, pixels, ids))
 

@@ -368,7 +368,7 @@ REFUSED = [
     ({"text_config": {**TEXT, "eos_token_id": 99}}, "outside of the vocabulary"),
     ({"text_config": {**TEXT, "layer_norm_eps": None}}, "text_config.layer_norm_eps is None"),
     ({"model_type": "siglip", "vision_config": {**VISION, "vision_use_head": False}}, "vision_use_head is False"),
-    ({"model_type": "siglip"}, "without a projection the two must be equal"),  # the towers differ in width
+    ({"model_type": "siglip"}, "expected the two to be equal"),  # the towers differ in width
 ]
 
 
