@@ -180,7 +180,7 @@ def test_does_not_resize_the_same_number_of_patches(write):
 
 def test_refuses_an_impossible_image_size(write):
     folder, _ = write("open_clip")
-    with pytest.raises(ValueError, match="patch_size 8 with image_size 7: expected at least one whole patch"):
+    with pytest.raises(ValueError, match="patch_size 8 with image_size 7: expected at least one patch"):
         load(folder, image_size=7)
 
 

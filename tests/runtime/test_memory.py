@@ -24,6 +24,7 @@ from tests.train.test_step import caching, random_inputs, taken, with_dropout
 # One thread, so that the numbers do not depend on the machine.
 MEASURE = """
 import json, torch
+from collections.abc import Sequence
 from pathlib import Path
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.inference.model import CLIPModel
@@ -52,8 +53,15 @@ def measured(kind, batch, **settings):
     inputs = lambda rows: Inputs(model.preprocess.normalise(pixels[rows]), tokens[rows])
     options = step_options(config, model.device)
 
-    class Parts(list):  # of slices; inputs are made when they are indexed
-        __getitem__ = lambda self, index: inputs(super().__getitem__(index))
+    class Parts(Sequence):  # of slices; inputs are made when they are indexed
+        def __init__(self, slices):
+            self.slices = slices
+
+        def __len__(self):
+            return len(self.slices)
+
+        def __getitem__(self, index):
+            return inputs(self.slices[index])
 
     def step(size):
         batch = inputs(slice(0, size)) if kind is plain_step else Parts(split(size, config.micro_batch_size))

@@ -10,6 +10,8 @@ instead of MEASURE_JOIN_PLAIN; converted to bfloat16 at MEASURE_BF16 instead of 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
@@ -148,6 +150,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         ValueError: the format has no place for a tensor; the message names it.
         TypeError: the metadata is not text.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     written: dict[str, Tensor] = {}
     storages = set[int]()
@@ -164,7 +167,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     def write(temporary: Path) -> None:
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(written, temporary, dict(metadata or {}) or None)
+        try:
+            save_file(written, temporary, dict(metadata or {}) or None)
+        except SafetensorError as error:
+            if (number := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
         temporary.chmod(mode)  # the library lets only the owner read the file, whatever the umask
 
     write_atomically(path, write)
