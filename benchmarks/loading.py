@@ -3,9 +3,9 @@
 python -m benchmarks.loading [--preset vit_l_14] [--layers N] [--runs 5], or python -m benchmarks loading
 
 A model with random weights is written in three layouts, so each library opens its own and miniclip opens all three. The
-time is until the model is there, and until every page of its weights was looked at once; the peak is over what stood
-before, in sizes of the weights. Libraries are imported beforehand. All must give one picture the same embedding, or no
-figure is printed. Ratios are medians over interleaved runs. Linux alone tells a process its peak.
+time is until the model is built, and until every page of its weights was read once. The peak is the additional memory,
+in sizes of the weights. Libraries are imported beforehand. All must compute the same embedding of one image, or no
+result is printed. Ratios are medians over interleaved runs. The peak needs Linux.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def opener(reader: str):
 
 
 def embed(model, torch) -> list[float]:
-    """The start of one picture's unit embedding."""
+    """Return the first numbers of the unit embedding of one image."""
     if hasattr(model, "get_image_features"):  # transformers
         size = model.config.vision_config.image_size
         encode = lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output  # noqa: E731
@@ -87,7 +87,7 @@ def embed(model, torch) -> list[float]:
 
 
 def run(reader: str, folder: Path) -> dict:
-    """`measure` in a fresh process, of files that the system has in memory: a disk's speed is no library's."""
+    """Run `measure` in a new process, with the files in the page cache: the speed of the disk does not count."""
     for file in folder.iterdir():
         with file.open("rb") as opened:
             while opened.read(64 * MIB):
@@ -142,7 +142,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         if reader != MINICLIP:
             continue
         peer = layout if layout in results and layout != MINICLIP else None
-        for key, what in (("opened", "opened"), ("touched", "every page looked at")) if peer else ():
+        for key, what in (("opened", "opened"), ("touched", "every page read")) if peer else ():
             values = {MINICLIP: [r[key] for r in results[name]], peer: [r[key] for r in results[peer]]}
             yield Row("load", f"{model}, layout of {layout}, {what}", "s", values, {peer: 1.0}, lower_is_better=True)
         values = {MINICLIP: [r["peak"] for r in results[name]], "the weights": [1.0] * scale.rounds}
@@ -166,7 +166,7 @@ def main() -> None:
 
     parameters, results = compare(options.preset, options.layers, options.runs)
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {parameters:,} parameters")
-    print("| opened by | opened (s) | every page looked at (s) | peak over the weights |\n|" + " --- |" * 4)
+    print("| opened by | opened (s) | every page read (s) | peak over the weights |\n|" + " --- |" * 4)
     for name, found in results.items():
         opened, touched, peak = (statistics.median(r[key] for r in found) for key in ("opened", "touched", "peak"))
         print(f"| {name} | {opened:.2f} | {touched:.2f} | {peak:.2f} |")
@@ -175,7 +175,7 @@ def main() -> None:
         pairs = zip(results[layout], results[ours], strict=True)
         ratios = [[theirs[key] / mine[key] for key in ("opened", "touched")] for theirs, mine in pairs]
         opened, touched = (statistics.median(column) for column in zip(*ratios, strict=True))
-        print(f"{layout} takes {opened:.2f} times as long to open its layout, {touched:.2f} with every page looked at")
+        print(f"{layout} takes {opened:.2f} times as long to open its layout, {touched:.2f} with every page read")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a checkpoint costs the training: steps with a save, written in the background or not, against steps without.
+"""Cost of a checkpoint: steps with a save, in the background or not, against steps without.
 
 python -m benchmarks.saving [--preset bert_vit_small] [--batch 32] [--rounds 5]
 
@@ -18,7 +18,7 @@ STEPS = 4  # of each kind in a round
 
 
 def trainer_of(preset: str, batch: int, run_dir: Path):
-    """A trainer of a fresh model on drawn pictures, one epoch begun."""
+    """Return a trainer of a fresh model on Shapes, at the start of an epoch."""
     import torch
 
     import miniclip

@@ -1,4 +1,4 @@
-"""Export: refusals, the check of what was written, atomicity, and other libraries' results."""
+"""Export: refusals, the check of the written files, atomicity, and results of other libraries."""
 
 import dataclasses
 import json

@@ -239,7 +239,9 @@ class TestErrors:
         assert "invalid int value: 'many'" in fails("train", "--epochs", "many")
         assert "invalid int or auto value: 'all'" in fails("train", "--micro-batch-size", "all")
         assert "--preset and --model exclude each other" in fails("train", "--preset", "bert_vit_tiny", "--model", run)
-        assert "epochs: started with 2, now 3; to resume with these differences" in fails("train", "--resume", run, "--epochs", "3")
+        assert "epochs: started with 2, now 3; to resume with these differences" in fails(
+            "train", "--resume", run, "--epochs", "3"
+        )
         assert "--preset is for a new run" in fails("train", "--resume", run, "--preset", "bert_vit_tiny")
         assert "no state of step 3" in fails("train", "--resume", run, "--step", "3")
         assert "--allow-changes and --step are for --resume" in fails("train", "--allow-changes")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.source import ROOT, Prose, pages, pending, prose_of_page, prose_of_python, python_files, read, relative
+from tests.house.source import ROOT, Prose, pages, prose_of_page, prose_of_python, python_files, read, relative
 
 MAX_SENTENCE_WORDS = 30
 FOLDERS = ("src", "tests", "benchmarks", "docs")
@@ -155,7 +155,6 @@ def test_plain_english_passes():
     assert [words for prose in prose_of_python(source) for words, _ in faults(prose)] == []
 
 
-@pending
 @pytest.mark.parametrize("folder", [*FOLDERS, "pages"])
 def test_plain_english(folder):
     paths = [path for path in all_files() if relative(path).startswith(folder) or folder == "pages"]

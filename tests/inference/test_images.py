@@ -74,7 +74,7 @@ def test_slow_images_keep_their_position(model, paths, monkeypatch):
 
 @pytest.mark.parametrize(("num_workers", "most"), [(0, 1), (1, 2), (5, 2)])
 def test_two_batches_at_most_are_in_memory(model, paths, monkeypatch, num_workers, most):
-    """Of a thousand images, count those that are read but not embedded, and the files that are open."""
+    """Counts of a thousand images that are read but not embedded, and of open files."""
     batch_size, lock = 4, threading.Lock()
     begun = embedded = opened = worst = worst_open = 0
 

@@ -6,6 +6,7 @@ weight is read, and name the keys and the shapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -61,6 +62,8 @@ def convert(
     """
     steps = [step for step in expand(rows, config) if step.parameter is None or step.parameter in expected]
     _check(weights, steps, expected)
+    # the largest first: the file's copy of a tensor is then in memory beside few others
+    steps.sort(key=lambda step: math.prod(expected.get(step.parameter or "", ())), reverse=True)
     return {
         step.parameter: _read(weights, step, expected[step.parameter], dtype)
         for step in steps

@@ -10,7 +10,7 @@ from miniclip.config import CLIPConfig
 
 
 class LoadPlan(NamedTuple):
-    """How to read a checkpoint.
+    """Plan for reading a checkpoint.
 
     Attributes:
         config: of the model.
@@ -26,7 +26,7 @@ class LoadPlan(NamedTuple):
 
 
 class ExportPlan(NamedTuple):
-    """How to write a checkpoint.
+    """Plan for writing a checkpoint.
 
     Attributes:
         rows: the key map of its weights.

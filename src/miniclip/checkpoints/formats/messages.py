@@ -32,6 +32,6 @@ def one_line(value: object, limit: int = 200) -> str:
 def refused_global(name: str) -> CheckpointError:
     """Return the error for a pickle that refers to a function or class other than those of tensors."""
     return CheckpointError(
-        f"asks for {one_line(name)}, which plain weights never need and which could run any code, so nothing of it was "
-        "run: ask its author for a safetensors file"
+        f"refers to {one_line(name)}, which plain weights never need and which could run any code; nothing was run: "
+        "ask its author for a safetensors file"
     )

@@ -20,7 +20,7 @@ def export_plan(config: CLIPConfig, tokenizer: str | None = None) -> ExportPlan:
         tokenizer: the repository or file of the tokenizer; None: OpenAI's, which is part of open_clip.
 
     Raises:
-        ValueError: open_clip cannot build the model; the message says why.
+        ValueError: open_clip cannot build the model; the message gives the reason.
     """
     text = config.text
     if not text.causal and text.padding == "masked":

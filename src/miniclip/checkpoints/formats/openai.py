@@ -63,7 +63,7 @@ def export_plan(config: CLIPConfig) -> ExportPlan:
     """Return the plan for writing a model as OpenAI's state dict.
 
     Raises:
-        ValueError: OpenAI's code cannot build the model; the message says why.
+        ValueError: OpenAI's code cannot build the model; the message gives the reason.
     """
     for name, tower in (("image", config.image), ("text", config.text)):
         if tower.width % HEAD_WIDTH:

@@ -15,7 +15,7 @@ def export_plan(config: CLIPConfig) -> ExportPlan:
     """Return the plan for writing a model in transformers' layout.
 
     Raises:
-        ValueError: the library cannot build the model; the message says why.
+        ValueError: the library cannot build the model; the message gives the reason.
     """
     siglip = config.image.pooling == "attention"
     _require_supported(config, siglip)
