@@ -17,7 +17,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from miniclip.fast.attention import by_products
+from miniclip.fast.attention import materialized_attention
 
 SHAPES = ((128, 3, 65, 64), (128, 2, 18, 64), (8, 12, 197, 64))  # B, H, T, D / H: the small preset, ViT-B/16
 
@@ -61,7 +61,7 @@ def main() -> None:
     training = {"bfloat16": torch.bfloat16, "through float32": torch.float32}
     print_table({name: partial(seconds, compute=dtype) for name, dtype in training.items()}, runs)
     print("\nforward\n")
-    functions = {"fused": F.scaled_dot_product_attention, "two products": by_products}
+    functions = {"fused": F.scaled_dot_product_attention, "two products": materialized_attention}
     print_table({name: partial(inference, attend=function) for name, function in functions.items()}, runs)
 
 

@@ -30,14 +30,16 @@ def rows(scale: Scale) -> Iterator[Row]:
             name = str(dtype).removeprefix("torch.")
             if dtype == torch.float32:
                 exact[size] = embeddings["miniclip"]
-                peers = [peer for peer in models if peer != "miniclip"]
-                calls |= {f"{peer}, medium": with_medium_precision(calls[peer]) for peer in peers}
-                reach = dict.fromkeys(peers, 2.0) | {f"{peer}, medium": 1.2 for peer in peers}
+                baselines = [baseline for baseline in models if baseline != "miniclip"]
+                calls |= {f"{baseline}, medium": with_medium_precision(calls[baseline]) for baseline in baselines}
+                targets = dict.fromkeys(baselines, 2.0) | {f"{baseline}, medium": 1.2 for baseline in baselines}
                 note = f"they differ by {difference:.0e} at most"
             else:
-                reach = {peer: 1.15 for peer in models if peer != "miniclip"}
+                targets = {baseline: 1.15 for baseline in models if baseline != "miniclip"}
                 norm = exact[size].norm()
-                errors = {peer: float((value - exact[size]).norm() / norm) for peer, value in embeddings.items()}
-                note = "off float32 by " + ", ".join(f"{peer} {error:.2%}" for peer, error in errors.items())
+                errors = {
+                    baseline: float((value - exact[size]).norm() / norm) for baseline, value in embeddings.items()
+                }
+                note = "off float32 by " + ", ".join(f"{baseline} {error:.2%}" for baseline, error in errors.items())
             values = interleaved(calls, scale.rounds, work=size)
-            yield Row("encode_image", f"ViT-B/16, batch {size}, {name}", "images/s", values, reach, note=note)
+            yield Row("encode_image", f"ViT-B/16, batch {size}, {name}", "images/s", values, targets, note=note)

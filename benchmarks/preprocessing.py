@@ -23,15 +23,15 @@ from miniclip.data.jpeg import read_pixels
 from miniclip.data.preprocess import Preprocess
 
 MAX_LEVELS = 2
-REACH = {"open_clip": 2.5, "transformers": 1.8, "transformers, decode_image": 1.8}
-CASES = (((500, 375), 60, REACH), ((1600, 1200), 12, {}))  # size, images in a round, targets
+TARGETS = {"open_clip": 2.5, "transformers": 1.8, "transformers, decode_image": 1.8}
+CASES = (((500, 375), 60, TARGETS), ((1600, 1200), 12, {}))  # size, images in a round, targets
 
 
 def rows(scale: Scale) -> Iterator[Row]:
     torch.set_num_threads(1)
     config = preset("vit_b_16")
     readers = preprocessors(config)
-    for size, count, reach in CASES:
+    for size, count, targets in CASES:
         with tempfile.TemporaryDirectory() as folder:
             paths = make_images(Path(folder), 4 if scale.small else count, size).paths
             pixels = {name: torch.stack([read(path) for path in paths]) for name, read in readers.items()}
@@ -39,7 +39,7 @@ def rows(scale: Scale) -> Iterator[Row]:
             calls = {name: reading(paths, read) for name, read in readers.items()}
             values = interleaved(calls, scale.rounds, work=len(paths), clock=time.process_time)
         case = f"JPEG of {size[0]} x {size[1]} to 224 px, one thread"
-        yield Row("preprocessing", case, "images/s", values, reach, note=note)
+        yield Row("preprocessing", case, "images/s", values, targets, note=note)
 
 
 def preprocessors(config: Any) -> dict[str, Callable[[Path], Tensor]]:

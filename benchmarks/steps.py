@@ -2,10 +2,10 @@
 
 python -m benchmarks steps
 
-Each trains its own copy of one model on the same batches, and before anything is timed the first step's loss and the
-gradients of the positions must agree. `miniclip` is the trainer's own step, clipping and figures included. The peers
-are as their own training scripts have them (open_clip: texts of the context's whole length; transformers: padded to the
-longest), with its `ClipLoss` and torch's AdamW as it comes, and once more with the settings that speed both up.
+Each implementation trains its own copy of one model on the same batches. Before anything is timed, the first step's loss
+and the gradients of the positions must agree. `miniclip` is the trainer's own step, with clipping and metrics. The
+baselines are set up as in their own training scripts, with open_clip's `ClipLoss` and torch's default AdamW. open_clip
+pads texts to the context length, transformers to the longest. Both are timed again with their fastest settings.
 """
 
 import statistics
@@ -37,26 +37,26 @@ def rows(scale: Scale) -> Iterator[Row]:
         for precision in ("float32", "bfloat16"):
             models = implementations(config, scale.device)
             steps = {"miniclip": miniclip_step(models["miniclip"], precision)}
-            for peer in ("open_clip", "transformers"):
-                steps[peer] = peer_step(models[peer], precision)
+            for baseline in ("open_clip", "transformers"):
+                steps[baseline] = baseline_step(models[baseline], precision)
             worst = check(models, steps, pixels, tokens, precision)
-            for peer in ("open_clip", "transformers"):
-                best = peer_step(models[peer], precision, fused=True)
-                steps[f"{peer}, best settings"] = best if precision == "bfloat16" else with_medium_in(best)
+            for baseline in ("open_clip", "transformers"):
+                best = baseline_step(models[baseline], precision, fused=True)
+                steps[f"{baseline}, best settings"] = best if precision == "bfloat16" else with_medium_in(best)
             if scale.device == "cuda":  # compiled in the warm-up, which is not timed
                 compile_all(models)
             calls = {who: partial(step, pixels, tokens) for who, step in steps.items()}
             values = interleaved(calls, scale.rounds, work=batch)
             if precision == "float32":
-                reach = {peer: 1.0 if "best" in peer else 1.6 for peer in steps if peer != "miniclip"}
+                targets = {baseline: 1.0 if "best" in baseline else 1.6 for baseline in steps if baseline != "miniclip"}
             else:
-                reach = {peer: 1.2 for peer in steps if peer in ("open_clip", "transformers")}
+                targets = {baseline: 1.2 for baseline in steps if baseline in ("open_clip", "transformers")}
             share = share_of_peak(models["miniclip"].model, tokens, precision, statistics.median(values["miniclip"]))
             note = f"the first steps' losses differ by {worst:.0e}; miniclip makes use of {share:.0%} of the peak"
             if scale.device == "cuda":
                 minutes = FLICKR30K / statistics.median(values["miniclip"]) / 60
                 note += f"; 55 epochs of Flickr30k at this speed: {minutes:.0f} minutes"
-            yield Row("training step", f"{name}, batch {batch}, {precision}", "pairs/s", values, reach, note=note)
+            yield Row("training step", f"{name}, batch {batch}, {precision}", "pairs/s", values, targets, note=note)
 
 
 def systems(scale: Scale) -> dict[str, tuple[CLIPConfig, int]]:
@@ -88,10 +88,10 @@ def miniclip_step(contender: Implementation, precision: str) -> Callable[[Tensor
 
 
 def compile_all(models: dict[str, Implementation]) -> None:
-    """Compile all models: miniclip by blocks, as in the trainer, the peers as a whole, as in their scripts."""
+    """Compile all models: miniclip by blocks, as in the trainer, the baselines as a whole, as in their scripts."""
     compile_blocks(models["miniclip"].model)  # type: ignore[arg-type]
-    for peer in ("open_clip", "transformers"):
-        models[peer].model.compile()
+    for baseline in ("open_clip", "transformers"):
+        models[baseline].model.compile()
 
 
 def share_of_peak(model: Any, tokens: Tensor, precision: str, rate: float) -> float:
@@ -108,10 +108,10 @@ def trim(tokens: Tensor) -> Tensor:
     return tokens[:, : int((tokens != 0).sum(dim=1).max())]
 
 
-def peer_step(
+def baseline_step(
     contender: Implementation, precision: str, fused: bool | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a peer's step with open_clip's loss."""
+    """Return a baseline's step with open_clip's loss."""
     from open_clip.loss import ClipLoss
 
     model, loss_of = contender.model.train(), ClipLoss()

@@ -38,11 +38,11 @@ def rows(scale: Scale) -> Iterator[Row]:
     check(makers, ascii)
     compared = check(makers, unicode)
     note = f"ids compared with transformers and tokenizers on the {compared / number:.0%} that ftfy does not change"
-    peers = [name for name in makers if name != MINICLIP]
+    baselines = [name for name in makers if name != MINICLIP]
     for case, captions, before, target, row_note in (
-        ("cold", ascii, [], dict.fromkeys(peers, 5.0), ""),
+        ("cold", ascii, [], dict.fromkeys(baselines, 5.0), ""),
         ("unseen, after as many others", ascii, ascii_before, {OPEN_CLIP: 8.0}, ""),
-        ("not ASCII, unseen, after as many others", unicode, unicode_before, dict.fromkeys(peers, 4.0), note),
+        ("not ASCII, unseen, after as many others", unicode, unicode_before, dict.fromkeys(baselines, 4.0), note),
     ):
         values = measured(makers, captions, before, scale.rounds)
         yield Row("tokenizing", f"{number:,} captions, {case}", "captions/s", values, target, note=row_note)
@@ -101,7 +101,7 @@ def make_tokenizers() -> tuple[Makers, list[str]]:
 
 
 def check(makers: Makers, captions: list[str]) -> int:
-    """Compare the ids of all tokenizers, and return the number of captions that were compared with every peer."""
+    """Compare the ids of all tokenizers, and return the number of captions that were compared with every baseline."""
     import ftfy
 
     end = 49_407
@@ -109,7 +109,7 @@ def check(makers: Makers, captions: list[str]) -> int:
     for name, make in makers.items():
         texts = captions if name in FIX_TEXT else unfixed
         expected, actual = makers[MINICLIP]()(texts), make()(texts)
-        for text, row, peer_row in zip(texts, expected.tolist(), actual.tolist(), strict=True):
-            if row[: row.index(end)] != peer_row[: peer_row.index(end)]:  # the padding differs
+        for text, row, baseline_row in zip(texts, expected.tolist(), actual.tolist(), strict=True):
+            if row[: row.index(end)] != baseline_row[: baseline_row.index(end)]:  # the padding differs
                 raise SystemExit(f"tokenizing: {name} and {MINICLIP} give different ids for {text!r}")
     return len(unfixed)
