@@ -528,7 +528,7 @@ def test_refuses_code_without_running_it(path, tmp_path, form, name):
     payload, global_name = payloads(tmp_path)[name]
     embed(form, payload, path)
     message = refuses(path, "safetensors", *([global_name] if form != "tar" else []))
-    assert form == "tar" or "nothing of it was run" in message
+    assert form == "tar" or "nothing was run" in message
     assert not (tmp_path / "flag").exists()
 
 
