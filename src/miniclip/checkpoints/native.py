@@ -19,6 +19,7 @@ from miniclip.checkpoints.names import unwrap, unwrapped_name
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.inference.model import CLIPModel
+from miniclip.models.clip import CLIP
 from miniclip.utils.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ def unwrap_clip(model: nn.Module) -> CLIPModel:
         TypeError: there is none.
     """
     inner = unwrap(model)
+    if type(inner) is CLIP:
+        raise TypeError(
+            "the model is a CLIP, without preprocessing and tokenizer: build it as CLIPModel(config, tokenizer)"
+        )
     if not isinstance(inner, CLIPModel):
         raise TypeError(
             f"the model is a {type(inner).__name__}; expected a CLIPModel: merge the adapters of a peft model "

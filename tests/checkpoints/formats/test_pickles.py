@@ -576,7 +576,7 @@ def test_refuses_all_other_operations(path, trick):
 
 
 def test_shortens_names_to_one_line(path):
-    refuses(write_archive(path, named("evil.\x1b[2J\r" + "x" * 10_000) + b")R"), "asks for evil.", "xxx")
+    refuses(write_archive(path, named("evil.\x1b[2J\r" + "x" * 10_000) + b")R"), "refers to evil.", "xxx")
 
 
 # Files that are not weights, or not whole
