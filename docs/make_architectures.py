@@ -41,7 +41,7 @@ text towers of the transformers library, and CoCa, which also generates captions
 
 
 def page() -> str:
-    """The page as it should be."""
+    """Return the page."""
     loaded, others = [], []
     for name in open_clip.list_models():
         try:
@@ -58,7 +58,7 @@ def page() -> str:
 
 
 def row(name: str, config: CLIPConfig) -> str:
-    """A configuration that loads."""
+    """Return the row of a configuration that loads."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in CLIPModel(config).parameters())
     image, text = config.image, config.text
