@@ -2,8 +2,8 @@
 
 python -m benchmarks steps
 
-Each implementation trains its own copy of one model on the same batches. Before anything is timed, the first loss and the
-gradients of the positions must agree. `miniclip` is the trainer's own step, with clipping and metrics. The
+Each implementation trains its own copy of one model on the same batches. Before anything is timed, the first loss and
+the gradients of the positions must agree. `miniclip` is the trainer's own step, with clipping and metrics. The
 baselines are set up as in their own training scripts, with open_clip's `ClipLoss` and torch's default AdamW. open_clip
 pads texts to the context length, transformers to the longest. Both are timed again with their fastest settings.
 """
