@@ -1,10 +1,10 @@
 """Safetensors files, opened and written by the safetensors library, and the index of files that are sharded.
 
-The library maps the file, so a tensor that the model uses as stored costs no copy. A tensor that is converted stays in
-memory twice, because the pages of a mapped file are freed only with the whole map. `SafetensorsWeights.take` therefore
-opens the file again after every 32nd part of it. Measured with a ViT-L/14 of 428M parameters and safetensors 0.8: in
-transformers' layout, whose queries, keys and values are concatenated, opening peaks at 1.01 times the weights instead of
-1.23; converted to bfloat16 at 1.09 instead of 3.01.
+The library maps the file, so a tensor that the model uses as stored costs no copy. A converted tensor stays in memory
+twice, because the pages of a mapped file are freed only with the whole map. `SafetensorsWeights.take` therefore opens
+the file again after every 32nd part of it. Measured with a ViT-L/14 of 428M parameters and safetensors 0.8: in
+transformers' layout, whose queries, keys and values are concatenated, opening peaks at 1.01 times the weights instead
+of 1.23; converted to bfloat16 at 1.09 instead of 3.01.
 """
 
 from __future__ import annotations
