@@ -173,7 +173,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             if (number := re.search(r"os error (\d+)", str(error))) is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-        temporary.chmod(mode)  # the library lets only the owner read the file, whatever the umask
+        temporary.chmod(mode)  # the library ignores the umask: only the owner could read the file
 
     write_atomically(path, write)
 
