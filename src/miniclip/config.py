@@ -22,9 +22,9 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
-    """Vision transformer. The defaults are OpenAI's CLIP; the other values are SigLIP's and CLIPA's."""
+    """Vision transformer. The defaults are CLIP's pooling and norms; other values are SigLIP's and CLIPA's."""
 
-    image_size: int  # pixels per side; a rest smaller than a patch is ignored
+    image_size: int  # pixels per side; a remainder smaller than a patch is ignored
     patch_size: int  # pixels per side
     width: int
     layers: int
@@ -73,7 +73,7 @@ class TextConfig:
     mlp_ratio: float = 4.0
     norm_eps: float = 1e-5
     causal: bool = False
-    padding: Literal["masked", "attended"] = "masked"  # attended: every row has the context length
+    padding: Literal["masked", "attended"] = "masked"  # attended: rows are padded to the context length
     pooling: Literal["end", "first", "last"] = "first"
     end_id: int = -1  # id of the end token; -1: the last of the vocabulary
     projection: Projection = "linear"
@@ -101,8 +101,8 @@ class CLIPConfig:
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    resize: Literal["shortest", "squash"] = "shortest"  # the short side, then a center crop; or both sides
-    crop_rounding: Literal["rounded", "floored"] = "rounded"  # of half a pixel: torchvision rounds, transformers floors
+    resize: Literal["shortest", "squash"] = "shortest"  # the short side and a center crop, or both sides
+    crop_rounding: Literal["rounded", "floored"] = "rounded"  # half a pixel: torchvision rounds, transformers floors
 
     def __post_init__(self) -> None:
         check_clip(self)

@@ -1,6 +1,6 @@
-"""Training batches: every image once per epoch, one random caption each, in an order set by seed and epoch.
+"""Training batches: each image at most once per epoch, one random caption each, in an order set by seed and epoch.
 
-Letters: N images, B batch, S image side, T tokens.
+Letters: B rows of the batch, S image side, T tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     """Matching images and captions; with several ranks, this rank's rows."""
 
     pixels: Tensor  # (B, 3, S, S) uint8
-    tokens: Tensor  # (B, T) int64, T the longest caption's length
+    tokens: Tensor  # (B, T) int64, T the longest caption, or the context length if padded
     indices: Tensor  # (B,) int64, the images' indices in the dataset
     rows: Tensor  # (B,) int64, the rows of the global batch; images that cannot be read are left out
 
@@ -46,7 +46,7 @@ class ImageCaptionLoader:
         wait_seconds: time spent waiting for batches; callers may reset it.
 
     Raises:
-        ValueError: the dataset is empty, a batch has fewer rows than ranks, or a cache has other pixels.
+        ValueError: the dataset is empty, a batch has fewer rows than ranks, or a cache has another preprocessing.
         DataError: an image cannot be read, or too many were skipped.
     """
 

@@ -25,12 +25,12 @@ class FastVisionTransformer(VisionTransformer):
     def forward(self, pixels: Tensor, patch_indices: Tensor | None = None) -> Tensor:
         """As `VisionTransformer.forward`."""
         x = self.norm_before(self.embed(pixels, patch_indices))
-        return apply_linear(self.projection, self.pooled(x))
+        return apply_linear(self.projection, self.encode(x))
 
-    def pooled(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         """Blocks, pooling and norm: (B, T, D) to (B, D)."""
         if self.config.pooling != "class" or not is_exact(self.blocks):
-            return super().pooled(x)
+            return super().encode(x)
         first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         return self.norm_after(self.blocks(x, pool_indices=first))  # type: ignore[no-any-return]
 

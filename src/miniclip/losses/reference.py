@@ -28,11 +28,11 @@ def contrastive_loss(
         image_embeddings: (N, E) of any length; they are normalized here. Row i matches row i of the texts.
         text_embeddings: (N, E).
         logit_scale: factor on the cosine similarities (not its logarithm), at least 0.
-        ids: (N,) integers. Rows with equal ids, such as two captions of one image, are not negatives of each other.
-            None: all ids differ.
+        ids: (N,) integers. Rows with equal ids, such as two captions of one image, are not used as each other's
+            negatives. None: all ids differ.
 
     Returns:
-        Scalar, at least float32: log N if all embeddings are equal, near 0 if each pair is closest to itself.
+        Scalar, at least float32: log N if all embeddings are equal, near 0 if each pair is by far the closest.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -77,7 +77,7 @@ def l2_normalize(x: Tensor) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     x = x / torch.where(largest > 0, largest, 1.0)  # else the length could overflow; the direction stays the same
-    return F.normalize(x, dim=-1, eps=0.5)  # the length is at least 1, or 0: eps bounds the gradient there
+    return F.normalize(x, dim=-1, eps=0.5)  # the length is at least 1, or 0; for rows of zeros eps bounds the gradient
 
 
 def check_shapes(image_embeddings: Tensor, text_embeddings: Tensor, ids: Tensor | None) -> None:

@@ -1,6 +1,6 @@
 """CLIP: an image tower and a text tower that share one embedding space (Radford et al. 2021).
 
-Letters: B batch, S image side, T tokens, E embedding.
+Letters: B batch, S image side, K kept patches, T tokens, E embedding.
 """
 
 from __future__ import annotations

@@ -91,9 +91,8 @@ class Block(nn.Module):
 class Transformer(nn.ModuleList):
     """Stack of blocks."""
 
-    checkpointed = (
-        False  # gradient checkpointing: recompute each block in backward (Chen et al. 2016, arXiv 1604.06174)
-    )
+    # Gradient checkpointing: recompute each block in backward (Chen et al. 2016, arXiv 1604.06174).
+    checkpointed = False
 
     def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__(Block(config) for _ in range(config.layers))

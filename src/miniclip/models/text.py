@@ -30,7 +30,7 @@ class TextTransformer(nn.Module):
     def __init__(self, config: TextConfig, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        # nn.Embedding would draw random weights, and on the meta device import sympy to do so
+        # avoids nn.Embedding's random weights, which on the meta device import sympy
         table = torch.zeros(config.vocab_size, config.width)
         self.tokens: nn.Embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.positions = nn.Parameter(torch.zeros(config.context_length, config.width))

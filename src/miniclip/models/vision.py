@@ -1,7 +1,7 @@
 """Image tower: a vision transformer (Dosovitskiy et al. 2021) with CLIP's norm before the blocks.
 
 Pooling: the class token (CLIP), the mean of the patches (CLIPA) or a learned query (SigLIP).
-Letters: B batch, S image side, P patches, K kept patches, D width, E embedding.
+Letters: B batch, S image side, P patches, K kept patches, T tokens, D width, E embedding.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class VisionTransformer(nn.Module):
             ValueError: the images do not have the tower's size.
         """
         x = self.norm_before(self.embed(pixels, patch_indices))
-        return self.projection(self.pooled(x))  # type: ignore[no-any-return]
+        return self.projection(self.encode(x))  # type: ignore[no-any-return]
 
     def embed(self, pixels: Tensor, patch_indices: Tensor | None) -> Tensor:
         """Patch embeddings with positions, after the class token if the tower has one: (B, T, D)."""
@@ -64,7 +64,7 @@ class VisionTransformer(nn.Module):
         first = (self.class_token + self.positions[0]).to(x.dtype).expand(x.shape[0], 1, -1)
         return torch.cat([first, x], dim=1)
 
-    def pooled(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         """Blocks, pooling and norm: (B, T, D) to (B, D)."""
         x = self.blocks(x)
         if self.pool is not None:

@@ -15,7 +15,7 @@ from itertools import pairwise
 Pair = tuple[str, str]
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
-MIN_VOCAB_SIZE = 2 * 256 + 2  # bytes inside of a word, bytes at its end, start and end token
+MIN_VOCAB_SIZE = 2 * 256 + 2  # bytes inside a word, bytes at its end, start and end token
 MAX_LEARNED_LENGTH = 256  # characters; longer words are addresses or encoded data, and no merges are learned from them
 
 # Contractions, runs of letters, single digits, and runs of other characters except whitespace.

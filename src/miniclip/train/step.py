@@ -31,13 +31,13 @@ class StepOptions(NamedTuple):
     max_logit_scale: float
     autocast: Callable[[], AbstractContextManager[Any]]
     average_gradients: Callable[[Iterable[Tensor]], None]  # over ranks
-    gradient_norm: Callable[[Iterable[Tensor], Tensor], Tensor]  # of parameters; the second argument gives the dtype
+    gradient_norm: Callable[[Iterable[Tensor], Tensor], Tensor]  # of parameters, in the dtype of the second argument
     clip_gradients: Callable[[Iterable[Tensor], float, Tensor], None]
     update_if: Callable[[Optimizer, Tensor], None]
 
 
 class StepResult(NamedTuple):
-    """Metrics (scalars) and output of a step, without gradient, on the device."""
+    """Metrics (scalars) and output of a step, detached, on the device."""
 
     metrics: dict[str, Tensor]
     output: CLIPOutput

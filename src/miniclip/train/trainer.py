@@ -1,6 +1,6 @@
 """The training loop: a model, data and settings in; a run directory with the best and the last model out.
 
-On several ranks, each has the model and trains on its rows of every batch. Rank 0 writes and has the callbacks.
+Each rank holds the model (with FSDP, a part) and trains on its rows of a batch. Only rank 0 writes and has callbacks.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Trainer:
             train_data: its training data.
             val_data: its validation data.
             settings: settings to change, by name. Settings of logging and saving may always change.
-            allow_changes: allow changed data and other settings; the result then differs from an undisturbed run.
+            allow_changes: allow changed data and other settings; the result then differs from an uninterrupted run.
             step: go back to the state of this step in `states/` (setting `keep_checkpoints`).
             about: entries of the run's `about` to change.
             callbacks: as in the constructor.
@@ -178,7 +178,7 @@ class Trainer:
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(random_integer(self.config.seed, "step", self.step, distributed.rank()))  # for dropout
+        torch.manual_seed(random_integer(self.config.seed, "step", self.step, distributed.rank()))  # for random layers
         inputs = self.prepare(batch, self.step)
         result = cached_step(self.model, self.optimizer, inputs, self.loss, self.step_options)
         self.progress.step += 1
@@ -189,7 +189,7 @@ class Trainer:
     def log(self) -> None:
         """Read the metrics of the steps since the last call, and pass them to the callbacks."""
         self.checkpointer.writer.raise_errors()
-        # A stopped run reads metrics at more steps than an undisturbed one; the records must be the same.
+        # A stopped run reads metrics at more steps than an uninterrupted one; the records must be the same.
         with_batch = self._due(self.config.log_every) or self._due(self.loader.steps) or self.step == self.total_steps
         for event, record in self.metrics.read(self.progress, with_batch):
             self._call(event, record)
