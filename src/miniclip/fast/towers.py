@@ -11,7 +11,7 @@ from torch import Tensor
 from miniclip.fast.layers import FastTransformer, PackedLayout, is_exact
 from miniclip.fast.matmul import apply_linear
 from miniclip.fast.prefix import SharedPrefix
-from miniclip.fast.private import is_compiled
+from miniclip.fast.private import has_hooks, is_compiled
 from miniclip.fast.unpadding import PackedSequences
 from miniclip.models.text import TextTransformer, sequence_lengths
 from miniclip.models.vision import VisionTransformer
@@ -70,7 +70,7 @@ class FastTextTransformer(TextTransformer):
 
     def can_share_prefix(self) -> bool:
         """Whether a common prefix may be computed once: the tower is causal and does not pool inside the prefix."""
-        return self.config.causal and self.config.pooling != "first" and is_exact(self.blocks)
+        return self.config.causal and self.config.pooling != "first" and not has_hooks(self) and is_exact(self.blocks)
 
     def _forward(self, tokens: Tensor, lengths: Tensor, layout: PackedLayout | None) -> Tensor:
         T = tokens.shape[1]
