@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-STEPS = 4  # of each kind in a round
+STEPS = 4  # steps of each kind in a round
 
 
 def trainer_of(preset: str, batch: int, run_dir: Path):

@@ -297,7 +297,7 @@ def test_selects_nothing_without_a_checkpoint(names):
 
 
 def test_refuses_paths_without_a_checkpoint(tmp_path, one_line):
-    with pytest.raises(FileNotFoundError, match="there is no such file or directory") as caught:
+    with pytest.raises(FileNotFoundError, match="no such file or directory") as caught:
         find_weights(tmp_path / "absent")
     one_line(caught, tmp_path / "absent")
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"")

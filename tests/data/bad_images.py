@@ -260,14 +260,14 @@ def bind(path):
 
 
 NOT_FILES = {
-    "nothing": (lambda path: None, "there is no such file"),
+    "nothing": (lambda path: None, "no such file"),
     "a folder": (lambda path: path.mkdir(), "it is a folder"),
     "a pipe": (lambda path: os.mkfifo(path), "it is a pipe"),
     "a socket": (bind, "it is a socket"),
     "a device that never ends": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
     "a device without end": (lambda path: path.symlink_to("/dev/null"), "it is a device"),
     "a link to itself": (lambda path: path.symlink_to(path), "too many levels"),
-    "a link to nothing": (lambda path: path.symlink_to(path.with_name("none")), "there is no such file"),
+    "a link to nothing": (lambda path: path.symlink_to(path.with_name("none")), "no such file"),
     "a file below a file": (lambda path: path.parent.joinpath("b").write_bytes(b""), None),
     "a name that is too long": (lambda path: None, None),
     "a name with a NUL": (lambda path: None, None),

@@ -104,7 +104,7 @@ def test_pillow_warning_about_large_images_is_not_an_error(tmp_path, monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
     with pytest.warns(Image.DecompressionBombWarning):
         assert open_image(path).size == (100, 10)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as users do
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # users do this
     monkeypatch.setattr(decoding, "MAX_PIXELS", 999)
     with pytest.raises(DataError, match="100 x 10 pixels are more than 999"):
         open_image(path)
@@ -257,7 +257,7 @@ def test_file_removed_during_epoch(tmp_path, tokenizer, num_workers):
             loader.close()
             path.write_bytes(content)
 
-    with pytest.raises(DataError, match=r"png: cannot be read as an image: there is no such file"):
+    with pytest.raises(DataError, match=r"png: cannot be read as an image: no such file"):
         epochs()
     with pytest.warns(UserWarning, match="no such file") as warned:
         path, batches, skip_log = epochs(on_error="skip")

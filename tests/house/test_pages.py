@@ -6,7 +6,7 @@ from tests.house.source import PACKAGE, ROOT, pages, read, relative
 
 README = ROOT / "README.md"
 MAX_README_LINES = 170
-MAX_METHOD_LINES = 1_200  # of code, comments and docstrings; blank lines are not counted
+MAX_METHOD_LINES = 1_200  # code, comments and docstrings; blank lines are not counted
 
 STEP = re.compile(r"^\d+\. \[?`([\w/]+\.py)`", re.M)
 # Paths in code and in links; other names with a slash are files of a user or of another project.

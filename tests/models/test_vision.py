@@ -50,7 +50,7 @@ def test_patches_and_positions_permuted_alike_change_nothing(order):
     expected = model(x)
     moved = rearranged(x, order)
     if order != sorted(order):
-        assert float((model(moved) - expected).abs().max()) > 1e-3  # where a patch is does matter
+        assert float((model(moved) - expected).abs().max()) > 1e-3  # the position of a patch matters
     model.positions[1:] = model.positions[1:][torch.tensor(order)]
     torch.testing.assert_close(model(moved), expected, rtol=0, atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_other_poolings_written_out(pooling, class_token):
         y = block(y)
     if pooling == "attention":
         expected = model.pool(model.norm_after(y))
-    else:  # of the patches: the class token is attended to, not pooled
+    else:  # pooling over the patches: the class token is attended to, not pooled
         expected = model.norm_after(y[:, int(class_token) :].mean(dim=1))
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 

@@ -105,7 +105,7 @@ def test_file_keeps_every_step_and_a_second_fit_appends(start, monkeypatch):
     monkeypatch.setattr(history, "LIMIT", 4)
     trainer = start(max_steps=7)
     trainer.fit()
-    trainer.total_steps = 10  # as a notebook continues with the same trainer
+    trainer.total_steps = 10  # a notebook continues with the same trainer
     trainer.fit()
     lines = [json.loads(text) for text in (trainer.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in lines if "loss" in record] == list(range(1, 11))

@@ -151,7 +151,7 @@ def test_all_gather_with_gradient(outputs):
     sizes = SIZES[len(outputs)]
     rows = torch.arange(sum(sizes) * 2.0, dtype=torch.float64).view(-1, 2).requires_grad_()
     rows.sin().cumsum(0).sum().backward()
-    expected = rows.grad * sum(range(1, len(outputs) + 1))  # of the sum of all ranks' losses
+    expected = rows.grad * sum(range(1, len(outputs) + 1))  # gradient of the sum of all ranks' losses
     for out, gradient in zip(outputs, expected.split(sizes), strict=True):
         assert torch.equal(out["gathered"], rows.detach())
         torch.testing.assert_close(out["gradient"], gradient, rtol=1e-12, atol=0)

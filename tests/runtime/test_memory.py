@@ -53,7 +53,7 @@ def measured(kind, batch, **settings):
     inputs = lambda rows: Inputs(model.preprocess.normalise(pixels[rows]), tokens[rows])
     options = step_options(config, model.device)
 
-    class Parts(Sequence):  # of slices; inputs are made when they are indexed
+    class Parts(Sequence):  # a sequence of slices; inputs are made when they are indexed
         def __init__(self, slices):
             self.slices = slices
 

@@ -655,4 +655,4 @@ def test_is_openai_with_open_clips_file(tmp_path):
     assert Tokenizer.load(tmp_path).is_openai
     assert Tokenizer(
         tokenizer.vocab, tokenizer.merges
-    ).is_openai  # as from files of transformers, without OpenAI's cleaning
+    ).is_openai  # transformers' files have no OpenAI cleaning

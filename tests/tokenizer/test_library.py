@@ -489,7 +489,7 @@ ROBERTA = {
         ({"type": "BertProcessing", "sep": ["[SEP]", 4], "cls": ["[CLS]", 3]}, (3,), (4,), 4),
         (template(["$A", "[SEP]"], {"[SEP]": 4}), (), (4,), 4),
         (template(["[CLS]", "$A"], {"[CLS]": 3}), (3,), (), None),
-        (template(["$A", "[SEP]", "[CLS]"], {"[SEP]": 4, "[CLS]": 3}), (), (4, 3), 4),  # as in NLLB
+        (template(["$A", "[SEP]", "[CLS]"], {"[SEP]": 4, "[CLS]": 3}), (), (4, 3), 4),  # like NLLB
         ({"type": "Sequence", "processors": [OFFSETS, ROBERTA]}, (3,), (4,), 4),
         ({"type": "Sequence", "processors": [ROBERTA, template(["$A", "[MASK]"], {"[MASK]": 5})]}, (3,), (4, 5), 4),
     ],

@@ -57,7 +57,7 @@ CASES = {  # by ranks and name: settings
         "four-cached": {"batch_size": 10, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
     },
 }
-OWN = {"samples_per_second", "data_wait", "mfu", "tokens"}  # of rank 0 only, or of the machine
+OWN = {"samples_per_second", "data_wait", "mfu", "tokens"}  # belong to rank 0 or to the machine
 
 
 class WithBroken(Shapes):

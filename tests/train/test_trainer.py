@@ -154,7 +154,7 @@ def test_records_later_than_the_state_are_dropped(start, train_data, val_data):
     with pytest.raises(KeyboardInterrupt):
         killed.fit()
     assert saves == [0, 3]
-    with (killed.run_dir / "metrics.jsonl").open("a") as file:  # as a kill leaves it: later steps, and half a line
+    with (killed.run_dir / "metrics.jsonl").open("a") as file:  # a kill can leave later steps and half a line
         file.write('{"step": 4, "epoch": 1, "loss": 99.0}\n{"step": 5, "epo')
     Trainer.resume(killed.run_dir, train_data, val_data, device="cpu").fit()
     assert_same_run(killed.run_dir, whole.run_dir)

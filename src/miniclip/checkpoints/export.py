@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LAYOUTS = ("openai", "open_clip", "transformers")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 REFUSED = "the export was checked and refused: {problem} after reading it back; please report this, with config.json"
-MAX_ERROR = 1e-5  # of unit vectors: the same weights give the same numbers but for the order of sums
+MAX_ERROR = 1e-5  # largest difference of unit vectors: equal weights differ by the order of sums only
 MAX_HALF_ERROR = 1e-2  # in float16 and bfloat16
 
 

@@ -26,7 +26,7 @@ OPTIONAL_FILES = (
     CONFIG, open_clip.CONFIG, transformers.PREPROCESSOR, transformers.PROCESSOR, TOKENIZER,
     "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
 )  # fmt: skip
-ADAPTER_CONFIG = "adapter_config.json"  # of the peft library
+ADAPTER_CONFIG = "adapter_config.json"  # file name of the peft library
 
 
 def find_weights(path: Path) -> Path:
@@ -39,7 +39,7 @@ def find_weights(path: Path) -> Path:
     if not path.is_dir():
         if path.exists():
             return path
-        raise FileNotFoundError(f"{path}: there is no such file or directory")
+        raise FileNotFoundError(f"{path}: no such file or directory")
     names = {file.name for file in path.iterdir() if file.is_file()}
     refuse_adapter(str(path), names)
     weights = best_weights(names)

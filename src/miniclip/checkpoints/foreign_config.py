@@ -142,7 +142,7 @@ def shape_of(shapes: Mapping[str, Shape], key: str, dims: int) -> Shape:
     """Return a tensor's shape.
 
     Raises:
-        ValueError: there is no such tensor, or it has another number of dimensions.
+        ValueError: the tensor is missing, or it has another number of dimensions.
     """
     if key not in shapes or len(shapes[key]) != dims:
         raise ValueError(f"{key}: found {shapes.get(key, 'no such key')}, expected a tensor of {dims} dimensions")

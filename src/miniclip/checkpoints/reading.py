@@ -28,7 +28,7 @@ from miniclip.inference.model import CLIPModel
 
 # a key that only this layout has
 NATIVE_KEY = "image.patches.weight"
-OPENAI_KEY = "visual.conv1.weight"  # of open_clip's own towers too
+OPENAI_KEY = "visual.conv1.weight"  # open_clip's own towers have this key too
 TIMM_KEY = "visual.trunk.patch_embed.proj.weight"
 TRANSFORMERS_KEY = "vision_model.embeddings.patch_embedding.weight"
 RESNET_KEY = "visual.layer1.0.conv1.weight"

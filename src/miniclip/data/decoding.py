@@ -21,7 +21,7 @@ from miniclip.errors import DataError, UnreadableError
 MAX_PIXELS = 178_956_970  # Pillow's limit: half a GiB as RGB; Pillow warns at half of it
 MAX_SIDE = 1 << 17  # the longest side of a JPEG is 65,535
 MAX_UNCHECKED_PIXELS = 1 << 24  # a decompression bomb of this size does no harm
-MAX_PIXELS_PER_BYTE = 1_000  # of larger images: photographs have 1 to 50, a decompression bomb has 10,000
+MAX_PIXELS_PER_BYTE = 1_000  # limit for larger images: photographs have 1 to 50, a decompression bomb has 10,000
 
 _FILE_TYPES = {
     stat.S_IFDIR: "a folder",
@@ -70,7 +70,7 @@ def existing(path: str | Path) -> str | Path:
         FileNotFoundError: the path does not exist.
     """
     if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: there is no such image file")
+        raise FileNotFoundError(f"{path}: no such image file")
     return path
 
 
@@ -218,7 +218,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 def _reason(error: Exception, start: bytes) -> str:
     """Return why an image file that begins with `start` cannot be read, in one line."""
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return "no such file"
     if isinstance(error, UnidentifiedImageError):
         return f"no image format of Pillow begins with {start!r}" if start else "the file is empty"
     if isinstance(error, OSError) and error.strerror:

@@ -13,7 +13,7 @@ from miniclip.errors import DataError, UnreadableError
 
 OnError = Literal["raise", "skip"]
 MAX_SKIP_FRACTION = 0.05  # default limit of the fraction of a dataset that may be skipped
-MAX_WARNINGS = 10  # of one log; the rest is only counted
+MAX_WARNINGS = 10  # limit for one log; further ones are only counted
 
 
 class SkipLog:

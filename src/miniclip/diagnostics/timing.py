@@ -45,7 +45,7 @@ class StepTrainer(TrainerProtocol, Protocol):
 class StepTime(NamedTuple):
     """Duration of a training step."""
 
-    seconds: float | None  # of a step on this rank's rows; None under FSDP (not measured)
+    seconds: float | None  # time of a step on this rank's rows; None under FSDP (not measured)
     pairs: int  # in each timed step
     tokens: int  # per caption
 

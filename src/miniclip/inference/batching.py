@@ -16,7 +16,7 @@ from torch import Tensor
 
 from miniclip.models.clip import CLIP
 
-MAX_TOKENS = {"cpu": 2048}  # of a batch, by device; a wider one does not fit a processor's cache, a GPU has no limit
+MAX_TOKENS = {"cpu": 2048}  # tokens per batch; a larger batch does not fit a CPU's cache, a GPU has no limit
 PREFIXES = (0, 2, 3, 4, 5, 6, 8)  # numbers of first tokens by which texts are grouped, tried in turn
 BATCH_COST = 100  # cost of a batch itself in tokens, since small products are slow
 MIN_PREFIX = 2  # tokens; a shorter prefix is not shared

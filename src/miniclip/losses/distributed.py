@@ -36,7 +36,7 @@ from miniclip.losses.inputs import LossInputs
 from miniclip.losses.reference import l2_normalize
 from miniclip.runtime.distributed import all_gather, all_gather_ints, all_reduce, rank, world_size
 
-BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}  # of logits: what fits into a CPU's cache, what keeps a GPU busy
+BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}  # bytes of logits: they fit into a CPU's cache, or keep a GPU busy
 MIN_COLUMNS = 64  # narrower products are inefficient
 
 

@@ -10,7 +10,7 @@ from miniclip.runs.directory import CURVE
 from miniclip.runs.history import Record
 from miniclip.train.callbacks import Callback, TrainerProtocol
 
-MAX_TIME_FRACTION = 0.02  # of the run's time that each callback may spend
+MAX_TIME_FRACTION = 0.02  # largest share of the run's time per callback
 EVALUATION_PLOTS = (similarity.FILE, confusions.FILE)  # file names in the run directory
 
 

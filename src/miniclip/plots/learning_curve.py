@@ -11,7 +11,7 @@ from miniclip.plots.figure import TRAIN_COLOR, VALIDATION_COLOR, finish_axes, ne
 from miniclip.runs.history import History, Record, thinned
 
 DIRECTIONS = (("text_to_image", "text to image", "#54a24b"), ("image_to_text", "image to text", "#b279a2"))
-MAX_POINTS = 2000  # of the training loss: two per pixel column
+MAX_POINTS = 2000  # points of the training loss: two per pixel column
 
 
 def plot_learning_curve(history: History, path: str | Path, title: str = "") -> None:

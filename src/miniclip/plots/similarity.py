@@ -18,7 +18,7 @@ from miniclip.plots.figure import NEGATIVE_COLOR, POSITIVE_COLOR, new_figure, wr
 FILE = "similarities.png"
 MATRIX_PAIRS = 48  # each cell stays several pixels wide
 HISTOGRAM_PAIRS = 1000
-BINS = 100  # of the cosines from -1 to 1
+BINS = 100  # number of bins for cosines from -1 to 1
 MIN_COLOR_RANGE = 0.1  # cosines; a smaller range would show rounding errors of collapsed embeddings as a pattern
 
 

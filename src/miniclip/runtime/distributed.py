@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun for each process
-TIMEOUT = timedelta(minutes=10)  # of one collective: longer than rank 0 takes to write a large state
+TIMEOUT = timedelta(minutes=10)  # limit for one collective: longer than rank 0 takes to write a large state
 EXIT_TIMEOUT = timedelta(seconds=10)  # for the other ranks to end in order
-BUCKET_BYTES = 32 << 20  # of gradients in one all_reduce: few collectives, little memory
+BUCKET_BYTES = 32 << 20  # bytes of gradients in one all_reduce: few collectives, little memory
 
 T = TypeVar("T")
 

@@ -25,8 +25,8 @@ from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.precision import Precision
 
-SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices: large enough for the peak, small enough to fit
-SECONDS = 0.1  # of the measurement, which has at least three products
+SIDE = {"cpu": 1024, "cuda": 8192}  # side of the matrices: large enough for the peak, small enough to fit
+SECONDS = 0.1  # length of the measurement, which has at least three products
 FORWARD_AND_BACKWARD = 3
 
 IMAGE_TOWERS = (VisionTransformer, FastVisionTransformer)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-DEFAULT_BYTES = 4 << 30  # of a machine that does not report its memory
+DEFAULT_BYTES = 4 << 30  # default for a machine that does not report its memory
 
 
 def free_bytes(device: torch.device) -> int:

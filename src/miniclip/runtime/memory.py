@@ -23,11 +23,11 @@ from miniclip.runtime.free_memory import available_bytes
 from miniclip.runtime.precision import Precision
 from miniclip.utils.randomness import random_state, set_random_state
 
-GPU_FRACTION, CPU_FRACTION = 0.8, 0.5  # of the free memory; the rest is for augmentation, fragmentation and other users
-EMBEDDING_COPIES = 8  # of both sides' embeddings (B, E) in float32: themselves, their gradients, the loss's copies
-SIMILARITY_COPIES = 8  # of the similarity matrix in float32
+GPU_FRACTION, CPU_FRACTION = 0.8, 0.5  # share of the free memory; the rest serves augmentation and other processes
+EMBEDDING_COPIES = 8  # float32 copies of both embeddings (B, E): values, gradients, the loss's copies
+SIMILARITY_COPIES = 8  # float32 copies of the similarity matrix
 MAX_SIMILARITY_SIDE = 2048  # larger matrices are computed in blocks: `losses.CHUNKED_FROM`
-PARAMETER_COPIES = 3  # of the trained weights: the gradient and AdamW's two moments
+PARAMETER_COPIES = 3  # copies of the trained weights: the gradient and AdamW's two moments
 
 Trial = Callable[[int], None]  # forward and backward of a number of samples
 

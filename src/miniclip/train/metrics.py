@@ -20,7 +20,7 @@ from miniclip.runtime import distributed, flops
 from miniclip.train.config import TrainConfig
 from miniclip.train.step import StepResult
 
-MFU = Callable[[int, float], float | None]  # of caption length T and samples per second
+MFU = Callable[[int, float], float | None]  # arguments: caption length T and samples per second
 BatchMetrics = Callable[[Batch, CLIPOutput], Record]
 
 

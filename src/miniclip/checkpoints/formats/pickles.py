@@ -22,7 +22,7 @@ from miniclip.checkpoints.formats.torchscript import read_archive
 from miniclip.checkpoints.names import strip_prefixes
 from miniclip.errors import CheckpointError
 
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")  # of training scripts' checkpoints
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")  # keys in training scripts' checkpoints
 USUAL_GLOBALS = r"collections\.OrderedDict|torch\.\w+|torch\.(_utils|storage)\.\w+|torch\.nn\.parameter\.Parameter"
 
 
@@ -46,7 +46,7 @@ def read_pickled(path: Path) -> Pickled:
             "state_dict", "model_state_dict" or "model", and all names may begin with `module.` or `_orig_mod.`.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         CheckpointError: it is not a whole file of weights, or reading it would run code.
     """
     if path.is_dir():

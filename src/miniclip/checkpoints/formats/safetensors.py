@@ -87,7 +87,7 @@ class SafetensorsWeights:
         """Return a tensor over the mapped file, without a copy.
 
         Raises:
-            KeyError: there is no such tensor.
+            KeyError: the tensor does not exist.
         """
         file, name = self._files[key]
         return file.tensors[name]
@@ -96,7 +96,7 @@ class SafetensorsWeights:
         """Return a tensor that the caller copies; its memory is freed after the caller drops it.
 
         Raises:
-            KeyError: there is no such tensor.
+            KeyError: the tensor does not exist.
             CheckpointError: the file has been replaced since it was opened.
         """
         file, name = self._files[key]
@@ -112,7 +112,7 @@ def open_tensors(path: Path) -> SafetensorsWeights:
     """Map a safetensors file, or all the files that a `*.safetensors.index.json` names.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         CheckpointError: the file, or one that the index names, is damaged or not a safetensors file.
     """
     if path.name.endswith(INDEX):
@@ -132,7 +132,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         The tensors, and the file's metadata.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         CheckpointError: it is not a whole safetensors file.
     """
     weights = open_tensors(path)

@@ -24,7 +24,7 @@ from miniclip.errors import CheckpointError
 
 OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # integer attributes of OpenAI's models
 MAX_NAME, MAX_ATTRIBUTES = 1000, 200_000  # against modules that are nested without end
-MAX_ARGUMENTS, MAX_DIMS = 8, 64  # of a call and of a tensor
+MAX_ARGUMENTS, MAX_DIMS = 8, 64  # limits for one call and one tensor
 CHUNK = 1 << 20  # bytes
 AGAIN: Final = "copy or download it again"
 

@@ -38,7 +38,7 @@ def read_header(path: Path) -> dict[str, Any]:
         DataError: the folder is not a cache, or the file is damaged.
     """
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: there is no such folder; expected one made by `miniclip data cache`")
+        raise FileNotFoundError(f"{path}: no such folder; expected one made by `miniclip data cache`")
     return _read_json(path / HEADER, ("pixels",))
 
 

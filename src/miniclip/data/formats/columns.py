@@ -73,8 +73,8 @@ class Columns(NamedTuple):
     Attributes:
         image: images, or their paths.
         captions: one column of captions, or several.
-        split: splits; None if there is no such column.
-        name: names of images that are stored in the table; None if there is no such column.
+        split: splits; None without such a column.
+        name: names of images that are stored in the table; None without such a column.
     """
 
     image: str

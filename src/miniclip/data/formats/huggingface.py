@@ -27,7 +27,7 @@ class HuggingFaceImage:
             DataError: the row has no image, or its file cannot be read.
         """
         value = self.dataset[self.row][self.column]
-        if isinstance(value, dict):  # of an Image feature that does not decode
+        if isinstance(value, dict):  # an Image feature with decode=False
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
             try:

@@ -18,7 +18,7 @@ from miniclip.data.formats.columns import ColumnNames, choose_columns, read_colu
 from miniclip.data.formats.rows import ImageRows
 from miniclip.errors import DataError, UnreadableError
 
-MAX_ROW_GROUPS = 2  # of each file, kept in the memory of each process
+MAX_ROW_GROUPS = 2  # per file, kept in the memory of each process
 
 
 class ParquetImage:

@@ -15,7 +15,7 @@ from miniclip.data.splits import split_in_name
 ShardSpec = str | Path | Sequence[str | Path]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")  # compressed ones are found, and then refused with a clear message
-MAX_SHARDS = 10_000_000  # of a brace range
+MAX_SHARDS = 10_000_000  # limit for a brace range
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 

@@ -26,10 +26,10 @@ from miniclip.errors import UnreadableError
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "jp2")
 TEXTS = ("json", "txt", "text")  # the first with a caption is taken
 CAPTION_KEYS = ("captions", "caption", "text")  # likewise, of a JSON object
-MAX_TEXT_BYTES = 1 << 20  # of a txt or json member; a caption has some hundred
+MAX_TEXT_BYTES = 1 << 20  # limit for a txt or json member; a caption has some hundred bytes
 
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
-_METADATA = re.compile(r"__[^/]*__(?:$|/)")  # of the shard, by the format's specification
+_METADATA = re.compile(r"__[^/]*__(?:$|/)")  # members that belong to the shard, by the format's specification
 
 Sample = dict[str, Member]  # extension to member
 

@@ -5,7 +5,7 @@ import random
 from miniclip.data.shapes.scenes import Scene, choose
 
 _SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
-_RELATIONS = {  # of the first shape to the second, and of the second to the first
+_RELATIONS = {  # from the first shape to the second, and the reverse
     "beside": (("to the left of", "left of"), ("to the right of", "right of")),
     "above": (("above", "over"), ("below", "under")),
 }

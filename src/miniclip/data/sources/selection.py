@@ -11,7 +11,7 @@ from miniclip.data.sources.memory import InMemoryImages
 from miniclip.data.sources.workers import StreamedImages
 from miniclip.runtime import distributed
 
-MAX_IN_MEMORY_BYTES = 2 << 30  # of decoded images, all ranks of a machine together
+MAX_IN_MEMORY_BYTES = 2 << 30  # limit for decoded images, all ranks of a machine together
 
 
 def open_image_source(

@@ -44,7 +44,7 @@ class ImageStream:
         self.source, self.skip_log = source, skip_log
         self._data, self._indices_from = data, indices_from
         self._batches: DecodedBatches | None = None
-        self._next_step: int | None = None  # of the running stream
+        self._next_step: int | None = None  # step of the running stream
         if isinstance(source, InMemoryImages):
             self._skip(source.failed)
 

@@ -18,7 +18,7 @@ from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches, 
 from miniclip.utils.threads import available_cores
 
 MAX_DEFAULT_WORKERS = 8
-PREFETCH_BATCHES = 2  # of each worker
+PREFETCH_BATCHES = 2  # per worker
 
 
 class StreamedImages(Dataset[Any]):

@@ -23,7 +23,7 @@ from miniclip.utils.threads import thread_pool as thread_pool
 if TYPE_CHECKING:
     from miniclip.tokenizer import LibraryTokenizer, Tokenizer
 
-DEFAULT_VOCAB_SIZE = 49_408  # of the tokenizer that is learned by default: the reference system's
+DEFAULT_VOCAB_SIZE = 49_408  # vocabulary of the reference system's tokenizer, the default
 IMAGES_PER_THREAD = 64  # handed out at a time; Ctrl-C waits for them
 
 

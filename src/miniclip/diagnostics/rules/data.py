@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from miniclip.diagnostics.rules.window import Rule, RunWindow
 
-MAX_TRUNCATED_FRACTION = 0.01  # of the captions
-MAX_REPEATED_FRACTION = 0.05  # of the pairs of a batch
-MAX_DATA_WAIT = 0.3  # of the time
+MAX_TRUNCATED_FRACTION = 0.01  # share of the captions
+MAX_REPEATED_FRACTION = 0.05  # share of the pairs of a batch
+MAX_DATA_WAIT = 0.3  # share of the time
 
 
 def _repeated_captions(window: RunWindow) -> str | None:

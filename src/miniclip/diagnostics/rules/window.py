@@ -36,7 +36,7 @@ class Rule:
 class RunFacts:
     """Constants of a run that rules need."""
 
-    steps: int  # of the whole run
+    steps: int  # steps in the whole run
     warmup_steps: int
     max_logit_scale: float
     trained_towers: tuple[str, ...] = ("image", "text")
