@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+
 
 def format_duration(seconds: float) -> str:
     """Format a duration in its two largest units: `format_duration(7500)` is `2 h 5 min`."""
@@ -22,3 +27,14 @@ def format_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count / 1024:,.0f} KiB"
+
+
+def one_line(value: object, limit: int = 200) -> str:
+    """Return text of a file or a library on one line, without control characters, and not too long."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)[: 5 * limit]).split())
+    return text if len(text) <= limit else f"{text[:limit]} …"
+
+
+def short(value: object) -> str:
+    """Return the representation of a value that a file or a user gave, cut if it is long or deeply nested."""
+    return _SHORT.repr(value)
