@@ -235,6 +235,9 @@ class TestTables:
         assert len(open_data(f"{tmp_path}/t.csv?image=bild&caption=was+es+zeigt")) == 16
         with pytest.raises(ValueError, match="unknown picture; after \\? expected image= and caption="):
             open_data(f"{tmp_path}/t.csv?picture=bild")
+        assert parse_spec("t.csv?caption=a&caption=b").columns.caption == ["a", "b"]
+        with pytest.raises(ValueError, match="image= twice"):
+            parse_spec("t.csv?image=a&image=b")
 
     def test_question_mark_in_a_file_name(self, tmp_path):
         (tmp_path / "why?a=b.csv").touch()

@@ -41,16 +41,16 @@ def parse_spec(spec: str | Path) -> DatasetSpec:
     """Parse a spec. If a file has that name, question mark included, it is the path.
 
     Raises:
-        ValueError: the part after the question mark has keys other than image and caption.
+        ValueError: the part after the question mark has keys other than image and caption, or two images.
     """
     path, query = _split_query(str(spec))
-    columns = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-    unknown = columns.keys() - {"image", "caption"}
-    if unknown:
-        raise ValueError(
-            f"{spec}: unknown {', '.join(sorted(unknown))}; after ? expected image= and caption=, joined by &"
-        )
-    return DatasetSpec(path, ColumnNames(columns.get("image"), columns.get("caption")))
+    values = urllib.parse.parse_qs(query, keep_blank_values=True)
+    unknown = values.keys() - {"image", "caption"}
+    if unknown or len(values.get("image", [])) > 1:
+        found = f"unknown {', '.join(sorted(unknown))}" if unknown else "image= twice"
+        raise ValueError(f"{spec}: {found}; after ? expected image= and caption=, or several captions, joined by &")
+    image, captions = values.get("image", [None])[0], values.get("caption")
+    return DatasetSpec(path, ColumnNames(image, captions[0] if captions and len(captions) == 1 else captions))
 
 
 def _split_query(spec: str) -> tuple[Path, str]:
@@ -162,7 +162,9 @@ def _open_saved(root: Path, split: str, options: ReadKeywords) -> ImageCaptionDa
         ) from None
     saved = datasets.load_from_disk(str(root))
     if isinstance(saved, dict):
-        parts = [part.add_column("split", [name] * len(part)) for name, part in saved.items()]
+        parts = list(saved.values())
+        if not all("split" in part.column_names for part in parts):  # else the column is the split, as everywhere
+            parts = [part.add_column("split", [name] * len(part)) for name, part in saved.items()]
         saved = datasets.concatenate_datasets(parts)
     return Captions.from_huggingface(saved, split=split, **options)
 

@@ -121,3 +121,44 @@ class TestLibrary:
         assert data.captions[29] == ["29", "x"]
         assert data[29][0].getpixel((0, 0)) == (29, 29, 29)
         assert [len(open_data(tmp_path, split)) for split in ("train", "val", "test")] == [24, 3, 3]
+
+
+class TestTransforms:
+    def test_transform_that_needs_all_columns(self, dataset):
+        def invert(rows):
+            images = [image.point(lambda value: 255 - value) for image in rows["image"]]
+            return {"image": images, "caption": [texts[:1] for texts in rows["caption"]]}
+
+        data = Captions.from_huggingface(dataset.with_transform(invert))
+        assert data.captions == [[f"{k}"] for k in range(30)]
+        assert [data[k][0].getpixel((0, 0))[0] for k in (0, 7)] == [255, 248]
+
+    def test_transform_of_some_columns(self, dataset):
+        def invert(rows):
+            return {"image": [image.point(lambda value: 255 - value) for image in rows["image"]]}
+
+        transformed = dataset.with_transform(invert, columns=["image"], output_all_columns=True)
+        data = Captions.from_huggingface(transformed)
+        assert data.captions[7] == ["7", "x"]
+        assert data[7][0].getpixel((0, 0)) == (248, 248, 248)
+
+    def test_transform_to_other_columns_raises_with_advice(self, dataset):
+        transformed = dataset.with_transform(lambda rows: {"pixel_values": [0 for _ in rows["image"]]})
+        with pytest.raises(DataError, match=r"cannot be read .*; if a transform .*, pass dataset\.with_format\(None\)"):
+            Captions.from_huggingface(transformed)
+        assert len(Captions.from_huggingface(transformed.with_format(None))) == 30
+
+    @pytest.mark.parametrize("format_", ["torch", "numpy", "pandas", "arrow"])
+    def test_formats_change_nothing(self, dataset, format_):
+        if format_ == "pandas":
+            pytest.importorskip("pandas")
+        data = Captions.from_huggingface(dataset.with_format(format_))
+        assert data.captions[7] == ["7", "x"]
+        assert data[7][0].getpixel((0, 0)) == (7, 7, 7)
+
+    def test_image_modes_that_png_does_not_have(self):
+        images = [Image.new("CMYK", (4, 3), (0, 0, 0, 0)), Image.new("F", (4, 3))]
+        data = Captions.from_huggingface(Table(image=images, caption=["a", "b"]))
+        assert data[0][0].getpixel((0, 0)) == (255, 255, 255)
+        with pytest.raises(DataError, match="row 1: cannot be read"):
+            data[1]

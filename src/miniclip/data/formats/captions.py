@@ -45,7 +45,7 @@ class Captions(ImageFiles):
 
     Raises:
         ValueError: the lengths differ, or an image has no caption.
-        TypeError: the captions of an image are a string instead of a list of strings.
+        TypeError: the captions of an image are not a list of strings, or the paths are one path.
     """
 
     @classmethod
@@ -109,9 +109,10 @@ class Captions(ImageFiles):
         Raises:
             ModuleNotFoundError: pyarrow is not installed.
         """
-        files = [Path(item).expanduser() for item in ([path] if isinstance(path, str | Path) else path)]
-        if len(files) == 1 and files[0].is_dir():
-            files = find_parquet(files[0])
+        items = [Path(item).expanduser() for item in ([path] if isinstance(path, str | Path) else path)]
+        if any(item.is_absolute() for item in items):
+            items = [item.absolute() for item in items]
+        files = [file for item in items for file in (find_parquet(item) if item.is_dir() else [item])]
         if not files:
             raise FileNotFoundError(f"{path}: holds no parquet files")
         root = Path(os.path.commonpath([file.parent for file in files]))
@@ -150,7 +151,7 @@ class Captions(ImageFiles):
             TypeError: the dataset is a dict of splits, or is streamed.
         """
         names = ColumnNames(image, caption)
-        return _load(lambda _: read_dataset(dataset, names), ReadOptions(split, **options))
+        return _load(lambda log: read_dataset(dataset, log, names), ReadOptions(split, **options))
 
 
 def load_tables(files: Sequence[Path], root: Path, names: ColumnNames, options: ReadOptions) -> Captions:

@@ -16,7 +16,7 @@ from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.files import find_files
 from miniclip.data.formats.karpathy import KarpathyImage, read_json, read_karpathy
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
-from miniclip.data.formats.rows import ImageRow, ImageRows, select
+from miniclip.data.formats.rows import ImageRow, ImageRows, select, shown
 from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import normalize_split
 from miniclip.errors import DataError
@@ -117,15 +117,23 @@ def _read_file(root: Path, file: OfficialFile, split: str, skip_log: SkipLog) ->
     captions: dict[Any, list[tuple[int, str]]] = {}
     for location, annotation in _entries(file.path, content, "annotations"):
         try:
-            captions.setdefault(annotation["image_id"], []).append((annotation["id"], annotation["caption"]))
-        except (KeyError, TypeError):
-            skip_log.add(location, f"is {str(annotation)[:80]!r}; expected 'image_id', 'id' and 'caption'")
+            captions.setdefault(annotation["image_id"], []).append((int(annotation["id"]), annotation["caption"]))
+        except (KeyError, TypeError, ValueError):
+            skip_log.add(location, f"is {shown(annotation)!r}; expected 'image_id', 'id' and 'caption'")
     images = []
+    names: dict[Any, str] = {}
     for location, image in _entries(file.path, content, "images"):
         try:
-            images.append((location, str(image["file_name"]), image["id"]))
+            name, image_id = str(image["file_name"]), image["id"]
+            first = names.setdefault(image_id, name)
         except (KeyError, TypeError):
-            skip_log.add(location, f"is {str(image)[:80]!r}; expected 'id' and 'file_name'")
+            skip_log.add(location, f"is {shown(image)!r}; expected 'id' and 'file_name'")
+            continue
+        if first != name:
+            skip_log.add(location, f"{name} has the id {image_id!r} of {first}; give each image an id of its own")
+            captions.pop(image_id, None)  # of either image
+        else:
+            images.append((location, name, image_id))
     paths: dict[str, Path] = {}
     if split in (file.split, "all"):  # the image files of the other split are not needed
         paths = find_files(root, [name for _, name, _ in images], _image_folders(file.folder))[1]
@@ -158,20 +166,22 @@ def _read_karpathy(root: Path, file: Path, split: str, skip_log: SkipLog) -> Ima
             f"{image.folder}/{image.name}" if image.folder else image.name,
             image.captions,
             image.split,
-            paths.get(image.name),
+            paths.get((image.folder, image.name)),
         )
         for image in images
     ]
     return ImageRows(file, rows, f"COCO Captions, Karpathy's {file.name}", root, exact_split=True)
 
 
-def _find_images(root: Path, images: Sequence[KarpathyImage]) -> dict[str, Path]:
-    """Find image files by their names of 2014, and the rest by those of 2017."""
-    paths: dict[str, Path] = {}
+def _find_images(root: Path, images: Sequence[KarpathyImage]) -> dict[tuple[str, str], Path]:
+    """Find image files, by folder and name, under their names of 2014, and the rest under those of 2017."""
+    paths: dict[tuple[str, str], Path] = {}
     for folder in sorted({image.folder for image in images}):
         names = [image.name for image in images if image.folder == folder]
-        paths |= find_files(root, names, (*_image_folders(folder), "images", "."))[1]
-    missing = {f"{image.coco_id:012d}.jpg": image.name for image in images if image.coco_id and image.name not in paths}
+        listed = find_files(root, names, (*_image_folders(folder), "images", "."))[1]
+        paths |= {(folder, name): path for name, path in listed.items()}
+    keys = {f"{image.coco_id:012d}.jpg": (image.folder, image.name) for image in images if image.coco_id}
+    missing = {name: key for name, key in keys.items() if key not in paths}
     for folder in _all_image_folders(("train2017", "val2017")) if missing else ():
         for name, path in find_files(root, list(missing), (folder,))[1].items():
             paths.setdefault(missing[name], path)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from miniclip.data.dataset import StoredImage
+from miniclip.data.formats.cells import optional_text, read_cells
 from miniclip.data.formats.rows import ImageRow
+from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 from miniclip.utils.checks import did_you_mean
 
@@ -52,7 +53,9 @@ CAPTION_COLUMNS = (
 )
 SPLIT_COLUMN = "split"
 NAME_COLUMNS = ("filename", "file_name", "image_name", "image_id", "img_id", "imgid", "cocoid")
-_NUMBERED = re.compile(r"(caption|comment|sentence|text|raw|description)[ _-]?[0-9]+")
+MAX_LISTED = 20  # column names in a message
+MAX_COMPARED = 1_000  # column names that are searched for the nearest to a wrong one
+_NUMBERED = re.compile(rf"({'|'.join(CAPTION_COLUMNS)})[ _-]?[0-9]+")
 
 
 class ColumnNames(NamedTuple):
@@ -95,12 +98,12 @@ def choose_columns(source: Path | str, header: Sequence[str], names: ColumnNames
         names: those that the user chose.
 
     Raises:
-        DataError: a column is missing; the message lists the header.
+        DataError: a column is missing, or it is not certain which one is meant; the message lists the header.
     """
     by_lower = {column.strip().lower(): column for column in reversed(header)}
     image = _require(source, header, names.image) if names.image else _first_usual(by_lower, IMAGE_COLUMNS)
     if names.caption is None:
-        captions = _usual_captions(by_lower, header)
+        captions = _usual_captions(source, by_lower, header)
     else:
         chosen = (names.caption,) if isinstance(names.caption, str) else tuple(names.caption)
         captions = tuple(_require(source, header, name) for name in chosen)
@@ -108,11 +111,19 @@ def choose_columns(source: Path | str, header: Sequence[str], names: ColumnNames
         raise _no_usual_name(source, header, "image", IMAGE_COLUMNS)
     if not captions:
         raise _no_usual_name(source, header, "caption", CAPTION_COLUMNS)
-    duplicate = next((column for column in (image, *captions) if list(header).count(column) > 1), None)
-    if duplicate is not None:
-        raise DataError(f"{source}: two columns are called {duplicate!r}; rename them, such as caption_0, caption_1")
     name = _first_usual(by_lower, [name for name in NAME_COLUMNS if by_lower.get(name) != image])
-    return Columns(image, captions, by_lower.get(SPLIT_COLUMN), name)
+    columns = Columns(image, captions, by_lower.get(SPLIT_COLUMN), name)
+    _require_unique(source, header, columns, names)
+    return columns
+
+
+def _require_unique(source: Path | str, header: Sequence[str], columns: Columns, names: ColumnNames) -> None:
+    """Check that no two columns have one name; for columns that were recognised, in any case of the letters."""
+    chosen = [*([columns.image] if names.image else []), *(columns.captions if names.caption else ())]
+    counts = Counter(column.strip().lower() for column in header)
+    for column in filter(None, (columns.image, *columns.captions, columns.split)):
+        if list(header).count(column) > 1 or (column not in chosen and counts[column.strip().lower()] > 1):
+            raise DataError(f"{source}: two columns are called {column!r}; rename them, such as caption_0, caption_1")
 
 
 def count_usual_names(header: Iterable[str]) -> int:
@@ -123,7 +134,8 @@ def count_usual_names(header: Iterable[str]) -> int:
 
 def _require(source: Path | str, header: Sequence[str], name: str) -> str:
     if name not in header:
-        raise DataError(f"{source}: no column {name!r}{did_you_mean(name, header)}")
+        listed_by = None if len(header) <= MAX_LISTED else f"{source}"
+        raise DataError(f"{source}: no column {name!r}{did_you_mean(str(name), header[:MAX_COMPARED], listed_by)}")
     return name
 
 
@@ -131,39 +143,38 @@ def _first_usual(by_lower: dict[str, str], usual: Sequence[str]) -> str | None:
     return next((by_lower[name] for name in usual if name in by_lower), None)
 
 
-def _usual_captions(by_lower: dict[str, str], header: Sequence[str]) -> tuple[str, ...]:
-    column = _first_usual(by_lower, CAPTION_COLUMNS)
-    return (column,) if column else tuple(name for name in header if _NUMBERED.fullmatch(name.strip().lower()))
+def _usual_captions(source: Path | str, by_lower: dict[str, str], header: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the first usual name, such as "caption", "captions", "caption_0" and "caption_1".
+
+    Raises:
+        DataError: numbered columns have several names, such as "text_1" and "caption_1", or another than the first.
+    """
+    numbered: dict[str, list[str]] = {}
+    for column in header:
+        match = _NUMBERED.fullmatch(column.strip().lower())
+        if match is not None:
+            numbered.setdefault(match[1].rstrip("s"), []).append(column)
+    usual = [name for name in CAPTION_COLUMNS if name in by_lower]
+    stem = usual[0].rstrip("s") if usual else next(iter(numbered), "")
+    others = [column for name, columns in numbered.items() if name != stem for column in columns]
+    captions = [by_lower[name] for name in usual if name.rstrip("s") == stem] + numbered.get(stem, [])
+    if others:
+        raise DataError(
+            f"{source}: found the caption columns {_listed([*captions, *others])}; choose one or several with caption="
+        )
+    return tuple(captions)
 
 
 def _no_usual_name(source: Path | str, header: Sequence[str], kind: str, usual: Sequence[str]) -> DataError:
     return DataError(
-        f"{source}: found the columns {', '.join(map(repr, header))}, and none with a usual name for the {kind}s "
+        f"{source}: found the columns {_listed(header)}, and none with a usual name for the {kind}s "
         f"({', '.join(usual[:6])}, …); choose the column with {kind}=, or write the column names into the first line"
     )
 
 
-# Cells
-
-
-def to_list(cell: object) -> list[object]:
-    """Return the captions of a cell, one or a list of them, as a list."""
-    return list(cell) if isinstance(cell, list) else [cell]
-
-
-def parse_list(cell: str) -> list[Any] | None:
-    """Parse a cell that holds a list of strings in JSON or Python notation; None for any other."""
-    cell = cell.strip()
-    if not (cell.startswith("[") and cell.endswith("]")):
-        return None
-    try:
-        value = json.loads(cell)
-    except ValueError:
-        try:
-            value = ast.literal_eval(cell)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
-    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+def _listed(columns: Sequence[str]) -> str:
+    more = f" and {len(columns) - MAX_LISTED:,} more" if len(columns) > MAX_LISTED else ""
+    return ", ".join(repr(column[:80]) for column in columns[:MAX_LISTED]) + more
 
 
 class ColumnTable(Protocol):
@@ -176,7 +187,11 @@ class ColumnTable(Protocol):
         """Return whether a column holds text, such as paths."""
 
     def values(self, column: str) -> list[Any]:
-        """Read all values of a column."""
+        """Read all values of a column; class labels are given by their names.
+
+        Raises:
+            DataError: a value cannot be read.
+        """
 
     def image(self, row: int) -> StoredImage:
         """Return the stored image of a row, without reading it. Its `str` is the row's location."""
@@ -185,7 +200,9 @@ class ColumnTable(Protocol):
         """Return the name of an image without a name of its own."""
 
 
-def read_columns(table: ColumnTable, columns: Columns, split: str | None = None) -> Iterator[ImageRow]:
+def read_columns(
+    table: ColumnTable, columns: Columns, skip_log: SkipLog, split: str | None = None
+) -> Iterator[ImageRow]:
     """Read the rows of a table: each has an image with a caption, or a list of captions.
 
     A stored image has one row, unless a column such as `filename` or `image_id` names it.
@@ -193,6 +210,7 @@ def read_columns(table: ColumnTable, columns: Columns, split: str | None = None)
     Args:
         table: the table.
         columns: its columns.
+        skip_log: receives the rows that cannot be used.
         split: of all rows, if there is no column of splits.
     """
     paths = table.values(columns.image) if table.is_text(columns.image) else None
@@ -201,10 +219,13 @@ def read_columns(table: ColumnTable, columns: Columns, split: str | None = None)
     splits = table.values(columns.split) if columns.split else None
     for row in range(len(table)):
         image = table.image(row)
-        texts = [caption for column in captions for caption in to_list(column[row])]
-        row_split = split if splits is None else None if splits[row] is None else str(splits[row])
+        texts, problem = read_cells(column[row] for column in captions)
+        if problem is not None:
+            skip_log.add(str(image), problem)
+            continue
+        row_split = split if splits is None else optional_text(splits[row])
         if paths is not None:
-            yield ImageRow(str(image), str(paths[row] or "").strip(), texts, row_split)
+            yield ImageRow(str(image), optional_text(paths[row]) or "", texts, row_split)
         else:
-            name = table.row_name(row) if names is None or names[row] is None else str(names[row])
-            yield ImageRow(str(image), name, texts, row_split, image)
+            name = None if names is None else optional_text(names[row])
+            yield ImageRow(str(image), name or table.row_name(row), texts, row_split, image)

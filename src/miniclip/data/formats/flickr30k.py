@@ -7,18 +7,20 @@ Sources:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
 from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.columns import ColumnNames
 from miniclip.data.formats.flickr_tables import COLUMNS, read_piped, read_split_lists, read_tokens
-from miniclip.data.formats.karpathy import find_split_file, read_karpathy
+from miniclip.data.formats.karpathy import KarpathyImage, find_split_file, read_karpathy
 from miniclip.data.formats.multifile import find_parquet, read_files
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
 from miniclip.data.formats.rows import ImageRow, ImageRows, select
 from miniclip.data.formats.tables import read_table
 from miniclip.data.skipping import SkipLog
+from miniclip.data.splits import normalize_split
 from miniclip.errors import DataError
 
 PIPED = "results.csv"
@@ -128,7 +130,10 @@ def _read(root: Path, files: FlickrFiles, skip_log: SkipLog) -> ImageRows:
         return read_files(parquet, root, skip_log, ColumnNames())
     if files.split is not None:
         images = read_karpathy(files.split, skip_log)
-        rows = [ImageRow(image.location, image.name, image.captions, image.split) for image in images]
+        rows = [
+            ImageRow(image.location, name, image.captions, image.split)
+            for name, image in zip(_karpathy_names(images), images, strict=True)
+        ]
         return ImageRows(files.split, rows, f"Karpathy's {files.split.name}", exact_split=True)
     raise DataError(
         f"{root}: holds no {PIPED} (header {'| '.join(COLUMNS)}), no {', '.join(CAPTION_FILES[1:])}, no dataset_*.json "
@@ -145,10 +150,33 @@ def _read_captions(path: Path, skip_log: SkipLog) -> ImageRows:
     return read_table(path, skip_log, ColumnNames())
 
 
+def _karpathy_names(images: Sequence[KarpathyImage]) -> list[str]:
+    """Return the names of images: with their folders if one name is in several of them."""
+    if len({image.name for image in images}) == len({(image.folder, image.name) for image in images}):
+        return [image.name for image in images]
+    return [f"{image.folder}/{image.name}" if image.folder else image.name for image in images]
+
+
+def _karpathy_splits(images: Sequence[KarpathyImage]) -> dict[str, str]:
+    """Return the split of each image.
+
+    Raises:
+        DataError: an image has two.
+    """
+    splits: dict[str, str] = {}
+    for name, image in zip(_karpathy_names(images), images, strict=True):
+        split = splits.setdefault(name, image.split)
+        if normalize_split(split) != normalize_split(image.split):
+            raise DataError(
+                f"{image.location}: {name} has the split {image.split!r} here and {split!r} before; keep one"
+            )
+    return splits
+
+
 def _apply_split(dataset: ImageRows, files: FlickrFiles, skip_log: SkipLog) -> tuple[ImageRows, int]:
     """Replace the split by that of a separate file, and count the images that it leaves out."""
     if files.split is not None and dataset.source != files.split:
-        splits = {image.name: image.split for image in read_karpathy(files.split, skip_log)}
+        splits = _karpathy_splits(read_karpathy(files.split, skip_log))
         split_source = files.split
         dataset = dataset._replace(split_file=files.split)
         if files.captions is not None:

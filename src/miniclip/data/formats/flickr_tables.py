@@ -44,11 +44,17 @@ def read_tokens(path: Path, skip_log: SkipLog) -> Iterator[ImageRow]:
 
 
 def read_split_lists(folder: Path) -> dict[str, str]:
-    """Read the split of every image from `…trainImages.txt`, `…devImages.txt` and `…testImages.txt`, if they exist."""
+    """Read the split of every image from `…trainImages.txt`, `…devImages.txt` and `…testImages.txt`, if they exist.
+
+    Raises:
+        DataError: an image is in two lists.
+    """
     splits: dict[str, str] = {}
     for split, ending in SPLIT_LISTS.items():
         for path in sorted(folder.glob(f"*[._]{ending}.txt")):
-            splits |= dict.fromkeys(read_text(path).split(), split)
+            for name in read_text(path).split():
+                if splits.setdefault(name, split) != split:
+                    raise DataError(f"{path}: {name} is in the list of {splits[name]!r} too; remove it from one")
     return splits
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -52,9 +53,14 @@ def holds_images_with_texts(root: Path) -> bool:
 def _read_rows(root: Path, text_of: Mapping[Path, Path | None], skip_log: SkipLog) -> Iterator[ImageRow]:
     tops = {path: path.relative_to(root).parts[0].lower() for path in text_of}
     splits = tops if all(top in SPLIT_NAMES for top in tops.values()) else {}
+    counts = Counter(text_of.values())
     for path, text in text_of.items():
         if text is None:
             skip_log.add(str(path), f"has no {path.stem}.txt beside it; write one, with one caption a line")
+            continue
+        if counts[text] > 1:
+            reason = f"shares {text.name} with another image; write the captions of each into a file of its own"
+            skip_log.add(str(path), f"{reason}, such as {path.name}.txt")
             continue
         try:
             captions = read_text(text, skip_log.on_error).splitlines()
@@ -80,6 +86,6 @@ def _find_images_and_texts(root: Path) -> tuple[list[Path], set[Path]]:
 
 
 def _text_beside(path: Path, texts: set[Path]) -> Path | None:
-    """Return `dog.txt`, or `dog.jpg.txt`, which some tools write."""
-    candidates = (path.with_suffix(".txt"), path.with_suffix(".TXT"), path.with_name(path.name + ".txt"))
+    """Return `dog.jpg.txt`, which some tools write, or `dog.txt`."""
+    candidates = (path.with_name(path.name + ".txt"), path.with_suffix(".txt"), path.with_suffix(".TXT"))
     return next((text for text in candidates if text in texts), None)

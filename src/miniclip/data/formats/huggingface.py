@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from miniclip.data.formats.cells import name_labels
 from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
 from miniclip.data.formats.rows import ImageRows
-from miniclip.errors import UnreadableError
+from miniclip.data.skipping import SkipLog
+from miniclip.errors import DataError, UnreadableError
+
+TRANSFORMED_ROWS = 100  # rows that the user's transform receives at a time
 
 
 class HuggingFaceImage:
@@ -26,17 +32,20 @@ class HuggingFaceImage:
         Raises:
             DataError: the row has no image, or its file cannot be read.
         """
-        value = self.dataset[self.row][self.column]
-        if isinstance(value, dict):  # an Image feature with decode=False
+        with _readable(str(self)):
+            value = self.dataset[self.row][self.column]
+        if isinstance(value, dict):  # of an Image feature that does not decode
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
             try:
                 return Path(value).read_bytes()
-            except OSError as error:
-                raise UnreadableError(str(self), f"{value} cannot be read: {error.strerror}") from error
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UnreadableError(str(self), f"{value} cannot be read: {reason}") from error
         if hasattr(value, "save"):  # a PIL image, made by a transform or by the dataset
             file = io.BytesIO()
-            value.save(file, "PNG")
+            with _readable(str(self)):
+                (value.convert("RGB") if value.mode in ("CMYK", "YCbCr", "HSV", "LAB") else value).save(file, "PNG")
             return file.getvalue()
         if not isinstance(value, bytes):
             raise UnreadableError(str(self), f"{self.column!r} is a {type(value).__name__}; expected an image")
@@ -44,12 +53,21 @@ class HuggingFaceImage:
 
 
 class HuggingFaceTable:
-    """Columns of a `Dataset`. The other columns are not read, and no image is decoded."""
+    """Columns of a `Dataset`. The other columns are not read, and no image is decoded.
+
+    A transform of the user (`set_transform`) is applied. If it needs other columns, it receives whole rows, and the
+    images are decoded for the captions too. Other formats, such as "torch", change types and no values: they are not
+    applied.
+    """
 
     def __init__(self, dataset: Any, image_column: str) -> None:
-        feature = getattr(dataset, "features", {}).get(image_column)
-        if feature is not None and hasattr(feature, "decode") and hasattr(dataset, "cast_column"):
-            dataset = dataset.cast_column(image_column, type(feature)(decode=False))
+        self.features = getattr(dataset, "features", None) or {}
+        feature = self.features.get(image_column)
+        self.has_transform = getattr(dataset, "format", {}).get("type") == "custom"
+        if not self.has_transform:
+            dataset = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
+            if feature is not None and hasattr(feature, "decode") and hasattr(dataset, "cast_column"):
+                dataset = dataset.cast_column(image_column, type(feature)(decode=False))
         self.dataset, self.image_column = dataset, image_column
         self._images = self._select(image_column)
 
@@ -57,13 +75,25 @@ class HuggingFaceTable:
         return len(self.dataset)
 
     def is_text(self, column: str) -> bool:
-        """Return whether a column holds text."""
-        feature = getattr(self.dataset, "features", {}).get(column)
-        return getattr(feature, "dtype", None) in ("string", "large_string")
+        """Return whether a column holds text; under a transform, whether that returns text."""
+        if self.has_transform and len(self):
+            with _readable("row 0"):
+                return isinstance(self._select(column)[0][column], str)
+        return getattr(self.features.get(column), "dtype", None) in ("string", "large_string", "string_view")
 
     def values(self, column: str) -> list[Any]:
-        """Read all values of a column."""
-        return list(self._select(column)[column])
+        """Read all values of a column; class labels are given by their names."""
+        dataset = self._select(column)
+        names = _label_names(self.features.get(column))
+        with _readable(f"the column {column!r}"):
+            if self.has_transform:
+                starts = range(0, len(dataset), TRANSFORMED_ROWS)
+                values = [value for start in starts for value in dataset[start : start + TRANSFORMED_ROWS][column]]
+            else:
+                values = list(dataset[column])
+            if len(values) != len(dataset):
+                raise ValueError(f"the transform returns {len(values):,} values for {len(dataset):,} rows")
+            return values if names is None else [name_labels(value, names) for value in values]
 
     def image(self, row: int) -> HuggingFaceImage:
         """Return the image of a row, without reading it."""
@@ -71,18 +101,48 @@ class HuggingFaceTable:
 
     def row_name(self, row: int) -> str:
         """Return the name of an image without a name of its own."""
-        return str(row)
+        return f"row {row}"
 
     def _select(self, column: str) -> Any:
-        return self.dataset.select_columns([column]) if hasattr(self.dataset, "select_columns") else self.dataset
+        """Return the dataset without its other columns, unless a transform needs them."""
+        if not hasattr(self.dataset, "select_columns"):
+            return self.dataset
+        if not self.has_transform:
+            return self.dataset.select_columns([column])
+        try:
+            selected = self.dataset.select_columns([column])
+            is_same = bool(selected[0][column] == self.dataset[0][column])
+        except Exception:  # of the user's function, which may raise any
+            is_same = False
+        return selected if is_same else self.dataset
 
 
-def read_dataset(dataset: Any, names: ColumnNames) -> ImageRows:
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn the errors of a transform, and of values that cannot be read, into an `UnreadableError`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        advice = "if a transform of the dataset is the cause, pass dataset.with_format(None)"
+        raise UnreadableError(name, f"cannot be read ({reason}); {advice}") from error
+
+
+def _label_names(feature: Any) -> list[str] | None:
+    """Return the names of the class labels of a column, which may hold lists of them; None for other columns."""
+    while isinstance(feature, list) or hasattr(feature, "feature"):
+        feature = next(iter(feature), None) if isinstance(feature, list) else feature.feature
+    return list(feature.names) if type(feature).__name__ == "ClassLabel" and feature.names else None
+
+
+def read_dataset(dataset: Any, skip_log: SkipLog, names: ColumnNames) -> ImageRows:
     """Read a `datasets.Dataset`.
 
     Raises:
         TypeError: the dataset is a dict of splits, or is streamed.
-        DataError: a column is missing.
+        DataError: a column is missing, or cannot be read.
     """
     if isinstance(dataset, dict):  # DatasetDict
         splits = ", ".join(map(str, dataset))
@@ -93,6 +153,6 @@ def read_dataset(dataset: Any, names: ColumnNames) -> ImageRows:
             "length and its captions are needed at the start"
         )
     columns = choose_columns("the dataset", list(dataset.column_names), names)
-    rows = read_columns(HuggingFaceTable(dataset, columns.image), columns)
+    rows = read_columns(HuggingFaceTable(dataset, columns.image), columns, skip_log)
     about, exact = f"a Hugging Face dataset, {columns}", columns.split is not None
     return ImageRows(Path("the dataset"), rows, about, folder=Path.cwd(), exact_split=exact)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns, to_list
-from miniclip.data.formats.rows import ImageRow, ImageRows
+from miniclip.data.formats.cells import optional_text, read_cells
+from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns
+from miniclip.data.formats.rows import ImageRow, ImageRows, shown
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
@@ -33,28 +35,32 @@ def read_json_lines(path: Path, skip_log: SkipLog, names: ColumnNames, split: st
     objects = list(_read_list(path, text) if text.lstrip().startswith("[") else _read_lines(path, text, skip_log))
     if not objects:
         raise DataError(f'{path}: holds no objects; expected lines such as {{"image": "a.jpg", "caption": "a dog"}}')
-    location, first = objects[0]
-    columns = choose_columns(location, list(first), names)
-    rows = _read_rows(objects, columns, skip_log, split)
+    header = dict.fromkeys(key for _, content in objects for key in content)  # the first may have fewer captions
+    columns = choose_columns(path, list(header), names)
+    rows = _read_rows(objects, columns, names, skip_log, split)
     return ImageRows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)
 
 
 def _read_rows(
-    objects: Iterable[Located], columns: Columns, skip_log: SkipLog, split: str | None
+    objects: Iterable[Located], columns: Columns, names: ColumnNames, skip_log: SkipLog, split: str | None
 ) -> Iterator[ImageRow]:
     for location, content in objects:
         missing = [key for key in (columns.image, *columns.captions) if key not in content]
+        if not names.caption and any(key in content for key in columns.captions):  # caption_1, caption_2, …
+            missing = [key for key in missing if key == columns.image]
         name = content.get(columns.image)
+        texts, problem = read_cells(content[key] for key in columns.captions if key in content)
         if missing:
             keys = ", ".join(map(repr, content)) or "nothing"
             skip_log.add(location, f"has no {', '.join(map(repr, missing))}; found {keys}")
         elif not isinstance(name, str):
-            reason = f"{columns.image!r} is {str(name)[:80]!r}, a {type(name).__name__}; expected a path"
+            reason = f"{columns.image!r} is {shown(name)!r}, a {type(name).__name__}; expected a path"
             skip_log.add(location, reason)
+        elif problem is not None:
+            skip_log.add(location, problem)
         else:
-            texts = [caption for key in columns.captions for caption in to_list(content[key])]
-            own_split = content.get(columns.split) if columns.split else None
-            yield ImageRow(location, name.strip(), texts, split if own_split is None else str(own_split))
+            own_split = optional_text(content.get(columns.split)) if columns.split else None
+            yield ImageRow(location, name.strip(), texts, own_split or split)
 
 
 def _read_lines(path: Path, text: str, skip_log: SkipLog) -> Iterator[Located]:
@@ -71,7 +77,7 @@ def _read_lines(path: Path, text: str, skip_log: SkipLog) -> Iterator[Located]:
 
 def _parse(line: str) -> tuple[dict[str, Any], str | None]:
     try:
-        content = json.loads(line)
+        content = json.loads(line, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
         return {}, f"is not JSON: {reason}; expected one object a line"
@@ -82,11 +88,19 @@ def _parse(line: str) -> tuple[dict[str, Any], str | None]:
 
 def _read_list(path: Path, text: str) -> Iterator[Located]:
     try:
-        objects = json.loads(text)
+        objects = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DataError(f"{path}{line}: is not JSON: {error}; download or write the file again") from error
     for position, content in enumerate(objects):
         if not isinstance(content, dict):
-            raise DataError(f"{path}: [{position}] is {str(content)[:80]!r}; expected an object")
+            raise DataError(f"{path}: [{position}] is {shown(content)!r}; expected an object")
         yield f"{path}: [{position}]", content
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    counts = Counter(key for key, _ in pairs)
+    if len(counts) < len(pairs):
+        key = max(counts, key=counts.__getitem__)
+        raise ValueError(f"an object has the key {key[:80]!r} twice; give several captions as a list")
+    return dict(pairs)

@@ -6,18 +6,23 @@ are read whole and the last ones are kept, so reading in order is fast. For rand
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from miniclip.data.formats.cells import name_labels
 from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
 from miniclip.data.formats.rows import ImageRows
+from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError, UnreadableError
 
+PYARROW_ERRORS = (OSError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError)
 MAX_ROW_GROUPS = 2  # per file, kept in the memory of each process
 
 
@@ -40,13 +45,17 @@ class ParquetImage:
         path: str | None = None
         if isinstance(cell, dict):
             cell, path = cell.get("bytes"), cell.get("path")
-        if cell is None and path:
+        if cell is None and path and isinstance(path, str):
             try:
                 return (self.file.path.parent / path).read_bytes()
-            except OSError as error:
-                raise UnreadableError(str(self), f"the path {path!r} cannot be read: {error.strerror}") from error
+            except (OSError, ValueError) as error:
+                raise UnreadableError(
+                    str(self), f"the path {path!r} cannot be read: {getattr(error, 'strerror', None) or error}"
+                ) from error
         if isinstance(cell, bytes):
             return cell
+        if cell is not None:
+            raise UnreadableError(str(self), f"holds a {type(cell).__name__}; expected the bytes of an image or a path")
         raise UnreadableError(str(self), "holds no image, neither bytes nor a path; remove the row")
 
 
@@ -61,6 +70,7 @@ class ParquetFile:
         self._process = os.getpid()
         file = self._open()
         self.header: list[str] = list(file.schema_arrow.names)
+        self._label_names = _read_label_names(file.schema_arrow.metadata)
         self._starts: list[int] = []  # first row of each row group
         self._length = 0
         for group in range(file.metadata.num_row_groups):
@@ -86,9 +96,11 @@ class ParquetFile:
         return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
     def values(self, column: str) -> list[Any]:
-        """Read all values of a column."""
-        values: list[Any] = self._read(lambda file: file.read(columns=[column]).column(0).to_pylist())
-        return values
+        """Read all values of a column; class labels of Hugging Face's datasets are given by their names."""
+        with self._readable(f" in the column {column!r}"):
+            values: list[Any] = self._read(lambda file: file.read(columns=[column]).column(0)).to_pylist()
+            names = self._label_names.get(column)
+            return values if names is None else [name_labels(value, names) for value in values]
 
     def image(self, row: int) -> ParquetImage:
         """Return the image of a row, without reading it."""
@@ -111,20 +123,58 @@ class ParquetFile:
                 self._groups[group] = table.column(0)
             self._groups.move_to_end(group)
             column = self._groups[group]
-        return column[row - self._starts[group]].as_py()
+        with self._readable(f" in row {row}"):
+            return column[row - self._starts[group]].as_py()
 
     def _open(self) -> Any:
         return self._read(lambda file: file)
 
     def _read(self, read: Callable[[Any], Any]) -> Any:
         parquet = _import_parquet()
-        try:
+        with self._readable():
             return read(parquet.ParquetFile(self.path))
+
+    @contextmanager
+    def _readable(self, place: str = "") -> Iterator[None]:
+        """Turn the errors of pyarrow, and of values that Python has no type for, into a `DataError`."""
+        try:
+            yield
+        except DataError:
+            raise
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.path}: the file does not exist") from None
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+            NotImplementedError,
+            MemoryError,
+        ) as error:
             reason = " ".join(str(error).split())
-            raise DataError(f"{self.path}: cannot be read as parquet: {reason}; download or write it again") from error
+            raise DataError(
+                f"{self.path}: cannot be read as parquet{place}: {reason}; download or write it again"
+            ) from error
+
+
+def _read_label_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Return the names of the class labels of each column, from the features that Hugging Face's datasets write."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"].items()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+    names = {}
+    for column, feature in features:
+        while isinstance(feature, list | dict) and (isinstance(feature, list) or "feature" in feature):
+            feature = next(iter(feature), None) if isinstance(feature, list) else feature["feature"]
+        if (
+            isinstance(feature, dict)
+            and feature.get("_type") == "ClassLabel"
+            and isinstance(feature.get("names"), list)
+        ):
+            names[column] = [str(name) for name in feature["names"]]
+    return names
 
 
 def _import_parquet() -> Any:
@@ -137,11 +187,12 @@ def _import_parquet() -> Any:
     return parquet
 
 
-def read_parquet(path: Path, names: ColumnNames, split: str | None = None) -> ImageRows:
+def read_parquet(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | None = None) -> ImageRows:
     """Read a parquet file.
 
     Args:
         path: the file.
+        skip_log: receives the rows that cannot be used.
         names: columns that the user chose.
         split: of all rows, if there is no column of splits.
 
@@ -153,5 +204,5 @@ def read_parquet(path: Path, names: ColumnNames, split: str | None = None) -> Im
     file = ParquetFile(path)
     columns = choose_columns(path, file.header, names)
     file.image_column = columns.image
-    rows = read_columns(file, columns, split)
+    rows = read_columns(file, columns, skip_log, split)
     return ImageRows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)

@@ -2,7 +2,7 @@
 
 Each reader returns `ImageRows`. `select` then does for all of them:
 1. clean captions: write numbers as text, drop blank captions, skip other types;
-2. group the rows of one image;
+2. group the rows of one image: the same path, or the same name and the same bytes;
 3. take the dataset's own split, or draw one;
 4. find the image files; skip missing ones.
 `skipping.py` has the rule for skipped rows and images.
@@ -10,7 +10,10 @@ Each reader returns `ImageRows`. `select` then does for all of them:
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.data.dataset import StoredImage
+from miniclip.data.formats.cells import optional_text
 from miniclip.data.formats.files import find_files
 from miniclip.data.formats.options import ReadOptions
 from miniclip.data.formats.text_files import text_problem
@@ -36,7 +40,7 @@ class ImageRow(NamedTuple):
 
     Attributes:
         location: "photos.csv, line 7", for messages.
-        name: the image's name in the dataset, usually a path from the dataset's folder.
+        name: the image's name in the dataset: a path from the dataset's folder, or the name of a stored image.
         captions: strings, numbers or None.
         split: the dataset's name of the split, None if it has none.
         image: the image; None: the file that `name` leads to.
@@ -82,9 +86,11 @@ class Selection(NamedTuple):
 @dataclass(slots=True)
 class _GroupedImage:
     location: str
+    name: str  # as the first row writes it
     captions: list[str]
     split: str | None
     image: Path | StoredImage | None
+    digest: bytes | None = None  # of a stored image, computed when a second row has its name
 
 
 def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selection:
@@ -100,14 +106,14 @@ def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selec
         ValueError: the split does not exist.
     """
     source = dataset.source
-    images, row_count = _group(dataset.rows, skip_log)
+    folder = dataset.folder or (source if source.is_dir() else source.parent)
+    images, row_count = _group(dataset.rows, folder, skip_log)
     skip_log.check_fraction(row_count)
     if not images:
         raise DataError(f"{source}: lists no images with captions{_first_entry(skip_log)}")
     given = {name: image.split for name, image in images.items()}
     splits, description = resolve_splits(given, options.seed, dataset.exact_split)
     names = select_split(list(images), splits, options.split, str(dataset.split_file or source))
-    folder = dataset.folder or (source if source.is_dir() else source.parent)
     paths = _locate(folder, {name: images[name] for name in names}, skip_log)
     counts = Counter(splits[name] for name in images if name in splits)
     order = sorted(counts, key=lambda split: (("train", "val", "test", split).index(split), split))
@@ -121,35 +127,64 @@ def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selec
     )
 
 
-def _group(rows: Iterable[ImageRow], skip_log: SkipLog) -> tuple[dict[str, _GroupedImage], int]:
+def _group(rows: Iterable[ImageRow], folder: Path, skip_log: SkipLog) -> tuple[dict[str, _GroupedImage], int]:
     """Return the images by name, with clean captions, and the number of rows."""
     images: dict[str, _GroupedImage] = {}
+    base = f"{Path(os.path.abspath(folder)).as_posix().rstrip('/')}/"  # noqa: PTH100  # without ..
     row_count = skipped = 0
     for row in rows:
         row_count += 1 + len(skip_log) - skipped  # with the rows before it that the reader skipped
-        _add(row, images, skip_log)
+        problem = _name_problem(row) or _add(row, base, images, skip_log)
+        if problem is not None:
+            skip_log.add(row.location, problem)
         skipped = len(skip_log)
     row_count += len(skip_log) - skipped
-    for name in [name for name, image in images.items() if not image.captions]:
-        location = images.pop(name).location
-        if name not in skip_log and location not in skip_log:  # else its captions are in the log
-            skip_log.add(f"{location}: {name}", "has no caption that is not blank; write one, or remove the row")
+    for key in [key for key, image in images.items() if not image.captions]:
+        image = images.pop(key)
+        if image.name not in skip_log and image.location not in skip_log:  # else its captions are in the log
+            reason = "has no caption that is not blank; write one, or remove the row"
+            skip_log.add(f"{image.location}: {image.name}", reason)
     return images, row_count
 
 
-def _add(row: ImageRow, images: dict[str, _GroupedImage], skip_log: SkipLog) -> None:
-    """Add a row to its image."""
-    problem = _name_problem(row)
-    if problem is not None:
-        skip_log.add(row.location, problem)
-        return
-    image = images.setdefault(row.name, _GroupedImage(row.location, [], row.split, row.image))
-    if _same_split(image.split, row.split):
-        image.captions += _clean(row, skip_log)
-    else:
-        skip_log.add(
-            row.location, f"{row.name} has the split {image.split!r} in {image.location} and {row.split!r} here"
-        )
+def _add(row: ImageRow, base: str, images: dict[str, _GroupedImage], skip_log: SkipLog) -> str | None:
+    """Add a row to its image, or return why it is not certain which one that is."""
+    key = row.name if row.image is not None else _one_spelling(row.name, base)
+    split = optional_text(row.split)
+    first = images.get(key)
+    difference = None if first is None else _difference(first, row)
+    if first is not None and difference is not None and not _same_split(first.split, split):
+        key = f"{split}/{key}"  # names of stored images often start again in each split
+        first = images.get(key)
+        difference = None if first is None else _difference(first, row)
+    if difference is not None:
+        return difference
+    image = images.setdefault(key, _GroupedImage(row.location, row.name, [], split, row.image))
+    if not _same_split(image.split, split):
+        return f"{row.name} has the split {image.split!r} in {image.location} and {split!r} here"
+    image.captions += _clean(row, skip_log)
+    return None
+
+
+def _one_spelling(name: str, base: str) -> str:
+    r"""Return one spelling of a path: `images\a.jpg`, `./images/a.jpg` and the absolute path are `images/a.jpg`."""
+    return posixpath.normpath(name.replace("\\", "/")).removeprefix(base)
+
+
+def _difference(first: _GroupedImage, row: ImageRow) -> str | None:
+    """Return why two rows of one name are not certain to hold the same image; None if they are."""
+    if row.image is None or first.image is None or isinstance(row.image, Path) or isinstance(first.image, Path):
+        return None if row.image == first.image else f"{row.name} is another file in {first.location}"
+    advice = (
+        "rows of one name are captions of one image: give every image a name of its own, or remove the column of "
+        "names, such as filename or image_id, so that each row is an image"
+    )
+    try:
+        first.digest = first.digest or hashlib.sha256(first.image.read()).digest()
+        same = hashlib.sha256(row.image.read()).digest() == first.digest
+    except DataError as error:
+        return f"has the name {row.name!r} of {first.location}, and the images cannot be compared ({error}); {advice}"
+    return None if same else f"has the name {row.name!r} of {first.location}, and another image; {advice}"
 
 
 def _same_split(first: str | None, second: str | None) -> bool:
@@ -164,9 +199,13 @@ def _name_problem(row: ImageRow) -> str | None:
     if not row.name:
         return "names no image; expected a path"
     if is_url(row.name):
-        shown = row.name if len(row.name) <= 80 else row.name[:80] + "…"
-        return f"{shown!r} is a URL; download the images (for example with img2dataset), and give their paths"
+        advice = "download the images (for example with img2dataset), and give their paths"
+        return f"{_shortened(row.name)!r} is a URL; {advice}"
     return text_problem(row.name)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 80 else name[:80] + "…"
 
 
 def is_url(name: str) -> bool:
@@ -201,27 +240,42 @@ def caption_text(caption: object) -> tuple[str, str | None]:
         return "", None
     if isinstance(caption, int | float) and not isinstance(caption, bool):
         return str(caption), None
-    return "", f"the caption is {str(caption)[:80]!r}, a {type(caption).__name__}; expected text"
+    return "", f"the caption is {shown(caption)!r}, a {type(caption).__name__}; expected text"
+
+
+def shown(value: object) -> str:
+    """Return the start of a value as text, for messages."""
+    try:
+        return str(value)[:80]
+    except (ValueError, RecursionError):  # an integer of thousands of digits, deep nesting
+        return "…"
 
 
 def _locate(base: Path, images: dict[str, _GroupedImage], skip_log: SkipLog) -> dict[str, Path | StoredImage]:
     """Return the path of each image; missing files are skipped."""
-    files = [name for name, image in images.items() if image.image is None]
-    folder, paths = find_files(base, files)
-    missing = [name for name in files if name not in paths]
+    files = {key: image.name for key, image in images.items() if image.image is None}
+    folder, paths = find_files(base, list(files.values()))
+    missing = {key: name for key, name in files.items() if name not in paths}
     if missing and skip_log.on_error == "raise":
-        first = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        first = ", ".join(map(_shortened, list(missing.values())[:3])) + (", …" if len(missing) > 3 else "")
         raise DataError(
             f"{base}: {len(missing)} of the {len(images)} images with captions are missing from {folder}: {first}; "
             "add the files, or remove their rows"
         )
     missing_log = skip_log.branch()
-    for name in missing:
-        missing_log.add(str(folder / name), f"the file does not exist ({images[name].location})")
+    for key, name in missing.items():
+        missing_log.add(str(folder / name), f"the file does not exist ({images[key].location})")
     missing_log.check_fraction(len(images))
     skip_log.merge(missing_log)
-    located = {name: image.image or paths.get(name) for name, image in images.items()}
-    existing = {name: path for name, path in located.items() if path is not None}
+    located = {key: image.image or paths.get(image.name) for key, image in images.items()}
+    existing: dict[str, Path | StoredImage] = {}
+    first_names: dict[Path, str] = {}
+    for key, path in located.items():
+        if isinstance(path, Path) and (other := first_names.setdefault(path, key)) != key:
+            reason = f"{images[key].name} and {images[other].name} ({images[other].location}) lead to one file, {path}"
+            skip_log.add(images[key].location, f"{reason}; write its name in one way")
+        elif path is not None:
+            existing[key] = path
     if not existing:
         raise DataError(f"{base}: none of the {len(images)} image files exists{_first_entry(skip_log)}")
     return existing

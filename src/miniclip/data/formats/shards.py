@@ -49,10 +49,11 @@ def find_shards(spec: ShardSpec) -> list[Path]:
         ValueError: the spec is a URL, or has an invalid range.
     """
     specs = [spec] if isinstance(spec, str | Path) else spec
-    paths = list(dict.fromkeys(path for item in specs for path in _expand(str(item))))
+    listed = (path for item in specs for path in _expand(str(item)))
+    paths = list({os.path.abspath(path): path for path in listed}.values())  # noqa: PTH100  # a shard is read once
     if not any(path.exists() for path in paths):
-        listed = ", ".join(map(str, specs))
-        raise FileNotFoundError(f"{listed}: no such file; give a .tar, a pattern such as 'shards/*.tar', or a folder")
+        given = ", ".join(map(str, specs))
+        raise FileNotFoundError(f"{given}: no such file; give a .tar, a pattern such as 'shards/*.tar', or a folder")
     return paths
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns, count_usual_names, parse_list
+from miniclip.data.formats.cells import read_cells
+from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns, count_usual_names
 from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
@@ -49,6 +49,7 @@ def read_table(
     Raises:
         FileNotFoundError: the file does not exist.
         DataError: a column is missing, a row cannot be parsed, or the file has another encoding.
+        ValueError: the separator is not one character.
     """
     lines = list(io.StringIO(read_text(path, skip_log.on_error), newline=""))
     if not lines or not lines[0].strip():
@@ -57,10 +58,14 @@ def read_table(
         raise DataError(
             f"{path}, line 1: holds NUL bytes; if the file is UTF-16 without a byte order mark, save it as UTF-8"
         )
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+        raise ValueError(f"separator is {separator!r}; expected one character, such as ',' or a tab")
     separator = separator or _detect_separator(path, lines[0], names.image)
     records = list(_parse(lines, separator, csv.QUOTE_MINIMAL))
     if separator == "\t" and any(record.problem for record in records):
         records = list(_parse(lines, separator, csv.QUOTE_NONE))
+    if not records:
+        raise DataError(f"{path}, line 1: names no columns; the first line must name them, such as image,caption")
     if records[0].problem:
         raise DataError(f"{path}, line 1: {records[0].problem}")
     header = [name.strip() for name in records[0].fields]
@@ -81,19 +86,15 @@ def _read_rows(
     image = header.index(columns.image)
     captions = [header.index(name) for name in columns.captions]
     split_field = None if columns.split is None else header.index(columns.split)
-    folder = f"{path.parent.absolute()}{os.sep}"
-    cells = [record.fields[captions[0]] for record in records if record.problem is None]
-    lists = len(captions) == 1 and _all_lists(cells)
     for line, fields, problem in records:
         location = f"{path}, line {line}"
+        texts: list[object] = []
+        if problem is None:
+            texts, problem = read_cells(fields[k] for k in captions)
         if problem is not None:
             skip_log.add(location, problem)
             continue
-        texts: list[str] = [fields[k] for k in captions]
-        if lists:
-            texts = parse_list(texts[0]) or []
-        name = fields[image].strip().removeprefix(folder)  # a dataset that moves keeps its drawn split
-        yield ImageRow(location, name, texts, split if split_field is None else fields[split_field])
+        yield ImageRow(location, fields[image].strip(), texts, split if split_field is None else fields[split_field])
 
 
 def _separator_name(separator: str) -> str:
@@ -105,7 +106,10 @@ def _detect_separator(path: Path, header: str, image: str | None) -> str:
     default = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
     best, best_score = default, -1
     for separator in sorted(SEPARATORS, key=lambda separator: separator != default):
-        names = next(csv.reader([header.strip("\r\n")], delimiter=separator), [])
+        try:
+            names = next(csv.reader([header.strip("\r\n")], delimiter=separator), [])
+        except csv.Error:  # a field is longer than csv allows, if the header is long and has another separator
+            continue
         score = 2 * count_usual_names(names) + (image is not None and image in map(str.strip, names))
         if score > best_score:
             best, best_score = separator, score
@@ -164,9 +168,3 @@ def _fit(record: CsvRecord, width: int, separator: str, joins: bool) -> CsvRecor
         problem=f"found {len(fields)} fields, separated by {name}, expected {width}; put a field that holds a {name} "
         "in double quotes"
     )
-
-
-def _all_lists(cells: Sequence[str]) -> bool:
-    """Return whether every cell that is not blank holds a list of strings, and at least one does."""
-    filled = [cell for cell in cells if cell.strip()]
-    return bool(filled) and all(parse_list(cell) is not None for cell in filled)
