@@ -653,6 +653,4 @@ def test_is_openai_with_open_clips_file(tmp_path):
     assert tokenizer.is_openai
     tokenizer.save(tmp_path)
     assert Tokenizer.load(tmp_path).is_openai
-    assert Tokenizer(
-        tokenizer.vocab, tokenizer.merges
-    ).is_openai  # transformers' files have no OpenAI cleaning
+    assert Tokenizer(tokenizer.vocab, tokenizer.merges).is_openai  # transformers' files have no OpenAI cleaning

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.given import as_dataset
 from miniclip.utils.randomness import random_integer
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class CaptionTable:
     """
 
     def __init__(self, data: ImageCaptionDataset, tokenizer: TextTokenizer, context_length: int, pad: bool) -> None:
+        data = as_dataset(data)
         self._counts = [len(captions) for captions in data.captions]
         self._first_rows = torch.tensor([0, *self._counts]).cumsum(0)[:-1]
         tokens = data.tokens(tokenizer, context_length, pad) if isinstance(data, CachedDataset) else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -52,7 +52,7 @@ class ImageFiles:
 
     Raises:
         ValueError: the lengths differ, or an image has no caption.
-        TypeError: the captions of an image are a string instead of a list of strings.
+        TypeError: the captions of an image are not a list of strings, or the paths are one path.
     """
 
     def __init__(
@@ -63,13 +63,16 @@ class ImageFiles:
         splits: Sequence[str] = (),
         about: str = "",
     ) -> None:
+        if isinstance(paths, str | bytes | Path):
+            raise TypeError(f"paths is {str(paths)!r}, one path; give a list: [{str(paths)!r}]")
+        if isinstance(captions, str | bytes):
+            raise TypeError(f"captions is {captions!r}; give a list with the list of captions of each image")
         if len(paths) != len(captions):
             raise ValueError(f"{len(paths)} paths but {len(captions)} lists of captions; give one list for each image")
         for path, texts in zip(paths, captions, strict=True):
-            if isinstance(texts, str):
-                raise TypeError(f"the captions of {path} are the string {texts!r}; give a list of strings: [{texts!r}]")
-            if not texts:
-                raise ValueError(f"{path} has no caption; give it one, or leave the image out")
+            check_texts(str(path), texts)
+        if isinstance(splits, str) or len(splits) not in (0, len(paths)):
+            raise ValueError(f"splits is {str(splits)[:80]!r}; expected the split of each of {len(paths)} images")
         self.paths: list[Path | StoredImage] = [Path(path) if isinstance(path, str) else path for path in paths]
         self.captions: list[list[str]] = [list(texts) for texts in captions]
         self.skip_log = SkipLog() if skip_log is None else skip_log
@@ -120,6 +123,29 @@ class ImageFiles:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self):,} images, {sum(map(len, self.captions)):,} captions)"
+
+
+def check_texts(name: str, texts: Any) -> None:
+    """Check that the captions of an image are a list of strings, and not one string.
+
+    Args:
+        name: of the image, for messages.
+        texts: its captions.
+
+    Raises:
+        TypeError: they are something else.
+        ValueError: there are none.
+    """
+    if isinstance(texts, str):
+        shown = texts[:80]
+        raise TypeError(f"{name}: the captions are the string {shown!r}; give a list of strings: [{shown!r}]")
+    if isinstance(texts, bytes | Mapping) or not hasattr(texts, "__len__"):
+        raise TypeError(f"{name}: the captions are a {type(texts).__name__}; give a list of strings")
+    if len(texts) == 0:
+        raise ValueError(f"{name} has no caption; give it one, or leave the image out")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: the caption {str(text)[:80]!r} is a {type(text).__name__}; give a string")
 
 
 def image_of(data: ImageCaptionDataset, index: int, at_least: int | None = None) -> Image.Image:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.cache.reading import require_pixels
+from miniclip.data.given import as_dataset
 
 KS = (1, 5, 10)
 ROWS = 1024  # rows of the similarity matrix at a time; the full N x M matrix of a large dataset would not fit
@@ -68,7 +69,9 @@ def retrieval(model: Encoder, data: Any) -> Recalls:
 
     Raises:
         ValueError: `data` is a cached dataset that was built for another model.
+        TypeError: `data` is not a dataset of captioned images.
     """
+    data = as_dataset(data)
     require_pixels(data, model)
     return recalls(embed(model, data.captions, LazyImages(data)))
 

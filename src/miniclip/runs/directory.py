@@ -11,6 +11,7 @@ import torch
 
 from miniclip.checkpoints.native import read_json, write_json
 from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.given import as_dataset
 from miniclip.errors import CheckpointError
 from miniclip.runs import history, state
 from miniclip.runs.changes import Changes, describe_data
@@ -103,7 +104,7 @@ def fingerprint(data: ImageCaptionDataset | None) -> dict[str, Any] | None:
     """Return the identity of a dataset: its counts, and a digest of the captions in order."""
     if data is None:
         return None
-    digest = hashlib.sha256()
+    data, digest = as_dataset(data), hashlib.sha256()
     for group in data.captions:
         digest.update("\n".join(group).encode("utf-8", "surrogatepass") + b"\0")
     return {"images": len(data), "captions": sum(map(len, data.captions)), "sha256": digest.hexdigest()[:16]}

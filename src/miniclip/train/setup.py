@@ -12,6 +12,7 @@ import torch
 
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.given import as_dataset
 from miniclip.data.loader import Batch, ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
 from miniclip.data.skipping import SkipLog
@@ -51,6 +52,7 @@ class Setup:
         config: the settings, with precision and micro batch size resolved.
         run_dir: the run directory.
         facts: content of `config.json`: settings, model, fingerprints of the data, and the user's facts.
+        train_data: the training images.
         val_data: the validation images that can be read, or None.
         loader: batches of the training data.
         truncated_captions: number of training captions that are longer than the context.
@@ -67,6 +69,7 @@ class Setup:
     config: TrainConfig
     run_dir: Path
     facts: dict[str, Any]
+    train_data: ImageCaptionDataset
     val_data: ImageCaptionDataset | None
     loader: ImageCaptionLoader
     truncated_captions: int
@@ -94,6 +97,7 @@ def set_up(
 
     The arguments are those of `Trainer`.
     """
+    train_data, val_data = as_dataset(train_data), None if val_data is None else as_dataset(val_data)
     distributed.init(device)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
@@ -122,6 +126,7 @@ def set_up(
         config=config,
         run_dir=path,
         facts={"train": config.to_dict(), "model": model.config.to_dict(), "data": data, "about": dict(about)},
+        train_data=train_data,
         val_data=val_data,
         loader=loader,
         truncated_captions=truncated,

@@ -71,7 +71,7 @@ class Trainer:
         resumed: ResumedRun | None = None,
     ) -> None:
         run = set_up(model, train_data, val_data, config or TrainConfig(), run_dir, device, about or {}, resumed)
-        self.model, self.train_data, self.val_data, self.loader = model, train_data, run.val_data, run.loader
+        self.model, self.train_data, self.val_data, self.loader = model, run.train_data, run.val_data, run.loader
         self.config, self.run_dir, self.facts = run.config, run.run_dir, run.facts
         self.changes = resumed.changes if resumed else {}
         self.prepare, self.loss, self.step_options = run.prepare, run.loss, run.step_options

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from miniclip.data.cache import format as files
 from miniclip.data.dataset import checked_index
+from miniclip.data.given import Concatenation
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import SkipLog
+from miniclip.data.subset import Subset
 from miniclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -163,13 +165,25 @@ class CachedDataset:
 
 
 def require_pixels(data: Any, model: Any) -> None:
-    """Check that a cached dataset has the pixels of a model's preprocessing; other data pass.
+    """Check that a cached dataset, or a part of one, has the pixels of a model's preprocessing; other data pass.
 
     Raises:
         ValueError: the pixels are of another preprocessing.
     """
-    if isinstance(data, CachedDataset) and hasattr(model, "preprocess"):
-        data.require(model.preprocess)
+    if hasattr(model, "preprocess"):
+        require_cached(data, model.preprocess)
+
+
+def require_cached(data: Any, preprocess: Preprocess) -> None:
+    """Check that a cached dataset, or a part of one, has the pixels of a preprocessing; other data pass.
+
+    Raises:
+        ValueError: the pixels are of another preprocessing.
+    """
+    if isinstance(data, CachedDataset):
+        data.require(preprocess)
+    for part in [data.data] if isinstance(data, Subset) else data.parts if isinstance(data, Concatenation) else []:
+        require_cached(part, preprocess)
 
 
 def _split_folder(path: Path, split: str) -> Path:

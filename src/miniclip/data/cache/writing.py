@@ -33,6 +33,7 @@ from miniclip.data.cache.format import (
 from miniclip.data.cache.journal import Shard, Source, intact_shards, record_shard, source_of
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset, name_of
+from miniclip.data.given import as_dataset
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
 from miniclip.data.sources.common import Decoded, pixels_or_reason
@@ -98,7 +99,7 @@ def build_cache(
         DataError: an image cannot be read, or too many cannot.
         BlockingIOError: another process is building this split.
     """
-    out, options = Path(out), options or CacheOptions()
+    data, out, options = as_dataset(data), Path(out), options or CacheOptions()
     _claim_folder(out, split, preprocess)
     folder, names = out / split, _names(data)
     skip_log = SkipLog(options.on_error, options.max_skip_fraction)

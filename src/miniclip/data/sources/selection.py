@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from miniclip.data.cache.reading import CachedDataset
+from miniclip.data.cache.reading import CachedDataset, require_cached
 from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.given import as_dataset
 from miniclip.data.options import LoaderOptions
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.sources.cached import CachedImages
@@ -21,7 +22,13 @@ def open_image_source(
 
     A cached dataset is read from its map. Any other dataset is decoded into memory if `num_workers` is None and the
     images of all ranks on this machine fit into `MAX_IN_MEMORY_BYTES`. Larger datasets are streamed.
+
+    Raises:
+        TypeError: it is not a dataset of captioned images.
+        ValueError: it is a cache of other pixels, or a part of one.
     """
+    data = as_dataset(data)
+    require_cached(data, preprocess)
     if isinstance(data, CachedDataset):
         return CachedImages(data, preprocess)
     size = len(data) * 3 * preprocess.size**2 * distributed.local_world_size()

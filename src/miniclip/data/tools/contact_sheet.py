@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from miniclip.data.dataset import ImageCaptionDataset, image_of
+from miniclip.data.given import as_dataset
 from miniclip.utils.atomic import write_atomically
 
 IMAGE_SIDE, GAP, FONT_SIZE = 176, 12, 13  # pixels
@@ -37,6 +38,7 @@ def contact_sheet(
         ValueError: there is no image to draw.
         DataError: an image cannot be read.
     """
+    data = as_dataset(data)
     indices = range(len(data)) if indices is None else indices
     if not indices:
         raise ValueError("no image can be read: there is no contact sheet to draw")

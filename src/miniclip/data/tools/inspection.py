@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
 from miniclip.data.decoding import open_image
+from miniclip.data.given import as_dataset
 from miniclip.data.skipping import reason_of
 from miniclip.data.tools.report import ELONGATED, Inspection, Summary
 from miniclip.errors import DataError
@@ -56,6 +57,7 @@ def inspect(
     Raises:
         ValueError: the dataset is empty.
     """
+    data = as_dataset(data)
     if not len(data):
         raise ValueError("the data are empty: there is nothing to inspect")
     records = list(_read_images(data, threads or os.cpu_count() or 1, progress))
