@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from miniclip.utils.checks import did_you_mean
-from miniclip.utils.config_checks import build_dataclass, check_clip, check_image, check_text
+from miniclip.utils.config_checks import KnownFields, build_dataclass, check_clip, check_image, check_text
 
 Activation = Literal["gelu", "gelu_tanh", "quickgelu"]
 Projection = Literal["linear", "bias", "none"]  # to the shared space: a matrix, a matrix with a bias, nothing
@@ -21,7 +21,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageConfig:
+class ImageConfig(KnownFields):
     """Vision transformer. The defaults are CLIP's pooling and norms; other values are SigLIP's and CLIPA's."""
 
     image_size: int  # pixels per side; a remainder smaller than a patch is ignored
@@ -58,7 +58,7 @@ class ImageConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
+class TextConfig(KnownFields):
     """Text transformer: causal and pooled at the end token (OpenAI), or bidirectional and pooled at the first (BERT).
 
     SigLIP and CLIPA are bidirectional, attend to padding and pool the last position.
@@ -90,7 +90,7 @@ class TextConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIPConfig:
+class CLIPConfig(KnownFields):
     """Two towers, the shared space, and the preprocessing of images that belongs to the weights."""
 
     image: ImageConfig

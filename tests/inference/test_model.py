@@ -125,7 +125,7 @@ def test_without_a_tokenizer(model):
     assert torch.equal(bare.encode_text(tokens), model.encode_text(tokens))
 
 
-@pytest.mark.parametrize("images", [3, None, [None], torch.zeros(16, 16, 3), np.zeros((16, 16), np.uint8), {"a": 1}])
+@pytest.mark.parametrize("images", [3, None, [None], torch.zeros(16, 16, 3), np.zeros((16, 16)), {"a": 1}])
 def test_wrong_images(model, images):
     with pytest.raises(TypeError, match="expected a path, a PIL image"):
         model.encode_image(images)

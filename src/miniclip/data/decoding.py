@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -40,38 +40,6 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def as_image(item: Any) -> Image.Image:
-    """Convert a path, a PIL image or an array (H, W, 3) of uint8 to a PIL image.
-
-    Raises:
-        FileNotFoundError: the path does not exist.
-        DataError: the file cannot be read as an image.
-        TypeError: another type was passed.
-    """
-    if isinstance(item, Image.Image):
-        return item
-    if isinstance(item, str | Path):
-        return open_image(existing(item))
-    if getattr(item, "ndim", None) == 3 and item.shape[2] == 3 and str(item.dtype) == "uint8":
-        return Image.fromarray(item)
-    shape = f" {tuple(item.shape)} of {item.dtype}" if hasattr(item, "shape") else ""
-    raise TypeError(
-        f"found a {type(item).__name__}{shape}; expected a path, a PIL image, an array (H, W, 3) of uint8, a list of "
-        "them, or a float tensor (N, 3, S, S) of normalised pixels"
-    )
-
-
-def existing(path: str | Path) -> str | Path:
-    """Return the path if it exists.
-
-    Raises:
-        FileNotFoundError: the path does not exist.
-    """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such image file")
-    return path
 
 
 def open_image(source: str | Path | bytes, name: str | None = None, at_least: int | None = None) -> Image.Image:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.data.captions import CaptionTable
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.options import LoaderOptions
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import SkipLog
+from miniclip.data.sources.captions import CaptionTable
 from miniclip.data.sources.selection import open_image_source
 from miniclip.data.sources.stream import ImageStream
 from miniclip.runtime import distributed

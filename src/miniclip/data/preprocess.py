@@ -11,6 +11,7 @@ from torch import Tensor
 
 from miniclip.config import CLIPConfig
 from miniclip.data.decoding import as_tensor, contiguous, to_rgb
+from miniclip.data.image_types import ImageInput, as_image, is_uint8
 
 MAX_RESIZED = 1 << 26  # pixels, 256 MiB: an extremely long image is cropped before it is resized
 
@@ -24,22 +25,21 @@ class Preprocess:
     def __init__(self, config: CLIPConfig) -> None:
         self.size, self.resize = config.image.image_size, config.resize
         self.crop_rounding, self.interpolation = config.crop_rounding, config.interpolation
-        self.mean = torch.tensor(config.mean, device="cpu").view(3, 1, 1)  # also if the default device is meta
-        self.std = torch.tensor(config.std, device="cpu").view(3, 1, 1)
+        self.mean = torch.tensor(config.mean, dtype=torch.float32, device="cpu").view(3, 1, 1)  # not the defaults
+        self.std = torch.tensor(config.std, dtype=torch.float32, device="cpu").view(3, 1, 1)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Convert an image of any size and mode to normalised pixels, (3, S, S) float32."""
+    def __call__(self, image: ImageInput) -> Tensor:
+        """Convert an image of any type, size and mode to normalised pixels, (3, S, S) float32."""
         return self.normalise(self.pixels(image))
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """Convert an image of any size and mode to (3, S, S) uint8, which a loader keeps in a quarter of the memory."""
-        image, S = to_rgb(image), self.size
+    def pixels(self, image: ImageInput) -> Tensor:
+        """Convert an image of any type, size and mode to (3, S, S) uint8, a quarter of the memory of float32."""
+        image, S = to_rgb(as_image(image)), self.size
         resized = self.resized_size(*image.size)
         left, top = (self.crop_start(side) for side in resized)
         resample = Image.Resampling[self.interpolation.upper()]
         if math.prod(resized) <= MAX_RESIZED:
-            image = image if image.size == resized else image.resize(resized, resample)
-            image = image.crop((left, top, left + S, top + S))
+            image = image.resize(resized, resample).crop((left, top, left + S, top + S))
         else:  # the same up to rounding, without the memory for what the crop removes
             x, y = image.width / resized[0], image.height / resized[1]
             box = (left * x, top * y, min((left + S) * x, image.width), min((top + S) * y, image.height))
@@ -60,7 +60,7 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Convert (..., 3, S, S) uint8, or float in 0..1, to normalised float32."""
-        if pixels.dtype == torch.uint8:
+        if is_uint8(pixels):
             pixels = pixels.float().div_(255)
             return pixels.sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
         return (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device)

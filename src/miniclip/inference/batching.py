@@ -119,3 +119,15 @@ def progress_bar(total: int, unit: str, enabled: bool) -> Iterator[Callable[[int
 
     with tqdm(total=total, unit=unit) as bar:
         yield bar.update
+
+
+def require_rows(embeddings: Tensor, count: int, embed_dim: int) -> Tensor:
+    """Return the embeddings of a batch.
+
+    Raises:
+        ValueError: a tower of the user's own returned another shape.
+    """
+    if embeddings.shape != (count, embed_dim):
+        found = tuple(embeddings.shape)
+        raise ValueError(f"a tower returned {found} for {count} inputs; expected ({count}, {embed_dim})")
+    return embeddings

@@ -7,24 +7,26 @@ Letters: N images, B batch, n readable images of a batch, S image side, E embedd
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from miniclip.data.decoding import as_image, existing
+from miniclip.data.image_types import UNNAMED, as_image, encoded, existing, is_encoded
 from miniclip.data.jpeg import read_pixels as read_file_pixels
 from miniclip.data.preprocess import Preprocess
-from miniclip.errors import DataError
-from miniclip.inference.batching import MAX_TOKENS, device_of, progress_bar
+from miniclip.data.skipping import reason_of
+from miniclip.errors import DataError, UnreadableError
+from miniclip.inference.batching import MAX_TOKENS, device_of, progress_bar, require_rows
 from miniclip.models.clip import CLIP
+from miniclip.utils.checks import whole_number
 from miniclip.utils.threads import available_cores, thread_pool
 
 MAX_WORKERS = 16  # more threads wait for the interpreter's lock and for the disk
@@ -58,6 +60,7 @@ class ImageReader:
 
     Raises:
         ValueError: an option is out of range.
+        TypeError: a number is not an integer.
     """
 
     def __init__(
@@ -72,10 +75,9 @@ class ImageReader:
     ) -> None:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error {on_error!r}: expected 'raise' or 'skip'")
-        if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers {num_workers}: expected at least 0")
-        self.items, self.preprocess, self.batch_size = items, preprocess, batch_size
-        workers = min(MAX_WORKERS, available_cores()) if num_workers is None else num_workers
+        self.items, self.preprocess, self.batch_size = items, preprocess, whole_number("batch_size", batch_size, 1)
+        default = min(MAX_WORKERS, available_cores())
+        workers = default if num_workers is None else whole_number("num_workers", num_workers, 0)
         self.num_workers = min(workers, len(items)) if len(items) > 1 else 0
         self.on_error, self.pinned = on_error, pinned
         self.failed: list[str] = []
@@ -116,32 +118,46 @@ class ImageReader:
         """Pixels of an image (3, S, S), or the reason why it cannot be read."""
         try:
             return read_pixels(self.items[index], self.preprocess)
+        except TypeError as error:
+            raise TypeError(f"image {index}: {error}") from error
         except (DataError, OSError) as error:
-            if self.on_error == "raise":
+            named = _named(error, index)
+            if self.on_error == "skip":
+                return " ".join(str(named).split())
+            if named is error:
                 raise
-            reason = " ".join(str(error).split())
-            return reason if isinstance(error, DataError | FileNotFoundError) else f"image {index}: {reason}"
+            raise named from error
 
     def _stack(self, batch: list[Tensor | str]) -> ImageBatch:
-        indices = [index for index, pixels in enumerate(batch) if isinstance(pixels, Tensor)]
+        readable = {index: pixels for index, pixels in enumerate(batch) if isinstance(pixels, Tensor)}
         self.failed += [reason for reason in batch if isinstance(reason, str)]
-        side = self.preprocess.size
-        stacked = torch.empty(len(indices), 3, side, side, dtype=torch.uint8, pin_memory=self.pinned)
-        for row, index in zip(stacked, indices, strict=True):
-            row.copy_(batch[index])
-        return ImageBatch(stacked, indices)
+        shape = (len(readable), 3, self.preprocess.size, self.preprocess.size)
+        stacked = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=self.pinned)
+        if readable:
+            torch.stack(list(readable.values()), out=stacked)  # writes every row, or raises
+        return ImageBatch(stacked, list(readable))
+
+
+def _named(error: DataError | OSError, index: int) -> DataError | OSError:
+    """Return an error that names the image: by its file, or else by its index."""
+    has_file = not isinstance(error, UnreadableError) or error.name != UNNAMED
+    if has_file and isinstance(error, DataError | FileNotFoundError):
+        return error
+    return UnreadableError(f"image {index}", reason_of(error))
 
 
 def read_pixels(item: Any, preprocess: Preprocess) -> Tensor:
-    """Convert a path, a PIL image or an array (H, W, 3) of uint8 to pixels (3, S, S) of uint8.
+    """Convert an image of any type that `as_image` takes to pixels (3, S, S) of uint8.
 
     Raises:
         FileNotFoundError: the path does not exist.
         DataError: the file cannot be read as an image.
         TypeError: the item is something else.
     """
-    if isinstance(item, str | Path):
+    if isinstance(item, str | os.PathLike):
         return read_file_pixels(existing(item), preprocess)  # JPEGs by the fast way
+    if is_encoded(item):
+        return read_file_pixels(encoded(item), preprocess, UNNAMED)
     return preprocess.pixels(as_image(item))
 
 
@@ -153,7 +169,7 @@ def embed_images(model: CLIP, preprocess: Preprocess, reader: ImageReader, progr
         pixels = batch.pixels.to(device_of(model), non_blocking=True)  # uint8: a quarter of the bytes of float32
         if len(batch.indices) == count:
             return _embed(model, preprocess.normalise(pixels))
-        rows = torch.full((count, model.config.embed_dim), torch.nan, device=device_of(model))
+        rows = torch.full((count, model.config.embed_dim), torch.nan, dtype=torch.float32, device=device_of(model))
         if batch.indices:
             rows[batch.indices] = _embed(model, preprocess.normalise(pixels))
         return rows
@@ -172,7 +188,7 @@ def embed_pixels(model: CLIP, pixels: Tensor, batch_size: int, progress: bool = 
 
 def _collect(model: CLIP, batches: Iterator[Tensor], sizes: list[int], progress: bool) -> Tensor:
     """Concatenate the embeddings of the batches: (N, E)."""
-    rows = [torch.empty(0, model.config.embed_dim, device=device_of(model))]
+    rows = [torch.zeros(0, model.config.embed_dim, dtype=torch.float32, device=device_of(model))]
     with progress_bar(sum(sizes), " images", progress) as advance:
         for size, embeddings in zip(sizes, batches, strict=True):
             rows.append(embeddings)
@@ -185,7 +201,8 @@ def _embed(model: CLIP, pixels: Tensor) -> Tensor:
     config, dtype = model.config.image, model.image.patches.weight.dtype
     size = MAX_TOKENS.get(device_of(model).type, math.inf) / (config.patches + config.class_token)
     parts = math.ceil(len(pixels) / max(1, size)) if size < len(pixels) else 1
-    return torch.cat([model.image(part.to(device_of(model), dtype)) for part in pixels.tensor_split(parts)]).float()
+    rows = torch.cat([model.image(part.to(device_of(model), dtype)) for part in pixels.tensor_split(parts)]).float()
+    return require_rows(rows, len(pixels), model.config.embed_dim)
 
 
 def _batch_sizes(total: int, size: int) -> list[int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -11,12 +10,14 @@ from torch import Tensor
 from miniclip.config import CLIPConfig
 from miniclip.data.preprocess import Preprocess
 from miniclip.fast import accelerate
+from miniclip.inference.image_items import Images, check_normalised, image_items
 from miniclip.inference.images import ImageReader, OnError, embed_images, embed_pixels
-from miniclip.inference.texts import embed_texts
-from miniclip.inference.zero_shot import class_embeddings, class_probabilities
+from miniclip.inference.texts import Texts, as_texts, embed_texts
+from miniclip.inference.zero_shot import Template, class_embeddings, class_probabilities
 from miniclip.losses.reference import l2_normalize
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer import TextTokenizer
+from miniclip.utils.checks import whole_number
 
 
 class CLIPModel(CLIP):
@@ -63,7 +64,7 @@ class CLIPModel(CLIP):
     @torch.no_grad()
     def encode_image(
         self,
-        images: Any,
+        images: Images,
         *,
         batch_size: int = 64,
         normalize: bool = True,
@@ -74,9 +75,11 @@ class CLIPModel(CLIP):
         """Embed images.
 
         Args:
-            images: a path, a PIL image, an array (H, W, 3) of uint8, or a list of them; or a float tensor
-                (N, 3, S, S) of normalized pixels from `model.preprocess`. JPEG files are decoded by
-                `data.jpeg`, whose pixels differ by at most a few grey levels.
+            images: an image, or several in a list, an array, a column of a table or a generator, which is read
+                completely. A path, the bytes of an image file, an open file or a PIL image is one image. So is an
+                array (H, W), (H, W, 3) or (H, W, 4) of uint8, or a tensor (3, H, W) of uint8. Arrays (N, H, W, 3) and
+                tensors (N, 3, H, W) are N images. Float tensors (N, 3, S, S) or (3, S, S) are normalized pixels from
+                `model.preprocess`. JPEG files are decoded by `data.jpeg`: pixels differ by at most a few grey levels.
             batch_size: images per batch. The next batch is read while the model works.
             normalize: return unit vectors.
             progress: show a progress bar.
@@ -89,14 +92,14 @@ class CLIPModel(CLIP):
         Raises:
             FileNotFoundError: a path does not exist.
             DataError: a file cannot be read as an image.
-            TypeError: an input is something else.
-            ValueError: an option is out of range.
+            TypeError: an input is something else, or its scale or the order of its dimensions is not certain.
+            ValueError: an option is out of range, or normalized pixels are not.
         """
-        require_batch_size(batch_size)
-        if isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point():
-            embeddings = embed_pixels(self, images, batch_size, progress)
+        batch_size, items = whole_number("batch_size", batch_size, 1), image_items(images)
+        if isinstance(items, Tensor):
+            check_normalised(items, self.preprocess)
+            embeddings = embed_pixels(self, items, batch_size, progress)
         else:
-            items = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
             pinned = self.device.type == "cuda"
             reader = ImageReader(
                 items, self.preprocess, batch_size, num_workers=num_workers, on_error=on_error, pinned=pinned
@@ -108,7 +111,7 @@ class CLIPModel(CLIP):
     @torch.no_grad()
     def encode_text(
         self,
-        texts: str | Sequence[str] | Tensor,
+        texts: Texts,
         *,
         batch_size: int = 256,
         normalize: bool = True,
@@ -117,8 +120,8 @@ class CLIPModel(CLIP):
         """Embed texts.
 
         Args:
-            texts: a string, a list of strings, or token ids (N, T). Texts longer than the context are cut, with a
-                warning.
+            texts: a string, or strings in a list, an array, a column of a table or a generator; or token ids (N, T).
+                Texts longer than the context are cut, with a warning.
             batch_size: maximum number of texts per batch. Texts of similar length share a batch.
             normalize: return unit vectors.
             progress: show a progress bar.
@@ -127,38 +130,35 @@ class CLIPModel(CLIP):
             (N, E) float32, in order; one string gives (1, E). No gradient.
 
         Raises:
-            ValueError: the texts are strings and the model has no tokenizer, or batch_size is below 1.
+            ValueError: the texts are strings and the model has no tokenizer, an id is not in the vocabulary, or
+                batch_size is below 1.
             TypeError: an input is something else.
         """
-        require_batch_size(batch_size)
-        texts = [texts] if isinstance(texts, str) else texts
-        tokenizer = None if isinstance(texts, Tensor) else self.tokenizer
-        embeddings = embed_texts(self, tokenizer, texts, batch_size, progress)
+        batch_size, items = whole_number("batch_size", batch_size, 1), as_texts(texts)
+        tokenizer = None if isinstance(items, Tensor) else self.tokenizer
+        embeddings = embed_texts(self, tokenizer, items, batch_size, progress)
         return l2_normalize(embeddings) if normalize else embeddings
 
-    def classify(self, images: Any, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
+    def classify(
+        self, images: Images, labels: Iterable[str], templates: Template | Iterable[Template] | None = None
+    ) -> Tensor:
         """Classify images by text, without training.
 
         Args:
             images: as in `encode_image`.
             labels: C class names, such as ["cat", "dog"].
-            templates: prompts with `{}` in place of the class name, whose embeddings are averaged; None:
-                "a photo of a {}."
+            templates: prompts whose embeddings are averaged: strings with one `{}` in place of the class name, or
+                functions of it, as in open_clip. None: "a photo of a {}."
 
         Returns:
             (N, C) probabilities; each row sums to 1.
 
         Raises:
-            ValueError: there is no label.
+            ValueError: there is no label or no template, or a template does not have one `{}`.
+            TypeError: an input is something else.
         """
         classes = class_embeddings(self.encode_text, labels, templates)
         return class_probabilities(self.encode_image(images), classes, self.log_scale.detach().exp())
-
-
-def require_batch_size(batch_size: int) -> None:
-    """Raise ValueError if a batch size is below 1."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size}: expected at least 1")
 
 
 def require_fit(tokenizer: TextTokenizer, config: CLIPConfig) -> None:

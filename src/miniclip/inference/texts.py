@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from miniclip.fast.towers import FastTextTransformer
-from miniclip.inference.batching import MAX_TOKENS, device_of, plan_batches, progress_bar
+from miniclip.inference.batching import MAX_TOKENS, device_of, plan_batches, progress_bar, require_rows
 from miniclip.models.clip import CLIP
 from miniclip.models.text import sequence_lengths
 from miniclip.tokenizer import TextTokenizer
+from miniclip.utils.items import describe, strings
+
+Texts: TypeAlias = str | Iterable[str] | Tensor | npt.NDArray[Any]
 
 CHUNK = 1 << 14  # texts that are tokenized and sorted at a time
+
+
+def as_texts(texts: Any) -> list[str] | Tensor:
+    """Return texts as strings, or as the tensor of token ids that they are.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    if isinstance(texts, Tensor):
+        return texts
+    if isinstance(texts, np.ndarray) and texts.dtype.kind in "iu" and texts.ndim == 2:
+        return torch.from_numpy(texts.astype(np.int64))
+    return strings(texts, "texts")
 
 
 def embed_texts(
@@ -32,32 +51,48 @@ def embed_texts(
         (N, E) float32 on the model's device, not normalized.
 
     Raises:
-        ValueError: the texts are strings and there is no tokenizer.
+        ValueError: the texts are strings and there is no tokenizer, or an id is not in the vocabulary.
         TypeError: a tensor does not hold token ids.
     """
-    embeddings = torch.empty(len(texts), model.config.embed_dim, device=device_of(model))
+    if isinstance(texts, Tensor):
+        _check_ids(texts, model.config.text.vocab_size)
+    order = [torch.zeros(0, dtype=torch.int64, device="cpu")]
+    embeddings = [torch.zeros(0, model.config.embed_dim, dtype=torch.float32, device=device_of(model))]
     with progress_bar(len(texts), " texts", progress) as advance:
         for start in range(0, len(texts), CHUNK):
             chunk = texts[start : start + CHUNK]
             tokens = chunk if isinstance(chunk, Tensor) else _tokenize(model, tokenizer, chunk)
             for rows, batch in _embed(model, tokens, batch_size):
-                embeddings[(start + rows).to(device_of(model))] = batch.float()
+                order.append(start + rows)
+                embeddings.append(require_rows(batch.float(), len(rows), model.config.embed_dim))
                 advance(len(rows))
-    return embeddings
+    return torch.cat(embeddings)[torch.cat(order).argsort().to(device_of(model))]
+
+
+def _check_ids(tokens: Tensor, vocab_size: int) -> None:
+    """Raise TypeError for a tensor that does not hold token ids, ValueError for ids outside of the vocabulary."""
+    is_integer = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
+    if tokens.dim() != 2 or not is_integer or not tokens.shape[1]:
+        hint = ": pass tokens[None] for one text" if is_integer and tokens.dim() == 1 else ""
+        raise TypeError(f"texts: found {describe(tokens)}; expected strings, or token ids (N, T) of integers{hint}")
+    if not len(tokens):
+        return
+    lowest, highest = map(int, tokens.long().aminmax())
+    if lowest < 0 or highest >= vocab_size:
+        raise ValueError(
+            f"texts: found token ids from {lowest} to {highest}; this model has {vocab_size} tokens, 0 to "
+            f"{vocab_size - 1}: use model.tokenizer, or pass strings"
+        )
 
 
 def _embed(model: CLIP, tokens: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Embed token ids (N, T) in batches; yields row indices and embeddings."""
-    if tokens.dim() != 2 or tokens.is_floating_point():
-        raise TypeError(
-            f"texts: found a tensor {tuple(tokens.shape)} of {tokens.dtype}; expected strings, or token ids (N, T)"
-        )
     config, tower, device = model.config.text, model.text, device_of(model)
-    tokens = tokens.cpu()  # the plan reads the tokens
+    tokens = tokens.cpu().long()  # the plan reads the tokens
     if config.padding == "masked":
         lengths = sequence_lengths(tokens, config.end_id)
     else:
-        lengths = torch.full((len(tokens),), tokens.shape[1])
+        lengths = torch.full((len(tokens),), tokens.shape[1], device="cpu")
     max_tokens = MAX_TOKENS.get(device.type, batch_size * tokens.shape[1])
     share_prefix = isinstance(tower, FastTextTransformer) and tower.can_share_prefix()
     for batch in plan_batches(tokens, lengths, batch_size, max_tokens, share_prefix):
@@ -75,4 +110,7 @@ def _tokenize(model: CLIP, tokenizer: TextTokenizer | None, texts: Sequence[str]
             "miniclip.load(..., tokenizer='tokenizer.json')"
         )
     config = model.config.text
-    return tokenizer(texts, context_length=config.context_length, pad=config.padding == "attended")
+    tokens = tokenizer(texts, context_length=config.context_length, pad=config.padding == "attended")
+    if len(tokens) != len(texts):
+        raise ValueError(f"the tokenizer returned {len(tokens)} rows for {len(texts)} texts; expected one for each")
+    return tokens

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from miniclip.tokenizer.chunk_cache import BYTES_PER_ID, pack_ids
+from miniclip.utils.items import TEXTS, listed
 
 
 class TextTokenizer(Protocol):
@@ -71,7 +72,7 @@ class BatchTokenizer:
 
         Raises:
             ValueError: context_length has no room for a token of the caption.
-            TypeError: a caption is not a string.
+            TypeError: a caption is not a string, or the captions are a table, a dict or a set.
         """
         num_special = len(self.before) + len(self.after)
         if context_length <= num_special:
@@ -79,7 +80,8 @@ class BatchTokenizer:
                 f"context_length={context_length} is too small: {num_special + 1} is the least "
                 f"(one token, and {num_special} around it)"
             )
-        captions = [texts] if isinstance(texts, str) or not hasattr(texts, "__iter__") else texts
+        one = isinstance(texts, str) or not hasattr(texts, "__iter__")
+        captions = [texts] if one else listed(texts, "captions", f"a string, or {TEXTS}")
         packed = self._encode_packed(check_caption(text, index) for index, text in enumerate(captions))
         room = (context_length - num_special) * BYTES_PER_ID
         too_long = [len(ids) // BYTES_PER_ID + num_special for ids in packed if len(ids) > room]
@@ -94,7 +96,7 @@ class BatchTokenizer:
         else:
             rows = [row + padding[len(row) :] for row in rows]
         if not rows:
-            return torch.zeros(0, width, dtype=torch.int64)
+            return torch.zeros(0, width, dtype=torch.int64, device="cpu")
         return torch.frombuffer(bytearray().join(rows), dtype=torch.int64).view(len(rows), width)  # (N, T)
 
     def _encode_packed(self, captions: Iterable[str]) -> list[bytes]:

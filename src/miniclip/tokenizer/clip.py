@@ -36,6 +36,7 @@ from miniclip.tokenizer.chunk_cache import ChunkCache, ContextDependent, pack_id
 from miniclip.tokenizer.cleaning import chunk_fixer, clean, clean_openai
 from miniclip.tokenizer.fast_bpe import apply_merges, learn_merges, merge_table, token_bytes
 from miniclip.tokenizer.tokenizer_json import build, check_vocabulary
+from miniclip.utils.items import TEXTS, refuse_tables
 
 WORDS = regex.compile(PATTERN)
 WORDS_ASCII = re.compile(PATTERN.replace(r"\p{L}", "a-z").replace(r"\p{N}", "0-9"))  # lowercase only; twice as fast
@@ -100,7 +101,7 @@ class Tokenizer(BatchTokenizer):
 
         Raises:
             ValueError: vocab_size is below 514.
-            TypeError: captions is a single string, or contains something else than strings.
+            TypeError: captions is a single string, a table or a dict, or contains something else than strings.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
@@ -109,6 +110,7 @@ class Tokenizer(BatchTokenizer):
             )
         if isinstance(captions, str):
             raise TypeError("captions is a single str; expected an iterable of captions")
+        refuse_tables(captions, "captions", TEXTS)
         words: Counter[str] = Counter()
         for index, caption in enumerate(captions):
             words.update(WORDS.findall(clean(check_caption(caption, index))))

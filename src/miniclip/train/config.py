@@ -9,6 +9,7 @@ from typing import Any, Literal
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
 from miniclip.runtime.precision import Precision
 from miniclip.utils.checks import check_types, did_you_mean
+from miniclip.utils.config_checks import KnownFields
 
 Loss = Literal["contrastive", "sigmoid"]
 Monitor = Literal["recall", "text_to_image", "image_to_text", "val_loss"]
@@ -28,12 +29,12 @@ def setting(default: Any, valid: Range, help: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(KnownFields):
     """Settings of a training run.
 
     Raises:
         ValueError: a setting is out of its range.
-        TypeError: a setting has the wrong type.
+        TypeError: a setting has the wrong type, or there is no setting of a name.
     """
 
     epochs: int = setting(30, AT_LEAST_1, "passes over the training images")

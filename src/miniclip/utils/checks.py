@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,11 +24,25 @@ def did_you_mean(name: str, choices: Iterable[str], listed_by: str | None = None
     return f"{hint} {listed_by} lists them" if listed_by else f"{hint} known: {', '.join(choices)}"
 
 
+def whole_number(name: str, value: Any, at_least: int | None = None) -> int:
+    """Return an integer of Python or numpy as an int.
+
+    Raises:
+        TypeError: the value is a bool, or not an integer.
+        ValueError: it is below `at_least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected an integer")
+    if at_least is not None and value < at_least:
+        raise ValueError(f"{name} {value}: expected at least {at_least}")
+    return int(value)
+
+
 def check_types(instance: Any) -> None:
     """Check the fields of a dataclass against their annotations.
 
-    An int is accepted as a float, a bool is not a number, and a float must be finite. Annotations can combine types
-    and literals, as in `int | Literal["auto"]`.
+    An int is accepted as a float, a bool is not a number, and a float must be finite. Numbers of numpy become Python's.
+    Annotations can combine types and literals, as in `int | Literal["auto"]`.
 
     Raises:
         TypeError: a field has another type.
@@ -35,7 +50,16 @@ def check_types(instance: Any) -> None:
     """
     hints = get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
-        _check(field.name, getattr(instance, field.name), hints[field.name])
+        value = _plain(getattr(instance, field.name))
+        object.__setattr__(instance, field.name, value)  # the dataclass may be frozen
+        _check(field.name, value, hints[field.name])
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy as Python's, which JSON can hold; other values as they are."""
+    if isinstance(value, int | float | str) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def _check(name: str, value: Any, hint: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from miniclip.utils.checks import check_types, did_you_mean
 
@@ -93,3 +93,19 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], parts: Mapping[str,
         if field.default is dataclasses.MISSING and name not in values:
             raise ValueError(f"the configuration has no key {prefix + name!r}")
     return cls(**values)
+
+
+class KnownFields:
+    """Base class of a dataclass whose constructor names the nearest field for an unknown one."""
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Create the instance.
+
+        Raises:
+            TypeError: a keyword is not the name of a field.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]  # its subclasses are
+        for name in values:
+            if name not in names:
+                raise TypeError(f"{cls.__name__} has no setting {name!r}{did_you_mean(name, names)}")
+        return super().__new__(cls)

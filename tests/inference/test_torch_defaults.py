@@ -1,0 +1,81 @@
+"""Embeddings do not depend on torch's default dtype and device."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import miniclip
+from miniclip.evaluation import retrieval
+from miniclip.hub import fresh
+
+CAPTIONS = ["a dog", "a red circle above a blue square", "a dog", ""]
+
+
+@contextmanager
+def defaults(dtype: torch.dtype, device: str) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(before)
+
+
+class Data:
+    captions = ([*CAPTIONS[:2]], [CAPTIONS[2]], [CAPTIONS[3]])
+
+    def __init__(self, arrays) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index):
+        return Image.fromarray(self.arrays[index]), list(self.captions[index])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.filterwarnings("ignore:1 of 4 images")
+def test_results_are_those_without_defaults(toy_config, toy_tokenizer, tmp_path, dtype, device, causal):
+    config = toy_config.replace_text(causal=causal, pooling="end" if causal else "first")
+    model = fresh(config, toy_tokenizer).eval()
+    miniclip.save(model, tmp_path / "model")
+    arrays = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    labels = ["dog", "red circle"]
+
+    def results(model):
+        pixels = torch.stack([model.preprocess(array) for array in arrays])
+        return [
+            pixels,
+            model.encode_text(CAPTIONS),
+            model.encode_text([]),
+            model.encode_image(arrays),
+            model.encode_image([]),
+            model.encode_image([*arrays, "missing.png"], on_error="skip")[:3],
+            model.encode_image(pixels),
+            model.classify(arrays, labels, ["a {}", "the {}"]),
+        ]
+
+    expected, recalls = results(model), retrieval(model, Data(arrays))
+    with defaults(dtype, device):
+        for other in (model, miniclip.load(tmp_path / "model")):
+            for value, plain in zip(results(other), expected, strict=True):
+                assert value.dtype == torch.float32
+                assert value.device.type == "cpu"
+                torch.testing.assert_close(value, plain, rtol=0, atol=1e-6)
+        assert retrieval(model, Data(arrays)) == recalls
+
+
+def test_fresh_weights_are_not_on_the_default_device():
+    with defaults(torch.float32, "meta"):
+        model = miniclip.load("bert_vit_tiny", pretrained=False)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert float(model.image.positions.detach().std()) > 0.01
