@@ -16,6 +16,8 @@ from torch import Tensor
 
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.given import as_dataset
+from miniclip.utils.checks import whole_number
+from miniclip.utils.items import describe
 
 KS = (1, 5, 10)
 ROWS = 1024  # rows of the similarity matrix at a time; the full N x M matrix of a large dataset would not fit
@@ -68,21 +70,36 @@ def retrieval(model: Encoder, data: Any) -> Recalls:
         `{"image_to_text": {"R@1": …, "R@5": …, "R@10": …}, "text_to_image": {…}}`, in percent.
 
     Raises:
-        ValueError: `data` is a cached dataset that was built for another model.
-        TypeError: `data` is not a dataset of captioned images.
+        TypeError: the model or the data are something else.
+        ValueError: the data are empty, an image has no caption, or a cache was built for another model.
     """
+    if not (hasattr(model, "encode_image") and hasattr(model, "encode_text")):
+        raise TypeError(
+            f"model: found {describe(model)}; expected a model with encode_image and encode_text, as miniclip.load "
+            "returns"
+        )
     data = as_dataset(data)
+    if not len(data):
+        raise ValueError("data: the dataset is empty; expected at least one image")
     require_pixels(data, model)
     return recalls(embed(model, data.captions, LazyImages(data)))
 
 
 def embed(model: Encoder, captions: Sequence[Sequence[str]], images: Any) -> Embeddings:
     """Embed images, in any form that the model accepts, and all captions of each image."""
-    counts = torch.tensor([len(group) for group in captions])
-    image_embeddings = model.encode_image(images)
-    text_embeddings = model.encode_text([caption for group in captions for caption in group])
-    image_indices = torch.arange(len(counts)).repeat_interleave(counts).to(image_embeddings.device)
+    counts = torch.tensor([len(group) for group in captions], dtype=torch.int64, device="cpu")
+    texts = [caption for group in captions for caption in group]
+    image_embeddings, text_embeddings = model.encode_image(images), model.encode_text(texts)
+    _check_rows("encode_image", image_embeddings, len(counts))
+    _check_rows("encode_text", text_embeddings, len(texts))
+    image_indices = torch.arange(len(counts), device="cpu").repeat_interleave(counts).to(image_embeddings.device)
     return Embeddings(image_embeddings, text_embeddings, image_indices)
+
+
+def _check_rows(method: str, rows: Any, count: int) -> None:
+    """Raise ValueError if a model's method did not return one embedding for each input."""
+    if not isinstance(rows, Tensor) or rows.dim() != 2 or len(rows) != count:
+        raise ValueError(f"the model's {method} returned {describe(rows)}; expected a tensor ({count}, E)")
 
 
 def recalls(embeddings: Embeddings, ks: Sequence[int] = KS) -> Recalls:
@@ -98,6 +115,7 @@ def recalls(embeddings: Embeddings, ks: Sequence[int] = KS) -> Recalls:
     Returns:
         `{"image_to_text": {"R@1": percent, …}, "text_to_image": {…}}`.
     """
+    ks = [whole_number("k", k, 1) for k in ks]
     ranks = {"image_to_text": image_to_text_ranks(embeddings), "text_to_image": text_to_image_ranks(embeddings)}
     return {way: {f"R@{k}": 100 * float((rank < k).double().mean()) for k in ks} for way, rank in ranks.items()}
 
