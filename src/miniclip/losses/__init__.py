@@ -43,9 +43,11 @@ def contrastive_loss(
         blocks or with several ranks it can be differentiated once.
 
     Raises:
-        ValueError: the shapes do not match, here or between ranks, or chunk_size is below 1.
+        ValueError: the shapes do not match, here or between ranks, or a number is out of its range.
+        TypeError: an input is not a tensor, or not of the right dtype.
     """
     inputs = LossInputs(image_embeddings, text_embeddings, logit_scale, None, ids, chunk_size)
+    inputs.check()
     if _in_one_piece(inputs):
         return reference.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids)
     return _fast_loss(inputs)
@@ -74,8 +76,14 @@ def sigmoid_loss(
 
     Raises:
         ValueError: as in `contrastive_loss`.
+        TypeError: as in `contrastive_loss`.
     """
+    if logit_bias is None:
+        raise TypeError(
+            "logit_bias is None; expected a number or a tensor (): use contrastive_loss for a model without one"
+        )
     inputs = LossInputs(image_embeddings, text_embeddings, logit_scale, logit_bias, ids, chunk_size)
+    inputs.check()
     if _in_one_piece(inputs):
         return reference.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids)
     return _fast_loss(inputs)
