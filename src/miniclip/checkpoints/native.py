@@ -21,6 +21,7 @@ from miniclip.errors import CheckpointError
 from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIP
 from miniclip.utils.atomic import write_atomically
+from miniclip.utils.items import describe
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -83,14 +84,14 @@ def unwrap_clip(model: nn.Module) -> CLIPModel:
     Raises:
         TypeError: there is none.
     """
-    inner = unwrap(model)
+    inner = unwrap(model) if isinstance(model, nn.Module) else model
     if type(inner) is CLIP:
         raise TypeError(
             "the model is a CLIP, without preprocessing and tokenizer: build it as CLIPModel(config, tokenizer)"
         )
     if not isinstance(inner, CLIPModel):
         raise TypeError(
-            f"the model is a {type(inner).__name__}; expected a CLIPModel: merge the adapters of a peft model "
+            f"the model is {describe(inner)}; expected a CLIPModel: merge the adapters of a peft model "
             "first, with model = model.merge_and_unload()"
         )
     return inner

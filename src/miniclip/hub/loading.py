@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,18 +19,23 @@ from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.errors import CheckpointError
 from miniclip.hub.download import fetch
-from miniclip.hub.registry import PRETRAINED
+from miniclip.hub.registry import PRETRAINED, meant, suggestion
 from miniclip.hub.tokenizers import attach_tokenizer, open_tokenizer
 from miniclip.inference.model import CLIPModel
-from miniclip.runtime.precision import dtype_named
-from miniclip.utils.checks import did_you_mean
+from miniclip.runtime.precision import DtypeName, dtype_named
+from miniclip.utils.items import describe
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
 RUN_CHECKPOINTS = ("best", "last")  # subdirectories of a run directory; the first that exists is loaded
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+# before a repository: open_clip's and huggingface_hub's prefixes, and the address of its page
+HUB_PREFIX = re.compile(r"(hf-hub:|hf://|https?://(www\.)?(huggingface\.co|hf\.co)/)", re.IGNORECASE)
+OPENAI_NAME = re.compile(r"vit-\w+/\d+", re.IGNORECASE)  # ViT-B/32 is not a repository
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 MAX_LISTED_FILES = 8
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +58,7 @@ def load(
     *,
     pretrained: bool = True,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
+    dtype: torch.dtype | DtypeName | None = None,
     tokenizer: str | Path | TextTokenizer | None = None,
     image_size: int | None = None,
     config: str | Path | CLIPConfig | None = None,
@@ -81,16 +87,20 @@ def load(
         The model, in evaluation mode. If the checkpoint has no tokenizer, it is fetched when a text is first encoded.
 
     Raises:
+        TypeError: an argument has the wrong type.
         ValueError: unknown preset or dtype, or a tokenizer or image size that does not fit the model.
         FileNotFoundError: no such checkpoint, on disk or on the Hub.
         ConnectionError: the checkpoint is not in the cache, and the Hub cannot be reached.
         CheckpointError: the checkpoint is damaged or of an unknown kind, or its weights do not fit its settings.
     """
+    if not isinstance(pretrained, bool):
+        raise TypeError(
+            f"pretrained is {pretrained!r}; expected True or False: choose the weights by name, as in "
+            "miniclip.load('vit_b_32_laion2b')"
+        )
     target = torch.device(device or "cpu")
-    if isinstance(dtype, str):
-        dtype = _dtype(dtype, target)
-    options = LoadOptions(target, dtype, tokenizer, image_size, config, revision, cache_dir)
-    return _load_checkpoint(name, options) if pretrained else _load_preset(str(name), options)
+    options = LoadOptions(target, _dtype(dtype, target), tokenizer, image_size, config, revision, cache_dir)
+    return _load_checkpoint(_require_name(name), options) if pretrained else _load_preset(_require_name(name), options)
 
 
 def fresh(config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> CLIPModel:
@@ -115,7 +125,7 @@ def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir:
         ConnectionError: the checkpoint is not in the cache, and the Hub cannot be reached.
         ValueError: a revision of a local path, or a preset without published weights.
     """
-    path = Path(name)
+    path = Path(str(name).removeprefix("local-dir:"))  # open_clip's prefix
     local = _local_checkpoint(path)
     if local is not None:
         if revision is not None:
@@ -133,10 +143,13 @@ def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir:
 def _load_preset(name: str, options: LoadOptions) -> CLIPModel:
     if options.config is not None or options.revision is not None:
         raise ValueError("pretrained=False builds a preset with fresh weights: remove config and revision")
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}{suggestion(name, PRESETS)}")
     config = preset(name)
     if options.image_size is not None:
         config = config.replace_image(image_size=options.image_size)
-    model = fresh(config, open_tokenizer(options.tokenizer))
+    with torch.device("cpu"):  # not torch's default device
+        model = fresh(config, open_tokenizer(options.tokenizer))
     return model.to(device=options.device, dtype=options.dtype).eval()
 
 
@@ -148,10 +161,36 @@ def _load_checkpoint(name: str | Path, options: LoadOptions) -> CLIPModel:
     return model.to(device=options.device).eval()
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of a name; the choice of "auto" is logged, because embeddings differ with it."""
-    dtype = dtype_named(name, device)
-    if name == "auto":
+def _require_name(name: object) -> str:
+    """Return the name of a model or a path as a string.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: it is empty.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"name: found {describe(name)}; expected a name of miniclip.list_models(), org/name, or a path")
+    if not str(name):
+        raise ValueError("name: found an empty string; miniclip.list_models() lists the names")
+    return str(name)
+
+
+def _dtype(chosen: torch.dtype | str | None, device: torch.device) -> torch.dtype | None:
+    """Return a dtype that weights can have, by its name; the choice of "auto" is logged, because embeddings differ.
+
+    Raises:
+        ValueError: weights cannot have this dtype.
+        TypeError: it is not a dtype.
+    """
+    expected = f"expected {', '.join(map(str, WEIGHT_DTYPES))}, a name of these, or 'auto'"
+    if isinstance(chosen, torch.dtype) and chosen not in WEIGHT_DTYPES:
+        raise ValueError(f"dtype {chosen}: {expected}")
+    if chosen is None or isinstance(chosen, torch.dtype):
+        return chosen
+    if not isinstance(chosen, str):
+        raise TypeError(f"dtype: found {describe(chosen)}; {expected}")
+    dtype = dtype_named(chosen, device)
+    if chosen == "auto":
         logger.warning("dtype='auto': weights in %s on %s", str(dtype).removeprefix("torch."), device.type)
     return dtype
 
@@ -160,6 +199,11 @@ def _config(config: str | Path | CLIPConfig | None) -> CLIPConfig | None:
     """Return a configuration as it is, by the name of a preset, or from a file."""
     if config is None or isinstance(config, CLIPConfig):
         return config
+    if not isinstance(config, str | os.PathLike):
+        raise TypeError(
+            f"config: found {describe(config)}; expected the name of a preset, a path, or a CLIPConfig: from a dict, "
+            "CLIPConfig.from_dict(values)"
+        )
     path = Path(config)
     if not path.is_file():
         return preset(str(config))
@@ -185,16 +229,19 @@ def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path 
     is_pretrained = name in PRETRAINED
     if name in PRESETS and not is_pretrained:
         raise ValueError(f"{name!r} has no published weights: pass pretrained=False for fresh ones")
-    repo = PRETRAINED[name].repo if is_pretrained else name
-    if not REPOSITORY.fullmatch(repo):
-        hint = did_you_mean(name, {**PRESETS, **PRETRAINED}, listed_by="miniclip.list_models()")
+    repo = PRETRAINED[name].repo if is_pretrained else HUB_PREFIX.sub("", name, count=1).rstrip("/")
+    if URL.match(repo):
+        raise FileNotFoundError(f"{name}: is a URL; pass a repository of the Hub as org/name, or download the file")
+    if not REPOSITORY.fullmatch(repo) or OPENAI_NAME.fullmatch(repo):
+        hint = suggestion(repo, {**PRESETS, **PRETRAINED})
         raise FileNotFoundError(f"{name}: neither a path nor the name of a model{hint}")
     try:
         return fetch(repo, functools.partial(_needed_files, repo), revision=revision, cache_dir=cache_dir)
     except (ConnectionError, FileNotFoundError) as error:
         if is_pretrained:
             raise
-        raise type(error)(f"{name} is not a local path; as a repository on the Hub: {error}") from None
+        hint = suggestion(repo, PRETRAINED) if meant(repo, PRETRAINED) else ""
+        raise type(error)(f"{name} is not a local path; as a repository on the Hub: {error}{hint}") from None
 
 
 def _needed_files(repo: str, names: list[str]) -> list[str]:

@@ -5,9 +5,12 @@ A name only gives the repository. The architecture is read from the repository's
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from miniclip.config import PRESETS
+from miniclip.utils.checks import did_you_mean
 
 
 class Pretrained(NamedTuple):
@@ -57,3 +60,41 @@ def list_models() -> dict[str, str]:
     """Return the names that `load` accepts, each with a description: presets, and checkpoints with their repository."""
     presets = {name: description for name, (description, _) in PRESETS.items()}
     return presets | {name: f"{entry.description}; {entry.repo}" for name, entry in PRETRAINED.items()}
+
+
+# Parts of other projects' names for the same models: "ViT-B/32", "clip-ViT-B-32", "clip-vit-base-patch32".
+_LETTERS = {"base": "b", "large": "l", "huge": "h", "giant": "g"}
+RESNET = re.compile(r"RN\d|resnet", re.IGNORECASE)
+_DROPPED = {"", "clip", "google", "hub", "openai", "patch", "px", "quickgelu", "vit", "224"}
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Return the end of an error message: the model that a name of another project means, or the nearest name.
+
+    Args:
+        name: an unknown name.
+        names: the known names.
+    """
+    if RESNET.match(name):
+        return "; miniclip has vision transformers only: miniclip.list_models() lists them"
+    names = list(names)
+    if same := meant(name, names):
+        return f"; did you mean {same!r}? miniclip.list_models() lists all names"
+    return did_you_mean(name.lower().replace("-", "_"), names, listed_by="miniclip.list_models()")
+
+
+def meant(name: str, names: Iterable[str]) -> str | None:
+    """Return the known name of the model that has another name in other projects, such as ViT-B/32; None: unknown."""
+    parts = _parts(name)
+    return next((known for known in names if parts and parts in (_parts(known), _parts(_repo_name(known)))), None)
+
+
+def _repo_name(known: str) -> str:
+    """Return the name of a model's repository without its organisation; "" for a model without one."""
+    return PRETRAINED[known].repo.split("/")[1] if known in PRETRAINED else ""
+
+
+def _parts(name: str) -> frozenset[str]:
+    """Return the parts of a model's name that tell models apart: {"b", "32"} of "ViT-B/32"."""
+    words = re.findall(r"[a-z]+|\d+", name.lower().replace("vit", " vit ").replace("clip", " clip "))
+    return frozenset(_LETTERS.get(word, word) for word in words) - _DROPPED

@@ -12,6 +12,7 @@ import torch
 from miniclip.utils.checks import did_you_mean
 
 Precision = Literal["auto", "float32", "bfloat16"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]  # of weights
 DTYPES = ("float32", "bfloat16", "float16")  # dtypes for weights
 
 log = logging.getLogger(__name__)
