@@ -42,6 +42,7 @@ from miniclip.train.metrics import MetricsBuffer, mfu_function
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.step import LossFunction, StepOptions
 from miniclip.train.step_arguments import InputPreparation, loss_function, step_options
+from miniclip.utils.items import describe, listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,7 @@ def set_up(
 
     The arguments are those of `Trainer`.
     """
+    require_types(model, config)
     train_data, val_data = as_dataset(train_data), None if val_data is None else as_dataset(val_data)
     distributed.init(device)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -139,6 +141,20 @@ def set_up(
         metrics=metrics,
         progress=progress,
     )
+
+
+def require_types(model: Any, config: Any) -> None:
+    """Raise TypeError if the arguments of a trainer are a name, a dict, or something else of another type."""
+    if not (hasattr(model, "preprocess") and hasattr(model, "encode_image")):
+        raise TypeError(
+            f"model: found {describe(model)}; expected a CLIPModel, as miniclip.load(name) and "
+            "CLIPModel(config, tokenizer) return"
+        )
+    if not isinstance(config, TrainConfig):
+        raise TypeError(
+            f"config: found {describe(config)}; expected a TrainConfig, as TrainConfig(epochs=3) or, from a dict, "
+            "TrainConfig.from_dict(values)"
+        )
 
 
 def choose(
@@ -215,7 +231,16 @@ def run_length(config: TrainConfig, progress: Progress, steps_per_epoch: int) ->
 
 
 def build_callbacks(callbacks: Sequence[Callback] | None, config: TrainConfig) -> list[Callback]:
-    """Return the callbacks, by default `default_callbacks`, and the settings' loggers; ranks other than 0 have none."""
+    """Return the callbacks, by default `default_callbacks`, and the settings' loggers; ranks other than 0 have none.
+
+    Raises:
+        TypeError: the callbacks are one callback, or an item is not one.
+    """
+    if callbacks is not None:
+        callbacks = listed(callbacks, "callbacks", "a list of callbacks, as in [MyCallback()]")
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks: found {describe(callback)} in the list; expected instances of Callback")
     callbacks = [*(default_callbacks() if callbacks is None else callbacks), *logger_callbacks(config)]
     return callbacks if distributed.is_main() else []
 
