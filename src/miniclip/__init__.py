@@ -4,7 +4,6 @@ model = miniclip.load("vit_b_16")
 model.encode_image("cat.jpg") @ model.encode_text(["a cat", "a dog"]).T
 """
 
-from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,9 @@ from torch import Tensor
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError, DataError
 from miniclip.hub import export, list_models, load, push_to_hub, save
+from miniclip.inference.image_items import Images
 from miniclip.inference.model import CLIPModel
+from miniclip.inference.texts import Texts
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIP, CLIPOutput
 from miniclip.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ from miniclip.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from miniclip import data, evaluation
+    from miniclip import train as train
     from miniclip.train import TrainConfig, Trainer
 
 
@@ -40,12 +42,12 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def encode_image(model: CLIPModel, images: Any, **options: Any) -> Tensor:
+def encode_image(model: CLIPModel, images: Images, **options: Any) -> Tensor:
     """Return `model.encode_image(images, **options)`: unit vectors (N, E)."""
     return model.encode_image(images, **options)
 
 
-def encode_text(model: CLIPModel, texts: str | Sequence[str] | Tensor, **options: Any) -> Tensor:
+def encode_text(model: CLIPModel, texts: Texts, **options: Any) -> Tensor:
     """Return `model.encode_text(texts, **options)`: unit vectors (N, E)."""
     return model.encode_text(texts, **options)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -29,14 +29,15 @@ from miniclip.utils.checks import did_you_mean
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
-LAYOUTS = ("openai", "open_clip", "transformers")
+Layout = Literal["openai", "open_clip", "transformers"]
+LAYOUTS = get_args(Layout)
 TOKENIZER_CONFIG = "tokenizer_config.json"
 REFUSED = "the export was checked and refused: {problem} after reading it back; please report this, with config.json"
 MAX_ERROR = 1e-5  # largest difference of unit vectors: equal weights differ by the order of sums only
 MAX_HALF_ERROR = 1e-2  # in float16 and bfloat16
 
 
-def export(model: nn.Module, path: str | Path, *, layout: str, repo: str | None = None) -> None:
+def export(model: nn.Module, path: str | Path, *, layout: Layout, repo: str | None = None) -> None:
     """Write a model in another project's layout, for that project's code to open.
 
     Args:

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     )
 
 
-def eval_command(checkpoint: str, data: str | None, split: str, device: str | None, dtype: str | None) -> None:
+def eval_command(checkpoint: str, data: str | None, split: Any, device: str | None, dtype: Any) -> None:
     """Run `miniclip eval`."""
     import torch
 

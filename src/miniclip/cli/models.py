@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     models.add_argument("name", nargs="?", help="a preset or a pretrained checkpoint")
 
 
-def convert_command(source: str, target: str, layout: str, dtype: str | None, **options: Any) -> None:
+def convert_command(source: str, target: str, layout: Any, dtype: Any, **options: Any) -> None:
     """Run `miniclip convert`."""
     import miniclip
 
@@ -52,8 +52,8 @@ def convert_command(source: str, target: str, layout: str, dtype: str | None, **
         miniclip.save(model, target)
     else:
         miniclip.export(model, target, layout=layout)
-    dtype = str(model.log_scale.dtype).removeprefix("torch.")
-    print(f"{target}: {count_parameters(model):,} parameters in {dtype}, in the layout of {layout}")
+    precision = str(model.log_scale.dtype).removeprefix("torch.")
+    print(f"{target}: {count_parameters(model):,} parameters in {precision}, in the layout of {layout}")
 
 
 def models_command(name: str | None) -> None:

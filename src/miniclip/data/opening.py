@@ -20,7 +20,7 @@ from miniclip.data.formats.options import ReadKeywords, ReadOptions
 from miniclip.data.formats.shards import is_tar
 from miniclip.data.formats.webdataset import WebDataset
 from miniclip.data.shapes import Shapes
-from miniclip.data.splits import SPLIT_NAMES
+from miniclip.data.splits import SPLIT_NAMES, Split
 from miniclip.errors import DataError
 
 LAYOUTS = (
@@ -75,7 +75,7 @@ def spec_name(spec: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
 
 
-def open_data(spec: str | Path, split: str = "train", **options: Unpack[ReadKeywords]) -> ImageCaptionDataset:
+def open_data(spec: str | Path, split: Split = "train", **options: Unpack[ReadKeywords]) -> ImageCaptionDataset:
     """Open a dataset by its spec, as on the command line.
 
     Args:
@@ -119,7 +119,7 @@ def _open_file(path: Path, columns: ColumnNames, options: ReadOptions) -> ImageC
     return load_tables([path], path.parent, columns, options)
 
 
-def _open_folder(root: Path, columns: ColumnNames, split: str, options: ReadKeywords) -> ImageCaptionDataset:
+def _open_folder(root: Path, columns: ColumnNames, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
     for matches, open_layout in FOLDER_LAYOUTS:
         if columns == ColumnNames() and matches(root):
             return open_layout(root, split, options)
@@ -151,7 +151,7 @@ def _is_saved(root: Path) -> bool:
     return (root / "state.json").is_file() or (root / "dataset_dict.json").is_file()
 
 
-def _open_saved(root: Path, split: str, options: ReadKeywords) -> ImageCaptionDataset:
+def _open_saved(root: Path, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
     """Open what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     try:
         import datasets
@@ -170,7 +170,7 @@ def _open_saved(root: Path, split: str, options: ReadKeywords) -> ImageCaptionDa
 
 
 # The first match wins, so layouts with the most specific files come first.
-FOLDER_LAYOUTS: Sequence[tuple[Callable[[Path], bool], Callable[[Path, str, ReadKeywords], ImageCaptionDataset]]] = (
+FOLDER_LAYOUTS: Sequence[tuple[Callable[[Path], bool], Callable[[Path, Split, ReadKeywords], ImageCaptionDataset]]] = (
     (_is_saved, _open_saved),
     (_is_coco, lambda root, split, options: CocoCaptions(root, split, **options)),
     (_is_flickr8k, lambda root, split, options: Flickr8k(root, split, **options)),

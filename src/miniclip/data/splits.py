@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Split = Literal["train", "val", "test", "all"]  # a dataset can have others; "all" is the whole dataset
 
 SPLIT_NAMES = {  # common names of splits, in lower case
     "train": "train",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
-from miniclip.checkpoints.export import LAYOUTS, export
+from miniclip.checkpoints.export import LAYOUTS, Layout, export
 from miniclip.hub.client_errors import HubUnavailableError, one_line_errors
 from miniclip.hub.download import check_repo_name
 from miniclip.hub.model_card import model_card
@@ -21,7 +21,7 @@ def push_to_hub(
     model: CLIPModel,
     repo: str,
     *,
-    layout: str = "miniclip",
+    layout: Literal["miniclip"] | Layout = "miniclip",
     metrics: Mapping[str, Any] | None = None,
     private: bool = False,
     message: str = "Upload with miniclip",

@@ -9,7 +9,7 @@ from miniclip.cli.parsing import add_command
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
 
 PRESET = "bert_vit_b_16"
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[Any, ...] = ("train", "val", "test")
 
 EPILOG = """examples:
   miniclip data cache flickr30k cache                224 px, the size of the reference system
@@ -113,7 +113,7 @@ def cache_settings(
     )
 
 
-def open_splits(data: str, splits: list[str] | None, **skip_options: Any) -> list[tuple[str, Any]]:
+def open_splits(data: str, splits: list[Any] | None, **skip_options: Any) -> list[tuple[str, Any]]:
     """Open the given splits, or all that the dataset has.
 
     Raises:

@@ -53,7 +53,7 @@ def inspect_command(data: str, split: str | None, sheet: str | None, tokenizer: 
         print(f"contact sheet: {sheet}")
 
 
-def open_split(data: str, split: str | None) -> tuple[Any, str]:
+def open_split(data: str, split: Any) -> tuple[Any, str]:
     """Open a dataset without what cannot be read; return it and the name of its split."""
     from miniclip.data import open_data
 

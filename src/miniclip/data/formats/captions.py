@@ -16,6 +16,7 @@ from miniclip.data.formats.options import ReadKeywords, ReadOptions
 from miniclip.data.formats.rows import ImageRows, select
 from miniclip.data.formats.tables import read_table
 from miniclip.data.skipping import SkipLog
+from miniclip.data.splits import Split
 
 
 class Captions(ImageFiles):
@@ -56,7 +57,7 @@ class Captions(ImageFiles):
         image: str | None = None,
         caption: str | Sequence[str] | None = None,
         separator: str | None = None,
-        split: str = "all",
+        split: Split = "all",
         **options: Unpack[ReadKeywords],
     ) -> Captions:
         """Read a CSV or TSV table, with one caption a row or lists of them.
@@ -81,7 +82,7 @@ class Captions(ImageFiles):
         *,
         image: str | None = None,
         caption: str | Sequence[str] | None = None,
-        split: str = "all",
+        split: Split = "all",
         **options: Unpack[ReadKeywords],
     ) -> Captions:
         """Read a file with one object a line, such as `{"image": "a.jpg", "caption": "a dog"}`, or a JSON list of them.
@@ -98,7 +99,7 @@ class Captions(ImageFiles):
         *,
         image: str | None = None,
         caption: str | Sequence[str] | None = None,
-        split: str = "all",
+        split: Split = "all",
         **options: Unpack[ReadKeywords],
     ) -> Captions:
         """Read a parquet file, a folder of them, or a list. The image column holds paths or the images themselves.
@@ -119,7 +120,7 @@ class Captions(ImageFiles):
         return load_tables(files, root, ColumnNames(image, caption), ReadOptions(split, **options))
 
     @classmethod
-    def from_folder(cls, path: str | Path, *, split: str = "all", **options: Unpack[ReadKeywords]) -> Captions:
+    def from_folder(cls, path: str | Path, *, split: Split = "all", **options: Unpack[ReadKeywords]) -> Captions:
         """Read the images at or below a folder, each with a text file beside it: `dog.jpg`, `dog.txt`.
 
         Each line of the text file is a caption. The split is that of folders named train, val and test, if all images
@@ -135,7 +136,7 @@ class Captions(ImageFiles):
         *,
         image: str | None = None,
         caption: str | Sequence[str] | None = None,
-        split: str = "all",
+        split: Split = "all",
         **options: Unpack[ReadKeywords],
     ) -> Captions:
         """Take a `Dataset` of Hugging Face's datasets library. An image is decoded when it is requested.

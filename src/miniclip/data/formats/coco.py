@@ -18,7 +18,7 @@ from miniclip.data.formats.karpathy import KarpathyImage, read_json, read_karpat
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
 from miniclip.data.formats.rows import ImageRow, ImageRows, select, shown
 from miniclip.data.skipping import SkipLog
-from miniclip.data.splits import normalize_split
+from miniclip.data.splits import Split, normalize_split
 from miniclip.errors import DataError
 
 KARPATHY = "dataset_coco.json"
@@ -61,7 +61,7 @@ class CocoCaptions(Captions):
         ValueError: the split does not exist.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", **options: Unpack[ReadKeywords]) -> None:
+    def __init__(self, root: str | Path, split: Split = "train", **options: Unpack[ReadKeywords]) -> None:
         self.root = Path(root).expanduser()
         self.split = split
         if not self.root.is_dir():

@@ -20,7 +20,7 @@ from miniclip.data.formats.options import ReadKeywords, ReadOptions
 from miniclip.data.formats.rows import ImageRow, ImageRows, select
 from miniclip.data.formats.tables import read_table
 from miniclip.data.skipping import SkipLog
-from miniclip.data.splits import normalize_split
+from miniclip.data.splits import Split, normalize_split
 from miniclip.errors import DataError
 
 PIPED = "results.csv"
@@ -81,7 +81,7 @@ class Flickr30k(Captions):
 
     split_file = "dataset_flickr30k.json"
 
-    def __init__(self, root: str | Path, split: str = "train", **options: Unpack[ReadKeywords]) -> None:
+    def __init__(self, root: str | Path, split: Split = "train", **options: Unpack[ReadKeywords]) -> None:
         self.root = _existing_folder(root)
         self.split = split
         read_options = ReadOptions(split, **options)

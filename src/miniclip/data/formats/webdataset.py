@@ -21,6 +21,7 @@ from miniclip.data.formats.rows import ImageRow, ImageRows, select
 from miniclip.data.formats.shards import ShardSpec, TarShard, find_shards, name_shards
 from miniclip.data.formats.tars import Member, list_members
 from miniclip.data.skipping import SkipLog
+from miniclip.data.splits import Split
 from miniclip.errors import UnreadableError
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "jp2")
@@ -61,7 +62,7 @@ class WebDataset(Captions):
     def __init__(
         self,
         shards: ShardSpec,
-        split: str = "train",
+        split: Split = "train",
         *,
         image: str | None = None,
         caption: str | None = None,

@@ -13,6 +13,7 @@ from miniclip.data.dataset import checked_index
 from miniclip.data.shapes.captions import captions_of
 from miniclip.data.shapes.drawing import draw_scene
 from miniclip.data.shapes.scenes import Scene, compose, kinds_of
+from miniclip.data.splits import Split
 
 DEFAULT_SIZES = {"train": 6000, "val": 500, "test": 500}
 
@@ -39,7 +40,7 @@ class Shapes:
         ValueError: the split does not exist, or a size is too small.
     """
 
-    def __init__(self, split: str = "train", size: int | None = None, *, image_size: int = 64, seed: int = 0) -> None:
+    def __init__(self, split: Split = "train", size: int | None = None, *, image_size: int = 64, seed: int = 0) -> None:
         if split not in DEFAULT_SIZES:
             raise ValueError(f"no split {split!r}: Shapes has {', '.join(DEFAULT_SIZES)}")
         size = DEFAULT_SIZES[split] if size is None else size
