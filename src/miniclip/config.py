@@ -79,7 +79,7 @@ class TextConfig(KnownFields):
     projection: Projection = "linear"
 
     def __post_init__(self) -> None:
-        if self.end_id == -1:
+        if self.end_id == -1 and hasattr(self.vocab_size, "__index__"):  # else `check_text` raises
             object.__setattr__(self, "end_id", self.vocab_size - 1)
         check_text(self)
 

@@ -18,8 +18,14 @@ from miniclip.checkpoints.operations import SAME, Operation, Shape
 from miniclip.checkpoints.weights import Weights
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
+from miniclip.utils.formatting import one_line
 
-MAX_PROBLEMS = 4  # named in a message; the others are counted
+MAX_PROBLEMS, MAX_MESSAGE = 4, 500  # named in a message, the others are counted; characters of each
+# Others need scales or zero points from elsewhere, or are not numbers: converted as they are, they would be wrong.
+DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+}
 
 
 class Step(NamedTuple):
@@ -109,6 +115,9 @@ def _check(weights: Weights, steps: list[Step], expected: Mapping[str, Shape]) -
             problems += [f"{key} is missing" for key in missing]
         elif problem := _shape_problem(weights, step, expected[step.parameter]):
             problems.append(problem)
+        else:
+            dtypes = {key: weights.dtypes[key] for key in step.keys}
+            problems += [f"{key} is {dtype}, expected floats" for key, dtype in dtypes.items() if dtype not in DTYPES]
     problems += [f"{key} is unknown" for key in sorted(weights.shapes.keys() - used)]
     problems += [f"{key} is missing" for key in sorted(expected.keys() - filled)]
     if problems:
@@ -127,4 +136,4 @@ def _shape_problem(weights: Weights, step: Step, expected: Shape) -> str | None:
 def _first_problems(problems: list[str]) -> str:
     """Return the first few problems, and the number of the others."""
     more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
-    return "; ".join(problems[:MAX_PROBLEMS]) + more
+    return "; ".join(one_line(problem, MAX_MESSAGE) for problem in problems[:MAX_PROBLEMS]) + more

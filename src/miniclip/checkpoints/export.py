@@ -23,6 +23,7 @@ from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer.bpe import END
+from miniclip.tokenizer.files import MAX_BYTES
 from miniclip.utils.atomic import write_atomically
 from miniclip.utils.checks import did_you_mean
 
@@ -102,7 +103,7 @@ def _tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
     Raises:
         ValueError: the tokenizer has no padding token, and the model attends to the padding.
     """
-    padding = read_json(file).get("padding")
+    padding = read_json(file, MAX_BYTES).get("padding")
     if not padding and config.text.padding == "attended":
         raise ValueError(
             "this model attends to its padding, of the id 0, which is the token of '!' too: other libraries would read "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -37,10 +38,10 @@ def find_weights(path: Path) -> Path:
         CheckpointError: the directory holds a peft adapter.
     """
     if not path.is_dir():
-        if path.exists():
+        if os.path.lexists(path):
             return path
         raise FileNotFoundError(f"{path}: no such file or directory")
-    names = {file.name for file in path.iterdir() if file.is_file()}
+    names = {file.name for file in path.iterdir() if not file.is_dir()}
     refuse_adapter(str(path), names)
     weights = best_weights(names)
     if weights is None:

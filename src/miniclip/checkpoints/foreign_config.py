@@ -9,6 +9,10 @@ from typing import Any
 
 from miniclip.checkpoints.operations import Shape
 from miniclip.config import CLIPConfig
+from miniclip.utils.checks import is_finite
+from miniclip.utils.formatting import one_line, short
+
+MAX_INTEGER, MAX_NUMBER = (1 << 31) - 1, 1e30  # larger settings are damage; their products overflow
 
 
 class ConfigSection:
@@ -39,17 +43,26 @@ class ConfigSection:
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{self.name}.{key} is {value!r}; expected a whole number (images are square)")  # noqa: TRY004
-        if value < minimum:
-            raise ValueError(f"{self.name}.{key} is {value}; expected at least {minimum}")
+            raise ValueError(f"{self.name}.{key} is {short(value)}; expected a whole number (images are square)")  # noqa: TRY004
+        if not minimum <= value <= MAX_INTEGER:
+            raise ValueError(f"{self.name}.{key} is {short(value)}; expected {minimum} to {MAX_INTEGER}")
         return value
 
-    def number(self, key: str) -> float:
-        """Return a finite number."""
+    def number(self, key: str, most: float = MAX_NUMBER) -> float:
+        """Return a finite number, from -most to most."""
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{self.name}.{key} is {value!r}; expected a number")
+        if not _is_number(value):
+            raise ValueError(f"{self.name}.{key} is {short(value)}; expected a number")
+        if abs(value) > most:
+            raise ValueError(f"{self.name}.{key} is {value}; expected at most {most:g}")
         return float(value)
+
+    def flag(self, key: str) -> bool:
+        """Return whether a setting is on; null is off, and a string such as "false" is refused."""
+        value = self.get(key)
+        if value not in (True, False, None):
+            raise ValueError(f"{self.name}.{key} is {short(value)}; expected true or false")
+        return bool(value)
 
     def choice(self, key: str, choices: Mapping[Any, str]) -> Any:
         """Return miniclip's name for a setting's value.
@@ -61,7 +74,7 @@ class ConfigSection:
         if not isinstance(value, str | bool | None) or value not in choices:
             known = ", ".join(map(str, choices))
             raise ValueError(
-                f"{self.name}.{key} is {value!r}, which miniclip does not support; expected one of: {known}"
+                f"{self.name}.{key} is {short(value)}, which miniclip does not support; expected one of: {known}"
             )
         return choices[value]
 
@@ -70,7 +83,7 @@ class ConfigSection:
         for key in keys:
             value = self.get(key) if key in self.values else None
             if value not in (None, False, 0, "none"):
-                shown = "set" if isinstance(value, Mapping) else repr(value)
+                shown = "set" if isinstance(value, Mapping) else short(value)
                 raise ValueError(f"{self.name}.{key} is {shown}, which miniclip does not support")
 
     def ignore(self, *keys: str) -> None:
@@ -80,7 +93,7 @@ class ConfigSection:
     def require_all_read(self) -> None:
         """Raise `ValueError` if a setting was not read."""
         if self._unread:
-            names = ", ".join(f"{self.name}.{key}" for key in sorted(self._unread))
+            names = one_line(", ".join(f"{self.name}.{key}" for key in sorted(self._unread)))
             raise ValueError(f"unknown settings, which could change the model's numbers: {names}")
 
 
@@ -110,9 +123,13 @@ def exp(value: float, name: str) -> float:
 def rgb_triple(value: Any, name: str) -> tuple[float, float, float]:
     """Return three numbers, a mean or a standard deviation by color channel; one number stands for all three."""
     values = value if isinstance(value, list | tuple) else [value] * 3
-    if len(values) != 3 or not all(isinstance(v, int | float) for v in values):
-        raise ValueError(f"{name} is {value!r}; expected three numbers")
+    if len(values) != 3 or not all(map(_is_number, values)):
+        raise ValueError(f"{name} is {short(value)}; expected three numbers")
     return float(values[0]), float(values[1]), float(values[2])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
 
 
 def mlp_ratio(width: int, mlp_width: int) -> float:
@@ -127,7 +144,7 @@ def grid_side(positions: int, class_tokens: int) -> int:
     Raises:
         ValueError: the patches are not a square.
     """
-    side = math.isqrt(positions - class_tokens)
+    side = math.isqrt(max(0, positions - class_tokens))
     if side**2 != positions - class_tokens:
         raise ValueError(f"{positions} position embeddings are not a square of patches and {class_tokens} class token")
     return side

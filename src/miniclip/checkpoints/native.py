@@ -21,6 +21,8 @@ from miniclip.errors import CheckpointError
 from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIP
 from miniclip.utils.atomic import write_atomically
+from miniclip.utils.files import MAX_JSON, parse_json, read_limited
+from miniclip.utils.formatting import one_line
 from miniclip.utils.items import describe
 
 if TYPE_CHECKING:
@@ -36,16 +38,16 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+    """Read a JSON object from a file of at most `limit` bytes.
 
     Raises:
         FileNotFoundError: the file does not exist.
         CheckpointError: it is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = parse_json(read_limited(path, limit))
+    except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error}); expected a configuration: copy the file again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: a JSON {type(value).__name__}; expected an object")
@@ -137,4 +139,4 @@ def parse_config(path: Path, values: Mapping[str, Any]) -> CLIPConfig:
     try:
         return CLIPConfig.from_dict(values)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {one_line(error, 1000)}") from None

@@ -7,6 +7,7 @@ the mapped file one by one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from miniclip.checkpoints.weights import InMemoryWeights, Weights
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.inference.model import CLIPModel
+from miniclip.utils.files import open_regular
+from miniclip.utils.formatting import one_line
 
 # a key that only this layout has
 NATIVE_KEY = "image.patches.weight"
@@ -32,6 +35,8 @@ OPENAI_KEY = "visual.conv1.weight"  # open_clip's own towers have this key too
 TIMM_KEY = "visual.trunk.patch_embed.proj.weight"
 TRANSFORMERS_KEY = "vision_model.embeddings.patch_embedding.weight"
 RESNET_KEY = "visual.layer1.0.conv1.weight"
+MAX_MESSAGE = 1000  # characters; names in a file can be long
+MAX_SCALARS = {"log_scale": 80.0, "logit_bias": 1e30}  # above, the logits overflow float32
 
 
 class CheckpointReader:
@@ -54,7 +59,9 @@ class CheckpointReader:
         try:
             self.plan = _load_plan(self.weights, self.directory, config)
         except (TypeError, ValueError) as error:
-            raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from None
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{path}: {one_line(error, MAX_MESSAGE)}") from None
 
     def model(
         self, dtype: torch.dtype | None = None, image_size: int | None = None, keep_half: bool = False
@@ -71,7 +78,10 @@ class CheckpointReader:
             ValueError: the image tower cannot have this image size.
         """
         config = self.plan.config
-        if image_size is not None:
+        _require_layers(self.weights, config)
+        if image_size is None:
+            _require_grid(self.weights, self.plan)
+        else:
             config = config.replace_image(image_size=image_size)
         with torch.device("meta"):
             model = CLIPModel(config)
@@ -86,7 +96,7 @@ def open_weights(path: Path) -> Weights:
     Raises:
         CheckpointError: the file is damaged, or would run code.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(16)
     if path.name.endswith(INDEX) or head[8:9] == b"{" or path.suffix == ".safetensors":
         return open_tensors(path).without_prefixes()
@@ -95,19 +105,27 @@ def open_weights(path: Path) -> Weights:
 
 
 def common_dtype(dtypes: Iterable[torch.dtype], widened: torch.dtype | None = None) -> torch.dtype | None:
-    """Return None if all floating-point weights have one precision other than `widened`, else float32."""
+    """Return None if all floating-point weights have one precision other than `widened` and float8, else float32."""
     floating = {dtype for dtype in dtypes if dtype.is_floating_point}
-    return None if len(floating) == 1 and floating != {widened} else torch.float32
+    kept = {torch.float64, torch.float32, torch.float16, torch.bfloat16} - {widened}  # others have no kernels
+    return None if len(floating) == 1 and floating <= kept else torch.float32
 
 
 def assign_weights(model: CLIPModel, weights: Weights, rows: Iterable[Row], dtype: torch.dtype | None = None) -> None:
     """Replace all parameters of a model by the weights of a file.
 
     Raises:
-        CheckpointError: keys are missing, unknown, or of another shape; it names them.
+        CheckpointError: keys are missing, unknown, or of another shape; it names them. Or the scale is not a number.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    model.load_state_dict(convert(weights, rows, model.config, expected, dtype), assign=True)
+    tensors = convert(weights, rows, model.config, expected, dtype)
+    for name, limit in MAX_SCALARS.items():
+        if name in tensors and not abs(number := float(tensors[name])) <= limit:
+            raise CheckpointError(
+                f"{weights.path}: {name} is {number}, expected a number within {limit:g}: the run that wrote it "
+                "diverged, or the file is damaged: use an earlier checkpoint"
+            )
+    model.load_state_dict(tensors, assign=True)
 
 
 def _load_plan(weights: Weights, directory: Path, config: CLIPConfig | None) -> LoadPlan:
@@ -122,12 +140,38 @@ def _load_plan(weights: Weights, directory: Path, config: CLIPConfig | None) -> 
             return LoadPlan(config, transformers.key_map(config))
         processor = _json(directory / transformers.PREPROCESSOR) or _json(directory / transformers.PROCESSOR) or {}
         return transformers.load_plan(_require_json(directory / CONFIG, weights), processor)
-    some = ", ".join(sorted(keys)[:3])
+    some = one_line(", ".join(sorted(keys)[:3]))
     kind = "those of a ResNet" if RESNET_KEY in keys else "of an unknown layout"
     raise CheckpointError(
         f"{weights.path}: the weights are {kind} ({some}, …); expected a vision transformer in OpenAI's, open_clip's, "
         "transformers' or miniclip's layout"
     )
+
+
+def _require_layers(weights: Weights, config: CLIPConfig) -> None:
+    """Raise `CheckpointError` before a model is built, which takes hours, if it has more layers than there are tensors.
+
+    The shapes are compared after that.
+    """
+    for name, layers in (("image", config.image.layers), ("text", config.text.layers)):
+        if layers > len(weights.shapes):
+            raise CheckpointError(
+                f"{weights.path}: the weights do not fit the configuration: {name}.layers is {layers:,}, and there are "
+                f"{len(weights.shapes):,} tensors"
+            )
+
+
+def _require_grid(weights: Weights, plan: LoadPlan) -> None:
+    """Raise `CheckpointError` if the file's settings have another image size than its position embeddings."""
+    image = plan.config.image
+    key = next((str(row.keys) for row in plan.rows if row.parameter == "image.positions"), "")
+    shape, rows = (1, *weights.shapes.get(key, ())), image.patches + image.class_token
+    if shape[-1:] == (image.width,) and shape[-2] != rows:
+        raise CheckpointError(
+            f"{weights.path}: the weights do not fit the configuration: {key} has the shape {shape[1:]}, expected "
+            f"{rows} rows for images of {image.image_size} pixels: correct the configuration, or pass "
+            f"image_size={image.image_size} to resize the embeddings"
+        )
 
 
 def _open_clip_or_openai(weights: Weights, directory: Path, config: CLIPConfig | None) -> LoadPlan:
@@ -149,12 +193,12 @@ def _open_clip_or_openai(weights: Weights, directory: Path, config: CLIPConfig |
 def _is_openais(weights: Weights) -> bool:
     """Check for OpenAI's own state dict: by its three integers, or its mixture of precisions."""
     has_sizes = {row.keys for row in OPENAI_SIZES} <= weights.shapes.keys()
-    dtypes = {weights.dtypes[OPENAI_KEY], weights.dtypes.get("visual.ln_pre.weight")}
+    dtypes = {weights.dtypes.get(OPENAI_KEY), weights.dtypes.get("visual.ln_pre.weight")}
     return has_sizes or dtypes == {torch.float16, torch.float32}
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.is_file() else None
+    return read_json(path) if os.path.lexists(path) else None  # a dangling link is an error, not a missing file
 
 
 def _require_json(path: Path, weights: Weights) -> Mapping[str, Any]:

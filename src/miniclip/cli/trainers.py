@@ -12,12 +12,15 @@ from miniclip.cli.evaluate import data_spec_of, reading_options_of
 from miniclip.config import preset
 from miniclip.train.config import TrainConfig
 from miniclip.utils.checks import did_you_mean
+from miniclip.utils.files import read_limited
+from miniclip.utils.formatting import one_line, short
 
 DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
 # Defaults for Shapes; a random crop could cut off a shape that the caption names.
 SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "min_crop_area": 1.0}
 NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device")
 RESUME_FLAGS = ("allow_changes", "step")
+MAX_TOML = 1 << 20  # bytes
 
 
 def merge_settings(config: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,16 +31,18 @@ def merge_settings(config: str | None, flags: Mapping[str, Any]) -> dict[str, An
 def read_toml(path: str) -> dict[str, Any]:
     """Return the settings of a TOML file; dashes in names become underscores."""
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; --config needs the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not TOML ({error})") from None
+        values = tomllib.loads(read_limited(path, MAX_TOML).decode("utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; --config needs the path of a TOML file") from None
+    except (ValueError, RecursionError) as error:  # of the parser, of the text, of an integer of 5,000 digits
+        raise ValueError(f"{path}: not TOML ({one_line(error)})") from None
     values = {name.replace("-", "_"): value for name, value in values.items()}
     names = [*NEW_RUN_SETTINGS, *(field.name for field in dataclasses.fields(TrainConfig))]
     for name in values:
         if name not in names:
-            raise ValueError(f"{path}: unknown setting {name!r}{did_you_mean(name, names)}")
+            raise ValueError(f"{path}: unknown setting {short(name)}{did_you_mean(name, names)}")
+        if name in NEW_RUN_SETTINGS and not isinstance(values[name], str):
+            raise TypeError(f"{path}: {name} is {short(values[name])}; expected text in quotes")
     return values
 
 

@@ -222,7 +222,7 @@ def _local_checkpoint(path: Path) -> Path | None:
     for directory in (path, *(path / name for name in RUN_CHECKPOINTS)):
         if directory.is_dir() and best_weights(_names(directory)):
             return directory
-    return path if path.is_file() else None
+    return path if os.path.lexists(path) and not path.is_dir() else None
 
 
 def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path | None) -> Path:

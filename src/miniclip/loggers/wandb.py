@@ -15,6 +15,7 @@ from miniclip.loggers.selection import is_logged, plot_paths, scalars
 from miniclip.runs.history import Record
 from miniclip.train.callbacks import Callback, TrainerProtocol
 from miniclip.utils.atomic import write_atomically
+from miniclip.utils.files import parse_json, read_limited
 
 FILE = "wandb.json"
 
@@ -90,7 +91,7 @@ def _row(group: str, record: Record) -> dict[str, Any]:
 def _read_state(path: Path) -> dict[str, Any]:
     """Return the stored state; empty for a new run or a damaged file."""
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = parse_json(read_limited(path))
     except (FileNotFoundError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from miniclip.errors import DataError
+from miniclip.utils.files import open_regular, parse_json
 
 FILE = "metrics.jsonl"
 LIMIT = 10_000  # points in memory, besides the latest steps, which do not fill a point yet
@@ -63,12 +64,12 @@ class History:
         """
         history = cls()
         path = Path(run_dir) / FILE
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for number, text in enumerate(file, 1):
                 if not text.endswith(b"\n"):
                     break
                 try:
-                    record = json.loads(text)
+                    record = parse_json(text)
                     if _after(record, step, evaluated):
                         break
                     history.add(record)

@@ -9,6 +9,8 @@ import numbers
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from miniclip.utils.formatting import short
+
 
 def did_you_mean(name: str, choices: Iterable[str], listed_by: str | None = None) -> str:
     """Return the end of an error message: the nearest choice, then all, as in `; did you mean 'a'? known: a, b`.
@@ -32,17 +34,21 @@ def whole_number(name: str, value: Any, at_least: int | None = None) -> int:
         ValueError: it is below `at_least`.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected an integer")
+        raise TypeError(f"{name} is {short(value)}, a {type(value).__name__}; expected an integer")
     if at_least is not None and value < at_least:
         raise ValueError(f"{name} {value}: expected at least {at_least}")
     return int(value)
 
 
-def check_types(instance: Any) -> None:
+def check_types(instance: Any, prefix: str = "") -> None:
     """Check the fields of a dataclass against their annotations.
 
-    An int is accepted as a float, a bool is not a number, and a float must be finite. Numbers of numpy become Python's.
-    Annotations can combine types and literals, as in `int | Literal["auto"]`.
+    An int is accepted as a float, a bool is not a number, a float must be finite, and an int must fit in 64 bits.
+    Numbers of numpy become Python's. Annotations can combine types and literals, as in `int | Literal["auto"]`.
+
+    Args:
+        instance: the dataclass.
+        prefix: put before the names of fields in messages.
 
     Raises:
         TypeError: a field has another type.
@@ -52,7 +58,7 @@ def check_types(instance: Any) -> None:
     for field in dataclasses.fields(instance):
         value = _plain(getattr(instance, field.name))
         object.__setattr__(instance, field.name, value)  # the dataclass may be frozen
-        _check(field.name, value, hints[field.name])
+        _check(prefix + field.name, value, hints[field.name])
 
 
 def _plain(value: Any) -> Any:
@@ -65,13 +71,13 @@ def _plain(value: Any) -> Any:
 def _check(name: str, value: Any, hint: Any) -> None:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(get_args(hint))}")
+            raise ValueError(f"{name} is {short(value)}; expected one of {', '.join(get_args(hint))}")
     elif get_origin(hint) is tuple:
         parts = get_args(hint)
         if not isinstance(value, tuple):
-            raise TypeError(f"{name} is {value!r}; expected {len(parts)} numbers")
+            raise TypeError(f"{name} is {short(value)}; expected {len(parts)} numbers")
         if len(value) != len(parts):
-            raise ValueError(f"{name} is {value!r}; expected {len(parts)} numbers")
+            raise ValueError(f"{name} is {short(value)}; expected {len(parts)} numbers")
         for part, part_hint in zip(value, parts, strict=True):
             _check(name, part, part_hint)
     else:
@@ -79,9 +85,14 @@ def _check(name: str, value: Any, hint: Any) -> None:
         if not _is_one_of(value, types) and value not in literals:
             names = ["unset" if type_ is type(None) else type_.__name__ for type_ in types]
             expected = " or ".join([*names, *map(repr, literals)])
-            raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected {expected}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; expected a finite number")
+            raise TypeError(f"{name} is {short(value)}, a {type(value).__name__}; expected {expected}")
+        if isinstance(value, int | float) and not is_finite(value):
+            raise ValueError(f"{name} is {short(value)}; expected a finite number of at most 64 bits")
+
+
+def is_finite(value: float) -> bool:
+    """Return whether a float is finite, or an int fits in 64 bits with its sign."""
+    return abs(value) < 1 << 63 if isinstance(value, int) else math.isfinite(value)
 
 
 def types_and_literals(hint: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:

@@ -7,8 +7,25 @@ from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
 from miniclip.utils.checks import check_types, did_you_mean
+from miniclip.utils.formatting import short
 
 T = TypeVar("T")
+
+# Larger values are mistakes or damage, and building such a model takes all memory. Published models have at most a
+# tenth of the whole numbers. Outside of the ranges of the others, float32 overflows.
+MOST = {
+    "image_size": 1 << 14,
+    "width": 1 << 16,
+    "layers": 1 << 10,
+    "mlp_ratio": 1 << 10,
+    "norm_eps": 1,
+    "context_length": 1 << 20,
+    "vocab_size": 1 << 24,
+    "embed_dim": 1 << 16,
+    "logit_scale": 1e6,
+}
+MAX_GRID = 512  # patches per side
+STD_RANGE = (1e-6, 1e6)
 
 
 def check_image(config: Any) -> None:
@@ -17,6 +34,11 @@ def check_image(config: Any) -> None:
     if not 1 <= config.patch_size <= config.image_size:
         raise ValueError(
             f"patch_size {config.patch_size} with image_size {config.image_size}: expected at least one patch"
+        )
+    if config.grid > MAX_GRID:
+        raise ValueError(
+            f"image_size {config.image_size} with patch_size {config.patch_size}: {config.grid} patches per side; "
+            f"expected at most {MAX_GRID}"
         )
     if config.pooling == "class" and not config.class_token:
         raise ValueError("image.pooling 'class' without a class token: use pooling 'mean' or 'attention'")
@@ -46,8 +68,16 @@ def check_clip(config: Any) -> None:
     for name in ("embed_dim", "logit_scale"):
         if getattr(config, name) <= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
+    _refuse_large(config)
     if min(config.std) <= 0:
         raise ValueError(f"std is {config.std}; expected three positive numbers")
+    if not (STD_RANGE[0] <= min(config.std) and max(*config.std, *map(abs, config.mean)) <= STD_RANGE[1]):
+        raise ValueError(f"mean is {config.mean}, std is {config.std}; expected numbers near those of pixels in 0..1")
+    if config.logit_scale < 1e-30 or abs(config.logit_bias or 0) > 1e30:
+        raise ValueError(
+            f"logit_scale is {config.logit_scale}, logit_bias is {config.logit_bias}; float32 needs a scale of at "
+            "least 1e-30 and a bias within 1e30"
+        )
     for name, tower in (("image", config.image), ("text", config.text)):
         if tower.projection == "none" and tower.width != config.embed_dim:
             raise ValueError(
@@ -57,7 +87,8 @@ def check_clip(config: Any) -> None:
 
 
 def _check_tower(name: str, tower: Any) -> None:
-    check_types(tower)
+    check_types(tower, f"{name}.")
+    _refuse_large(tower, f"{name}.")
     width, layers, heads = tower.width, tower.layers, tower.heads
     if min(width, layers, heads) < 1 or width % heads:
         raise ValueError(
@@ -66,6 +97,14 @@ def _check_tower(name: str, tower: Any) -> None:
         )
     if tower.mlp_width < 1 or tower.norm_eps <= 0:
         raise ValueError(f"{name} tower: mlp_ratio {tower.mlp_ratio}, norm_eps {tower.norm_eps}: expected more than 0")
+
+
+def _refuse_large(config: Any, prefix: str = "") -> None:
+    """Raise ValueError if a number is larger than in any model that fits in memory."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in MOST and value > MOST[field.name]:
+            raise ValueError(f"{prefix}{field.name} is {short(value)}; expected at most {MOST[field.name]:,}")
 
 
 def build_dataclass(cls: type[T], values: Mapping[str, Any], parts: Mapping[str, type], prefix: str = "") -> T:
@@ -88,7 +127,7 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], parts: Mapping[str,
         values[name] = build_dataclass(part, values[name], {}, f"{name}.")
     for name in values:
         if name not in fields:
-            raise ValueError(f"unknown configuration key {prefix + name!r}{did_you_mean(name, fields)}")
+            raise ValueError(f"unknown configuration key {short(prefix + name)}{did_you_mean(name, fields)}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in values:
             raise ValueError(f"the configuration has no key {prefix + name!r}")

@@ -498,6 +498,7 @@ def test_architectures_equal_those_of_open_clip():
             model = CLIPModel(parsed)
         assert all(value.is_meta for value in (*peer.state_dict().values(), *model.state_dict().values()))
         source, expected = SimpleNamespace(path=name, shapes=shapes(peer)), shapes(model)
+        source.dtypes = dict.fromkeys(source.shapes, torch.float32)
         steps = expand(layout.key_map(parsed, source.shapes), parsed)
         conversion._check(
             source, [step for step in steps if step.parameter is None or step.parameter in expected], expected

@@ -462,7 +462,7 @@ def test_refuses_missing_or_damaged_shards(sharded):
     shard = path.parent / "model-2-of-2.safetensors"
     data = shard.read_bytes()
     shard.unlink()
-    refused(path, shard.name, "No such file")
+    refused(path, shard.name, "no such file")
     shard.mkdir()
     refused(path, shard.name)
     shard.rmdir()

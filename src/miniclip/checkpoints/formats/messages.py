@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from miniclip.errors import CheckpointError
+from miniclip.utils.formatting import one_line
 
 GIT_LFS = b"version https://git-lfs"
 
@@ -21,12 +22,6 @@ def not_weights(head: bytes) -> str | None:
     if text.startswith(b"<"):
         return "a web page (HTML or XML) instead of the weights: download the file itself"
     return None
-
-
-def one_line(value: object, limit: int = 200) -> str:
-    """Return text of a file or a library on one line, without control characters, and not too long."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)[:1000]).split())
-    return text if len(text) <= limit else f"{text[:limit]} …"
 
 
 def refused_global(name: str) -> CheckpointError:

@@ -26,9 +26,11 @@ from miniclip.checkpoints.key_maps import (
 from miniclip.checkpoints.operations import Shape
 from miniclip.checkpoints.plans import LoadPlan
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, ImageConfig, TextConfig
+from miniclip.utils.formatting import short
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 OPENAI_VOCABULARY = 49408
+MAX_MLP_RATIO = 1024
 
 MODEL = {"quick_gelu": False, "init_logit_scale": math.log(1 / 0.07), "init_logit_bias": None}
 VISION = {
@@ -64,11 +66,14 @@ def load_plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> LoadPla
     """
     defaults: dict[str, Any] = {"vision_cfg": {}, "text_cfg": {}, "embed_dim": None}
     model = ConfigSection(config.get("model_cfg", {}), "model_cfg", defaults)
-    text = dict(model.get("text_cfg"))
+    text = ConfigSection(model.get("text_cfg"), "text_cfg", TEXT)
     parsed = model_config(model.values, config.get("preprocess_cfg", {}))
     name = text.get("hf_tokenizer_name")
+    if not isinstance(name, str | None):
+        raise ValueError(f"text_cfg.hf_tokenizer_name is {short(name)}; expected the name of a repository")  # noqa: TRY004 (of a file)
+    tokenizer = ConfigSection(text.get("tokenizer_kwargs") or {}, "text_cfg.tokenizer_kwargs", {})
     # the defaults of open_clip's HFTokenizer, and of its tokenizer with OpenAI's vocabulary
-    options = {"clean": "whitespace" if name else "lower", **(text.get("tokenizer_kwargs") or {})}
+    options = {"clean": "whitespace" if name else "lower", **tokenizer.values}
     return LoadPlan(parsed, key_map(parsed, shapes), options, name)
 
 
@@ -81,14 +86,14 @@ def model_config(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]
     model = ConfigSection(model_cfg, "model_cfg", {**MODEL, "vision_cfg": {}, "text_cfg": {}, "embed_dim": None})
     model.require_unset("multimodal_cfg")  # CoCa
     model.ignore("custom_text", "nonscalar_logit_scale", "output_dict")
-    quick_gelu = bool(model.get("quick_gelu"))
+    quick_gelu = model.flag("quick_gelu")
     bias = model.get("init_logit_bias")
     result = CLIPConfig(
         _image(ConfigSection(model.get("vision_cfg"), "vision_cfg", VISION), quick_gelu),
         _text(ConfigSection(model.get("text_cfg"), "text_cfg", TEXT), quick_gelu),
         model.integer("embed_dim"),
         logit_scale=exp(model.number("init_logit_scale"), "model_cfg.init_logit_scale"),
-        logit_bias=None if bias is None else float(bias),
+        logit_bias=None if bias is None else model.number("init_logit_bias"),
         **_preprocess(ConfigSection(preprocess_cfg, "preprocess_cfg", PREPROCESS)),
     )
     model.require_all_read()
@@ -107,7 +112,7 @@ def _image(vision: ConfigSection, quick_gelu: bool) -> ImageConfig:
         raise ValueError("vision_cfg.layers is a list: a ResNet, which miniclip does not support")  # noqa: TRY004
     vision.require_unset("ls_init_value", "attentional_pool", *CUSTOM_BLOCK)
     pooling = vision.choice("pool_type", {"tok": "class", "avg": "mean"})
-    if not vision.get("final_ln_after_pool") and pooling == "mean":
+    if not vision.flag("final_ln_after_pool") and pooling == "mean":
         raise ValueError("vision_cfg.pool_type is 'avg' over normalised patches; miniclip normalises only their mean")
     width = vision.integer("width", minimum=1)
     image = ImageConfig(
@@ -117,9 +122,9 @@ def _image(vision: ConfigSection, quick_gelu: bool) -> ImageConfig:
         vision.integer("layers"),
         heads=width // vision.integer("head_width", minimum=1),
         activation=_activation(vision, quick_gelu),
-        mlp_ratio=int(width * vision.number("mlp_ratio")) / width,
+        mlp_ratio=int(width * vision.number("mlp_ratio", most=MAX_MLP_RATIO)) / width,
         norm_eps=_norm_eps(vision),
-        norm_before=not vision.get("no_ln_pre"),
+        norm_before=not vision.flag("no_ln_pre"),
         pooling=pooling,
     )
     vision.require_all_read()
@@ -128,8 +133,8 @@ def _image(vision: ConfigSection, quick_gelu: bool) -> ImageConfig:
 
 def _timm(vision: ConfigSection) -> ImageConfig:
     name = vision.values["timm_model_name"]
-    if name not in TIMM_TOWERS:
-        raise ValueError(f"vision_cfg.timm_model_name is {name!r}, which miniclip does not support")
+    if not isinstance(name, str) or name not in TIMM_TOWERS:
+        raise ValueError(f"vision_cfg.timm_model_name is {short(name)}, which miniclip does not support")
     image = TIMM_TOWERS[name]
     expected = ("map", "none") if image.pooling == "attention" else ("token", None)
     pooling = vision.get("timm_pool"), vision.get("timm_proj")
@@ -150,9 +155,9 @@ def _text(text: ConfigSection, quick_gelu: bool) -> TextConfig:
     )  # fmt: skip
     pool = text.get("pool_type")
     vocab_size, end = text.integer("vocab_size"), text.integer("eos_id")
-    causal = not text.get("no_causal_mask")
+    causal = not text.flag("no_causal_mask")
     width = text.integer("width", minimum=1)
-    projection = "bias" if text.get("proj_bias") else "linear"
+    projection = "bias" if text.flag("proj_bias") else "linear"
     result = TextConfig(
         text.integer("context_length"),
         vocab_size,
@@ -160,7 +165,7 @@ def _text(text: ConfigSection, quick_gelu: bool) -> TextConfig:
         text.integer("layers"),
         text.integer("heads"),
         activation=_activation(text, quick_gelu),
-        mlp_ratio=int(width * text.number("mlp_ratio")) / width,
+        mlp_ratio=int(width * text.number("mlp_ratio", most=MAX_MLP_RATIO)) / width,
         norm_eps=_norm_eps(text),
         causal=causal,
         padding="masked" if causal else "attended",
@@ -177,16 +182,15 @@ def _activation(tower: ConfigSection, quick_gelu: bool) -> Activation:
     if not options:
         return "quickgelu" if quick_gelu else "gelu"
     if quick_gelu or options not in ({"approximate": "tanh"}, {"approximate": "none"}):
-        raise ValueError(f"{tower.name}.act_kwargs is {options!r}, which miniclip does not support")
+        raise ValueError(f"{tower.name}.act_kwargs is {short(options)}, which miniclip does not support")
     return "gelu_tanh" if options["approximate"] == "tanh" else "gelu"
 
 
 def _norm_eps(tower: ConfigSection) -> float:
-    options = dict(tower.get("norm_kwargs") or {})
-    eps = options.pop("eps", 1e-5)
-    if options or not isinstance(eps, float):
-        raise ValueError(f"{tower.name}.norm_kwargs is {tower.values['norm_kwargs']!r}; miniclip supports only 'eps'")
-    return eps
+    options = ConfigSection(tower.get("norm_kwargs") or {}, f"{tower.name}.norm_kwargs", {"eps": 1e-5})
+    if options.values.keys() != {"eps"}:
+        raise ValueError(f"{options.name} is {short(options.values)}; miniclip supports only 'eps'")
+    return options.number("eps")
 
 
 def _preprocess(settings: ConfigSection) -> dict[str, Any]:

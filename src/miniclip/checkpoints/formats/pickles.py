@@ -6,24 +6,28 @@ Files of torch.save are opened by `torch.load(weights_only=True)`, and mapped if
 
 from __future__ import annotations
 
+import copy
+import os
 import pickle
-import pickletools
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from miniclip.checkpoints.formats.messages import not_weights, one_line, refused_global
+from miniclip.checkpoints.formats.messages import not_weights, refused_global
+from miniclip.checkpoints.formats.pickle_scan import LEGACY_PICKLES, MAX_PICKLE, check_pickles, unusual_globals
 from miniclip.checkpoints.formats.torchscript import read_archive
 from miniclip.checkpoints.names import strip_prefixes
 from miniclip.errors import CheckpointError
+from miniclip.utils.files import open_regular
+from miniclip.utils.formatting import one_line, short
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")  # keys in training scripts' checkpoints
-USUAL_GLOBALS = r"collections\.OrderedDict|torch\.\w+|torch\.(_utils|storage)\.\w+|torch\.nn\.parameter\.Parameter"
+MAX_GROWTH = 8  # bytes of the tensors for each byte of the file; tied weights are shared, and some buffers expanded
 
 
 class Pickled(NamedTuple):
@@ -49,11 +53,10 @@ def read_pickled(path: Path) -> Pickled:
         FileNotFoundError: the file does not exist.
         CheckpointError: it is not a whole file of weights, or reading it would run code.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a directory; expected a file of weights")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             tensors, is_torchscript = _read(path, file)
+            _refuse_expanded(tensors, os.fstat(file.fileno()).st_size)
             return Pickled(strip_prefixes(tensors), is_torchscript)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
@@ -70,7 +73,7 @@ def _read(path: Path, file: IO[bytes]) -> tuple[dict[str, Tensor], bool]:
     _refuse_other_formats(head)
     if not head.startswith(b"PK\3\4"):
         file.seek(0)
-        return _state_dict(_torch_load(path, file, mmap=False)), False
+        return _state_dict(_torch_load(path, file.read(MAX_PICKLE), LEGACY_PICKLES)), False
     with zipfile.ZipFile(file) as archive:
         top = archive.infolist()[0].filename.partition("/")[0]
         _check_entries(archive, top, path.stat().st_size)
@@ -79,8 +82,10 @@ def _read(path: Path, file: IO[bytes]) -> tuple[dict[str, Tensor], bool]:
         # torch.load ignores checksums. Some writers omit them all; then the one of `version` is wrong too.
         if _is_intact(archive, f"{top}/version") and not _is_intact(archive, f"{top}/data.pkl"):
             raise CheckpointError("its data.pkl is damaged: copy or download the file again")
-        with archive.open(f"{top}/data.pkl") as description:
-            return _state_dict(_torch_load(path, description, mmap=True)), False
+        entry = copy.copy(archive.getinfo(f"{top}/data.pkl"))
+        del entry.CRC  # some writers omit it, see above
+        with archive.open(entry) as description:
+            return _state_dict(_torch_load(path, description.read(MAX_PICKLE + 1), 1)), False
 
 
 def _refuse_other_formats(head: bytes) -> None:
@@ -122,13 +127,20 @@ def _is_intact(archive: zipfile.ZipFile, name: str) -> bool:
     return True
 
 
-def _torch_load(path: Path, description: IO[bytes], *, mmap: bool) -> object:
-    """Load a file of torch.save; `description` is its pickle, read only to explain a refusal."""
+def _torch_load(path: Path, pickled: bytes, count: int) -> object:
+    """Load a file of torch.save.
+
+    Args:
+        path: the file.
+        pickled: the beginning of the file with its pickles, or the one pickle of a zip, to inspect them.
+        count: the number of pickles; one is that of a zip, which is mapped.
+    """
+    check_pickles(pickled, count)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=count == 1)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
-        name = named[1] if named else next(_unusual_globals(description), None)
+        name = named[1] if named else next(unusual_globals(pickled), None)
         if name is not None:
             raise refused_global(name) from None
         raise CheckpointError(
@@ -137,20 +149,14 @@ def _torch_load(path: Path, description: IO[bytes], *, mmap: bool) -> object:
         ) from None
 
 
-def _unusual_globals(stream: IO[bytes]) -> Iterator[str]:
-    """Yield the globals in a pickle that plain tensors do not need, in all protocols."""
-    texts = ["?", "?"]
-    while True:  # the older format is a sequence of pickles
-        try:
-            for operation, argument, _ in pickletools.genops(stream):
-                if isinstance(argument, str):
-                    texts.append(argument)
-                if operation.name in ("GLOBAL", "STACK_GLOBAL"):
-                    name = ".".join(texts[-2:]) if operation.name == "STACK_GLOBAL" else texts[-1].replace(" ", ".")
-                    if not re.fullmatch(USUAL_GLOBALS, name):
-                        yield name
-        except Exception:  # not a pickle, or the end
-            return
+def _refuse_expanded(tensors: Mapping[str, Tensor], size: int) -> None:
+    """Refuse tensors that are much larger than the file of `size` bytes: many elements share one place in it."""
+    if sum(tensor.nbytes for tensor in tensors.values()) > MAX_GROWTH * size:
+        largest = max(tensors, key=lambda name: tensors[name].nbytes)
+        raise CheckpointError(
+            f"{one_line(largest)} of the shape {tuple(tensors[largest].shape)} is much larger than the file: its "
+            "elements share memory, and would take far more when they are used: save a contiguous copy of the tensors"
+        )
 
 
 def _state_dict(value: object) -> dict[str, Tensor]:
@@ -168,11 +174,9 @@ def _state_dict(value: object) -> dict[str, Tensor]:
         raise CheckpointError("it holds an empty dict; expected a state dict: a dict of tensors")
     for key, item in value.items():
         if not isinstance(key, str):
-            raise CheckpointError(f"the key {one_line(repr(key))} is a {type(key).__name__}; expected a state dict")
+            raise CheckpointError(f"the key {short(key)} is a {type(key).__name__}; expected a state dict")
         if not isinstance(item, Tensor):
-            raise CheckpointError(f"{one_line(repr(key))} is a {type(item).__name__}; expected tensors only")
+            raise CheckpointError(f"{short(key)} is a {type(item).__name__}; expected tensors only")
         if item.layout != torch.strided or item.is_quantized or item.device.type != "cpu":
-            raise CheckpointError(
-                f"{one_line(repr(key))} is sparse, quantized or without data; expected a plain tensor"
-            )
+            raise CheckpointError(f"{short(key)} is sparse, quantized or without data; expected a plain tensor")
     return {key: item.detach() for key, item in value.items()}

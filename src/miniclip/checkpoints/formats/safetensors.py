@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
-from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -23,13 +22,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from miniclip.checkpoints.formats.messages import not_weights, one_line
+from miniclip.checkpoints.formats.messages import not_weights
 from miniclip.checkpoints.names import without_common_prefixes
 from miniclip.errors import CheckpointError
 from miniclip.utils.atomic import write_atomically
+from miniclip.utils.files import open_regular, parse_json
+from miniclip.utils.formatting import one_line, short
 
 INDEX = ".safetensors.index.json"
-MAX_INDEX = 100_000_000  # bytes
+MAX_INDEX = 32 << 20  # bytes; the index of 1,000 tensors has 100 KiB
+AGAIN = "download the files again"
 MAPS = 32  # per file and conversion: each holds that part of the file in memory at most
 
 
@@ -117,7 +119,7 @@ def open_tensors(path: Path) -> SafetensorsWeights:
     """
     if path.name.endswith(INDEX):
         return _open_index(path)
-    with path.open("rb") as opened:
+    with open_regular(path) as opened:
         head = opened.read(64)
     if problem := not_weights(head) or ("a zip file, as torch.save writes" if head.startswith(b"PK\3\4") else None):
         raise CheckpointError(f"{path}: not a whole safetensors file ({problem}); copy or download it again")
@@ -208,30 +210,37 @@ def _open_index(path: Path) -> SafetensorsWeights:
     for name, shard in shards.items():
         for key in shard.shapes:
             if weight_map.get(key) != name:
-                expected = repr(weight_map[key]) if key in weight_map else "nowhere"
-                raise CheckpointError(f"{path}: {key!r} is in {name!r}, expected {expected}; download the files again")
+                expected = short(weight_map[key]) if key in weight_map else "nowhere"
+                raise CheckpointError(
+                    f"{path}: {short(key)} is in {name!r}, expected {expected}; download the files again"
+                )
     for key, name in weight_map.items():
         if key not in shards[name].shapes:
-            raise CheckpointError(f"{path}: {key!r} is not in {name!r}, where it should be; download the files again")
+            raise CheckpointError(
+                f"{path}: {short(key)} is not in {name!r}, where it should be; download the files again"
+            )
     return SafetensorsWeights(path, metadata, {key: shards[name]._files[key] for key, name in weight_map.items()})
 
 
 def _read_index(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the file names by tensor, not yet checked, and the metadata of an index."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         text = file.read(MAX_INDEX + 1)
     try:
-        index: Any = json.loads(text) if len(text) <= MAX_INDEX else None
+        if len(text) > MAX_INDEX:
+            raise ValueError(f"longer than {MAX_INDEX >> 20} MiB")
+        index = parse_json(text)
         weight_map = index["weight_map"]
         metadata = index.get("metadata", {})
         if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
             raise TypeError("no weight_map in it")
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         problem = not_weights(text[:64]) or ("no weight_map in it" if isinstance(error, KeyError) else one_line(error))
         raise CheckpointError(
             f"{path}: not an index of safetensors files ({problem}); copy or download it again"
         ) from None
-    return weight_map, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    return weight_map, texts
 
 
 def _shard_names(path: Path, weight_map: Mapping[str, Any]) -> set[str]:
@@ -248,6 +257,7 @@ def _open_shard(path: Path, name: str) -> SafetensorsWeights:
     try:
         return open_tensors(path.with_name(name))
     except OSError as error:
+        reason = one_line(str(error).removeprefix(f"{path.with_name(name)}: "))
         raise CheckpointError(
-            f"{path}: {name} is named in it, but cannot be read ({error.strerror}); download it too"
+            f"{path}: {name} is named in it, but cannot be read ({reason}); download it too"
         ) from None

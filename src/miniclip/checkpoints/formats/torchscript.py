@@ -19,8 +19,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from miniclip.checkpoints.formats.messages import one_line, refused_global
+from miniclip.checkpoints.formats.messages import refused_global
 from miniclip.errors import CheckpointError
+from miniclip.utils.formatting import one_line
 
 OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # integer attributes of OpenAI's models
 MAX_NAME, MAX_ATTRIBUTES = 1000, 200_000  # against modules that are nested without end

@@ -15,6 +15,7 @@ from miniclip.checkpoints.foreign_config import ConfigSection, exp, rgb_triple
 from miniclip.checkpoints.key_maps import TRANSFORMERS_CLIP, TRANSFORMERS_SIGLIP, Row
 from miniclip.checkpoints.plans import LoadPlan
 from miniclip.config import Activation, CLIPConfig, ImageConfig, TextConfig
+from miniclip.utils.formatting import short
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 WEIGHTS = "model.safetensors"
@@ -56,8 +57,8 @@ def load_plan(config: Mapping[str, Any], processor: Mapping[str, Any]) -> LoadPl
         ValueError: miniclip does not support the model; the message names the setting.
     """
     kind = config.get("model_type")
-    if kind not in KEY_MAPS:
-        raise ValueError(f"model_type is {kind!r}; of transformers' models miniclip supports {', '.join(KEY_MAPS)}")
+    if not isinstance(kind, str) or kind not in KEY_MAPS:
+        raise ValueError(f"model_type is {short(kind)}; of transformers' models miniclip has {', '.join(KEY_MAPS)}")
     siglip = kind == "siglip"
     vision = ConfigSection(_section(config, "vision"), "vision_config", SIGLIP_VISION if siglip else CLIP_VISION)
     text = ConfigSection(_section(config, "text"), "text_config", SIGLIP_TEXT if siglip else CLIP_TEXT)
@@ -77,17 +78,18 @@ def _clip(config: Mapping[str, Any], vision: ConfigSection, text: ConfigSection)
     if end == 2 and config["model_type"] == "clip":
         # the 2 of early files is a mistake; the library then pools at the highest id, OpenAI's end token
         end = min(text.integer("vocab_size"), OPENAI_VOCABULARY) - 1
+    model = ConfigSection(config, "config", {"projection_dim": 512, "logit_scale_init_value": 2.6592})
     return CLIPConfig(
         ImageConfig(**_image(vision), **_tower(vision)),
         TextConfig(**_text(text), **_tower(text), causal=True, pooling="end", end_id=end),
-        embed_dim=ConfigSection(config, "config", {"projection_dim": 512}).integer("projection_dim"),
-        logit_scale=exp(float(config.get("logit_scale_init_value", 2.6592)), "logit_scale_init_value"),
+        embed_dim=model.integer("projection_dim"),
+        logit_scale=exp(model.number("logit_scale_init_value"), "logit_scale_init_value"),
         crop_rounding="floored",
     )
 
 
 def _siglip(config: Mapping[str, Any], vision: ConfigSection, text: ConfigSection) -> CLIPConfig:
-    if not vision.get("vision_use_head"):
+    if not vision.flag("vision_use_head"):
         raise ValueError("vision_config.vision_use_head is False: images are not pooled, so they have no embedding")
     image = ImageConfig(
         **_image(vision),
@@ -98,7 +100,7 @@ def _siglip(config: Mapping[str, Any], vision: ConfigSection, text: ConfigSectio
         pooling="attention",
         projection="none",
     )
-    projected = text.get("projection_size") or text.integer("hidden_size")
+    projected = text.integer("projection_size" if text.get("projection_size") else "hidden_size")
     return CLIPConfig(
         image,
         TextConfig(**_text(text), **_tower(text), padding="attended", pooling="last", projection="bias"),
@@ -145,32 +147,38 @@ def _with_preprocessing(config: CLIPConfig, processor: Mapping[str, Any], kind: 
     Raises:
         ValueError: miniclip does not support a setting.
     """
-    values = dict(processor.get("image_processor", processor))
-    size = config.image.image_size
+    size, given = config.image.image_size, processor.get("image_processor", processor)
+    if not isinstance(given, Mapping):
+        raise ValueError(f"preprocessing: image_processor is {short(given)}; expected an object")  # noqa: TRY004
+    defaults = {
+        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": kind != "siglip",
+        "rescale_factor": 1 / 255, "resample": 3, "crop_size": size,
+        "size": {"height": size, "width": size} if kind == "siglip" else {"shortest_edge": size},
+    }  # fmt: skip
+    values = ConfigSection({k: v for k, v in given.items() if v is not None}, "preprocessing", defaults)
     for key in ("do_resize", "do_rescale", "do_normalize"):
-        if values.get(key) is False:
+        if not values.flag(key):
             raise ValueError(
                 f"preprocessing: {key} is False; expected True: miniclip resizes, scales to 0..1 and normalises"
             )
-    if abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-8:
-        raise ValueError(f"preprocessing: rescale_factor is {values['rescale_factor']}; expected 1/255")
-    target = values.get("size", {"height": size, "width": size} if kind == "siglip" else {"shortest_edge": size})
-    resize, sides = _resize(target)
-    if values.get("do_center_crop", kind != "siglip"):
-        sides |= _sides(values.get("crop_size", size))
+    if abs((factor := values.number("rescale_factor")) - 1 / 255) > 1e-8:
+        raise ValueError(f"preprocessing: rescale_factor is {factor}; expected 1/255")
+    resize, sides = _resize(values.get("size"))
+    if values.flag("do_center_crop"):
+        sides |= _sides(values.get("crop_size"))
     elif resize == "shortest":
         raise ValueError("preprocessing: images are neither squashed nor cropped to a square")
     if sides != {size}:
         raise ValueError(f"preprocessing resizes or crops to {sorted(sides)} pixels; the image tower takes {size}")
-    resample = values.get("resample", 3)
+    resample = values.integer("resample")
     if resample not in RESAMPLING:
         raise ValueError(f"preprocessing: resample is {resample}; expected 2 (bilinear) or 3 (bicubic)")
     return dataclasses.replace(
         config,
         resize=resize,
         interpolation=RESAMPLING[resample],
-        mean=rgb_triple(values.get("image_mean") or config.mean, "image_mean"),
-        std=rgb_triple(values.get("image_std") or config.std, "image_std"),
+        mean=rgb_triple(values.values.get("image_mean") or config.mean, "image_mean"),
+        std=rgb_triple(values.values.get("image_std") or config.std, "image_std"),
     )
 
 
@@ -178,15 +186,22 @@ def _resize(target: Any) -> tuple[Literal["shortest", "squash"], set[int]]:
     """Return the kind of resizing and the sides in pixels, from a number or a dictionary of any version."""
     if isinstance(target, Mapping) and "shortest_edge" not in target:
         return "squash", _sides(target)
-    return "shortest", {target["shortest_edge"] if isinstance(target, Mapping) else target}
+    return "shortest", {_side(target["shortest_edge"] if isinstance(target, Mapping) else target)}
 
 
 def _sides(target: Any) -> set[int]:
-    if isinstance(target, int):
-        return {target}
-    if not isinstance(target, Mapping) or not {"height", "width"} <= target.keys():
-        raise ValueError(f"preprocessing: a size is {target!r}; expected a height and a width")
-    return {target["height"], target["width"]}
+    if not isinstance(target, Mapping):
+        return {_side(target)}
+    if not {"height", "width"} <= target.keys():
+        raise ValueError(f"preprocessing: a size is {short(target)}; expected a height and a width")
+    return {_side(target["height"]), _side(target["width"])}
+
+
+def _side(value: Any) -> int:
+    """Return the pixels of a side."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"preprocessing: a size is {short(value)}; expected a whole number of pixels")  # noqa: TRY004
+    return value
 
 
 def key_map(config: CLIPConfig) -> tuple[Row, ...]:
