@@ -573,7 +573,7 @@ def test_wrong_options(bert: dict, tmp_path: Path):
         (b"[1, 2]", "not a tokenizer.json"),
         (b"#version: 0.2\na b\n", "not a tokenizer.json"),
         (b'{"version": "1.0"}', "not a tokenizer.json"),
-        (b'{"model": 3}', "library cannot read it"),
+        (b'{"model": 3}', "there is no vocabulary in its model"),
         (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "truncation": 3}', "damaged"),
         (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}', "there is no padding token"),
     ],

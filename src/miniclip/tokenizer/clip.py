@@ -132,7 +132,7 @@ class Tokenizer(BatchTokenizer):
         file = Path(path)
         if file.is_dir():
             file = files.find_tokenizer(file) or file / "tokenizer.json"
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise FileNotFoundError(
                 f"{file}: no such file; expected a tokenizer.json, vocab.json with merges.txt, or OpenAI's merges"
             )

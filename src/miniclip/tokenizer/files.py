@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from miniclip.errors import CheckpointError
 from miniclip.tokenizer.bpe import MIN_VOCAB_SIZE, WORD_END, Pair, vocabulary
 from miniclip.tokenizer.tokenizer_json import INVALID_JSON, Parts, check_vocabulary, parse, parse_pair
 from miniclip.utils.atomic import write_atomically
+from miniclip.utils.files import parse_json, read_limited
+from miniclip.utils.formatting import format_bytes, one_line, short
 
 NUM_OPENAI_MERGES = 49152 - 256 - 2  # lines of OpenAI's file that are used
 
-_DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError, RecursionError)
+MAX_BYTES = 128 << 20  # of a file; XLM-V's tokenizer.json, the largest that models of this kind use, has about half
+MAX_MERGES = 32 << 20  # bytes of a file of merges, decompressed; OpenAI's has 3 MiB
 
 
 def find_tokenizer(directory: str | os.PathLike[str]) -> Path | None:
@@ -24,9 +28,9 @@ def find_tokenizer(directory: str | os.PathLike[str]) -> Path | None:
     format (merges.txt, bpe*.txt, *.txt.gz).
     """
     directory = Path(directory)
-    if (directory / "tokenizer.json").is_file():
+    if os.path.lexists(directory / "tokenizer.json"):  # a dangling link is an error, not a reason for another file
         return directory / "tokenizer.json"
-    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+    if os.path.lexists(directory / "vocab.json") and os.path.lexists(directory / "merges.txt"):
         return directory / "vocab.json"
     merges = {file for pattern in ("merges.txt", "bpe*.txt", "*.txt.gz") for file in directory.glob(pattern)}
     return merges.pop() if len(merges) == 1 else None
@@ -59,20 +63,20 @@ def read(file: Path) -> Parts:
         text = _text(file)
         if _is_merges(text):
             vocab_file = file.with_name("vocab.json")
-            if file.name == "merges.txt" and vocab_file.is_file():
-                return _combine(json.loads(_text(vocab_file)), text)
+            if file.name == "merges.txt" and os.path.lexists(vocab_file):
+                return _combine(parse_json(_text(vocab_file)), text)
             merges = _parse_merges(text)
             return vocabulary(merges), merges, True
-        data = json.loads(text)
+        data = parse_json(text)
         if data and all(type(index) is int for index in data.values()):  # vocab.json
             return _combine(data, _text(_merges_beside(file)))
         return parse(data)
-    except (*_DAMAGE, *INVALID_JSON) as error:
+    except (_DamagedError, json.JSONDecodeError, *INVALID_JSON) as error:
         raise CheckpointError(
-            f"{file}: damaged, or neither a tokenizer.json nor OpenAI's file of merges ({error!r})"
+            f"{file}: damaged, or neither a tokenizer.json nor OpenAI's file of merges ({described(error)})"
         ) from error
     except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+        raise CheckpointError(f"{file}: {one_line(error, 1000)}") from error
 
 
 def read_json(file: Path) -> Any:
@@ -83,14 +87,36 @@ def read_json(file: Path) -> Any:
     """
     try:
         text = _text(file)
-        return None if _is_merges(text) else json.loads(text)
-    except _DAMAGE as error:
-        raise CheckpointError(f"{file}: damaged, or not JSON ({error!r})") from error
+        return None if _is_merges(text) else parse_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: damaged, or not JSON ({described(error)})") from error
+
+
+class _DamagedError(ValueError):
+    """Content that is not text, or not of its compressed format."""
+
+
+def described(error: Exception) -> str:
+    """Return the message of an error in a file on one line, after its type if the message does not stand by itself."""
+    return one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {one_line(error)}"
 
 
 def _text(file: Path) -> str:
-    data = file.read_bytes()
-    return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8")
+    """Return the text of a file, decompressed.
+
+    Raises:
+        ValueError: it is not text, or too large.
+    """
+    data = read_limited(file, MAX_BYTES)
+    try:
+        if data.startswith(b"\x1f\x8b"):
+            with gzip.open(BytesIO(data)) as compressed:
+                data = compressed.read(MAX_MERGES + 1)
+            if len(data) > MAX_MERGES:
+                raise ValueError(f"decompresses to more than the {MAX_MERGES >> 20} MiB of any tokenizer")
+        return data.decode("utf-8")
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise _DamagedError(described(error)) from None
 
 
 def _is_merges(text: str) -> bool:
@@ -99,7 +125,7 @@ def _is_merges(text: str) -> bool:
 
 def _merges_beside(vocab_file: Path) -> Path:
     merges_file = vocab_file.with_name("merges.txt")
-    if not merges_file.is_file():
+    if not os.path.lexists(merges_file):
         raise ValueError("a vocabulary without its merges; expected merges.txt beside it")
     return merges_file
 
@@ -118,7 +144,8 @@ def _combine(vocab: dict[str, int], merges_text: str) -> Parts:
     if differing:
         file = "vocab.json" if differing[0] in vocab else "merges.txt"
         raise ValueError(
-            f"vocab.json and merges.txt disagree: {len(differing)} tokens are only in {file}, such as {differing[0]!r}"
+            f"vocab.json and merges.txt disagree: {len(differing)} tokens are only in {file}, such as "
+            f"{short(differing[0])}"
         )
     check_vocabulary(vocab, merges)
     return vocab, merges, False
@@ -126,6 +153,8 @@ def _combine(vocab: dict[str, int], merges_text: str) -> Parts:
 
 def _parse_merges(text: str, max_merges: int = NUM_OPENAI_MERGES) -> list[Pair]:
     """Return the merges of a file in OpenAI's format: a line with the version, then one pair per line."""
+    if len(text) > MAX_MERGES:
+        raise ValueError(f"{format_bytes(len(text))} of merges, expected at most {format_bytes(MAX_MERGES)}")
     merges = [parse_pair(line) for line in text.splitlines()[1 : max_merges + 1]]
     if not any(second.endswith(WORD_END) for _, second in merges):
         raise ValueError(f"no merge ends a word with {WORD_END}; expected CLIP's merges (these could be GPT-2's)")

@@ -37,6 +37,7 @@ from miniclip.errors import CheckpointError
 from miniclip.tokenizer import files
 from miniclip.tokenizer.base import BatchTokenizer, check_ids
 from miniclip.tokenizer.cleaning import OPEN_CLIP_CLEANERS, replace_surrogates
+from miniclip.tokenizer.library_guard import check_content, library_errors
 from miniclip.tokenizer.normalizers import (
     OPEN_CLIP_NORMALIZERS,
     add_class_cleaning,
@@ -46,6 +47,7 @@ from miniclip.tokenizer.normalizers import (
 )
 from miniclip.tokenizer.post_processors import NamedId, build_post_processor, parse_post_processor, unused_token
 from miniclip.tokenizer.tokenizer_json import INVALID_JSON
+from miniclip.utils.formatting import short
 
 if TYPE_CHECKING:
     import tokenizers
@@ -73,15 +75,20 @@ class Options(TypedDict, total=False):
 
 
 def check_options(options: Options) -> None:
-    """Check the names of options.
+    """Check the names and types of options.
 
     Raises:
-        TypeError: an option is not known.
+        TypeError: an option is not known, or has another type.
     """
     unknown = sorted(options.keys() - Options.__annotations__.keys())
     if unknown:
         choices = ", ".join(Options.__annotations__)
-        raise TypeError(f"{unknown[0]!r} is not an option of a tokenizer; the options are {choices}")
+        raise TypeError(f"{short(unknown[0])} is not an option of a tokenizer; the options are {choices}")
+    for name, value in options.items():
+        if not isinstance(value, bool if name == "strip_sep_token" else str | None):
+            raise TypeError(
+                f"{name} is {short(value)}; expected {'true or false' if name == 'strip_sep_token' else 'text'}"
+            )
 
 
 class LibraryTokenizer(BatchTokenizer):
@@ -135,6 +142,7 @@ class LibraryTokenizer(BatchTokenizer):
         padding = data.get("padding") or {}
         config_pad = _token_name(config.get("pad_token"))
         self._pad_token, self.pad_id = self._find_padding(options.get("pad_token"), config_pad, padding)
+        self._require_ids()
         default_side = "left" if class_name(config) in ("GemmaTokenizer", "Siglip2Tokenizer") else "right"
         side = options.get("padding_side") or config.get("padding_side") or padding.get("direction") or default_side
         self.pad_left = str(side).lower() == "left"
@@ -155,7 +163,7 @@ class LibraryTokenizer(BatchTokenizer):
         """
         file = Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise FileNotFoundError(f"{file}: no such file; expected a tokenizer.json")
         return cls.from_parsed(file, files.read_json(file), **options)
 
@@ -168,8 +176,8 @@ class LibraryTokenizer(BatchTokenizer):
             if not isinstance(data, dict) or "model" not in data:
                 raise CheckpointError("not a tokenizer.json")
             return cls(data, config, **options)
-        except INVALID_JSON as error:
-            raise CheckpointError(f"{file}: damaged, or not a tokenizer.json ({error!r})") from error
+        except (*INVALID_JSON, UnicodeEncodeError) as error:  # a token with half a surrogate pair
+            raise CheckpointError(f"{file}: damaged, or not a tokenizer.json ({files.described(error)})") from error
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from error
 
@@ -199,7 +207,8 @@ class LibraryTokenizer(BatchTokenizer):
         if not isinstance(text, str):
             raise TypeError(f"the text is of type {type(text).__name__}; expected str")
         cleaned = replace_surrogates(OPEN_CLIP_CLEANERS[self.clean](text))  # the library refuses lone surrogates
-        ids: list[int] = self._library.encode(cleaned, add_special_tokens=False).ids
+        with library_errors("encode a text"):
+            ids: list[int] = self._library.encode(cleaned, add_special_tokens=False).ids
         return ids if self._sep_id is None else [0 if index == self._sep_id else index for index in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -213,7 +222,9 @@ class LibraryTokenizer(BatchTokenizer):
             after_end = len(row) - row[::-1].index(self.end_id)
             row = row[:after_end] if set(row[after_end:]) <= {self.pad_id} else row
         special_ids = {index for tokens in self._special_tokens for _, index in tokens}
-        return self._library.decode([token for token in row if token not in special_ids], skip_special_tokens=True)
+        with library_errors("decode ids"):
+            plain = [token for token in row if token not in special_ids]
+            return self._library.decode(plain, skip_special_tokens=True)
 
     def normalize(self, text: str) -> str:
         """Return the text after `encode` and `decode`; characters that the vocabulary lacks are lost."""
@@ -230,7 +241,8 @@ class LibraryTokenizer(BatchTokenizer):
         tokens += extra if isinstance(extra, list) else []
         names = [name for name in map(_token_name, tokens) if name and self._library.token_to_id(name) is not None]
         registered = {token.content for token in self._library.get_added_tokens_decoder().values()}
-        self._library.add_special_tokens([name for name in names if name not in registered])
+        with library_errors("add its special tokens"):
+            self._library.add_special_tokens([name for name in names if name not in registered])
 
     def _find_separator(self, strip: bool, name: str | None) -> int | None:
         """Return the id that is replaced by 0, or None.
@@ -269,7 +281,7 @@ class LibraryTokenizer(BatchTokenizer):
         if config_token is not None:
             index = self._library.token_to_id(config_token)
             if index is None:
-                raise CheckpointError(f"the pad_token {config_token!r} is not in the vocabulary: pass pad_token=")
+                raise CheckpointError(f"the pad_token {short(config_token)} is not in the vocabulary: pass pad_token=")
             return config_token, index
         if padding:
             index = self._library.token_to_id(padding["pad_token"])
@@ -281,10 +293,16 @@ class LibraryTokenizer(BatchTokenizer):
             raise CheckpointError("there is no padding token: pass pad_token=")
         return self._library.id_to_token(self.end_id) or "", self.end_id
 
+    def _require_ids(self) -> None:
+        """Raise CheckpointError if an id that the files name is not in the vocabulary."""
+        for index in (*self.before, *self.after, self.pad_id):
+            if type(index) is not int or not 0 <= index < self.vocab_size:
+                raise CheckpointError(f"a special token has the id {short(index)}; expected 0 to {self.vocab_size - 1}")
+
     def _id_of(self, argument: str, name: str) -> int:
         index = self._library.token_to_id(name)
         if index is None:
-            raise ValueError(f"{argument}={name!r} is not in the vocabulary of {self.vocab_size} tokens")
+            raise ValueError(f"{argument}={short(name)} is not in the vocabulary of {self.vocab_size} tokens")
         return index
 
     def _post_processor(self) -> Json:
@@ -306,10 +324,9 @@ def _library(data: Json) -> "tokenizers.Tokenizer":
         raise ImportError(
             'this tokenizer needs the tokenizers library: pip install "miniclip[tokenizers]"', name="tokenizers"
         ) from error
-    try:
+    check_content(data)
+    with library_errors("read it"):
         return tokenizers.Tokenizer.from_str(json.dumps({**data, "padding": None, "truncation": None}))
-    except Exception as error:  # the library raises no other type
-        raise CheckpointError(f"the tokenizers library cannot read it ({error})") from error
 
 
 def _unknown_id(model: Json, library: "tokenizers.Tokenizer") -> int | None:
@@ -324,7 +341,7 @@ def _read_config(directory: Path) -> Json:
     contents: list[Json] = []
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         file = directory / name
-        value = files.read_json(file) if file.is_file() else {}
+        value = files.read_json(file) if os.path.lexists(file) else {}
         if not isinstance(value, dict):
             raise CheckpointError(f"{file}: damaged; expected an object")
         contents.append(value)
@@ -341,4 +358,4 @@ def _token_name(token: Any) -> str | None:
 
 def _check_choice(argument: str, value: str | None, choices: Iterable[str]) -> None:
     if value is not None and value not in choices:
-        raise ValueError(f"{argument}={value!r} is not one of the choices: {', '.join(choices)}")
+        raise ValueError(f"{argument}={short(value)} is not one of the choices: {', '.join(choices)}")

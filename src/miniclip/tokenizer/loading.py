@@ -60,7 +60,7 @@ def _tokenizer_file(path: Path) -> Path:
             f"and sentencepiece: transformers.AutoTokenizer.from_pretrained({str(sentencepiece[0].parent)!r})"
             ".backend_tokenizer.save('tokenizer.json') (for SigLIP and mT5, T5Tokenizer and extra_ids=0)"
         )
-    if file is None or not file.is_file():
+    if file is None or not os.path.lexists(file):
         raise FileNotFoundError(
             f"{path}: no tokenizer; expected a tokenizer.json, vocab.json with merges.txt, or OpenAI's merges"
         )

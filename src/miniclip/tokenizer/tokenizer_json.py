@@ -8,11 +8,12 @@ from typing import Any
 
 from miniclip.tokenizer.bpe import END, PATTERN, START, WORD_END, Pair, byte_symbols, vocabulary
 from miniclip.tokenizer.normalizers import FIX_TEXT
+from miniclip.utils.formatting import short
 
 Json = dict[str, Any]
 Parts = tuple[dict[str, int], list[Pair], bool]  # vocabulary, merges, openai_cleaning
 
-INVALID_JSON = (AttributeError, IndexError, KeyError, TypeError)  # raised for missing keys and wrong types
+INVALID_JSON = (AttributeError, IndexError, KeyError, TypeError, RecursionError)  # from missing keys, types and depths
 
 _SPACES = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
 _CLEANING = [{"type": "Lowercase"}, {"type": "NFC"}, _SPACES]
@@ -39,7 +40,9 @@ def check_vocabulary(vocab: dict[str, int], merges: Sequence[Pair]) -> None:
         raise ValueError(f"{START} and {END} have the ids {vocab[START]} and {vocab[END]}, expected the last two")
     for rank, (a, b) in enumerate(merges):
         if not vocab.keys() >= {a, b, a + b}:
-            raise ValueError(f"merge {rank}, {a!r} with {b!r}, joins or makes a token that the vocabulary lacks")
+            raise ValueError(
+                f"merge {rank}, {short(a)} with {short(b)}, joins or makes a token that the vocabulary lacks"
+            )
 
 
 def build(vocab: dict[str, int], merges: Sequence[Pair], openai_cleaning: bool) -> Json:
@@ -119,7 +122,7 @@ def parse_pair(merge: str | list[str]) -> Pair:
     """
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if len(parts) != 2:
-        raise ValueError(f"the merge {merge!r} is damaged; expected two tokens")
+        raise ValueError(f"the merge {short(merge)} is damaged; expected two tokens")
     return parts[0], parts[1]
 
 
