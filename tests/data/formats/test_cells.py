@@ -20,6 +20,7 @@ LISTS = {
     "numpy lines": "['a red circle'\n 'a ring, blue']",
     "numpy repr": "array(['a red circle', 'a ring, blue'], dtype=object)",
     "numpy items": "[np.str_('a red circle'), np.str_('a ring, blue')]",
+    "pandas": "<ArrowStringArray>\n['a red circle', 'a ring, blue']\nLength: 2, dtype: str",
     "tuple": "('a red circle', 'a ring, blue')",
     "set": "{'a red circle', 'a ring, blue'}",
     "comma at the end": "['a red circle', 'a ring, blue',]",
@@ -37,13 +38,20 @@ NOT_LISTS = {
     "text and a number": "['a', 5]",
     "nested": "[['a'], ['b']]",
     "bytes": "[b'a', b'b']",
+    "shortened by pandas": "<ArrowStringArray>\n['a', ... 'b']\nLength: 9, dtype: str",
+    "quotes not escaped by pandas": "<ArrowStringArray>\n['a', 'b']\nLength: 1, dtype: str",
+    "backslash of pandas": "<ArrowStringArray>\n['a\\nb']\nLength: 1, dtype: str",
+    "series": "Series(['a', 'b'])",
+    "frozen set": "frozenset({'a', 'b'})",
+    "tuple of lists": "(['a'], ['b'])",
     "object": '{"en": "a"}',
     "escape": "['\\d']",
     "deep": "[" * 50_000 + "]" * 50_000,
     "set of lists": "[{[]: 1}]",
     "half a surrogate": "['\\ud83d",
 }
-TEXTS = ["a dog", "[a] dog [b]", "(a dog)", "('a dog')", '("Hello") said the dog', "array of dogs", "a [dog]", "()"]
+TEXTS = ["a dog", "[a] dog [b]", "(a dog)", "dog(s) ('tis)", "<StringArray>"]
+TEXTS += ["('a dog')", '("Hello") said the dog', "array of dogs", "a [dog]", "()"]
 
 
 @pytest.mark.parametrize("cell", LISTS.values(), ids=LISTS)
@@ -135,6 +143,8 @@ def test_lists_that_datasets_and_pandas_write_into_csv(folder):
     frame.to_csv(folder / "arrays.csv")
     frame["caption"] = [tuple(texts) for texts in columns["caption"]]
     frame.to_csv(folder / "tuples.csv")
+    frame = frame.explode("caption").astype({"caption": "string"})
+    frame.groupby("image")["caption"].unique().reset_index().to_csv(folder / "unique.csv")
     for name in ("datasets", "lists", "arrays", "tuples"):
         assert Captions.from_csv(folder / f"{name}.csv").captions == columns["caption"]
 

@@ -17,7 +17,9 @@ _QUOTED = r"""(?:'[^'\\\n]*(?:\\.[^'\\\n]*)*'|"[^"\\\n]*(?:\\.[^"\\\n]*)*")"""
 _ITEM = re.compile(rf"np\.str_\((?P<numpy>{_QUOTED})\)|(?P<python>{_QUOTED})|None|nan|<NA>")
 _SEPARATOR = re.compile(r"\s*,\s*|\s+")
 _ARRAY = re.compile(r"array\(\s*(\[.*\])\s*(?:,\s*dtype=[^\[\]]*)?\)", re.DOTALL)
-_LIST_START = re.compile(r"""array\(\s*\[|\[\s*(?:b?['"]|np\.str_\()""")
+_PANDAS = re.compile(r"<\w+Array>\s*(\[.*\])\s*Length: (\d{1,9}), dtype: \S+", re.DOTALL)
+_MAYBE_LIST = re.compile(r"[\[{(]|<\w+Array>|\w[\w.]*\(\s*[\[{(]")
+_LIST_START = re.compile(r"""<\w+Array>\s*\[|array\(\s*\[|\[\s*(?:b?['"]|np\.str_\()|[\w.]*\(\s*[\[{(]+\s*['"]""")
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -28,7 +30,7 @@ def read_cell(cell: object) -> tuple[list[object], str | None]:
     if not isinstance(cell, str):
         return [cell], None
     text = cell.strip()
-    if not text.startswith(("[", "{", "(", "array(")):
+    if not _MAYBE_LIST.match(text):
         return [cell], None
     captions = parse_list(text)
     if captions is not None:
@@ -68,7 +70,11 @@ def parse_list(text: str) -> list[str | None] | None:
 
 
 def _parse_python(text: str) -> list[str | None] | None:
-    """Parse what Python or numpy writes; numpy puts white space between the items, or a comma in `array([…])`."""
+    """Parse what Python, numpy or pandas writes; numpy puts white space or commas between the items."""
+    pandas = _PANDAS.fullmatch(text)
+    if pandas:  # quotes and backslashes in its items are not escaped, but the number of items is certain
+        items = None if "\\" in text else _parse_python(pandas[1])
+        return items if items is not None and len(items) == int(pandas[2]) else None
     array = _ARRAY.fullmatch(text)
     text = array[1] if array else text
     if len(text) < 2 or _CLOSING.get(text[0]) != text[-1]:
