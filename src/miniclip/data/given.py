@@ -36,17 +36,25 @@ class Concatenation:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, list[str]]:
         """Return the image and its captions."""
-        part, index = self._place(index)
+        part, index = self.place(index)
         return part[index]
 
     def name(self, index: int) -> str:
         """Return the name that the image has in its dataset."""
-        return name_of(*self._place(index))
+        return name_of(*self.place(index))
 
-    def _place(self, index: int) -> tuple[ImageCaptionDataset, int]:
+    def place(self, index: int) -> tuple[ImageCaptionDataset, int]:
+        """Return the dataset of an image, and its index there."""
         index = checked_index(index, len(self))
         number = bisect_right(self._ends, index)
         return self.parts[number], index - (self._ends[number - 1] if number else 0)
+
+
+def original(data: ImageCaptionDataset, index: int) -> tuple[ImageCaptionDataset, int]:
+    """Return the dataset that an image of a part or a concatenation comes from, and the image's index there."""
+    while isinstance(data, Subset | Concatenation):
+        data, index = (data.data, data.indices[index]) if isinstance(data, Subset) else data.place(index)
+    return data, index
 
 
 def as_dataset(data: Any) -> ImageCaptionDataset:

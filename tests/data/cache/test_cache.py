@@ -1,6 +1,7 @@
 """The cache: identical pixels, resumed after any interruption, damage named and repaired, other models refused."""
 
 import contextlib
+import io
 import json
 import pickle
 import signal
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import miniclip
 from miniclip.cli import main
@@ -310,3 +312,31 @@ def test_ctrl_c_ends_the_command_and_advises_to_resume(folder, tmp_path, monkeyp
     monkeypatch.setattr("miniclip.data.cache.writing.build_cache", stop)
     assert main(["data", "cache", "shapes", str(tmp_path / "out")]) == 130
     assert "the same command resumes" in capsys.readouterr().out
+
+
+class StoredColor:
+    """Stored image that has only a row number for a name."""
+
+    def __init__(self, row: int, value: int) -> None:
+        self.row, self.value = row, value
+
+    def __str__(self) -> str:
+        return f"row {self.row}"
+
+    def read(self) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (self.value,) * 3).save(file, "PNG")
+        return file.getvalue()
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "part"])
+def test_other_images_of_the_same_names_and_captions_raise(tmp_path, part):
+    first, second = (
+        Captions([StoredColor(row, value) for row in range(40)], [["a cat"], ["a dog"]] * 20) for value in (10, 200)
+    )
+    if part:
+        first, second = (torch.utils.data.Subset(data, range(30)) for data in (first, second))
+    build_cache(first, tmp_path, PREPROCESS)
+    assert build_cache(first, tmp_path, PREPROCESS)[7][0].getpixel((0, 0)) == (10, 10, 10)
+    with pytest.raises(ValueError, match="built from other images or captions"):
+        build_cache(second, tmp_path, PREPROCESS)

@@ -93,6 +93,8 @@ class TestReading:
             ({"text": ["a dog"], "url": "x"}, ["a dog"]),
             ({"captions": [], "caption": "a dog"}, ["a dog"]),
             ({"captions": ["a dog", "", None]}, ["a dog"]),
+            ({"caption": "['a dog' 'a cat']"}, ["a dog", "a cat"]),
+            ({"caption": "[photo]"}, ["[photo]"]),
             ({"caption": 1984}, ["1984"]),
             ({"caption": None, "key": "000"}, ["from the text"]),
         ],

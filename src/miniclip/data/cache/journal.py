@@ -1,7 +1,8 @@
 """Shards that an earlier or interrupted build of a cache has left.
 
 A shard is written completely or not at all, then appended to a journal with its checksum. The next build keeps the
-shards whose checksums still match. The journal's first line identifies the source: images, captions and preprocessing.
+shards whose checksums still match. The journal's first line identifies the source: names, captions, the content of some
+images, and preprocessing. Names do not suffice: those of stored images are often only row numbers.
 """
 
 from __future__ import annotations
@@ -15,21 +16,43 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.data.cache.format import INDEX, JOURNAL, read_index, require_bytes, require_checksum
-from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.dataset import ImageCaptionDataset, ImageFiles
+from miniclip.data.given import original
 from miniclip.data.preprocess import Preprocess
 from miniclip.errors import DataError
 
 Shard = dict[str, Any]  # file, images, bytes, sha256; first: index of its first image in the dataset; skipped
-Source = dict[str, Any]  # images, captions, sha256, pixels
+Source = dict[str, Any]  # images, captions, sha256, pixels, sample
+
+SAMPLED_IMAGES = 16
 
 
 def source_of(data: ImageCaptionDataset, names: Sequence[str], preprocess: Preprocess) -> Source:
-    """Return a fingerprint of what a cache is built from: image names, captions and preprocessing."""
+    """Return a fingerprint of what a cache is built from: image names, captions, some images, and preprocessing."""
     digest = hashlib.sha256()
     for name, captions in zip(names, data.captions, strict=True):
         digest.update(json.dumps([name, list(captions)]).encode())
     counts = {"images": len(data), "captions": sum(map(len, data.captions))}
-    return {**counts, "sha256": digest.hexdigest(), "pixels": preprocess.pixel_settings}
+    sampled = sorted({number * len(data) // SAMPLED_IMAGES for number in range(SAMPLED_IMAGES)}) if len(data) else []
+    sample = [_checksum(data, index) for index in sampled]
+    return {**counts, "sha256": digest.hexdigest(), "pixels": preprocess.pixel_settings, "sample": sample}
+
+
+def _checksum(data: ImageCaptionDataset, index: int) -> str | None:
+    """Return a checksum of an encoded image; None if it cannot be read, or the dataset makes its images itself."""
+    data, index = original(data, index)
+    if not isinstance(data, ImageFiles):
+        return None
+    try:
+        return hashlib.sha256(data.encoded(index)).hexdigest()[:16]
+    except (DataError, OSError):
+        return None
+
+
+def _is_same(old: Source, new: Source) -> bool:
+    """Compare two sources; an image that could not be read may have been repaired."""
+    pairs = zip(old.get("sample", []), new["sample"], strict=False)
+    return {**old, "sample": None} == {**new, "sample": None} and all(a == b or None in (a, b) for a, b in pairs)
 
 
 def intact_shards(folder: Path, source: Source) -> dict[int, Shard]:
@@ -44,7 +67,7 @@ def intact_shards(folder: Path, source: Source) -> dict[int, Shard]:
     if recorded is None:
         return {}
     old_source, shards = recorded
-    if old_source != source:
+    if not _is_same(old_source, source):
         raise ValueError(
             f"{folder} was built from other images or captions, or with other settings ({old_source['images']:,} "
             f"images, now {source['images']:,}): name another folder, or remove that one"

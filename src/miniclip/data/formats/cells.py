@@ -44,6 +44,12 @@ def read_cell(cell: object) -> tuple[list[object], str | None]:
     )
 
 
+def read_quoted_list(cell: object) -> tuple[list[object], str | None]:
+    """Return the captions of a cell as `read_cell` does; text of the web in brackets, such as "[photo]", stays text."""
+    is_text = isinstance(cell, str) and not _LIST_START.match(cell.strip())
+    return ([cell], None) if is_text else read_cell(cell)
+
+
 def read_cells(cells: Iterable[object]) -> tuple[list[object], str | None]:
     """Return the captions of a row's cells, and the first problem, as `read_cell` does."""
     captions: list[object] = []

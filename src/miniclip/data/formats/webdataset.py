@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Unpack
 
 from miniclip.data.formats.captions import Captions
+from miniclip.data.formats.cells import read_quoted_list
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
 from miniclip.data.formats.rows import ImageRow, ImageRows, select
 from miniclip.data.formats.shards import ShardSpec, TarShard, find_shards, name_shards
@@ -237,7 +238,7 @@ def _read_captions(member: Member, key: str | None, file: BinaryIO) -> tuple[lis
         return [], f"is JSON, but a {type(content).__name__}; expected an object"
     values = [_look_up(content, key)] if key else [content.get(name) for name in CAPTION_KEYS]
     value: Any = next((value for value in values if value not in (None, "", [])), [])
-    return value if isinstance(value, list) else [value], None
+    return read_quoted_list(value)
 
 
 def _look_up(content: dict[str, Any], key: str) -> Any:
