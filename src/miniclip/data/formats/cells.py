@@ -79,8 +79,8 @@ def _parse_python(text: str) -> list[str | None] | None:
     """Parse what Python, numpy or pandas writes; numpy puts white space or commas between the items."""
     pandas = _PANDAS.fullmatch(text)
     if pandas:  # quotes and backslashes in its items are not escaped, but the number of items is certain
-        items = None if "\\" in text else _parse_python(pandas[1])
-        return items if items is not None and len(items) == int(pandas[2]) else None
+        inner = None if "\\" in text else _parse_python(pandas[1])
+        return inner if inner is not None and len(inner) == int(pandas[2]) else None
     array = _ARRAY.fullmatch(text)
     text = array[1] if array else text
     if len(text) < 2 or _CLOSING.get(text[0]) != text[-1]:
