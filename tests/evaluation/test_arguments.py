@@ -60,6 +60,27 @@ def test_ks():
     for k, error in ((0, ValueError), (1.0, TypeError), ("1", TypeError)):
         with pytest.raises(error, match=r"k "):
             recalls(embeddings, [k])
+    with pytest.raises(TypeError, match=r"ks: found an int; expected values of K in a list"):
+        recalls(embeddings, 5)
+
+
+EYE, INDICES = torch.eye(2), torch.arange(2)
+EMBEDDINGS = {
+    "tuple": ((EYE, EYE, INDICES), TypeError, "embeddings: found a tuple; expected Embeddings"),
+    "numpy": (Embeddings(np.eye(2), EYE, INDICES), TypeError, "expected Embeddings of three tensors"),
+    "widths": (Embeddings(EYE, torch.eye(3), torch.arange(3)), ValueError, r"\(2, 2\), \(3, 3\), \(3,\); expected"),
+    "indices": (Embeddings(EYE, EYE, torch.arange(1)), ValueError, r"expected \(N, E\), \(M, E\) and \(M,\)"),
+    "no image": (Embeddings(EYE, EYE, torch.tensor([0, 5])), ValueError, "images 0 to 5 of captions; there are 0 to 1"),
+    "negative": (Embeddings(EYE, EYE, torch.tensor([-1, 0])), ValueError, "images -1 to 0 of captions"),
+    "empty": (Embeddings(EYE[:0], EYE[:0], INDICES[:0]), ValueError, "N and M at least 1"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(EMBEDDINGS))
+def test_wrong_embeddings(kind):
+    embeddings, error, message = EMBEDDINGS[kind]
+    with pytest.raises(error, match=message):
+        recalls(embeddings)
 
 
 def test_captions_of_other_collections():

@@ -124,6 +124,9 @@ WRONG = {
     "number as dtype": ({"name": "vit_b_32", "dtype": 16}, TypeError, "dtype: found an int"),
     "dtype name": ({"name": "vit_b_32", "dtype": "int8"}, ValueError, "unknown dtype 'int8'"),
     "config as dict": ({"name": "model", "config": {"embed_dim": 8}}, TypeError, "config: found a dict; .*from_dict"),
+    "tokenizer": (
+        {"name": "bert_vit_tiny", "pretrained": False, "tokenizer": {}}, TypeError, "tokenizer: found a dict",
+    ),
     "image size": (
         {"name": "bert_vit_tiny", "pretrained": False, "image_size": "32"}, TypeError, "image_size is '32', a str",
     ),
@@ -136,6 +139,17 @@ def test_wrong_arguments_of_load(model, kind):
     options, error, message = WRONG[kind]
     with pytest.raises(error, match=message):
         load(**options)
+
+
+def test_wrong_arguments_of_a_model(model):
+    with pytest.raises(TypeError, match=r"config: found a str; expected a CLIPConfig: by name, miniclip\.load"):
+        CLIPModel("vit_b_16")
+    with pytest.raises(TypeError, match=r"config: found a dict; .*CLIPConfig\.from_dict"):
+        CLIPModel(model.config.to_dict())
+    with pytest.raises(TypeError, match=r"tokenizer: found a str; expected a tokenizer"):
+        CLIPModel(model.config, "tokenizer.json")
+    with pytest.raises(TypeError, match=r"the configuration is a list; expected a dict"):
+        type(model.config).from_dict([1])
 
 
 def test_numpy_image_size():

@@ -107,7 +107,7 @@ def test_bytes_and_open_files(model, rows, paths):
         assert same(model.encode_image([file, paths[0], file], num_workers=2), rows[[1, 0, 1]])
     with pytest.raises(DataError, match=r"image 1: the file is closed"):
         model.encode_image([paths[0], file])
-    with paths[1].open() as text, pytest.raises((TypeError, UnicodeDecodeError), match=r"mode 'rb'|decode"):
+    with paths[1].open() as text, pytest.raises(TypeError, match=r"found a TextIOWrapper .*mode 'rb'"):
         model.encode_image(text)
     with pytest.raises(TypeError, match=r"image 0: found a StringIO .*mode 'rb'"):
         model.encode_image(io.StringIO("text"))
@@ -194,6 +194,10 @@ UNCERTAIN = {
     "empty array": (np.zeros((0, 8, 3), np.uint8), "has no pixels"),
     "numbers": (np.arange(3), "image 0: found an? int"),
     "array of bytes": (np.array([b"\x89PNG"]), "an array of bytes, which loses zeros"),
+    "masked": (np.ma.masked_array(np.zeros((8, 8, 3), np.uint8), mask=True), r"a masked array; .*expected|x\.filled"),
+    "sparse": (torch.zeros(2, 3, 16, 16).to_sparse(), r"that is sparse; pass x\.to_dense"),
+    "float8": (torch.zeros(1, 3, 16, 16).to(torch.float8_e4m3fn), "of float8_e4m3fn with values from 0 to 0"),
+    "meta": (torch.zeros(2, 3, 16, 16, dtype=torch.uint8, device="meta"), "on the meta device, without data"),
     "float image": (torch.rand(16, 16, 3), r"a Tensor \(16, 16, 3\) of float32"),
 }
 
@@ -201,9 +205,8 @@ UNCERTAIN = {
 @pytest.mark.parametrize("kind", sorted(UNCERTAIN))
 def test_uncertain_arrays_are_refused(model, kind):
     images, message = UNCERTAIN[kind]
-    with pytest.raises(TypeError, match=message) as caught:
+    with pytest.raises(TypeError, match=message):
         model.encode_image(images)
-    assert "expected" in str(caught.value) or "which" in str(caught.value)
     if kind not in ("numbers", "float image") and images.ndim in (2, 3):
         with pytest.raises(TypeError, match=r"image 1: found"):
             model.encode_image([Image.new("RGB", (8, 8)), images])
@@ -329,6 +332,17 @@ def test_normalise_refuses_integers_of_another_scale(model):
     pixels = torch.full((3, 16, 16), 200, dtype=torch.int64)
     with pytest.raises(TypeError, match=r"of int64 with values from 200 to 200"):
         model.preprocess.normalise(pixels)
+    with pytest.raises(TypeError, match=r"found an array .*; expected a tensor"):
+        model.preprocess.normalise(pixels.numpy())
+
+
+def test_closed_and_empty_images_are_named(model, paths):
+    image = Image.open(paths[0])
+    image.close()
+    with pytest.raises(ValueError, match="image 1: Operation on closed image"):
+        model.encode_image([paths[0], image])
+    with pytest.raises(TypeError, match="image 0: found an image of 0 x 5 pixels"):
+        model.encode_image(Image.new("RGB", (0, 5)))
 
 
 def test_upright_images_are_those_of_open_image(model, paths, rows):

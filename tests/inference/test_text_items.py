@@ -64,7 +64,7 @@ REFUSED = {
     "NaN": (["a dog", float("nan")], "item 1 is a float; .*the cell is empty"),
     "number in a list": (["a dog", 3.5], "item 1 is a float; expected a string$"),
     "nested lists": ([["a dog"], ["a cat"]], "item 0 is a list; .*one flat list"),
-    "token ids in lists": ([[1, 2], [3, 4]], r"item 0 is a list; .*token ids are a tensor"),
+    "token ids in lists": ([[1, 2], [3, 4]], r"item 0 is a list; .*token ids are one tensor"),
     "array of two dimensions": (np.array([["a dog"]]), r"texts: found an array \(1, 1\)"),
     "float array": (np.zeros((2, 4)), r"texts: found an array \(2, 4\) of float64"),
     "one row of ids": (torch.tensor([1, 2, 3]), r"a Tensor \(3,\) of int64; .*tokens\[None\]"),
@@ -95,6 +95,19 @@ def test_tokenizer_is_not_trained_on_the_names_of_columns():
         with pytest.raises(TypeError, match=r"captions: found a (DataFrame|dict)"):
             Tokenizer.train(captions, 600)
     assert Tokenizer.train(pandas.Series(CAPTIONS), 600).vocab == Tokenizer.train(CAPTIONS, 600).vocab
+
+
+def test_sizes_of_the_tokenizer():
+    from miniclip import Tokenizer
+
+    tokenizer = Tokenizer.train(CAPTIONS, np.int64(520))
+    for size in ("600", 600.0, True, None):
+        with pytest.raises(TypeError, match=r"vocab_size is .*expected an integer"):
+            Tokenizer.train(CAPTIONS, size)
+        with pytest.raises(TypeError, match=r"context_length is .*expected an integer"):
+            tokenizer(CAPTIONS, context_length=size)
+    with pytest.raises(TypeError, match=r"captions: found a NoneType"):
+        Tokenizer.train(None, 600)
 
 
 def test_token_ids(model, rows):

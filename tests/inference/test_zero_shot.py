@@ -33,7 +33,12 @@ def test_equal_forms_of_templates(model, image):
     for form in forms:
         assert torch.equal(model.classify(image, LABELS, form), expected)
     default = model.classify(image, LABELS)
-    for form in ("a photo of a {}.", ["a photo of a {}."], lambda c: f"a photo of a {c}."):
+    for form in (
+        "a photo of a {}.",
+        np.array("a photo of a {}."),
+        ["a photo of a {}."],
+        lambda c: f"a photo of a {c}.",
+    ):
         assert torch.equal(model.classify(image, LABELS, form), default)
     assert model.classify(image, LABELS, ["{{curly}} {}", "{} at 100%"]).shape == (1, 3)
 
@@ -81,6 +86,7 @@ def test_wrong_collections_of_templates(model, image):
         (3, "templates: found an int"),
         ([None], "template None: found a NoneType"),
         (["a {}", 3], "template 3: found an int"),
+        (b"a {}", "template b'a {}': found a bytes"),
         ([lambda c: None], "template .*lambda.*: it returned a NoneType; expected a string"),
     ):
         with pytest.raises(TypeError, match=message):

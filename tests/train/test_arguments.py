@@ -121,6 +121,16 @@ def test_numbers_of_numpy_become_pythons():
     assert ImageConfig(np.int32(16), 8, 32, 1, 2).image_size == 16
 
 
+def test_lists_become_tuples():
+    image, text = ImageConfig(16, 8, 32, 1, 2), TextConfig(7, 12, 8, 2, 2)
+    for mean in ([0.5, 0.4, 0.3], np.array([0.5, 0.4, 0.3])):
+        assert CLIPConfig(image, text, 8, mean=mean).mean == (0.5, 0.4, 0.3)
+    with pytest.raises(TypeError, match=r"mean is 'abc'; expected 3 numbers"):
+        CLIPConfig(image, text, 8, mean="abc")
+    with pytest.raises(TypeError, match=r"the settings are a list; expected a dict"):
+        TrainConfig.from_dict(["epochs"])
+
+
 @pytest.mark.parametrize(
     "value",
     ["32", 2.0, True, None, [8], np.bool_(True), np.float32(8)],

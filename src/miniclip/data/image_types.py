@@ -8,6 +8,7 @@ Letters: N images, H height, W width, C channels: 1 (grey), 3 (RGB) or 4 (RGBA).
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import threading
@@ -16,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -56,6 +58,8 @@ def as_image(item: Any) -> Image.Image:
         TypeError: the type, the dtype or the shape is another one.
     """
     if isinstance(item, Image.Image):
+        if 0 in item.size:
+            raise TypeError(f"found an image of {item.width} x {item.height} pixels, which has no pixels")
         return item
     if isinstance(item, str | os.PathLike):
         return open_image(existing(item))
@@ -125,44 +129,62 @@ def encoded(item: Any) -> bytes:
         return bytes(item)
     if getattr(item, "closed", False):
         raise UnreadableError(UNNAMED, "the file is closed; keep it open until its image is read, or pass its bytes")
+    if isinstance(item, io.TextIOBase):
+        raise TypeError(f"found {describe(item)} that reads text; open the file with mode 'rb'")
     with _file_lock:
         if hasattr(item, "seekable") and item.seekable():
             item.seek(0)
         content = item.read()
     if not isinstance(content, bytes | bytearray):
-        raise TypeError(f"found {describe(item)} that reads text; open the file with mode 'rb'")
+        raise TypeError(f"found {describe(item)} whose read() returns {describe(content)}; expected bytes")
     return bytes(content)
 
 
 def is_array(item: Any) -> bool:
     """Return whether an object is an array, numpy's or that of another library."""
-    return isinstance(item, np.ndarray) or (hasattr(item, "__array__") and len(getattr(item, "shape", ())) > 1)
+    if isinstance(item, np.ndarray):
+        return True
+    return hasattr(item, "__array__") and hasattr(item, "dtype") and len(getattr(item, "shape", ())) > 1
 
 
 def is_uint8(pixels: Tensor) -> bool:
     """Return whether pixels are uint8, or floats.
 
     Raises:
-        TypeError: they are integers of another type.
+        TypeError: they are not a tensor, or one of integers of another type.
     """
+    if not isinstance(pixels, Tensor):
+        raise TypeError(f"found {describe(pixels)}; expected a tensor (..., 3, S, S) of uint8, or of floats in 0..1")
     if not pixels.is_floating_point():
         require_uint8(pixels)
     return not pixels.is_floating_point()
 
 
 def require_uint8(pixels: Any) -> None:
-    """Raise TypeError, with the range of the values, if pixels are not uint8."""
-    dtype = str(pixels.dtype).removeprefix("torch.")
-    if dtype == "uint8":
+    """Raise TypeError, with the range of the values, if pixels are not uint8, or are masked."""
+    if isinstance(pixels, np.ma.MaskedArray):
+        raise TypeError("found a masked array; pass one without a mask, as in x.filled(255)")
+    if isinstance(pixels, Tensor) and pixels.layout != torch.strided:
+        raise TypeError(f"found {describe(pixels)} that is sparse; pass x.to_dense()")
+    if str(pixels.dtype).removeprefix("torch.") == "uint8":
         return
-    values = ""
-    if dtype.startswith(("float", "bfloat", "int", "uint")) and 0 not in pixels.shape:
-        values = f" with values from {float(pixels.min()):g} to {float(pixels.max()):g}"
     raise TypeError(
-        f"found {describe(pixels)}{values}; expected {EXPECTED}. The scale of other numbers is not certain: convert "
-        "them to uint8, 0 to 255, which for values from 0 to 1 is 255 * x, rounded; encode_image also takes normalised "
-        "pixels, a float tensor (N, 3, S, S)"
+        f"found {describe(pixels)}{_range(pixels)}; expected {EXPECTED}. The scale of other numbers is not certain: "
+        "convert them to uint8, 0 to 255, which for values from 0 to 1 is 255 * x, rounded; encode_image also takes "
+        "normalised pixels, a float tensor (N, 3, S, S)"
     )
+
+
+def _range(pixels: Any) -> str:
+    """Return the range of numbers as a part of a message; "" for other values."""
+    dtype = str(pixels.dtype).removeprefix("torch.")
+    if not dtype.startswith(("float", "bfloat", "int", "uint")) or 0 in pixels.shape:
+        return ""
+    if isinstance(pixels, Tensor):
+        if pixels.is_meta:
+            return ""
+        pixels = pixels.double()
+    return f" with values from {float(pixels.min()):g} to {float(pixels.max()):g}"
 
 
 def image_batch(pixels: Any) -> Array:
@@ -220,4 +242,6 @@ def _last_channels(pixels: Any) -> Array:
 
 
 def _to_numpy(pixels: Any) -> Array:
+    if getattr(pixels, "is_meta", False):
+        raise TypeError(f"found {describe(pixels)} on the meta device, without data")
     return pixels.detach().cpu().numpy() if isinstance(pixels, Tensor) else np.asarray(pixels)

@@ -17,7 +17,7 @@ from torch import Tensor
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.given import as_dataset
 from miniclip.utils.checks import whole_number
-from miniclip.utils.items import describe
+from miniclip.utils.items import describe, listed
 
 KS = (1, 5, 10)
 ROWS = 1024  # rows of the similarity matrix at a time; the full N x M matrix of a large dataset would not fit
@@ -114,10 +114,29 @@ def recalls(embeddings: Embeddings, ks: Sequence[int] = KS) -> Recalls:
 
     Returns:
         `{"image_to_text": {"R@1": percent, …}, "text_to_image": {…}}`.
+
+    Raises:
+        TypeError: the embeddings or the values of K are something else.
+        ValueError: there are no embeddings, their shapes do not fit, or the image of a caption does not exist.
     """
-    ks = [whole_number("k", k, 1) for k in ks]
+    _check_embeddings(embeddings)
+    ks = [whole_number("k", k, 1) for k in listed(ks, "ks", "values of K in a list")]
     ranks = {"image_to_text": image_to_text_ranks(embeddings), "text_to_image": text_to_image_ranks(embeddings)}
     return {way: {f"R@{k}": 100 * float((rank < k).double().mean()) for k in ks} for way, rank in ranks.items()}
+
+
+def _check_embeddings(embeddings: Any) -> None:
+    """Raise TypeError or ValueError if `Embeddings` are not those of N images and M captions."""
+    if not isinstance(embeddings, Embeddings) or not all(isinstance(part, Tensor) for part in embeddings):
+        raise TypeError(f"embeddings: found {describe(embeddings)}; expected Embeddings of three tensors")
+    images, texts, image_indices = embeddings
+    shapes = ", ".join(str(tuple(part.shape)) for part in embeddings)
+    fits = images.dim() == texts.dim() == 2 and images.shape[1:] == texts.shape[1:]
+    if not fits or image_indices.shape != texts.shape[:1] or not len(images) or not len(texts):
+        raise ValueError(f"embeddings: found the shapes {shapes}; expected (N, E), (M, E) and (M,), N and M at least 1")
+    lowest, highest = int(image_indices.min()), int(image_indices.max())
+    if lowest < 0 or highest >= len(images):
+        raise ValueError(f"embeddings: images {lowest} to {highest} of captions; there are 0 to {len(images) - 1}")
 
 
 def text_to_image_ranks(embeddings: Embeddings) -> Tensor:

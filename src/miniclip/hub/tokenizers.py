@@ -11,6 +11,7 @@ from miniclip.hub.download import fetch
 from miniclip.hub.registry import OPENAI_REPO
 from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer import find_tokenizer, load_tokenizer
+from miniclip.utils.items import describe
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -20,7 +21,14 @@ MAX_EAGER_BYTES = 8 << 20  # a larger tokenizer.json takes seconds to read, and 
 
 
 def open_tokenizer(tokenizer: str | Path | TextTokenizer | None) -> TextTokenizer | None:
-    """Return a tokenizer as it is, or read it from a path."""
+    """Return a tokenizer as it is, or read it from a path.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if tokenizer is not None and not isinstance(tokenizer, str | Path) and not hasattr(tokenizer, "vocab_size"):
+        expected = "a path, or a tokenizer, as Tokenizer.load returns"
+        raise TypeError(f"tokenizer: found {describe(tokenizer)}; expected {expected}")
     return load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
 
 

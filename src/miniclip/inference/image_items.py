@@ -22,6 +22,7 @@ from miniclip.utils.items import describe, listed, refuse_unordered
 Images: TypeAlias = ImageInput | Iterable[ImageInput]
 
 SEVERAL = f"{EXPECTED}, or several in a list, an array, a column of a table or a generator"
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_DISTANCE = 4  # of normalised pixels from the range of an image's values, in widths of this range
 
 
@@ -71,11 +72,16 @@ def check_normalised(pixels: Tensor, preprocess: Preprocess) -> None:
         raise ValueError(f"images: found {found}; expected {expected}: pass pixels of 0 to 255 as uint8")
 
 
+def is_normalised(item: Any) -> bool:
+    """Return whether an item is a tensor of floats, which are normalised pixels."""
+    return isinstance(item, Tensor) and item.dtype in FLOATS and item.layout == torch.strided
+
+
 def _tensor_items(images: Tensor) -> Tensor | Sequence[Any]:
     """Return a float tensor as normalised pixels, a uint8 tensor as images."""
-    if images.is_floating_point() and images.dim() == 4:
+    if is_normalised(images) and images.dim() == 4:
         return images
-    if images.is_floating_point() and images.dim() == 3 and len(images) == 3:
+    if is_normalised(images) and images.dim() == 3 and len(images) == 3:
         return images[None]
     return _batch_items(images) if images.dim() == 4 else [images]
 
@@ -103,7 +109,7 @@ def _joined(items: Sequence[Any]) -> Tensor | Sequence[Any]:
         TypeError: only some items are float tensors, or one is a batch.
         ValueError: the tensors differ in shape.
     """
-    normalised = [isinstance(item, Tensor) and item.is_floating_point() for item in items]
+    normalised = [is_normalised(item) for item in items]
     if not any(normalised):
         return items
     if not all(normalised):

@@ -118,8 +118,6 @@ class ImageReader:
         """Pixels of an image (3, S, S), or the reason why it cannot be read."""
         try:
             return read_pixels(self.items[index], self.preprocess)
-        except TypeError as error:
-            raise TypeError(f"image {index}: {error}") from error
         except (DataError, OSError) as error:
             named = _named(error, index)
             if self.on_error == "skip":
@@ -127,6 +125,9 @@ class ImageReader:
             if named is error:
                 raise
             raise named from error
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"image {index}: {error}") from error
 
     def _stack(self, batch: list[Tensor | str]) -> ImageBatch:
         readable = {index: pixels for index, pixels in enumerate(batch) if isinstance(pixels, Tensor)}

@@ -18,6 +18,7 @@ from miniclip.losses.reference import l2_normalize
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer import TextTokenizer
 from miniclip.utils.checks import whole_number
+from miniclip.utils.items import describe
 
 
 class CLIPModel(CLIP):
@@ -34,9 +35,15 @@ class CLIPModel(CLIP):
 
     Raises:
         ValueError: the tokenizer's ids do not fit the text tower.
+        TypeError: the configuration or the tokenizer is something else.
     """
 
     def __init__(self, config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> None:
+        if not isinstance(config, CLIPConfig):
+            raise TypeError(
+                f"config: found {describe(config)}; expected a CLIPConfig: by name, miniclip.load(name, "
+                "pretrained=False); from a dict, CLIPConfig.from_dict(values)"
+            )
         super().__init__(config)
         accelerate(self)
         self.preprocess = Preprocess(config)
@@ -166,7 +173,12 @@ def require_fit(tokenizer: TextTokenizer, config: CLIPConfig) -> None:
 
     Raises:
         ValueError: the vocabulary is larger than the tower's, or the end token differs, so pooling would be wrong.
+        TypeError: the tokenizer is something else.
     """
+    if not (callable(tokenizer) and hasattr(tokenizer, "vocab_size") and hasattr(tokenizer, "end_id")):
+        raise TypeError(
+            f"tokenizer: found {describe(tokenizer)}; expected a tokenizer, as Tokenizer.load(path) returns"
+        )
     text = config.text
     uses_end = text.padding == "masked" or text.pooling == "end"
     if tokenizer.vocab_size > text.vocab_size or (uses_end and tokenizer.end_id != text.end_id):

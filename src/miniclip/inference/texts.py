@@ -77,6 +77,8 @@ def _check_ids(tokens: Tensor, vocab_size: int) -> None:
         raise TypeError(f"texts: found {describe(tokens)}; expected strings, or token ids (N, T) of integers{hint}")
     if not len(tokens):
         return
+    if tokens.is_meta:
+        raise TypeError(f"texts: found {describe(tokens)} on the meta device, without data; expected token ids")
     lowest, highest = map(int, tokens.long().aminmax())
     if lowest < 0 or highest >= vocab_size:
         raise ValueError(

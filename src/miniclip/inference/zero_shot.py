@@ -73,8 +73,10 @@ def _as_templates(templates: Any) -> list[Template]:
     """Return one or several templates as a list."""
     if templates is None:
         return list(TEMPLATES)
-    if isinstance(templates, str) or callable(templates):
-        return [templates]
+    if getattr(templates, "shape", None) == ():
+        templates = templates.item()  # an array of no dimension
+    if isinstance(templates, str | bytes) or callable(templates):
+        return [templates]  # `fill` refuses bytes
     found = listed(templates, "templates", "strings with one {} in place of the class name, or functions of it")
     if not found:
         raise ValueError("templates: found none, expected at least one; None is 'a photo of a {}.'")

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from miniclip.tokenizer.chunk_cache import BYTES_PER_ID, pack_ids
+from miniclip.utils.checks import whole_number
 from miniclip.utils.items import TEXTS, listed
 
 
@@ -74,6 +75,7 @@ class BatchTokenizer:
             ValueError: context_length has no room for a token of the caption.
             TypeError: a caption is not a string, or the captions are a table, a dict or a set.
         """
+        context_length = whole_number("context_length", context_length)
         num_special = len(self.before) + len(self.after)
         if context_length <= num_special:
             raise ValueError(

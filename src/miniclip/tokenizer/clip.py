@@ -36,7 +36,8 @@ from miniclip.tokenizer.chunk_cache import ChunkCache, ContextDependent, pack_id
 from miniclip.tokenizer.cleaning import chunk_fixer, clean, clean_openai
 from miniclip.tokenizer.fast_bpe import apply_merges, learn_merges, merge_table, token_bytes
 from miniclip.tokenizer.tokenizer_json import build, check_vocabulary
-from miniclip.utils.items import TEXTS, refuse_tables
+from miniclip.utils.checks import whole_number
+from miniclip.utils.items import TEXTS, describe, refuse_tables
 
 WORDS = regex.compile(PATTERN)
 WORDS_ASCII = re.compile(PATTERN.replace(r"\p{L}", "a-z").replace(r"\p{N}", "0-9"))  # lowercase only; twice as fast
@@ -103,7 +104,7 @@ class Tokenizer(BatchTokenizer):
             ValueError: vocab_size is below 514.
             TypeError: captions is a single string, a table or a dict, or contains something else than strings.
         """
-        if vocab_size < MIN_VOCAB_SIZE:
+        if whole_number("vocab_size", vocab_size) < MIN_VOCAB_SIZE:
             raise ValueError(
                 f"vocab_size={vocab_size} is too small: {MIN_VOCAB_SIZE} is the least "
                 "(256 bytes inside a word, 256 that end one, two special tokens)"
@@ -111,6 +112,8 @@ class Tokenizer(BatchTokenizer):
         if isinstance(captions, str):
             raise TypeError("captions is a single str; expected an iterable of captions")
         refuse_tables(captions, "captions", TEXTS)
+        if not hasattr(captions, "__iter__"):
+            raise TypeError(f"captions: found {describe(captions)}; expected {TEXTS}")
         words: Counter[str] = Counter()
         for index, caption in enumerate(captions):
             words.update(WORDS.findall(clean(check_caption(caption, index))))

@@ -135,6 +135,8 @@ class TrainConfig(KnownFields):
             ValueError: a name is unknown, or a value is out of its range.
             TypeError: a value has the wrong type.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"the settings are a {type(values).__name__}; expected a dict")
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in names:

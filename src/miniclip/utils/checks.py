@@ -56,7 +56,10 @@ def check_types(instance: Any, prefix: str = "") -> None:
     """
     hints = get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
-        value = _plain(getattr(instance, field.name))
+        value = getattr(instance, field.name)
+        if get_origin(hints[field.name]) is tuple and not isinstance(value, str) and isinstance(value, Iterable):
+            value = tuple(map(_plain, value))  # a list, an array
+        value = _plain(value)
         object.__setattr__(instance, field.name, value)  # the dataclass may be frozen
         _check(prefix + field.name, value, hints[field.name])
 

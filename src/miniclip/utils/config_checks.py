@@ -118,7 +118,10 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], parts: Mapping[str,
 
     Raises:
         ValueError: a key is missing or unknown, or a value is out of range.
+        TypeError: the values are not a dict.
     """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"the configuration is a {type(values).__name__}; expected a dict")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name, part in parts.items():

@@ -90,6 +90,6 @@ def _advice(item: Any) -> str:
         return ": decode it, as in text.decode('utf-8')"
     if is_missing(item):
         return ": the cell is empty; drop it, as in column.dropna()"
-    if isinstance(item, list | tuple):
-        return ": pass one flat list; token ids are a tensor (N, T)"
+    if isinstance(item, list | tuple) or hasattr(item, "shape"):
+        return ": pass one flat list of strings; token ids are one tensor (N, T)"
     return ""
