@@ -44,6 +44,17 @@ def datasets() -> None:
     assert len(miniclip.data.Captions.from_huggingface(rows)) == 2
 
 
+def heif() -> None:
+    """A HEIC image opens, without a call that registers its reader."""
+    from pillow_heif import from_pillow
+    from PIL import Image
+
+    from miniclip.data.decoding import open_image
+
+    from_pillow(Image.new("RGB", (64, 48), "red")).save("image.heic")
+    assert open_image("image.heic").size == (64, 48)
+
+
 def tensorboard() -> None:
     """A run writes TensorBoard's event file."""
     train("--tensorboard")

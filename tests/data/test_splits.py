@@ -20,6 +20,14 @@ class TestDrawSplits:
         order.shuffle(names)
         assert draw_splits(names, seed) == splits
 
+    @pytest.mark.parametrize(
+        ("count", "expected"),
+        [(0, {}), (1, {"train": 1}), (2, {"train": 1, "val": 1}), (3, {"train": 1, "val": 1, "test": 1})],
+    )
+    def test_training_is_never_empty(self, count, expected):
+        for seed in range(20):
+            assert Counter(draw_splits(map(str, range(count)), seed).values()) == expected
+
     def test_large_dataset_has_1000_in_val_and_test(self):
         splits = draw_splits([f"{k}.jpg" for k in range(31_783)], 0)
         assert Counter(splits.values()) == {"train": 29_783, "val": 1000, "test": 1000}
@@ -61,6 +69,16 @@ class TestResolveSplits:
     def test_one_exact_split_is_taken(self):
         assert resolve_splits({"a": "test", "b": "test"}, 0, exact=True).of == {"a": "test", "b": "test"}
 
+    @pytest.mark.parametrize("exact", [False, True])
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_training_is_not_emptied_for_val(self, count, exact):
+        given = dict.fromkeys(map(str, range(count)), "train") | {"test": "test"}
+        assert "train" in resolve_splits(given, 0, exact).of.values()
+
+    def test_a_very_small_dataset_describes_itself(self):
+        assert "fewer than 3 images" in resolve_splits({"a": None, "b": None}, 0).description
+        assert "fewer" not in resolve_splits(dict.fromkeys("abc"), 0).description
+
     def test_missing_val_is_drawn_from_train(self):
         given = {str(k): "train" if k < 20 else "test" for k in range(30)}
         splits, description = resolve_splits(given, 0)
@@ -99,3 +117,11 @@ def test_unknown_split_raises():
         ValueError, match=r"no split 'dev': a\.csv \(3 images\) has train, test, extra; 'all' takes everything"
     ):
         select_split(["a", "b", "c"], {"a": "extra", "b": "test", "c": "train"}, "dev", "a.csv")
+
+
+@pytest.mark.parametrize(("count", "split"), [(1, "val"), (1, "test"), (2, "test"), (1, "validation")])
+def test_a_missing_split_of_a_very_small_dataset_is_explained(count, split):
+    names = list(map(str, range(count)))
+    with pytest.raises(ValueError, match=r"too small for a split.*3 or more") as error:
+        select_split(names, draw_splits(names, 0), split, "a.csv")
+    assert ("(1 image)" in str(error.value)) == (count == 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ MAX_PIXELS = 178_956_970  # Pillow's limit: half a GiB as RGB; Pillow warns at h
 MAX_SIDE = 1 << 17  # the longest side of a JPEG is 65,535
 MAX_UNCHECKED_PIXELS = 1 << 24  # a decompression bomb of this size does no harm
 MAX_PIXELS_PER_BYTE = 1_000  # limit for larger images: photographs have 1 to 50, a decompression bomb has 10,000
+DARK = 1 / 16  # part of white; a deep image whose brightest value is below it was probably written for another white
 
 _FILE_TYPES = {
     stat.S_IFDIR: "a folder",
@@ -31,6 +34,11 @@ _FILE_TYPES = {
     stat.S_IFBLK: "a device",
 }
 _ORIENTATION = 0x0112  # the EXIF tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_SIGNED = (2,)  # a value of _SAMPLE_FORMAT
+_DEEP = re.compile(r";16[BLN]")  # of Pillow, for 16-bit samples that it cuts to 8 bits
+_ADVICE = "save it with 8 bits per channel, with white as 255"
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -78,6 +86,8 @@ def opened_image(source: str | Path | bytes, name: str | None) -> Iterator[tuple
         with io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file:
             start = file.read(12)
             file.seek(0)
+            if start[4:8] == b"ftyp":  # a container of HEIC, AVIF and films
+                register_heif()
             # An open file: given a path, Pillow maps some formats, and a file truncated meanwhile kills the process.
             with Image.open(file) as image:
                 pixels = image.width * image.height
@@ -93,7 +103,7 @@ def opened_image(source: str | Path | bytes, name: str | None) -> Iterator[tuple
 
 def decode(image: Image.Image) -> Image.Image:
     """Decode an opened image to RGB, upright."""
-    image.load()
+    load_pixels(image)
     return _upright(to_rgb(image), orientation_of(image))
 
 
@@ -140,9 +150,65 @@ def _check_header(image: Image.Image, pixels: int, file: BinaryIO) -> None:
             raise DataError(f"{size} in {length:,} bytes: an empty image, or a decompression bomb")
 
 
+@functools.cache
+def register_heif() -> bool:
+    """Let Pillow read HEIC images, if pillow-heif is installed; return whether it is."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def missing_reader(start: bytes) -> str | None:
+    """Return what is missing to read an image file whose first 12 bytes are `start`, or None."""
+    is_heif = start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+    if not is_heif or register_heif():
+        return None
+    return 'it is HEIC, which needs pillow-heif: pip install "miniclip[heif]", or convert it to JPEG'
+
+
+def unread_format(path: Path) -> str | None:
+    """Return why the format of an image file is not read, by its content; None if it may be read."""
+    try:
+        with _open_regular(path) as file:
+            return missing_reader(file.read(12))
+    except OSError:
+        return None  # opening the image tells
+
+
+def load_pixels(image: Image.Image) -> None:
+    """Decode an opened image in its own mode.
+
+    Raises:
+        DataError: Pillow does not keep the scale of its samples.
+    """
+    is_deep = any(_DEEP.search(repr(tile[3])) for tile in getattr(image, "tile", ()))
+    image.load()
+    if image.mode == "L" and _tag(image, _SAMPLE_FORMAT) == _SIGNED:
+        raise DataError(f"its samples are signed integers of 8 bits, whose scale is not certain: {_ADVICE}")
+    if is_deep and not is_wide(image):
+        extrema: Any = image.getextrema()
+        bands = [extrema] if len(image.getbands()) == 1 else extrema
+        highest = max(high for name, (_, high) in zip(image.getbands(), bands, strict=True) if name not in "Aa")
+        if highest < DARK * 256:
+            raise DataError(f"all its 16-bit samples are below {DARK * 65536:,.0f}, where white is 65,535: {_ADVICE}")
+
+
+def is_wide(image: Image.Image) -> bool:
+    """Return whether an image is grey and has more than 8 bits a pixel: Pillow's modes I, I;16, I;16B, … and F."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB; an RGB image is returned without a copy."""
-    if image.mode.startswith("I") or image.mode == "F":
+    """Convert an image of any mode to RGB; an RGB image is returned without a copy.
+
+    Raises:
+        DataError: the scale of its grey levels is not certain.
+    """
+    load_pixels(image)
+    if is_wide(image):
         return _to_8_bits(image).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         layer = image.convert("LA") if image.mode == "La" else image
@@ -153,14 +219,48 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a grey image of 16-bit integers, or of floats in 0..1 or 0..255, to 8 bits; Pillow would clip it."""
-    values = image.convert("F")
+    """Scale a grey image of more than 8 bits; Pillow would clip it."""
+    factor, offset = _scale(image)
+    # through I: Pillow converts the big-endian modes to F by way of L, which clips them
+    values = image.convert("I").convert("F") if image.mode.startswith("I;") else image.convert("F")
     values.info.pop("transparency", None)  # a 16-bit grey level, not valid in 8 bits
-    full = 65535.0
+    return values.point(lambda value: value * factor + (offset + 0.5)).convert("L")
+
+
+def _scale(image: Image.Image) -> tuple[float, float]:
+    """Return the factor and the offset that map the grey levels of an image of more than 8 bits to 0..255.
+
+    White is 65,535 for 16 bits, and what the format defines. For 32-bit integers, which have no white of their own, it
+    is 255; for floats it is 1, or 255 if a value is above 1.
+
+    Raises:
+        DataError: a value is outside of black to white, or the brightest is almost black: another white was meant.
+    """
+    pixels = np.asarray(image)
+    low, high = float(pixels.min()), float(pixels.max())
+    white = _white(image, high)
+    found = f"its grey levels are from {low:g} to {high:g} ({pixels.dtype.name})"
+    if not 0 <= low <= high <= white:  # false for NaN too
+        raise DataError(f"{found}, where {white:,.0f} is white, so their scale is not certain: {_ADVICE}")
+    if 0 < high < DARK * white:
+        raise DataError(f"{found}, which is almost black where {white:,.0f} is white: {_ADVICE}")
+    if image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == 0:  # 0 is white; Pillow inverts only 8 bits and less
+        return -255.0 / white, 255.0
+    return 255.0 / white, 0.0
+
+
+def _white(image: Image.Image, high: float) -> float:
+    """Return the grey level of white, for an image whose brightest value is `high`."""
     if image.mode == "F":
-        full = 1.0 if float(values.getextrema()[1]) <= 1.0 else 255.0  # type: ignore[arg-type]  # one band: (low, high)
-    factor = 255.0 / full
-    return values.point(lambda value: value * factor + 0.5).convert("L")
+        return 1.0 if high <= 1.0 else 255.0
+    if image.mode == "I":
+        return 65535.0 if image.format == "PPM" else 255.0  # Pillow scales PPM to 16 bits
+    return 4095.0 if _tag(image, _BITS_PER_SAMPLE) == (12,) else 65535.0
+
+
+def _tag(image: Image.Image, tag: int) -> Any:
+    """Return the value of a TIFF tag, None if it is missing or the image is not a TIFF."""
+    return getattr(image, "tag_v2", {}).get(tag)
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -188,7 +288,9 @@ def _reason(error: Exception, start: bytes) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, UnidentifiedImageError):
-        return f"no image format of Pillow begins with {start!r}" if start else "the file is empty"
+        return missing_reader(start) or (
+            f"no image format of Pillow begins with {start!r}" if start else "the file is empty"
+        )
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()  # without the path, which starts the message
     if isinstance(error, MemoryError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
@@ -13,44 +14,74 @@ from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.formats.captions import Captions, load_tables
 from miniclip.data.formats.coco import CocoCaptions, find_coco
 from miniclip.data.formats.columns import ColumnNames
-from miniclip.data.formats.flickr30k import Flickr8k, Flickr30k, find_flickr
-from miniclip.data.formats.folder import holds_images_with_texts
-from miniclip.data.formats.multifile import TABLE_SUFFIXES, find_parquet, split_of
+from miniclip.data.formats.files import expand, is_pattern
+from miniclip.data.formats.finding import find_tables, one_dataset
+from miniclip.data.formats.flickr30k import (
+    Flickr8k,
+    Flickr30k,
+    find_captions,
+    find_flickr,
+    has_file,
+    is_caption_file,
+    is_flickr_file,
+)
+from miniclip.data.formats.folder import holds_images, holds_images_with_texts
+from miniclip.data.formats.json_layouts import json_layout, read_head
+from miniclip.data.formats.multifile import TABLE_SUFFIXES
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
-from miniclip.data.formats.shards import is_tar
-from miniclip.data.formats.webdataset import WebDataset
+from miniclip.data.formats.shards import TAR_SUFFIXES, find_shards, is_tar
+from miniclip.data.formats.webdataset import WebDataset, holds_samples
 from miniclip.data.shapes import Shapes
-from miniclip.data.splits import SPLIT_NAMES, Split
+from miniclip.data.splits import Split
 from miniclip.errors import DataError
+from miniclip.utils.checks import did_you_mean
 
-LAYOUTS = (
+MAX_PEEKED_SHARDS = 3  # tars of a folder that are opened to find out whether they hold samples
+KNOWN = (
     "Flickr30k's or Flickr8k's files (results.csv, captions.txt, Flickr8k.token.txt, dataset_*.json), COCO's "
-    "(annotations/captions_train2017.json, dataset_coco.json), parquet files, one table (.csv, .tsv, .jsonl) or one "
-    "for each split, a dataset written by save_to_disk, tar shards, an image cache, images with .txt files beside them"
+    "(annotations/captions_train2017.json, dataset_coco.json), parquet files, one table (.csv, .tsv, .jsonl, .json) or "
+    "one for each split, a dataset written by save_to_disk, tar shards, an image cache, images with .txt files beside "
+    "them"
 )
 
 
 class DatasetSpec(NamedTuple):
-    """Path of a dataset, and the columns of a table: `photos.csv?image=file&caption=text`."""
+    """Path of a dataset, and what follows a question mark: `photos.csv?image=file&caption=text`.
+
+    Attributes:
+        path: the path, which may be a pattern.
+        columns: the columns of a table, or the members of a tar's samples.
+        layout: a key of `LAYOUTS`; None: detect it.
+    """
 
     path: Path
     columns: ColumnNames
+    layout: str | None = None
 
 
 def parse_spec(spec: str | Path) -> DatasetSpec:
     """Parse a spec. If a file has that name, question mark included, it is the path.
 
     Raises:
-        ValueError: the part after the question mark has keys other than image and caption, or two images.
+        ValueError: the part after the question mark has keys other than image, caption and layout, or one of them twice,
+            or the layout is unknown.
     """
     path, query = _split_query(str(spec))
     values = urllib.parse.parse_qs(query, keep_blank_values=True)
-    unknown = values.keys() - {"image", "caption"}
-    if unknown or len(values.get("image", [])) > 1:
-        found = f"unknown {', '.join(sorted(unknown))}" if unknown else "image= twice"
-        raise ValueError(f"{spec}: {found}; after ? expected image= and caption=, or several captions, joined by &")
-    image, captions = values.get("image", [None])[0], values.get("caption")
-    return DatasetSpec(path, ColumnNames(image, captions[0] if captions and len(captions) == 1 else captions))
+    unknown = values.keys() - {"image", "caption", "layout"}
+    if unknown:
+        raise ValueError(
+            f"{spec}: unknown {', '.join(sorted(unknown))}; after ? expected image=, caption= (or several) and layout=, "
+            "joined by &"
+        )
+    for key, found in values.items():
+        if not all(found) or (key != "caption" and len(found) > 1):
+            raise ValueError(f"{spec}: found {key}={f' and {key}='.join(found)}; expected one name")
+    image, layout = (values.get(key, [None])[0] for key in ("image", "layout"))
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"{spec}: no layout {layout!r}{did_you_mean(layout, LAYOUTS)}")
+    captions = values.get("caption")
+    return DatasetSpec(path, ColumnNames(image, captions[0] if captions and len(captions) == 1 else captions), layout)
 
 
 def _split_query(spec: str) -> tuple[Path, str]:
@@ -80,8 +111,9 @@ def open_data(spec: str | Path, split: Split = "train", **options: Unpack[ReadKe
 
     Args:
         spec: "shapes" for the synthetic dataset, or the path of a folder or a file in a layout of docs/data.md. Write
-            "./shapes" for a folder of that name. Unusual column names of a table follow a question mark:
-            "photos.csv?image=file&caption=what it shows".
+            "./shapes" for a folder of that name. After a question mark stand the columns of a table, or the members of
+            a tar's samples: "photos.csv?image=file&caption=what it shows". If the detected layout is wrong, another
+            key of `LAYOUTS` stands there: "photos?layout=folder".
         split: "train", "val" or "test"; data on disk also have "all".
         **options: `seed`, `on_error` and `max_skip_fraction`, as in `Captions`.
 
@@ -97,61 +129,119 @@ def open_data(spec: str | Path, split: Split = "train", **options: Unpack[ReadKe
             f"{spec}: data are read from disk; download them (`miniclip data get`, hf download, wget; img2dataset for "
             "the images of a list of URLs), and give their path"
         )
-    path, columns = parse_spec(spec)
-    if CachedDataset.is_cache(path):
-        return CachedDataset(path, split)
-    if is_tar(path):
-        return WebDataset(path, split, **options)
-    if path.is_file():
-        return _open_file(path, columns, ReadOptions(split, **options))
+    path, columns, layout = parse_spec(spec)
+    layout = layout or _detect(path, columns)
+    chosen = "; ".join(f"{key}={value!r}" for key, value in columns._asdict().items() if value)
+    if chosen and layout not in WITH_COLUMNS:
+        raise ValueError(f"{path}: {chosen} chooses nothing in the layout {layout!r}; remove it from after the ?")
+    return LAYOUTS[layout].open(path, columns, split, options)
+
+
+class Layout(NamedTuple):
+    """One layout of a dataset on disk.
+
+    Attributes:
+        fits: whether the content of a folder has this layout.
+        resembles: whether its names do. The first layout that fits is opened; if none does, the first that resembles,
+            for its error message.
+        open: opens a split.
+    """
+
+    fits: Callable[[Path, ColumnNames], bool]
+    resembles: Callable[[Path, ColumnNames], bool]
+    open: Callable[[Path, ColumnNames, Split, ReadKeywords], ImageCaptionDataset]
+
+
+def _detect(path: Path, columns: ColumnNames) -> str:
+    """Return the key of the layout at a path.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        DataError: the folder or the file has no known layout.
+    """
     if path.is_dir():
-        return _open_folder(path, columns, split, options)
-    raise FileNotFoundError(f"{path}: does not exist; give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes")
+        usable = [name for name in LAYOUTS if columns == ColumnNames() or name in WITH_COLUMNS]
+        for test in ("fits", "resembles"):
+            for name in usable:
+                if getattr(LAYOUTS[name], test)(path, columns):
+                    return name
+        raise DataError(f"{path}: holds no dataset in a known layout; searched for {KNOWN}")
+    if path.name.lower().endswith(TAR_SUFFIXES):
+        return "webdataset"
+    if not path.is_file() and not is_pattern(str(path)):
+        raise FileNotFoundError(
+            f"{path}: does not exist; give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes"
+        )
+    if path.is_file() and columns == ColumnNames() and is_flickr_file(path):
+        return "flickr30k"
+    return "table"
 
 
-def _open_file(path: Path, columns: ColumnNames, options: ReadOptions) -> ImageCaptionDataset:
-    suffix = path.suffix.lower()
-    if suffix not in TABLE_SUFFIXES:
-        found = suffix or "without a suffix"
-        raise DataError(f"{path}: found a file {found}; expected {', '.join(TABLE_SUFFIXES)}, or a folder")
-    if suffix == ".json" and path.name.startswith(("dataset_", "captions_")):
-        raise DataError(f"{path}: is only one file of a dataset; give the folder that holds it and the images")
-    return load_tables([path], path.parent, columns, options)
+def _open_tables(path: Path, columns: ColumnNames, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
+    read_options = ReadOptions(split, **options)
+    if path.is_dir():
+        tables = one_dataset(path, find_tables(path, columns).paths)
+        if not tables:
+            raise DataError(f"{path}: holds no table ({', '.join(TABLE_SUFFIXES)})")
+        return load_tables(tables, path, columns, read_options)
+    files = [path] if path.is_file() else expand(str(path))
+    if not files:
+        raise FileNotFoundError(f"{path}: no file has such a name")
+    for file in files:
+        if file.suffix.lower() not in TABLE_SUFFIXES:
+            kind = file.suffix or "without a suffix"
+            raise DataError(f"{file}: found a file {kind}; expected {', '.join(TABLE_SUFFIXES)}, or a folder")
+    return load_tables(files, Path(os.path.commonpath([file.parent for file in files])), columns, read_options)
 
 
-def _open_folder(root: Path, columns: ColumnNames, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
-    for matches, open_layout in FOLDER_LAYOUTS:
-        if columns == ColumnNames() and matches(root):
-            return open_layout(root, split, options)
-    tables = find_tables(root)
-    if tables:
-        return load_tables(tables, root, columns, ReadOptions(split, **options))
-    if holds_images_with_texts(root):
-        return Captions.from_folder(root, split=split, **options)
-    raise DataError(f"{root}: holds no dataset in a known layout; searched for {LAYOUTS}")
+def _open_cache(path: Path, _columns: ColumnNames, split: Split, _options: ReadKeywords) -> ImageCaptionDataset:
+    return CachedDataset(path, split)
 
 
-def _is_coco(root: Path) -> bool:
+def _open_tars(path: Path, columns: ColumnNames, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
+    caption = columns.caption
+    if caption is None or isinstance(caption, str):
+        return WebDataset(path, split, image=columns.image, caption=caption, **options)
+    raise ValueError(f"{path}: found caption= {len(caption)} times; expected one member or key")
+
+
+def _holds_samples(root: Path, _: ColumnNames) -> bool:
+    return is_tar(root) and any(map(holds_samples, find_shards(root)[:MAX_PEEKED_SHARDS]))
+
+
+def _is_coco(root: Path, _: ColumnNames) -> bool:
     karpathy, official = find_coco(root)
-    return karpathy is not None or bool(official)
+    if any(json_layout(file.path) == "coco" for file in official):
+        return True
+    return karpathy is not None and find_captions(root) is None  # Karpathy's zip has files of three datasets
 
 
-def _is_flickr8k(root: Path) -> bool:
-    files = find_flickr(root, Flickr8k.split_file)
-    return (files.captions is not None and files.captions.name.startswith("Flickr8k")) or (
-        files.split is not None and files.split.name == Flickr8k.split_file
-    )
+def _names_coco(root: Path, _: ColumnNames) -> bool:
+    return any(find_coco(root))
 
 
-def _is_flickr30k(root: Path) -> bool:
-    return any(find_flickr(root, Flickr30k.split_file))
+def _is_flickr8k(root: Path, _: ColumnNames) -> bool:
+    captions = find_captions(root)
+    if captions is not None and captions.name.startswith("Flickr8k"):
+        return is_caption_file(captions)
+    return has_file(root, Flickr8k.split_file) and not has_file(root, Flickr30k.split_file)
 
 
-def _is_saved(root: Path) -> bool:
-    return (root / "state.json").is_file() or (root / "dataset_dict.json").is_file()
+def _is_flickr30k(root: Path, _: ColumnNames) -> bool:
+    captions = find_captions(root)
+    return find_flickr(root, Flickr30k.split_file).split is not None if captions is None else is_caption_file(captions)
 
 
-def _open_saved(root: Path, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
+def _names_flickr(root: Path, _: ColumnNames) -> bool:
+    return find_captions(root) is not None
+
+
+def _is_saved(root: Path, _: ColumnNames) -> bool:
+    """Return whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder."""
+    return '"_data_files"' in read_head(root / "state.json") or '"splits"' in read_head(root / "dataset_dict.json")
+
+
+def _open_saved(root: Path, columns: ColumnNames, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
     """Open what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     try:
         import datasets
@@ -166,41 +256,32 @@ def _open_saved(root: Path, split: Split, options: ReadKeywords) -> ImageCaption
         if not all("split" in part.column_names for part in parts):  # else the column is the split, as everywhere
             parts = [part.add_column("split", [name] * len(part)) for name, part in saved.items()]
         saved = datasets.concatenate_datasets(parts)
-    return Captions.from_huggingface(saved, split=split, **options)
+    return Captions.from_huggingface(saved, image=columns.image, caption=columns.caption, split=split, **options)
 
 
-# The first match wins, so layouts with the most specific files come first.
-FOLDER_LAYOUTS: Sequence[tuple[Callable[[Path], bool], Callable[[Path, Split, ReadKeywords], ImageCaptionDataset]]] = (
-    (_is_saved, _open_saved),
-    (_is_coco, lambda root, split, options: CocoCaptions(root, split, **options)),
-    (_is_flickr8k, lambda root, split, options: Flickr8k(root, split, **options)),
-    (_is_flickr30k, lambda root, split, options: Flickr30k(root, split, **options)),
-)
+def _never(_root: Path, _columns: ColumnNames) -> bool:
+    return False
 
 
-def find_tables(root: Path) -> list[Path]:
-    """Find the tables of a folder that make up one dataset: parquet files, one table, or one for each split.
-
-    Raises:
-        DataError: there are several, and their names do not give a split each.
-    """
-    parquet = find_parquet(root)
-    if parquet:
-        return parquet
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() in SPLIT_NAMES)
-    tables = [path for folder in (root, *folders) for path in _tables_in(folder)]
-    if len(tables) < 2:
-        return tables
-    tables = [path for path in tables if path.stem == "metadata"] or tables
-    splits = [split_of(path) for path in tables]
-    if len(tables) > 1 and (None in splits or len(set(splits)) < len(splits)):
-        names = ", ".join(str(path.relative_to(root)) for path in tables[:5])
-        raise DataError(f"{root}: holds {len(tables)} tables ({names}); give one of them, as a file")
-    return tables
-
-
-def _tables_in(folder: Path) -> list[Path]:
-    suffixes = {".csv", ".tsv", ".tab", ".jsonl", ".ndjson"}
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file() and path.name[0] != "."
-    )
+# In this order; layouts with the most specific files come first.
+LAYOUTS: dict[str, Layout] = {
+    "cache": Layout(lambda root, _: CachedDataset.is_cache(root), _never, _open_cache),
+    "datasets": Layout(_is_saved, _never, _open_saved),
+    "webdataset": Layout(_holds_samples, lambda root, _: is_tar(root), _open_tars),
+    "coco": Layout(_is_coco, _names_coco, lambda path, _, split, options: CocoCaptions(path, split, **options)),
+    "flickr8k": Layout(_is_flickr8k, _never, lambda path, _, split, options: Flickr8k(path, split, **options)),
+    "flickr30k": Layout(
+        _is_flickr30k, _names_flickr, lambda path, _, split, options: Flickr30k(path, split, **options)
+    ),
+    "table": Layout(
+        lambda root, columns: find_tables(root, columns).hold_images,
+        lambda root, columns: bool(find_tables(root, columns).paths),
+        _open_tables,
+    ),
+    "folder": Layout(
+        lambda root, _: holds_images_with_texts(root),
+        lambda root, _: holds_images(root),
+        lambda path, _, split, options: Captions.from_folder(path, split=split, **options),
+    ),
+}
+WITH_COLUMNS = ("datasets", "webdataset", "table")

@@ -1,7 +1,7 @@
 """Split of a dataset into train, val and test: the dataset's own, or drawn by a hash.
 
 A drawn split ranks the images by a hash of the seed and their names. It does not depend on the order of the rows, and
-a new image moves few others.
+a new image moves few others. Two images are one of train and one of val, and one image is train.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SPLIT_NAMES = {  # common names of splits, in lower case
     "testing": "test",
 }
 MAX_DRAWN = 1000  # images in a drawn val or test split
+MIN_DRAWN = 3  # images of which each of train, val and test gets one
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -55,11 +56,12 @@ def draw_splits(names: Iterable[str], seed: int) -> dict[str, str]:
     """Draw a split: 1,000 images for each of val and test, or a tenth of a smaller dataset, but at least one.
 
     Returns:
-        Image name to split. With one or two images, none is in "train".
+        Image name to split. "train" is never empty: two images have no test, and one has no val either.
     """
     ranked = _rank(names, seed)
     size = _holdout_size(len(ranked))
-    parts = {"val": ranked[:size], "test": ranked[size : 2 * size], "train": ranked[2 * size :]}
+    val, test = (min(size, max(0, len(ranked) - others)) for others in (1, 2))
+    parts = {"val": ranked[:val], "test": ranked[val : val + test], "train": ranked[val + test :]}
     return {name: split for split, members in parts.items() for name in members}
 
 
@@ -79,7 +81,12 @@ def resolve_splits(given: Mapping[str, str | None], seed: int, exact: bool = Fal
     known = set(own.values())
     if not known or (len(known) == 1 and not exact):
         start = f"all files are named {known.pop()!r}, so the split is" if known else "the split is"
-        return Splits(draw_splits(given, seed), f"{start} drawn by a hash of the image names (seed {seed})")
+        few = (
+            f", of fewer than {MIN_DRAWN} images, which are too few for train, val and test"
+            if len(given) < MIN_DRAWN
+            else ""
+        )
+        return Splits(draw_splits(given, seed), f"{start} drawn by a hash of the image names (seed {seed}){few}")
     if "val" in known or "train" not in known:
         return Splits(own, "the split is the dataset's own")
     train = _rank([name for name, split in own.items() if split == "train"], seed)
@@ -100,7 +107,13 @@ def select_split(names: Sequence[str], splits: Mapping[str, str], split: str, so
         known = {splits[name] for name in names if name in splits}
         usual = [name for name in ("train", "val", "test") if name in known]
         listed = ", ".join(usual + sorted(known.difference(usual)))
-        raise ValueError(f"no split {split!r}: {source} ({len(names):,} images) has {listed}; 'all' takes everything")
+        few = (
+            f"; it is too small for a split into train, val and test: add images, {MIN_DRAWN} or more in all"
+            if len(names) < MIN_DRAWN and split in SPLIT_NAMES
+            else ""
+        )
+        count = "1 image" if len(names) == 1 else f"{len(names):,} images"
+        raise ValueError(f"no split {split!r}: {source} ({count}) has {listed}; 'all' takes everything{few}")
     return members
 
 

@@ -110,7 +110,8 @@ class TestOfficial:
             ("{", "line 1: is not JSON"),
             ("[]", "expected COCO's layout"),
             ('{"images": [{}], "annotations": []}', r"images\[0\]"),
-            ('{"images": [], "annotations": [{"id": 1}]}', r"annotations\[0\]"),
+            ('{"images": [], "annotations": [{"caption": "a"}]}', r"annotations\[0\]"),
+            ('{"images": [], "annotations": [{"id": 1}]}', "annotations have no 'caption'"),
             ('{"images": [], "annotations": []}', "lists no images"),
         ],
     )

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from miniclip import DataError
+from miniclip.data import open_data
 from miniclip.data.formats.shards import find_shards, is_tar
 from miniclip.data.formats.tars import list_members
 from miniclip.data.formats.webdataset import WebDataset
@@ -125,6 +127,52 @@ class TestReading:
             open_members(tmp_path, *members)
         assert grey(open_members(tmp_path, *members, image="right.jpg")[0][0]) == 2
 
+    @pytest.mark.parametrize("names", [("left.jpg", "right.jpg"), ("jpg", "png"), ("input.jpg", "target.webp")])
+    def test_the_advice_for_several_images_works(self, tmp_path, names):
+        members = [(f"0.{name}", encode_image(k + 1)) for k, name in enumerate(names)]
+        path = write_tar(tmp_path / "a.tar", [*members, ("0.txt", b"a pair")])
+        with pytest.raises(DataError, match="one of several images") as caught:
+            open_data(path, "all")
+        chosen = re.search(r"image='([^']*)', after a path (\?image=\S*)", str(caught.value))
+        for data in (open_all(path, image=chosen[1]), open_data(f"{path}{chosen[2]}", "all")):
+            assert [grey(image) for image, _ in data] == [1]
+        assert grey(open_data(f"{path}?image={names[1]}", "all")[0][0]) == 2
+
+    @pytest.mark.parametrize(
+        ("image", "text"),
+        [("input.jpg", "outputs.txt"), ("image.jpg", "caption.txt"), ("jpg", "caption"), ("jpg", "blip.json")],
+    )
+    def test_members_with_longer_extensions(self, tmp_path, image, text):
+        content = b'{"caption": "a dog"}' if text.endswith("json") else b"a dog"
+        path = write_tar(tmp_path / "a.tar", [(f"0.{image}", encode_image(1)), (f"0.{text}", content)])
+        for data in (open_all(path), open_all(path, image=image, caption=text), open_all(path, caption=f".{text}")):
+            assert [(grey(image), captions) for image, captions in data] == [(1, ["a dog"])]
+        for query in ("", f"?image={image}", f"?caption={text}", f"?image={image}&caption={text}"):
+            assert open_data(f"{path}{query}", "all").captions == [["a dog"]]
+            assert open_data(f"{tmp_path}{query}", "all").captions == [["a dog"]]
+
+    def test_several_texts_need_a_choice(self, tmp_path):
+        members = [("0.jpg", encode_image(1)), ("0.prompt.txt", b"a prompt"), ("0.answer.txt", b"an answer")]
+        path = write_tar(tmp_path / "a.tar", members)
+        with pytest.raises(DataError, match=r"0\.prompt\.txt: is one of several texts") as caught:
+            open_all(path)
+        chosen = re.search(r"caption='([^']*)', after a path (\?caption=\S*)", str(caught.value))
+        assert open_all(path, caption=chosen[1]).captions == open_data(f"{path}{chosen[2]}", "all").captions
+        assert open_all(path, caption="answer.txt").captions == [["an answer"]]
+
+    def test_json_key_after_a_path(self, tmp_path):
+        members = [("0.jpg", encode_image()), ("0.json", b'{"caption": "no", "blip": {"short": "a dog"}}')]
+        path = write_tar(tmp_path / "a.tar", members)
+        assert open_data(f"{path}?caption=blip.short", "all").captions == [["a dog"]]
+
+    def test_a_chosen_member_that_is_missing_lists_the_others(self, tmp_path):
+        members = [("0.left.jpg", encode_image()), ("0.txt", b"a dog")]
+        path = write_tar(tmp_path / "a.tar", members)
+        with pytest.raises(DataError, match=r"no image beside it.*\.right\.jpg; the sample has 0\.left\.jpg, 0\.txt"):
+            open_all(path, image="right.jpg")
+        with pytest.raises(DataError, match=r"under outputs\.txt; the sample has 0\.left\.jpg, 0\.cls.*\?caption="):
+            open_members(tmp_path, ("0.left.jpg", encode_image()), ("0.cls", b"3"), caption="outputs.txt")
+
     def test_mask_beside_image_is_ignored(self, tmp_path):
         assert (
             grey(
@@ -220,6 +268,12 @@ class TestFindShards:
     def test_backward_range_raises(self):
         with pytest.raises(ValueError, match="backwards"):
             WebDataset("{9..3}.tar")
+
+    @pytest.mark.parametrize("folder", ["data", "train"])
+    def test_tars_in_a_folder_of_a_clone(self, tmp_path, folder):
+        write_shards(tmp_path / folder, 1, 10)
+        (tmp_path / "README.md").touch()
+        assert len(open_data(tmp_path, "all")) == 10
 
     def test_is_tar(self, tmp_path):
         assert is_tar("a.tar")

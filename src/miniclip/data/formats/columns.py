@@ -32,6 +32,10 @@ IMAGE_COLUMNS = (
     "img",
     "picture",
     "photo",
+    "jpg",  # img2dataset names the column by the format of the images
+    "jpeg",
+    "png",
+    "webp",
     "image_url",
     "url",
 )

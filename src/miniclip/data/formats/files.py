@@ -1,9 +1,12 @@
-"""Search for image files by their names in the usual folders of a dataset; each folder is listed once."""
+"""Search for files: images by their names in the usual folders of a dataset, and files by patterns and brace ranges."""
 
 from __future__ import annotations
 
+import glob
+import itertools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Usual image folders below the folder of the table. A literal list: walking over 31,000 files is slow on network disks.
@@ -66,3 +69,47 @@ class Listing:
                 names = frozenset()
             self._names[folder] = names
         return self._names[folder]
+
+
+# Patterns
+
+MAX_RANGE = 10_000_000  # limit for a brace range
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+def is_pattern(spec: str) -> bool:
+    """Return whether a path has wildcards or braces."""
+    return glob.has_magic(spec) or _BRACES.search(spec) is not None
+
+
+def expand(spec: str) -> list[Path]:
+    """Return the paths of a spec with wildcards (`*`, `**`, `?`, `[…]`) and braces (`{0..2}`, `{a,b}`), in order.
+
+    Paths of a range are included if they do not exist.
+
+    Raises:
+        ValueError: the spec has an invalid range.
+    """
+    paths: list[Path] = []
+    for name in _expand_braces(spec):
+        names = glob.glob(name, recursive=True) if glob.has_magic(name) else [name]  # noqa: PTH207  # absolute patterns
+        paths += sorted(map(Path, names))
+    return list(dict.fromkeys(paths))
+
+
+def _expand_braces(text: str) -> Iterator[str]:
+    """Expand `a{0..2}b` or `a{0,1,2}b` to three strings; leading zeros are kept."""
+    parts = _BRACES.split(text)  # every second part was in braces
+    choices = [[part] if i % 2 == 0 else _alternatives(part, text) for i, part in enumerate(parts)]
+    return map("".join, itertools.product(*choices))
+
+
+def _alternatives(inner: str, text: str) -> list[str]:
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
+    if not ends:
+        return inner.split(",")
+    first, last = int(ends[1]), int(ends[2])
+    if not first <= last < first + MAX_RANGE:
+        raise ValueError(f"{text}: the range {{{inner}}} runs backwards, or has more than {MAX_RANGE:,} files")
+    width = len(ends[1]) if ends[1].startswith("0") else 0
+    return [f"{number:0{width}}" for number in range(first, last + 1)]

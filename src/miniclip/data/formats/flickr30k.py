@@ -7,13 +7,15 @@ Sources:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
 from miniclip.data.formats.captions import Captions
-from miniclip.data.formats.columns import ColumnNames
-from miniclip.data.formats.flickr_tables import COLUMNS, read_piped, read_split_lists, read_tokens
+from miniclip.data.formats.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, ColumnNames
+from miniclip.data.formats.flickr_tables import COLUMNS, is_flickr_table, read_piped, read_split_lists, read_tokens
+from miniclip.data.formats.json_layouts import json_layout, read_head
 from miniclip.data.formats.karpathy import KarpathyImage, find_split_file, read_karpathy
 from miniclip.data.formats.multifile import find_parquet, read_files
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
@@ -59,14 +61,14 @@ class Flickr30k(Captions):
     The images are beside it or in a folder such as `flickr30k_images/` or `images/`.
 
     The split is, in this order:
-    - Karpathy's, if `dataset_flickr30k.json` (or another `dataset_*.json` of that layout) is there. `restval` counts as
+    - Karpathy's, if `dataset_flickr30k.json` (or another JSON file of that layout) is there. `restval` counts as
       `train`. Images that he left out are left out, also of "all"; `unsplit` counts them, 769 in Flickr30k.
     - the dataset's own, if it has one;
     - drawn by a hash of the seed and the image name: 1,000 images for `val` and 1,000 for `test`, or a tenth of a
       smaller dataset for each. The rest is `train`. The order of the rows does not matter.
 
     Args:
-        root: the folder.
+        root: the folder, or the file with the captions in it.
         split: "train", "val", "test", or "all".
         **options: as in `Captions`.
 
@@ -82,11 +84,17 @@ class Flickr30k(Captions):
     split_file = "dataset_flickr30k.json"
 
     def __init__(self, root: str | Path, split: Split = "train", **options: Unpack[ReadKeywords]) -> None:
-        self.root = _existing_folder(root)
+        path = Path(root).expanduser()
+        self.root = path.parent if path.is_file() else _existing_folder(path)
         self.split = split
         read_options = ReadOptions(split, **options)
         skip_log = read_options.new_skip_log()
-        files = find_flickr(self.root, self.split_file)
+        if path.is_dir():
+            files = find_flickr(path, self.split_file)
+        elif json_layout(path) == "karpathy":
+            files = FlickrFiles(None, path)
+        else:
+            files = FlickrFiles(path, find_split_file([self.root], self.split_file))
         dataset, self.unsplit = _apply_split(_read(self.root, files, skip_log), files, skip_log)
         super().__init__(*select(dataset, read_options, skip_log))
 
@@ -107,16 +115,42 @@ class Flickr8k(Flickr30k):
 
 def find_flickr(root: Path, split_file: str) -> FlickrFiles:
     """Find the caption file and the split file at or below a folder."""
-    folders = [root / folder for folder in CAPTION_FOLDERS if (root / folder).is_dir()]
-    paths = (folder / name for name in CAPTION_FILES for folder in folders)
-    captions = next((path for path in paths if path.is_file()), None)
-    return FlickrFiles(captions, find_split_file([captions.parent, root] if captions else folders, split_file))
+    captions = find_captions(root)
+    return FlickrFiles(captions, find_split_file([captions.parent, root] if captions else _folders(root), split_file))
 
 
-def _existing_folder(root: str | Path) -> Path:
-    folder = Path(root).expanduser()
+def find_captions(root: Path) -> Path | None:
+    """Find the caption file at or below a folder; a file with captions goes before other files of the usual names."""
+    paths = [path for name in CAPTION_FILES for folder in _folders(root) if (path := folder / name).is_file()]
+    return next((path for path in paths if is_caption_file(path)), paths[0] if paths else None)
+
+
+def has_file(root: Path, name: str) -> bool:
+    """Return whether a file is in one of the usual folders of the caption file."""
+    return any((folder / name).is_file() for folder in _folders(root))
+
+
+def _folders(root: Path) -> list[Path]:
+    return [root / folder for folder in CAPTION_FOLDERS if (root / folder).is_dir()]
+
+
+def is_caption_file(path: Path) -> bool:
+    """Return whether a file of a usual name has the content of a caption file, by its first line."""
+    if is_flickr_file(path):
+        return True
+    first_line = read_head(path).partition("\n")[0]
+    names = [name.strip().lower() for name in re.split(r"[,\t;]", first_line)]
+    return any(name in IMAGE_COLUMNS for name in names) and any(name in CAPTION_COLUMNS for name in names)
+
+
+def is_flickr_file(path: Path) -> bool:
+    """Return whether a file is results.csv of the Kaggle release or a .token file of the authors, by its content."""
+    return is_flickr_table(read_head(path).partition("\n")[0])
+
+
+def _existing_folder(folder: Path) -> Path:
     if not folder.is_dir():
-        problem = "a file, not a folder" if folder.exists() else "the folder does not exist"
+        problem = "not a folder" if folder.exists() else "the folder does not exist"
         raise FileNotFoundError(f"{folder}: {problem}; give the folder that holds {PIPED} and the images")
     return folder
 
@@ -143,7 +177,7 @@ def _read(root: Path, files: FlickrFiles, skip_log: SkipLog) -> ImageRows:
 
 
 def _read_captions(path: Path, skip_log: SkipLog) -> ImageRows:
-    if path.name == PIPED:
+    if path.name == PIPED and (is_flickr_file(path) or not is_caption_file(path)):
         return ImageRows(path, read_piped(path, skip_log), f"{PIPED} with pipes")
     if path.name in TOKENS:
         return ImageRows(path, read_tokens(path, skip_log), path.name)

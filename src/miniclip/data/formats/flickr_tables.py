@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from miniclip.data.formats.rows import ImageRow
+from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
@@ -17,6 +17,24 @@ SPLIT_LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
 # One row of the Kaggle file lacks the second pipe: "2199200615.jpg| 4   A dog runs across the grass .".
 _PIPED = re.compile(r"(?P<name>[^|]*[^|\s])\s*\|\s*(?P<number>[0-9]{1,9})(?:\s*\||\s+(?=\S))(?P<caption>.*)", re.DOTALL)
 _TOKEN = re.compile(r"(?P<name>[^\t]*[^\t\s])#(?P<number>[0-9]{1,9})\t(?P<caption>.*)", re.DOTALL)
+
+
+def is_flickr_table(first_line: str) -> bool:
+    """Return whether a file is results.csv or a .token file of the authors, by its first line; the name may differ."""
+    return _is_piped(first_line) or _TOKEN.fullmatch(first_line.strip()) is not None
+
+
+def read_flickr_table(path: Path, first_line: str, skip_log: SkipLog, split: str | None = None) -> ImageRows:
+    """Read a file of which `is_flickr_table` is true. The authors' lists beside a .token file are the split."""
+    piped = _is_piped(first_line)
+    splits = {} if piped else read_split_lists(path.parent)
+    rows = read_piped(path, skip_log) if piped else read_tokens(path, skip_log)
+    rows = (row._replace(split=splits.get(row.name, None if splits else split)) for row in rows)
+    return ImageRows(path, rows, f"{path.name} with pipes" if piped else path.name, exact_split=bool(splits))
+
+
+def _is_piped(first_line: str) -> bool:
+    return tuple(column.strip() for column in first_line.split("|")) == COLUMNS
 
 
 def read_piped(path: Path, skip_log: SkipLog) -> Iterator[ImageRow]:

@@ -1,12 +1,14 @@
-"""Folders of images with a text file beside each: `dog.jpg` and `dog.txt`, one caption a line."""
+"""Folders of images with a text file beside each: `dog.jpg` and `dog.txt` or `dog.caption`, one caption a line."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from miniclip.data.decoding import unread_format
 from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
@@ -15,8 +17,20 @@ from miniclip.errors import DataError
 
 # Suffixes from cameras, phones, the web and drawing programs. The content decides the format when a file is opened.
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"),
+        *(".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".tga", ".ico", ".psd"),
+    ]
 )
+# Images that Pillow does not read: of cameras, drawings, and formats that are too new.
+UNREAD_SUFFIXES = frozenset(
+    [
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"),
+        *(".svg", ".eps", ".xcf", ".jxl", ".jxr", ".exr", ".hdr"),
+    ]
+)
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+TEXT_SUFFIXES = (".txt", ".caption")
 
 
 def read_folder(root: Path, skip_log: SkipLog) -> ImageRows:
@@ -32,47 +46,76 @@ def read_folder(root: Path, skip_log: SkipLog) -> ImageRows:
     if not root.is_dir():
         problem = "a file, not a folder" if root.exists() else "the folder does not exist"
         raise FileNotFoundError(f"{root}: {problem}; give a folder of images with text files beside them")
-    images, texts = _find_images_and_texts(root)
-    if not images:
-        raise DataError(f"{root}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    text_of = {path: _text_beside(path, texts) for path in images}
-    if not any(text_of.values()):
+    files = _find_files(root)
+    if not files.images:
+        raise DataError(f"{root}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}){_named(files.unread)}")
+    texts_of = {path: _texts_beside(path, files.texts) for path in files.images}
+    if not any(texts_of.values()):
         raise DataError(
-            f"{root}: holds {len(images):,} images and no text files beside them; write the captions of dog.jpg into "
-            "dog.txt, one a line"
+            f"{root}: holds {len(files.images):,} images and no text files beside them; write the captions of dog.jpg "
+            "into dog.txt, one a line, or add a table such as captions.csv with the columns image and caption"
         )
-    return ImageRows(root, _read_rows(root, text_of, skip_log), "images with text files beside them")
+    for path in files.unread:
+        skip_log.add(
+            str(path), f"is an image in a format that is not read ({path.suffix}); convert it to JPEG, or remove it"
+        )
+    return ImageRows(root, _read_rows(root, texts_of, skip_log), "images with text files beside them")
+
+
+def holds_images(root: Path) -> bool:
+    """Return whether there is an image at or below a folder, in any format."""
+    files = _find_files(root)
+    return bool(files.images or files.unread)
 
 
 def holds_images_with_texts(root: Path) -> bool:
     """Return whether any image at or below a folder has a text file beside it."""
-    images, texts = _find_images_and_texts(root)
-    return bool(texts) and any(_text_beside(path, texts) for path in images)
+    files = _find_files(root)
+    return bool(files.texts) and any(_texts_beside(path, files.texts) for path in files.images)
 
 
-def _read_rows(root: Path, text_of: Mapping[Path, Path | None], skip_log: SkipLog) -> Iterator[ImageRow]:
-    tops = {path: path.relative_to(root).parts[0].lower() for path in text_of}
+class _Files(NamedTuple):
+    """Files at or below a folder: images, images in formats that are not read, and text files."""
+
+    images: list[Path]
+    unread: list[Path]
+    texts: set[Path]
+
+
+def _read_rows(root: Path, texts_of: Mapping[Path, Sequence[Path]], skip_log: SkipLog) -> Iterator[ImageRow]:
+    tops = {path: path.relative_to(root).parts[0].lower() for path in texts_of}
     splits = tops if all(top in SPLIT_NAMES for top in tops.values()) else {}
-    counts = Counter(text_of.values())
-    for path, text in text_of.items():
-        if text is None:
+    counts = Counter(text for texts in texts_of.values() for text in texts)
+    for path, texts in texts_of.items():
+        if not texts:
             skip_log.add(str(path), f"has no {path.stem}.txt beside it; write one, with one caption a line")
             continue
-        if counts[text] > 1:
-            reason = f"shares {text.name} with another image; write the captions of each into a file of its own"
+        if counts[texts[0]] > 1:
+            reason = f"shares {texts[0].name} with another image; write the captions of each into a file of its own"
             skip_log.add(str(path), f"{reason}, such as {path.name}.txt")
             continue
         try:
-            captions = read_text(text, skip_log.on_error).splitlines()
+            captions = [_read_captions(text, skip_log) for text in texts]
         except OSError as error:
-            skip_log.add(str(text), f"cannot be read: {error.strerror}")
+            skip_log.add(str(path), f"its text file cannot be read: {error.strerror}")
             continue
-        yield ImageRow(str(text), path.relative_to(root).as_posix(), captions, splits.get(path), path)
+        problem = unread_format(path) if path.suffix.lower() in HEIF_SUFFIXES else None
+        if any(lines != captions[0] for lines in captions):
+            problem = f"has the texts {', '.join(text.name for text in texts)}, which differ; keep one of them"
+        if problem is not None:
+            skip_log.add(str(path), problem)
+            continue
+        yield ImageRow(str(texts[0]), path.relative_to(root).as_posix(), captions[0], splits.get(path), path)
 
 
-def _find_images_and_texts(root: Path) -> tuple[list[Path], set[Path]]:
+def _read_captions(path: Path, skip_log: SkipLog) -> list[str]:
+    return read_text(path, skip_log.on_error).splitlines()
+
+
+def _find_files(root: Path) -> _Files:
     """List the files below a folder; links to folders are followed once."""
-    images, texts, visited = [], set(), set()
+    found = _Files([], [], set())
+    visited = set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         below[:] = sorted(name for name in below if real not in visited and not name.startswith((".", "__MACOSX")))
@@ -80,12 +123,23 @@ def _find_images_and_texts(root: Path) -> tuple[list[Path], set[Path]]:
             continue
         visited.add(real)
         files = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
-        images += [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-        texts |= {path for path in files if path.suffix.lower() == ".txt"}
-    return images, texts
+        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        stems = {path.stem for path in images}  # a camera writes IMG_1.JPG beside IMG_1.CR2
+        found.images.extend(images)
+        found.unread.extend(path for path in files if path.suffix.lower() in UNREAD_SUFFIXES and path.stem not in stems)
+        found.texts.update(path for path in files if path.suffix.lower() in TEXT_SUFFIXES)
+    return found
 
 
-def _text_beside(path: Path, texts: set[Path]) -> Path | None:
-    """Return `dog.jpg.txt`, which some tools write, or `dog.txt`."""
-    candidates = (path.with_name(path.name + ".txt"), path.with_suffix(".txt"), path.with_suffix(".TXT"))
-    return next((text for text in candidates if text in texts), None)
+def _texts_beside(path: Path, texts: set[Path]) -> list[Path]:
+    """Return `dog.jpg.txt`, which some tools write, or `dog.txt` and `dog.caption`."""
+    own = [path.with_name(path.name + suffix) for suffix in TEXT_SUFFIXES]
+    shared = [path.with_suffix(suffix) for suffix in (*TEXT_SUFFIXES, *map(str.upper, TEXT_SUFFIXES))]
+    return [text for text in own if text in texts] or [text for text in shared if text in texts]
+
+
+def _named(unread: Sequence[Path]) -> str:
+    """Return the end of a message that names images which are not read."""
+    if not unread:
+        return ""
+    return f", and {len(unread):,} images in formats that are not read, such as {unread[0].name}; convert them to JPEG"

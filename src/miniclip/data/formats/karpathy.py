@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from miniclip.data.formats.json_layouts import json_files, json_layout
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
@@ -68,10 +69,13 @@ def read_json(path: Path) -> Any:
         FileNotFoundError: the file does not exist.
         DataError: the file is not JSON, or not UTF-8.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: is not JSON: {error.msg}; download the file again") from error
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{path}{line}: is not JSON: {reason}; download the file again") from error
 
 
 def _parse(location: str, entry: Any) -> KarpathyImage | None:
@@ -97,8 +101,9 @@ def find_split_file(folders: Iterable[Path], preferred: str) -> Path | None:
         DataError: a folder has several, and none has the preferred name.
     """
     for folder in folders:
-        paths = sorted(folder.glob("dataset_*.json"))
-        paths = [path for path in paths if path.name == preferred] or paths
+        if (folder / preferred).is_file():
+            return folder / preferred
+        paths = [path for path in json_files(folder) if json_layout(path) == "karpathy"]
         if len(paths) > 1:
             names = ", ".join(path.name for path in paths)
             raise DataError(

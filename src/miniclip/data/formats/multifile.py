@@ -14,8 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from miniclip.data.formats.coco_files import any_coco_file, find_karpathy_images, karpathy_rows, read_coco
 from miniclip.data.formats.columns import ColumnNames
+from miniclip.data.formats.json_layouts import json_layout
 from miniclip.data.formats.json_lines import read_json_lines
+from miniclip.data.formats.karpathy import read_karpathy
 from miniclip.data.formats.parquet import read_parquet
 from miniclip.data.formats.rows import ImageRow, ImageRows, is_url
 from miniclip.data.formats.tables import read_table
@@ -24,7 +27,7 @@ from miniclip.data.splits import SPLIT_NAMES, split_in_name
 from miniclip.errors import DataError
 
 JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
-TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", *sorted(JSON_SUFFIXES), ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".token", *sorted(JSON_SUFFIXES), ".parquet")
 
 
 def read_file(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | None = None) -> ImageRows:
@@ -33,8 +36,20 @@ def read_file(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | No
     if suffix == ".parquet":
         return read_parquet(path, skip_log, names, split)
     if suffix in JSON_SUFFIXES:
-        return read_json_lines(path, skip_log, names, split)
+        return _read_json(path, skip_log, names, split)
     return read_table(path, skip_log, names, split)
+
+
+def _read_json(path: Path, skip_log: SkipLog, names: ColumnNames, split: str | None) -> ImageRows:
+    """Read a JSON file in the layout that its content has."""
+    layout = json_layout(path) if names == ColumnNames() else "table"
+    if layout == "karpathy":
+        images = read_karpathy(path, skip_log)
+        paths = find_karpathy_images(path.parent, images) if any(image.folder for image in images) else {}
+        return ImageRows(path, karpathy_rows(images, paths), f"Karpathy's {path.name}", exact_split=True)
+    if layout == "coco":
+        return ImageRows(path, read_coco(any_coco_file(path, split), skip_log), f"{path.name}, in COCO's format")
+    return read_json_lines(path, skip_log, names, split)
 
 
 def read_files(files: Sequence[Path], root: Path, skip_log: SkipLog, names: ColumnNames) -> ImageRows:

@@ -13,12 +13,13 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from miniclip.data.formats.cells import name_labels
 from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
-from miniclip.data.formats.rows import ImageRows
+from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError, UnreadableError
 
@@ -101,6 +102,11 @@ class ParquetFile:
             values: list[Any] = self._read(lambda file: file.read(columns=[column]).column(0)).to_pylist()
             names = self._label_names.get(column)
             return values if names is None else [name_labels(value, names) for value in values]
+
+    def first_values(self, column: str, count: int) -> list[Any]:
+        """Read the first values of a column."""
+        batches = self._read(lambda file: list(islice(file.iter_batches(count, columns=[column]), 1)))
+        return [value for batch in batches for value in batch.column(0).to_pylist()]
 
     def image(self, row: int) -> ParquetImage:
         """Return the image of a row, without reading it."""
@@ -205,4 +211,14 @@ def read_parquet(path: Path, skip_log: SkipLog, names: ColumnNames, split: str |
     columns = choose_columns(path, file.header, names)
     file.image_column = columns.image
     rows = read_columns(file, columns, skip_log, split)
+    if "status" in file.header and not file.is_text(columns.image):
+        rows = _downloaded(file, rows)
     return ImageRows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)
+
+
+def _downloaded(file: ParquetFile, rows: Iterator[ImageRow]) -> Iterator[ImageRow]:
+    """Leave out the rows that img2dataset could not download: it writes them without an image."""
+    failed = {"failed_to_download", "failed_to_resize"}
+    for row, status in zip(rows, file.values("status"), strict=True):
+        if status not in failed:
+            yield row

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import glob
-import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from miniclip.data.splits import split_in_name
+from miniclip.data.formats.files import expand
+from miniclip.data.splits import SPLIT_NAMES, split_in_name
 
 ShardSpec = str | Path | Sequence[str | Path]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")  # compressed ones are found, and then refused with a clear message
-MAX_SHARDS = 10_000_000  # limit for a brace range
-_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 class TarShard(NamedTuple):
@@ -38,7 +35,7 @@ def is_tar(spec: object) -> bool:
     if isinstance(spec, list | tuple):
         return bool(spec) and all(map(is_tar, spec))
     path = Path(str(spec)).expanduser()
-    return str(spec).lower().endswith(TAR_SUFFIXES) or (path.is_dir() and any(_tars_in(path)))
+    return str(spec).lower().endswith(TAR_SUFFIXES) or (path.is_dir() and bool(_tars_in(path)))
 
 
 def find_shards(spec: ShardSpec) -> list[Path]:
@@ -76,30 +73,16 @@ def _expand(spec: str) -> list[Path]:
         return sorted(_tars_in(path))
     if path.exists():
         return [path]
-    paths: list[Path] = []
-    for name in _expand_braces(str(path)):
-        is_pattern = glob.has_magic(name)
-        paths += sorted(map(Path, glob.glob(name))) if is_pattern else [Path(name)]  # noqa: PTH207  # absolute patterns
-    return paths
+    return expand(str(path))
 
 
-def _tars_in(folder: Path) -> Iterator[Path]:
+def _tars_in(folder: Path) -> list[Path]:
+    """Return the tars in a folder; if there are none, those in the folders `data`, `train`, `val`, … of it."""
+    tars = list(_tars(folder))
+    names = {"data", *SPLIT_NAMES}
+    below = [path for path in folder.iterdir() if path.name.lower() in names and path.is_dir()] if not tars else []
+    return tars + [tar for path in below for tar in _tars(path)]
+
+
+def _tars(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.name.lower().endswith(TAR_SUFFIXES) and path.name[0] != ".")
-
-
-def _expand_braces(text: str) -> Iterator[str]:
-    """Expand `a{0..2}b` or `a{0,1,2}b` to three strings; leading zeros are kept."""
-    parts = _BRACES.split(text)  # every second part was in braces
-    choices = [[part] if i % 2 == 0 else _alternatives(part, text) for i, part in enumerate(parts)]
-    return map("".join, itertools.product(*choices))
-
-
-def _alternatives(inner: str, text: str) -> list[str]:
-    ends = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
-    if not ends:
-        return inner.split(",")
-    first, last = int(ends[1]), int(ends[2])
-    if not first <= last < first + MAX_SHARDS:
-        raise ValueError(f"{text}: the range {{{inner}}} runs backwards, or has more than {MAX_SHARDS:,} shards")
-    width = len(ends[1]) if ends[1].startswith("0") else 0
-    return [f"{number:0{width}}" for number in range(first, last + 1)]

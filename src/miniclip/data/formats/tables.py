@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from miniclip.data.formats.cells import read_cells
 from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns, count_usual_names
+from miniclip.data.formats.flickr_tables import is_flickr_table, read_flickr_table
 from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
@@ -60,7 +61,9 @@ def read_table(
         )
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise ValueError(f"separator is {separator!r}; expected one character, such as ',' or a tab")
-    separator = separator or _detect_separator(path, lines[0], names.image)
+    if separator is None and names == ColumnNames() and is_flickr_table(lines[0]):
+        return read_flickr_table(path, lines[0], skip_log, split)
+    separator = separator or detect_separator(path, lines[0], names.image)
     records = list(_parse(lines, separator, csv.QUOTE_MINIMAL))
     if separator == "\t" and any(record.problem for record in records):
         records = list(_parse(lines, separator, csv.QUOTE_NONE))
@@ -101,7 +104,7 @@ def _separator_name(separator: str) -> str:
     return SEPARATORS.get(separator, repr(separator))
 
 
-def _detect_separator(path: Path, header: str, image: str | None) -> str:
+def detect_separator(path: Path, header: str, image: str | None) -> str:
     """Return the separator that gives the header the most usual names; in a tie, that of the file's suffix."""
     default = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
     best, best_score = default, -1

@@ -41,8 +41,8 @@ class TarListing(NamedTuple):
     problem: str | None
 
 
-def list_members(path: Path) -> TarListing:
-    """List the members of a tar file, up to the first damage.
+def list_members(path: Path, most: int | None = None) -> TarListing:
+    """List the members of a tar file, up to the first damage, or the first ones if `most` limits their number.
 
     Raises:
         OSError: the file cannot be read.
@@ -56,19 +56,21 @@ def list_members(path: Path) -> TarListing:
         file.seek(0)
         members: list[Member] = []
         try:
-            problem, end = _read_headers(file, size, members)
+            problem, end = _read_headers(file, size, members, most)
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             problem, end = f"is cut short{_after(members)}" if members else f"is not a tar file ({message})", 0
+        if most is not None:
+            return TarListing(members, problem)
         return TarListing(members, problem or _end_problem(file, end, members))
 
 
-def _read_headers(file: BinaryIO, size: int, members: list[Member]) -> tuple[str | None, int]:
-    """Add all complete members to the list; return the problem and the offset after the last member."""
+def _read_headers(file: BinaryIO, size: int, members: list[Member], most: int | None) -> tuple[str | None, int]:
+    """Add all complete members to the list, or the first ones; return the problem and the offset after the last."""
     # backslashreplace keeps names distinct that "replace" would make equal
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
         last = -1
-        while (header := tar.next()) is not None:
+        while (most is None or len(members) < most) and (header := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # else the members of a large tar are in memory twice
             if header.offset <= last or header.size < 0:
                 return f"has a damaged header at byte {header.offset:,}", 0

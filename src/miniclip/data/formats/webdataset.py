@@ -25,9 +25,10 @@ from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import Split
 from miniclip.errors import UnreadableError
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "jp2")
-TEXTS = ("json", "txt", "text")  # the first with a caption is taken
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "jp2", "jfif", "heic", "heif")
+TEXTS = ("json", "txt", "text", "caption")  # the first with a caption is taken
 CAPTION_KEYS = ("captions", "caption", "text")  # likewise, of a JSON object
+MAX_PEEKED = 100  # members of a shard that are read to find out whether it holds samples
 MAX_TEXT_BYTES = 1 << 20  # limit for a txt or json member; a caption has some hundred bytes
 
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
@@ -40,7 +41,8 @@ class WebDataset(Captions):
     """Captioned images in tar shards on disk; `data[i]` is `(image, captions)`, in any order.
 
     The captions are the lines of the sample's `.txt`, or `captions`, `caption` or `text` of its `.json` (a string or a
-    list of strings), which takes precedence. Members of a sample need not be adjacent.
+    list of strings), which takes precedence. Without these two, they are those of `000.outputs.txt` and the like, if
+    there is one. Members of a sample need not be adjacent.
 
     The split is that of the shards' names if there are several (`train-0000.tar`, `val-0000.tar`, `val/0000.tar`).
     Otherwise a hash of the seed and the sample's name (shard and key) draws it, as for other datasets.
@@ -49,8 +51,9 @@ class WebDataset(Captions):
         shards: paths of tar files: one, a list, a pattern (`shards/*.tar`), a range (`shards-{0000..0012}.tar`), or a
             folder, for all tars in it.
         split: "train", "val", "test", or "all".
-        image: the extension of the image, if samples have several: "left.jpg".
-        caption: the key of the captions in the JSON, if it is another; "a.b" for `{"a": {"b": "a dog"}}`.
+        image: the extension of the image, if samples have several: "left.jpg" of `000.left.jpg`.
+        caption: the extension of the member with the captions, "outputs.txt" of `000.outputs.txt`; or the key of the
+            captions in the JSON: "alt", or "a.b" for `{"a": {"b": "a dog"}}`.
         **options: as in `Captions`. They also apply to shards that are missing, compressed or cut short. The skipped
             fractions of the shards and of the samples are counted separately.
 
@@ -119,7 +122,7 @@ class TarImage:
 
 
 class _Fields(NamedTuple):
-    """Extension of the image and key of the captions that the user chose."""
+    """Members that the user chose: the extension of the image, and the extension or the JSON key of the captions."""
 
     image: str | None
     caption: str | None
@@ -170,6 +173,15 @@ def _read_shard(shard: TarShard, fields: _Fields, skip_log: SkipLog, shard_log: 
                 yield ImageRow(str(image), f"{shard.name}/{key}", content[1], shard.split, image)
 
 
+def holds_samples(shard: Path) -> bool:
+    """Return whether the start of a tar holds an image with a text: other tars are archives of something else."""
+    try:
+        samples = _group(list_members(shard, MAX_PEEKED).members)
+    except OSError:
+        return False
+    return any(_find_images(sample, None) and len(sample) > 1 for sample in samples.values())
+
+
 def _group(members: Iterable[Member]) -> dict[str, Sample]:
     """Group members by key; the second of two members with the same name gets a problem."""
     samples: dict[str, Sample] = {}
@@ -194,29 +206,85 @@ def _parse(shard: Path, sample: Sample, fields: _Fields, file: BinaryIO) -> tupl
 
     images = _find_images(sample, fields.image)
     if len(images) > 1:
-        names = ", ".join(member.name for member in images)
-        raise unreadable(images[0], f"is one of several images ({names}); choose one, such as image='jpg'")
-    texts = [sample[extension] for extension in TEXTS if extension in sample]
+        raise unreadable(images[0], _ambiguous("images", "image", sample, images))
+    texts = _find_texts(sample, fields.caption)
     for member in [*images, *texts]:
         if member.problem:
             raise unreadable(member, f"{member.problem}; write the shard again")
     if not images:
         if texts:
-            raise unreadable(texts[0], "has no image beside it in the shard")
+            ending = f" that ends in .{fields.image}" if fields.image else ""
+            raise unreadable(texts[0], f"has no image beside it in the shard{ending}; {_listed(sample)}")
         return None
-    for member in texts:
-        captions, problem = _read_captions(member, fields.caption, file)
-        if problem is not None:
-            raise unreadable(member, problem)
-        if any(caption and not str(caption).isspace() for caption in captions):
-            return images[0], captions
+    captions, problem = _choose_captions(sample, texts, fields.caption, file)
+    if problem is not None:
+        raise unreadable(*problem)
+    if captions:
+        return images[0], captions
     keys = fields.caption or ", ".join(CAPTION_KEYS)
-    raise unreadable(images[0], f"has no caption that is not blank, in a .txt or in a .json under {keys}")
+    raise unreadable(
+        images[0],
+        f"has no caption that is not blank, in a .txt or in a .json under {keys}; {_listed(sample)}; choose a member "
+        "or a key with caption='…', after a path ?caption=…",
+    )
+
+
+def _ambiguous(kind: str, option: str, sample: Sample, members: Sequence[Member]) -> str:
+    """Return the reason why one of several members must be chosen, and how."""
+    names = ", ".join(member.name for member in members)
+    ending = next(extension for extension, member in sample.items() if member is members[0])
+    return (
+        f"is one of several {kind} ({names}); choose one, such as {option}={ending!r}, after a path ?{option}={ending}"
+    )
+
+
+def _listed(sample: Sample) -> str:
+    return f"the sample has {', '.join(member.name for member in sample.values())}"
+
+
+def _choose_captions(
+    sample: Sample, texts: Sequence[Member], chosen: str | None, file: BinaryIO
+) -> tuple[list[object], tuple[Member, str] | None]:
+    """Return the captions of the first text that has some, and the member that cannot be used, with the reason.
+
+    Only one text with a longer extension, such as `a.outputs.txt`, may have captions.
+    """
+    key = None if chosen is not None and _extension(chosen) in sample else chosen
+    exact = [member for member in texts if member in (sample.get(name) for name in (*TEXTS, _extension(chosen or "")))]
+    for member in exact:
+        captions, problem = _read_captions(member, key, file)
+        if problem is not None:
+            return [], (member, problem)
+        if _has_text(captions):
+            return captions, None
+    others = [(member, _read_captions(member, key, file)[0]) for member in texts if member not in exact]
+    others = [(member, captions) for member, captions in others if _has_text(captions)]
+    if len(others) > 1:
+        return [], (others[0][0], _ambiguous("texts", "caption", sample, [member for member, _ in others]))
+    return (others[0][1] if others else []), None
+
+
+def _has_text(captions: Iterable[object]) -> bool:
+    return any(caption and not str(caption).isspace() for caption in captions)
+
+
+def _extension(chosen: str) -> str:
+    return chosen.lower().lstrip(".")
+
+
+def _find_texts(sample: Sample, chosen: str | None) -> list[Member]:
+    """Return the members that may hold captions: the chosen one; or .json, .txt, …, then those such as .outputs.txt."""
+    if chosen is not None and _extension(chosen) in sample:
+        return [sample[_extension(chosen)]]
+    exact = [sample[extension] for extension in TEXTS if extension in sample]
+    return exact + [
+        member for extension, member in sample.items() if "." in extension and extension.rsplit(".")[-1] in TEXTS
+    ]
 
 
 def _find_images(sample: Sample, chosen: str | None) -> list[Member]:
     if chosen is not None:
-        member = sample.get(chosen.lower().lstrip("."))
+        member = sample.get(_extension(chosen))
         return [] if member is None else [member]
     exact = [member for extension, member in sample.items() if extension in IMAGES]
     return exact or [member for extension, member in sample.items() if extension.rsplit(".")[-1] in IMAGES]
