@@ -46,8 +46,8 @@ def datasets() -> None:
 
 def heif() -> None:
     """A HEIC image opens, without a call that registers its reader."""
-    from pillow_heif import from_pillow
     from PIL import Image
+    from pillow_heif import from_pillow
 
     from miniclip.data.decoding import open_image
 
