@@ -63,16 +63,16 @@ def parse_spec(spec: str | Path) -> DatasetSpec:
     """Parse a spec. If a file has that name, question mark included, it is the path.
 
     Raises:
-        ValueError: the part after the question mark has keys other than image, caption and layout, or one of them twice,
-            or the layout is unknown.
+        ValueError: the part after the question mark has keys other than image, caption and layout, or two images, or
+            the layout is unknown.
     """
     path, query = _split_query(str(spec))
     values = urllib.parse.parse_qs(query, keep_blank_values=True)
     unknown = values.keys() - {"image", "caption", "layout"}
     if unknown:
         raise ValueError(
-            f"{spec}: unknown {', '.join(sorted(unknown))}; after ? expected image=, caption= (or several) and layout=, "
-            "joined by &"
+            f"{spec}: unknown {', '.join(sorted(unknown))}; after ? expected image=, caption= and layout=, or several "
+            "captions, joined by &"
         )
     for key, found in values.items():
         if not all(found) or (key != "caption" and len(found) > 1):

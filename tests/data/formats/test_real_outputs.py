@@ -453,7 +453,7 @@ class TestForcedLayout:
 
 class TestQuery:
     def test_several_captions(self):
-        assert parse_spec("a.csv?caption=one&caption=two").columns.caption == ("one", "two")
+        assert parse_spec("a.csv?caption=one&caption=two").columns.caption == ["one", "two"]
 
     @pytest.mark.parametrize("query", ["image=", "image=a&image=b", "caption=", "layout=folder&layout=table"])
     def test_wrong_values(self, query):
