@@ -354,8 +354,9 @@ def test_upright_images_are_those_of_open_image(model, paths, rows):
 def test_sizes_that_are_not_integers(model, arrays, name, size):
     if name == "num_workers" and size is None:
         return
-    with pytest.raises(TypeError, match=f"{name} is .*expected an integer"):
-        model.encode_image(arrays, **{name: size})
+    for images in (arrays, torch.zeros(2, 3, 16, 16)):
+        with pytest.raises(TypeError, match=f"{name} is .*expected an integer"):
+            model.encode_image(images, **{name: size})
     if name == "batch_size":
         with pytest.raises(TypeError, match=r"batch_size is .*expected an integer"):
             model.encode_text(["a dog"], batch_size=size)

@@ -42,6 +42,19 @@ class ImageBatch(NamedTuple):
     indices: list[int]  # their places in the batch, n of 0..B-1
 
 
+def check_options(num_workers: int | None, on_error: OnError) -> None:
+    """Check the options of a reader.
+
+    Raises:
+        ValueError: one is out of range.
+        TypeError: the number of threads is not an integer.
+    """
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error {on_error!r}: expected 'raise' or 'skip'")
+    if num_workers is not None:
+        whole_number("num_workers", num_workers, 0)
+
+
 class ImageReader:
     """Reads images in batches, in order, ahead of the model.
 
@@ -73,11 +86,9 @@ class ImageReader:
         on_error: OnError = "raise",
         pinned: bool = False,
     ) -> None:
-        if on_error not in get_args(OnError):
-            raise ValueError(f"on_error {on_error!r}: expected 'raise' or 'skip'")
+        check_options(num_workers, on_error)
         self.items, self.preprocess, self.batch_size = items, preprocess, whole_number("batch_size", batch_size, 1)
-        default = min(MAX_WORKERS, available_cores())
-        workers = default if num_workers is None else whole_number("num_workers", num_workers, 0)
+        workers = min(MAX_WORKERS, available_cores()) if num_workers is None else int(num_workers)
         self.num_workers = min(workers, len(items)) if len(items) > 1 else 0
         self.on_error, self.pinned = on_error, pinned
         self.failed: list[str] = []

@@ -11,7 +11,7 @@ from miniclip.config import CLIPConfig
 from miniclip.data.preprocess import Preprocess
 from miniclip.fast import accelerate
 from miniclip.inference.image_items import Images, check_normalised, image_items
-from miniclip.inference.images import ImageReader, OnError, embed_images, embed_pixels
+from miniclip.inference.images import ImageReader, OnError, check_options, embed_images, embed_pixels
 from miniclip.inference.texts import Texts, as_texts, embed_texts
 from miniclip.inference.zero_shot import Template, class_embeddings, class_probabilities
 from miniclip.losses.reference import l2_normalize
@@ -103,6 +103,7 @@ class CLIPModel(CLIP):
             ValueError: an option is out of range, or normalized pixels are not.
         """
         batch_size, items = whole_number("batch_size", batch_size, 1), image_items(images)
+        check_options(num_workers, on_error)
         if isinstance(items, Tensor):
             check_normalised(items, self.preprocess)
             embeddings = embed_pixels(self, items, batch_size, progress)

@@ -94,7 +94,7 @@ class StreamedImages(Dataset[Any]):
                 count += 1
             else:
                 failed[index] = pixels
-        return Decoded(buffer[:count].clone() if failed else buffer, failed)
+        return Decoded(buffer if count == len(batch) else buffer[:count].clone(), failed)  # no row that was not read
 
     def _ignore_stop_signals(self, _: int) -> None:
         """Let a worker finish the current step: Ctrl-C and torchrun signal the workers as well as the trainer."""
