@@ -91,7 +91,8 @@ class BatchTokenizer:
             self._count_truncated(too_long, context_length)
         begin, end, padding = pack_ids(self.before), pack_ids(self.after), pack_ids([self.pad_id])
         rows = [begin + ids[:room] + end for ids in packed]
-        width = context_length if pad else max(map(len, rows), default=num_special * BYTES_PER_ID) // BYTES_PER_ID
+        longest = max(map(len, rows), default=num_special * BYTES_PER_ID) // BYTES_PER_ID
+        width = context_length if pad else max(1, longest)  # an empty caption may have no token
         padding *= width
         if self.pad_left:
             rows = [padding[len(row) :] + row for row in rows]

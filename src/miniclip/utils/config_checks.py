@@ -95,7 +95,7 @@ def _check_tower(name: str, tower: Any) -> None:
             f"{name} tower: width {width}, layers {layers}, heads {heads}: expected positive numbers, and a width that "
             "is a multiple of the heads"
         )
-    if tower.mlp_width < 1 or tower.norm_eps <= 0:
+    if min(tower.mlp_ratio, tower.norm_eps) <= 0 or tower.mlp_width < 1:
         raise ValueError(f"{name} tower: mlp_ratio {tower.mlp_ratio}, norm_eps {tower.norm_eps}: expected more than 0")
 
 
