@@ -69,7 +69,8 @@ NUMBERS = {
 MAY_BE_NEGATIVE = "mean.0 preprocess_cfg.mean.0 image_mean.0 model_cfg.init_logit_scale logit_scale_init_value"
 EXTREMES = {
     "1e19": 1e19, "10**19": 10**19, "10**400": 10**400, "1e308": 1e308, "-10**400": -(10**400), "-1e308": -1e308,
-    "nan": float("nan"), "inf": float("inf"), "negative": -7, "true": True, "text": "64", "list": [[[1]]], "object": {"x": 1},
+    "nan": float("nan"), "inf": float("inf"), "negative": -7, "true": True, "text": "64", "list": [[[1]]],
+    "object": {"x": 1},
 }  # fmt: skip
 
 
