@@ -75,7 +75,7 @@ class TextConfig(KnownFields):
     causal: bool = False
     padding: Literal["masked", "attended"] = "masked"  # attended: rows are padded to the context length
     pooling: Literal["end", "first", "last"] = "first"
-    end_id: int = -1  # id of the end token; -1: the last of the vocabulary
+    end_id: int | None = -1  # id of the end token; -1: the last of the vocabulary; None: the highest id of a row
     projection: Projection = "linear"
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.errors import CheckpointError
 from miniclip.hub import load, save
 from miniclip.inference.model import CLIPModel
+from miniclip.tokenizer.library import LibraryTokenizer
 
 FILES = {
     "openai": {"model.pt"},
@@ -36,7 +37,7 @@ def config():
     """Return a model that all layouts can represent."""
     return CLIPConfig(
         ImageConfig(16, 4, 64, 2, 1, activation="quickgelu"),
-        TextConfig(12, 99, 64, 2, 1, activation="quickgelu", causal=True, pooling="end"),
+        TextConfig(12, 99, 64, 2, 1, activation="quickgelu", causal=True, pooling="end", end_id=None),
         8,
     )
 
@@ -296,7 +297,8 @@ def test_transformers_embeds_texts_equally(model_with_tokenizer, tmp_path):
     peer = transformers.CLIPModel.from_pretrained(tmp_path).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
-    loaded = peer(pixel_values=torch.zeros(1, 3, 16, 16), input_ids=batch["input_ids"]).text_embeds
+    assert set(batch) == {"input_ids", "attention_mask"}  # transformers 4 would add token_type_ids by itself
+    loaded = peer(pixel_values=torch.zeros(1, 3, 16, 16), **batch).text_embeds
     torch.testing.assert_close(loaded, model_with_tokenizer.encode_text(TEXTS), rtol=0, atol=2e-5)
 
 
@@ -323,3 +325,26 @@ def test_exports_wrapped_models(layout, model, tmp_path):
     model.image = torch.compile(model.image)
     export(torch.nn.DataParallel(model), tmp_path, layout=layout)
     assert all(torch.equal(value, expected[key]) for key, value in load(tmp_path).state_dict().items())
+
+
+@pytest.mark.peer
+@torch.no_grad()
+def test_the_tokenizer_of_a_model_that_attends_to_padding_gives_no_mask(toy_tokenizer, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    file = tmp_path / "words" / "tokenizer.json"
+    toy_tokenizer.save(file)
+    values = json.loads(file.read_text())
+    values["padding"] = {
+        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1, "pad_type_id": 0,
+        "pad_token": next(token for token, i in toy_tokenizer.vocab.items() if i == 1),
+    }  # fmt: skip
+    file.write_text(json.dumps(values))
+    config = SIGLIP.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
+    model = build(config, LibraryTokenizer.load(file))
+    export(model, tmp_path / "export", layout="transformers")
+    peer = transformers.SiglipModel.from_pretrained(tmp_path / "export").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    batch = tokenizer(["a dog", "a red circle"], padding="max_length", truncation=True, return_tensors="pt")
+    assert set(batch) == {"input_ids"}
+    loaded = torch.nn.functional.normalize(peer.get_text_features(**batch).pooler_output, dim=-1)
+    torch.testing.assert_close(loaded, model.encode_text(batch["input_ids"]), rtol=0, atol=2e-5)

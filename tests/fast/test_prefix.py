@@ -1,12 +1,16 @@
 """Shared prefix: equal to the plain form for every prefix."""
 
+import copy
+import dataclasses
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from miniclip.config import TextConfig
-from miniclip.fast import accelerate
+from miniclip.fast import accelerate, plain
 from miniclip.fast.prefix import SharedPrefix
 from miniclip.models.text import TextTransformer
 
@@ -64,3 +68,42 @@ def test_the_prefix_is_computed_once():
             MODEL.forward_shared(tokens, shared)
         counted.append(counter.get_total_flops())
     assert counted[1] < 0.65 * counted[0]
+
+
+def hooks(model):
+    """Return the functions that register a hook on the tower itself."""
+    return {
+        "forward": lambda: model.register_forward_hook(lambda module, args, output: 2 * output),
+        "forward pre": lambda: model.register_forward_pre_hook(lambda module, args: (args[0].flip(0),)),
+        "backward": lambda: model.register_full_backward_hook(lambda *args: None),
+        "block": lambda: model.blocks[1].mlp.register_forward_hook(lambda module, args, output: 2 * output),
+    }
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward pre", "backward", "block"])
+@torch.no_grad()
+def test_steps_aside_for_hooks(kind):
+    """Prompts with a shared prefix are embedded by `forward_shared`, which would bypass a hook on the tower."""
+    model = tower()
+    tokens = torch.tensor([[3, 4, 5, 11], [3, 4, 6, 11], [3, 4, 7, 11]])
+    if type(model) is TextTransformer:
+        pytest.skip("MINICLIP_FAST=0")
+    assert model.can_share_prefix()
+    handle = hooks(model)[kind]()
+    assert not model.can_share_prefix()
+    torch.testing.assert_close(model.forward_shared(tokens, 2), model(tokens), rtol=1e-10, atol=1e-10)
+    handle.remove()
+    assert model.can_share_prefix()
+
+
+@torch.no_grad()
+def test_steps_aside_if_the_highest_id_is_pooled():
+    """The highest id of a row may be in the prefix, unlike an end token."""
+    model = accelerate(TextTransformer(dataclasses.replace(MODEL.config, end_id=None), 6).double().eval())
+    model.load_state_dict(MODEL.state_dict())
+    tokens = torch.tensor([[3, 11, 5, 9], [3, 11, 6, 9]])
+    if type(model) is not TextTransformer:
+        assert not model.can_share_prefix()
+        torch.testing.assert_close(model.forward_shared(tokens, 2), model(tokens), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model(tokens), plain(copy.deepcopy(model))(tokens), rtol=1e-10, atol=1e-10)
+    assert torch.equal(model(tokens)[0], model(tokens)[1])

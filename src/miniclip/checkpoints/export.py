@@ -109,8 +109,11 @@ def _tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
             "this model attends to its padding, of the id 0, which is the token of '!' too: other libraries would read "
             "each '!' of a text as padding; export it without a tokenizer, model.tokenizer = None"
         )
+    # an attention mask would hide padding that a model attends to; transformers 4 passes token_type_ids by default
+    masked = config.text.padding == "masked"
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"] if masked else ["input_ids"],
         "model_max_length": config.text.context_length,
         "pad_token": padding["pad_token"] if padding else END,  # causal text ignores what follows its end
     }
@@ -132,7 +135,7 @@ def _verify(model: CLIPModel, folder: Path) -> None:
     size = config.image.image_size
     pixels = torch.randn(2, 3, size, size, generator=generator)
     tokens = torch.randint(0, config.text.vocab_size, (2, config.text.context_length), generator=generator)
-    tokens[:, -1] = config.text.end_id
+    tokens[:, -1] = config.text.vocab_size - 1 if config.text.end_id is None else config.text.end_id
     limit = MAX_ERROR if dtype.itemsize >= 4 else MAX_HALF_ERROR
     for kind, embeddings, expected in (
         ("images", copy.encode_image(pixels), model.encode_image(pixels)),

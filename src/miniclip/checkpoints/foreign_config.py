@@ -14,6 +14,8 @@ from miniclip.utils.formatting import one_line, short
 
 MAX_INTEGER, MAX_NUMBER = (1 << 31) - 1, 1e30  # larger settings are damage; their products overflow
 
+OPENAI_VOCABULARY = 49408  # tokens of OpenAI's tokenizer; the last one ends a text
+
 
 class ConfigSection:
     """A section of another project's configuration, of which every setting has to be read.
@@ -164,3 +166,11 @@ def shape_of(shapes: Mapping[str, Shape], key: str, dims: int) -> Shape:
     if key not in shapes or len(shapes[key]) != dims:
         raise ValueError(f"{key}: found {shapes.get(key, 'no such key')}, expected a tensor of {dims} dimensions")
     return shapes[key]
+
+
+def end_of_argmax(vocab_size: int) -> int | None:
+    """Return the end token of a text tower that pools at the highest id of each row, as OpenAI's code does.
+
+    A larger or smaller vocabulary may be padded or have added tokens. Then only the rows show the position: None.
+    """
+    return OPENAI_VOCABULARY - 1 if vocab_size == OPENAI_VOCABULARY else None

@@ -70,7 +70,8 @@ class FastTextTransformer(TextTransformer):
 
     def can_share_prefix(self) -> bool:
         """Whether a common prefix may be computed once: the tower is causal and does not pool inside the prefix."""
-        return self.config.causal and self.config.pooling != "first" and not has_hooks(self) and is_exact(self.blocks)
+        pools_later = self.config.pooling != "first" and self.config.end_id is not None
+        return self.config.causal and pools_later and not has_hooks(self) and is_exact(self.blocks)
 
     def _forward(self, tokens: Tensor, lengths: Tensor, layout: PackedLayout | None) -> Tensor:
         T = tokens.shape[1]
@@ -87,7 +88,7 @@ class FastTextTransformer(TextTransformer):
         return self.config.padding == "masked" and tokens.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def trim(tokens: Tensor, end_id: int) -> Tensor:
+def trim(tokens: Tensor, end_id: int | None) -> Tensor:
     """Cut a batch at its longest text: (B, T) to (B, max of `sequence_lengths`). Waits for a GPU once."""
     return tokens[:, : int(sequence_lengths(tokens, end_id).max())] if tokens.numel() else tokens
 

@@ -56,7 +56,7 @@ def _tokenizer_repo(model: CLIPModel, checkpoint: CheckpointReader) -> str | Non
     if checkpoint.is_native:
         return None  # the model was saved without a tokenizer
     text = model.config.text
-    is_openai = text.vocab_size == OPENAI_VOCAB_SIZE and text.end_id == OPENAI_VOCAB_SIZE - 1
+    is_openai = text.vocab_size == OPENAI_VOCAB_SIZE and text.end_id in (None, OPENAI_VOCAB_SIZE - 1)
     return checkpoint.plan.tokenizer_repo or (OPENAI_REPO if is_openai else None)
 
 

@@ -17,11 +17,11 @@ from miniclip.config import TextConfig
 from miniclip.models.layers import Transformer, projection
 
 
-def sequence_lengths(tokens: Tensor, end_id: int) -> Tensor:
-    """Length of each row (B, T) up to and including its first end token; T if a row has none: (B,) in 1..T."""
-    T = tokens.shape[1]
-    position = torch.arange(1, T + 1, device=tokens.device)
-    return torch.where(tokens == end_id, position, T).amin(dim=1)
+def sequence_lengths(tokens: Tensor, end_id: int | None) -> Tensor:
+    """Length of each row (B, T) up to its first end token (None: its highest id); T if it has none: (B,) in 1..T."""
+    end = tokens.amax(dim=1, keepdim=True) if end_id is None else end_id
+    position = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    return torch.where(tokens == end, position, tokens.shape[1]).amin(dim=1)
 
 
 class TextTransformer(nn.Module):

@@ -72,8 +72,9 @@ def _random_inputs(model: CLIPModel, samples: int, patch_dropout: float) -> tupl
     image, text, random = model.config.image, model.config.text, torch.Generator().manual_seed(0)
     pixels = torch.randn(samples, 3, image.image_size, image.image_size, generator=random)
     tokens = torch.randint(text.vocab_size, (samples, text.context_length), generator=random)
-    tokens = torch.where(tokens == text.end_id, (text.end_id + 1) % text.vocab_size, tokens)  # only the last is the end
-    tokens[:, -1] = text.end_id
+    end = text.vocab_size - 1 if text.end_id is None else text.end_id
+    tokens = torch.where(tokens == end, (end + 1) % text.vocab_size, tokens)  # only the last is the end
+    tokens[:, -1] = end
     patches = None
     if patch_dropout:
         patches = draw_patches(samples, image.patches, patch_dropout, random).to(model.device)

@@ -58,7 +58,7 @@ def check_text(config: Any) -> None:
         raise ValueError("text.padding 'attended' with text.causal: no token attends to the padding after it")
     if config.pooling == "last" and config.padding == "masked":
         raise ValueError("text.pooling 'last' needs text.padding 'attended': the last position is padding")
-    if not 0 <= config.end_id < config.vocab_size:
+    if config.end_id is not None and not 0 <= config.end_id < config.vocab_size:
         raise ValueError(f"text.end_id {config.end_id} is outside of the vocabulary of {config.vocab_size} tokens")
 
 

@@ -310,6 +310,36 @@ def test_loads_added_tokens(save, inputs, compare, tmp_path):
     compare(model, pixels, ids, outputs(back, pixels, ids))
 
 
+@pytest.mark.parametrize("vocabulary", [1024, 49416])
+@pytest.mark.parametrize("changes", [{}, {"no_causal_mask": True}])
+def test_pools_at_the_highest_id_of_a_padded_vocabulary(vocabulary, changes, save, captions, compare, tmp_path):
+    """The end token, 999, is not the last of the vocabulary, and another token may have a higher id."""
+    folder, peer = save(own(text={"vocab_size": vocabulary, **changes}))
+    pixels, ids = torch.randn(3, 3, 32, 32), captions(12, 1000, 999)
+    model = load(folder)
+    assert model.config.text.end_id is None
+    export(model, tmp_path / "back", layout="open_clip")
+    back = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
+    for other in (False, True):
+        if other:
+            ids[1:, 1] = 1010
+        expected = outputs(peer, pixels, ids)
+        compare(model, pixels, ids, expected)
+        compare(load(tmp_path / "back"), pixels, ids, expected)
+        compare(model, pixels, ids, outputs(back, pixels, ids))
+        torch.testing.assert_close(model.encode_text(ids), expected[1], atol=2e-5, rtol=0)
+
+
+def test_a_tokenizer_with_any_end_fits_a_padded_vocabulary(save, toy_tokenizer):
+    folder, peer = save(own(text={"vocab_size": 1024}))
+    model = load(folder, tokenizer=toy_tokenizer)
+    texts = ["a red circle", "a dog", "a blue square above a dog"] * 3
+    ids = torch.nn.functional.pad(toy_tokenizer(texts), (0, 12))[:, :12]
+    with torch.no_grad():
+        expected = peer.encode_text(ids, normalize=True)
+    torch.testing.assert_close(model.encode_text(texts), expected, atol=2e-5, rtol=0)
+
+
 def test_crop_rounding_does_not_matter_without_cropping(tmp_path):
     text = TextConfig(12, 99, 24, 2, 3, padding="attended", pooling="last", projection="bias")
     config = CLIPConfig(TOWERS["vit_toy_siglip"], text, 32, logit_bias=-10.0, resize="squash", crop_rounding="floored")

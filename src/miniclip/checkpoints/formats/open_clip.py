@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from miniclip.checkpoints.foreign_config import ConfigSection, exp, rgb_triple
+from miniclip.checkpoints.foreign_config import OPENAI_VOCABULARY, ConfigSection, end_of_argmax, exp, rgb_triple
 from miniclip.checkpoints.formats.timm_towers import TIMM_TOWERS, timm_name
 from miniclip.checkpoints.key_maps import (
     OPENAI_IMAGE,
@@ -29,7 +29,6 @@ from miniclip.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, Ima
 from miniclip.utils.formatting import short
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-OPENAI_VOCABULARY = 49408
 MAX_MLP_RATIO = 1024
 
 MODEL = {"quick_gelu": False, "init_logit_scale": math.log(1 / 0.07), "init_logit_bias": None}
@@ -58,8 +57,12 @@ CUSTOM_BLOCK = (
 )
 
 
-def load_plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> LoadPlan:
+def load_plan(config: Mapping[str, Any], shapes: Mapping[str, Shape] | None) -> LoadPlan:
     """Return the plan for weights beside an `open_clip_config.json`.
+
+    Args:
+        config: its content.
+        shapes: of the weights, by name; None: names that open_clip reads.
 
     Raises:
         ValueError: the model has parts that miniclip does not support; the message names them.
@@ -154,7 +157,7 @@ def _text(text: ConfigSection, quick_gelu: bool) -> TextConfig:
         "hf_proj_type", "hf_pooler_type",
     )  # fmt: skip
     pool = text.get("pool_type")
-    vocab_size, end = text.integer("vocab_size"), text.integer("eos_id")
+    vocab_size = text.integer("vocab_size")
     causal = not text.flag("no_causal_mask")
     width = text.integer("width", minimum=1)
     projection = "bias" if text.flag("proj_bias") else "linear"
@@ -170,11 +173,18 @@ def _text(text: ConfigSection, quick_gelu: bool) -> TextConfig:
         causal=causal,
         padding="masked" if causal else "attended",
         pooling=text.choice("pool_type", {"argmax": "end", "eos": "end", "first": "first", "last": "last"}),
-        end_id=end if pool == "eos" else min(vocab_size, OPENAI_VOCABULARY) - 1,  # argmax: the highest id of a row
+        end_id=_end_id(text, pool, vocab_size),
         projection=text.choice("proj_type", {"linear": projection, "none": "none"}),
     )
     text.require_all_read()
     return result
+
+
+def _end_id(text: ConfigSection, pool: str, vocab_size: int) -> int | None:
+    end = text.integer("eos_id")
+    if pool == "argmax":
+        return end_of_argmax(vocab_size)
+    return end if pool == "eos" else -1
 
 
 def _activation(tower: ConfigSection, quick_gelu: bool) -> Activation:

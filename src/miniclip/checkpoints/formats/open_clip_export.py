@@ -80,7 +80,7 @@ def _timm_cfg(image: ImageConfig, name: str) -> dict[str, Any]:
 
 
 def _text_cfg(text: TextConfig) -> dict[str, Any]:
-    argmax = text.end_id == text.vocab_size - 1  # else an added token has the highest id
+    argmax = text.end_id in (None, text.vocab_size - 1)  # else an added token may have the highest id
     pool = {"first": "first", "last": "last", "end": "argmax" if argmax else "eos"}[text.pooling]
     return {
         "context_length": text.context_length,

@@ -10,14 +10,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miniclip.checkpoints.foreign_config import count_layers, grid_side, shape_of, warn_if_cropped_differently
+from miniclip.checkpoints.foreign_config import (
+    count_layers,
+    end_of_argmax,
+    grid_side,
+    shape_of,
+    warn_if_cropped_differently,
+)
 from miniclip.checkpoints.key_maps import OPENAI_IMAGE, OPENAI_SIZES, OPENAI_TEXT, SCALARS, TEXT_MATRIX, Row
 from miniclip.checkpoints.operations import Shape
 from miniclip.checkpoints.plans import ExportPlan, LoadPlan
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, ImageConfig, TextConfig
 
 HEAD_WIDTH = 64
-OPENAI_VOCABULARY = 49408
 ROWS: tuple[Row, ...] = (*OPENAI_IMAGE, *OPENAI_TEXT, *TEXT_MATRIX, *SCALARS[:1])
 WEIGHTS = "model.pt"
 
@@ -48,7 +53,7 @@ def load_plan(shapes: Mapping[str, Shape]) -> LoadPlan:
         activation="quickgelu",
         causal=True,
         pooling="end",
-        end_id=min(vocab_size, OPENAI_VOCABULARY) - 1,  # its code takes the highest id of a row
+        end_id=end_of_argmax(vocab_size),
     )
     return LoadPlan(CLIPConfig(image, text, embed_dim), (*ROWS, *OPENAI_SIZES), {"clean": "lower"})
 
@@ -98,6 +103,7 @@ def _rebuilt(config: CLIPConfig) -> CLIPConfig:
             activation="quickgelu",
             causal=True,
             pooling="end",
+            end_id=None if text.end_id is None else -1,  # its code takes the highest id of a row
         ),
         config.embed_dim,
         logit_scale=config.logit_scale,

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from miniclip.checkpoints.foreign_config import ConfigSection, exp, rgb_triple
+from miniclip.checkpoints.foreign_config import ConfigSection, end_of_argmax, exp, rgb_triple
 from miniclip.checkpoints.key_maps import TRANSFORMERS_CLIP, TRANSFORMERS_SIGLIP, Row
 from miniclip.checkpoints.plans import LoadPlan
 from miniclip.config import Activation, CLIPConfig, ImageConfig, TextConfig
@@ -19,7 +19,6 @@ from miniclip.utils.formatting import short
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 WEIGHTS = "model.safetensors"
-OPENAI_VOCABULARY = 49408
 KEY_MAPS = {"clip": TRANSFORMERS_CLIP, "metaclip_2": TRANSFORMERS_CLIP, "siglip": TRANSFORMERS_SIGLIP}
 ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quickgelu",
@@ -74,10 +73,10 @@ def _section(config: Mapping[str, Any], name: str) -> Any:
 
 
 def _clip(config: Mapping[str, Any], vision: ConfigSection, text: ConfigSection) -> CLIPConfig:
-    end = text.integer("eos_token_id")
+    end: int | None = text.integer("eos_token_id")
     if end == 2 and config["model_type"] == "clip":
-        # the 2 of early files is a mistake; the library then pools at the highest id, OpenAI's end token
-        end = min(text.integer("vocab_size"), OPENAI_VOCABULARY) - 1
+        # the 2 of early files is a mistake; the library then pools at the highest id
+        end = end_of_argmax(text.integer("vocab_size"))
     model = ConfigSection(config, "config", {"projection_dim": 512, "logit_scale_init_value": 2.6592})
     return CLIPConfig(
         ImageConfig(**_image(vision), **_tower(vision)),

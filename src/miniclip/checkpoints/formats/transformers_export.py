@@ -37,7 +37,7 @@ def _model_config(config: CLIPConfig, siglip: bool) -> dict[str, Any]:
         "model_type": "siglip_text_model" if siglip else "clip_text_model",
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
-        "eos_token_id": text.end_id,
+        "eos_token_id": 2 if text.end_id is None else text.end_id,  # 2: the library pools at the highest id
         "bos_token_id": None,  # the default ids may lie outside of the vocabulary; the tokenizer has its own
         "pad_token_id": None,
     }
