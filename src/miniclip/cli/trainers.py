@@ -66,7 +66,6 @@ def new_trainer(settings: dict[str, Any]) -> Any:
 
 def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     """Open the data, build the model, and return the arguments of `Trainer`."""
-    import miniclip
     from miniclip.data.opening import absolute_spec, spec_name
     from miniclip.runs.directory import next_run_dir, require_no_run
 
@@ -79,7 +78,9 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     require_no_run(run_dir)  # before the data are read, which can take minutes
     train_data, val_data = open_splits(data, reading_options_of(dataclasses.asdict(config)))
     preset_name = preset_name or DEFAULT_PRESET
-    model = miniclip.load(checkpoint) if checkpoint else fresh_model(preset_name, train_data.captions, config)
+    model = (
+        pretrained_model(checkpoint, config) if checkpoint else fresh_model(preset_name, train_data.captions, config)
+    )
     about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
     return {
         "model": model,
@@ -90,6 +91,20 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "device": device,
         "about": about,
     }
+
+
+def pretrained_model(checkpoint: str, config: TrainConfig) -> Any:
+    """Return a checkpoint's model, with a logit bias if the loss needs one."""
+    import miniclip
+
+    model = miniclip.load(checkpoint)
+    if config.loss == "sigmoid" and model.logit_bias is None:
+        model.add_logit_bias()
+        print(
+            f"{checkpoint} has no logit bias: added one of {model.config.logit_bias:g}, with a logit scale of "
+            f"{model.config.logit_scale:g}, as the sigmoid loss needs"
+        )
+    return model
 
 
 def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: TrainConfig) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from miniclip.config import CLIPConfig
 from miniclip.data.preprocess import Preprocess
@@ -67,6 +69,25 @@ class CLIPModel(CLIP):
         if tokenizer is not None:
             require_fit(tokenizer, self.config)
         self._tokenizer = tokenizer
+
+    @torch.no_grad()
+    def add_logit_bias(self, bias: float = -10.0, scale: float = 10.0) -> None:
+        """Add a logit bias to a model without one, in place, to fine-tune it with the sigmoid loss.
+
+        Almost every pair of a batch is a negative, so the loss starts well only at a low scale and bias.
+
+        Args:
+            bias: initial bias on the similarities; SigLIP's value.
+            scale: new initial factor on the similarities, in place of the model's; SigLIP's value.
+
+        Raises:
+            ValueError: the model has a bias.
+        """
+        if self.logit_bias is not None:
+            raise ValueError(f"the model has a logit bias, {float(self.logit_bias):.4g}; there is none to add")
+        self.config = dataclasses.replace(self.config, logit_bias=bias, logit_scale=scale)
+        self.log_scale.fill_(math.log(scale))
+        self.logit_bias = nn.Parameter(torch.full_like(self.log_scale, bias))
 
     @torch.no_grad()
     def encode_image(
@@ -182,7 +203,7 @@ def require_fit(tokenizer: TextTokenizer, config: CLIPConfig) -> None:
         )
     text = config.text
     uses_end = text.padding == "masked" or text.pooling == "end"
-    if tokenizer.vocab_size > text.vocab_size or (uses_end and tokenizer.end_id != text.end_id):
+    if tokenizer.vocab_size > text.vocab_size or (uses_end and text.end_id not in (None, tokenizer.end_id)):
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and ends texts with {tokenizer.end_id}; the model's text "
             f"tower expects at most {text.vocab_size} and {text.end_id}: they do not belong together"

@@ -36,8 +36,8 @@ def loss_function(config: TrainConfig, model: CLIPModel) -> LossFunction:
         return lambda output: contrastive_loss(output.image_embeddings, output.text_embeddings, output.logit_scale)
     if model.logit_bias is None:
         raise ValueError(
-            "loss 'sigmoid' needs a model with a bias: configure it with logit_bias=-10.0 and logit_scale=10.0 "
-            "(SigLIP's values), or use loss 'contrastive'"
+            "loss 'sigmoid' needs a model with a logit bias, and this one was trained with the contrastive loss: call "
+            "model.add_logit_bias() before, or use loss 'contrastive'"
         )
 
     def loss(output: CLIPOutput) -> Tensor:
