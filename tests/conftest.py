@@ -156,7 +156,7 @@ def start(tmp_path: Path, tokenizer: Tokenizer, train_data: Shapes, val_data: Sh
     ) -> Trainer:
         config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 3, **settings})
         return Trainer(
-            model or make_model(tokenizer),
+            make_model(tokenizer) if model is None else model,
             train_data,
             val_data,
             config=config,

@@ -327,7 +327,9 @@ def test_refuses_to_save_another_module(tmp_path):
 
 def test_refuses_to_save_a_model_with_replaced_modules(model, tmp_path):
     model.image.projection = nn.Sequential(model.image.projection)
-    with pytest.raises(ValueError, match=r"image\.projection\.0\.weight, image\.projection\.weight; restore") as caught:
+    with pytest.raises(
+        ValueError, match=r"image\.projection is a torch\.nn\.modules\.container\.Sequential; restore"
+    ) as caught:
         save_checkpoint(model, tmp_path / "model")
     one_line(caught, "merge_and_unload()")
     assert not (tmp_path / "model").exists()

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from miniclip.checkpoints.formats.safetensors import write_tensors
 from miniclip.checkpoints.names import unwrap, unwrapped_name
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
+from miniclip.fast import plain
 from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIP
 from miniclip.utils.atomic import write_atomically
@@ -65,7 +67,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, weights: Mapping[str, Te
 
     Raises:
         TypeError: the model is not a CLIP.
-        ValueError: the model's parameters are not those of its configuration.
+        ValueError: the model's modules or parameters are not those of its configuration.
     """
     clip = unwrap_clip(model)
     tensors = full_state(clip, weights)
@@ -102,19 +104,57 @@ def unwrap_clip(model: nn.Module) -> CLIPModel:
 def full_state(model: CLIPModel, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return a model's state dict under the names that `load` opens.
 
+    A parametrized weight is written as the weight that it computes.
+
     Raises:
-        ValueError: the parameters are not those of the model's configuration.
+        ValueError: the modules or parameters are not those of the model's configuration.
     """
-    state = model.state_dict() if weights is None else weights
-    tensors = {unwrapped_name(name): tensor.detach() for name, tensor in state.items()}
+    state = _computed_state(model) if weights is None else weights
+    require_plain(model, state)
+    return {unwrapped_name(name): tensor.detach() for name, tensor in state.items()}
+
+
+def require_plain(model: CLIPModel, names: Iterable[str]) -> None:
+    """Check that `load` rebuilds a model from its configuration.
+
+    Args:
+        model: the model; wrappers may be around its parts.
+        names: of its weights.
+
+    Raises:
+        ValueError: a module was replaced, as by quantization or an adapter, or the weights have other names.
+    """
     with torch.device("meta"):
-        expected = CLIPModel(model.config).state_dict().keys()
-    if different := sorted(tensors.keys() ^ expected):
+        expected = plain(CLIPModel(model.config))
+    modules = {
+        unwrapped_name(name): module for name, module in model.named_modules()
+    }  # a wrapped one after its wrapper
+    replaced = [
+        f"{name} is a {type(modules.get(name)).__module__}.{type(modules.get(name)).__qualname__}"
+        for name, module in expected.named_modules()
+        if not isinstance(modules.get(name), type(module))
+    ]
+    different = replaced or sorted({unwrapped_name(name) for name in names} ^ expected.state_dict().keys())
+    if different:
         raise ValueError(
-            f"the model's parameters are not those of its configuration: {', '.join(different[:4])}; restore replaced "
-            "modules, or merge the adapters of a peft model with merge_and_unload(), then save"
+            f"the model is not that of its configuration, so it could not be loaded again: {', '.join(different[:4])}; "
+            "restore replaced modules, save the model before it is quantized, and merge the adapters of a peft model "
+            "with merge_and_unload()"
         )
-    return tensors
+
+
+@torch.no_grad()
+def _computed_state(model: CLIPModel) -> dict[str, Tensor]:
+    """Return a model's state dict, with the weights that parametrizations compute in place of their parameters."""
+    state: dict[str, Tensor] = model.state_dict()
+    for name, module in model.named_modules():
+        parametrizations = module.parametrizations if is_parametrized(module) else {}
+        for weight in parametrizations:
+            start = f"{name}." if name else ""
+            inner = tuple(key for key in state if key.startswith(f"{start}parametrizations.{weight}."))
+            state = {key: value for key, value in state.items() if key not in inner}
+            state[f"{start}{weight}"] = getattr(module, str(weight))
+    return state
 
 
 def available_tokenizer(model: CLIPModel) -> TextTokenizer | None:

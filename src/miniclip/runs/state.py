@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
+from miniclip.checkpoints.names import unwrapped_name
 from miniclip.errors import CheckpointError
 from miniclip.runs.progress import Progress
 from miniclip.runtime import distributed
@@ -58,18 +59,18 @@ def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: P
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     )
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    frozen = [unwrapped_name(name) for name, parameter in model.named_parameters() if not parameter.requires_grad]
     averages = {} if ema is None else _gather(ema.values.items())
     return State(gather_weights(model), _gather(moments), averages, dataclasses.replace(progress), frozen)
 
 
 def _gather(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Return whole tensors on rank 0; those that were sharded are moved to the CPU."""
+    """Return whole tensors on rank 0, under names without wrappers; those that were sharded are moved to the CPU."""
     gathered = {}
     for name, value in tensors:
         whole = distributed.full_tensor(value)
         if distributed.is_main():
-            gathered[name] = whole if whole is value else whole.cpu()
+            gathered[unwrapped_name(name)] = whole if whole is value else whole.cpu()
     return gathered
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from miniclip.checkpoints.native import require_plain
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.given import as_dataset
@@ -99,6 +100,7 @@ def set_up(
     The arguments are those of `Trainer`.
     """
     require_types(model, config)
+    require_trainable(model)
     train_data, val_data = as_dataset(train_data), None if val_data is None else as_dataset(val_data)
     distributed.init(device)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -145,7 +147,7 @@ def set_up(
 
 def require_types(model: Any, config: Any) -> None:
     """Raise TypeError if the arguments of a trainer are a name, a dict, or something else of another type."""
-    if not (hasattr(model, "preprocess") and hasattr(model, "encode_image")):
+    if not isinstance(model, torch.nn.Module):
         raise TypeError(
             f"model: found {describe(model)}; expected a CLIPModel, as miniclip.load(name) and "
             "CLIPModel(config, tokenizer) return"
@@ -155,6 +157,25 @@ def require_types(model: Any, config: Any) -> None:
             f"config: found {describe(config)}; expected a TrainConfig, as TrainConfig(epochs=3) or, from a dict, "
             "TrainConfig.from_dict(values)"
         )
+
+
+def require_trainable(model: CLIPModel) -> None:
+    """Check, before anything is trained, that the checkpoints of a run can be loaded again.
+
+    Raises:
+        TypeError: the model is another module, or is wrapped.
+        ValueError: its modules or parameters are not those of its configuration.
+    """
+    if not isinstance(model, CLIPModel):
+        raise TypeError(
+            f"the model is a {type(model).__name__}; expected a CLIPModel without wrappers and adapters: pass the "
+            "model inside of torch.compile (TrainConfig(compile=True) compiles it) or DataParallel (torchrun uses all "
+            "GPUs), and the result of merge_and_unload() of a peft model"
+        )
+    require_plain(model, model.state_dict())
+    for name, tower in (("image", model.image), ("text", model.text)):
+        if not hasattr(tower, "blocks"):  # torch.compile passes attributes on
+            raise TypeError(f"model.{name} is a {type(tower).__name__}; expected the tower inside of it")
 
 
 def choose(
