@@ -2,10 +2,12 @@
 
 python docs/make_architectures.py [--check]
 
-It passes each configuration of the installed open_clip to the code that reads an open_clip_config.json. --check writes
-nothing and exits with 1 if the page is out of date.
+It passes each configuration of the installed open_clip to the code that reads an open_clip_config.json, and writes the
+configurations themselves to src/miniclip/checkpoints/formats/open_clip_models.json. --check writes nothing and exits
+with 1 if one of the two files is out of date.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import open_clip
 import torch
 
 from miniclip.checkpoints.formats.open_clip import model_config
+from miniclip.checkpoints.given_config import OPEN_CLIP_MODELS
 from miniclip.config import CLIPConfig
 from miniclip.inference.model import CLIPModel
 
@@ -20,8 +23,12 @@ PAGE = Path(__file__).parent / "architectures.md"
 HEAD = """# open_clip's architectures
 
 miniclip loads these {loaded} of the {all} model configurations of open_clip {version}. Published weights open by
-repository, directory or file ([`miniclip.load`](checkpoints.md)). `docs/make_architectures.py` makes this table with
-the code that reads an `open_clip_config.json`, and counts the parameters on the models.
+repository, directory or file ([`miniclip.load`](checkpoints.md)). A file of weights by itself needs the
+configuration's name, as in `miniclip.load("epoch_32.pt", config="ViT-B-32")`. miniclip's preset `vit_b_32` is another
+model, the one that open_clip names `ViT-B-32-quickgelu`.
+
+`docs/make_architectures.py` makes this table with the code that reads an `open_clip_config.json`, and counts the
+parameters on the models.
 
 Not supported: image towers that are not plain vision transformers (ResNet, ConvNeXt, EVA, ViTamin, FastViT and others),
 text towers of the transformers library, and CoCa, which also generates captions.
@@ -74,7 +81,15 @@ def row(name: str, config: CLIPConfig) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def table() -> str:
+    """Return open_clip's configurations as JSON, one line each."""
+    lines = (f"{json.dumps(name)}: {json.dumps(open_clip.get_model_config(name))}" for name in open_clip.list_models())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 if __name__ == "__main__":
+    files = {PAGE: page(), OPEN_CLIP_MODELS: table()}
     if "--check" in sys.argv:
-        raise SystemExit(PAGE.read_text(encoding="utf-8") != page())
-    PAGE.write_text(page(), encoding="utf-8")
+        raise SystemExit(any(path.read_text(encoding="utf-8") != text for path, text in files.items()))
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")

@@ -24,7 +24,7 @@ from miniclip.inference.model import CLIPModel
 
 CLIP_CONFIG = CLIPConfig(
     ImageConfig(32, 8, 64, 2, 1, activation="quickgelu"),
-    TextConfig(12, 99, 64, 2, 1, activation="quickgelu", causal=True, pooling="end"),
+    TextConfig(12, 99, 64, 2, 1, activation="quickgelu", causal=True, pooling="end", end_id=None),
     16,
 )
 ATTENTION = {"class_token": False, "norm_before": False, "patch_bias": True, "pooling": "attention"}
@@ -194,6 +194,7 @@ def test_prefers_safetensors_and_a_projects_own_files():
         "open_clip_pytorch_model.bin",
         "open_clip_pytorch_model.pt",
         "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
         "model.pt",
     ):
         assert best_weights(names) == expected
@@ -320,14 +321,14 @@ def test_open_clip_weights_need_a_configuration(write, tmp_path, one_line):
     (folder / bare.name).rename(bare)
     with pytest.raises(CheckpointError, match=r"without open_clip_config\.json beside them") as caught:
         load(bare)
-    one_line(caught, bare, "another activation gives wrong numbers", "config='vit_b_32' (with QuickGELU)")
+    one_line(caught, bare, "another activation gives wrong numbers", "config='ViT-B-32'", "'ViT-B-32-quickgelu'")
     (tmp_path / "ours.json").write_text(json.dumps({"format": "miniclip", **model.config.to_dict()}))
     for config in (model.config, folder / "open_clip_config.json", str(tmp_path / "ours.json")):
         assert same(load(bare, config=config), model)
         assert rounded(load(bare, config=config).config) == rounded(model.config)
     with pytest.raises(CheckpointError, match=r"visual\.conv1\.weight has the shape \(64, 3, 8, 8\), expected \(768"):
         load(bare, config="vit_b_32")
-    with pytest.raises(ValueError, match=r"unknown preset 'vit_b_33'; did you mean 'vit_b_32'\?"):
+    with pytest.raises(ValueError, match=r"unknown preset or configuration 'vit_b_33'; did you mean 'vit_b_32'\?"):
         load(bare, config="vit_b_33")
 
 
@@ -379,7 +380,7 @@ def test_refuses_invalid_configurations(layout, name, content, message, write, o
 def test_refuses_an_invalid_configuration_argument(write, tmp_path, one_line):
     folder, _ = write("open_clip")
     file = tmp_path / "given.json"
-    for content in ("{", '{"model_cfg": {"vision_cfg": {"ls_init_value": 1}}}', '{"model_type": "clip"}'):
+    for content in ("{", '{"model_cfg": {"vision_cfg": {"ls_init_value": 1}}}', '{"model_type": "bert"}'):
         file.write_text(content)
         with pytest.raises(CheckpointError) as caught:
             load(folder, config=file)

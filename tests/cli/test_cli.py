@@ -111,6 +111,13 @@ class TestTrain:
         assert cli.main(["train", "--data", str(photos), "--loss", "sigmoid", "--run-dir", str(run), *SMALL]) == 0
         assert miniclip.load(run).config.logit_bias == -10.0
 
+    def test_sigmoid_loss_from_a_softmax_checkpoint(self, run, photos, tmp_path, capsys):
+        assert miniclip.load(run).config.logit_bias is None
+        arguments = ["--model", str(run), "--loss", "sigmoid", "--max-steps", "1", "--run-dir", str(tmp_path / "run")]
+        assert cli.main(["train", "--data", str(photos), *SMALL, *arguments]) == 0
+        assert f"{run} has no logit bias: added one of -10, with a logit scale of 10" in capsys.readouterr().out
+        assert miniclip.load(tmp_path / "run").config.logit_bias == -10.0
+
     def test_resuming_a_finished_run_changes_nothing(self, run, capsys):
         before = (run / "metrics.jsonl").read_bytes()
         assert cli.main(["train", "--resume", str(run)]) == 0
@@ -291,7 +298,7 @@ def test_convert_to_other_layouts_and_from_bare_weights(tmp_path, capsys):
     (tmp_path / "open_clip" / "open_clip_model.safetensors").rename(bare)
     capsys.readouterr()
     assert cli.main(["convert", str(bare), str(tmp_path / "again")]) == 2
-    assert "config='vit_b_32'" in capsys.readouterr().err
+    assert "config='ViT-B-32'" in capsys.readouterr().err
     settings = str(tmp_path / "open_clip" / "open_clip_config.json")
     assert cli.main(["convert", str(bare), str(tmp_path / "again"), "--architecture", settings]) == 0
     again = miniclip.load(tmp_path / "again")

@@ -16,10 +16,20 @@ import torch
 
 from miniclip.checkpoints.conversion import convert
 from miniclip.checkpoints.files import find_weights
+from miniclip.checkpoints.foreign_config import OPENAI_VOCABULARY
 from miniclip.checkpoints.formats import open_clip, openai, transformers
+from miniclip.checkpoints.formats.pickle_shards import read_shards
 from miniclip.checkpoints.formats.pickles import read_pickled
 from miniclip.checkpoints.formats.safetensors import INDEX, open_tensors
 from miniclip.checkpoints.key_maps import OPENAI_SIZES, Row, identity_rows
+from miniclip.checkpoints.layouts import (
+    NATIVE_KEY,
+    OPENAI_KEY,
+    RESNET_KEY,
+    TIMM_KEY,
+    TRANSFORMERS_KEY,
+    model_weights,
+)
 from miniclip.checkpoints.native import CONFIG, parse_config, read_json
 from miniclip.checkpoints.plans import LoadPlan
 from miniclip.checkpoints.weights import InMemoryWeights, Weights
@@ -29,12 +39,6 @@ from miniclip.inference.model import CLIPModel
 from miniclip.utils.files import open_regular
 from miniclip.utils.formatting import one_line
 
-# a key that only this layout has
-NATIVE_KEY = "image.patches.weight"
-OPENAI_KEY = "visual.conv1.weight"  # open_clip's own towers have this key too
-TIMM_KEY = "visual.trunk.patch_embed.proj.weight"
-TRANSFORMERS_KEY = "vision_model.embeddings.patch_embedding.weight"
-RESNET_KEY = "visual.layer1.0.conv1.weight"
 MAX_MESSAGE = 1000  # characters; names in a file can be long
 MAX_SCALARS = {"log_scale": 80.0, "logit_bias": 1e30}  # above, the logits overflow float32
 
@@ -44,20 +48,21 @@ class CheckpointReader:
 
     Args:
         path: a file of weights or a directory.
-        config: of the model; None: from the files.
+        given: the configuration that the caller passes; None: from the files.
+        prefix: before the names of the model's weights; None: found by the names.
 
     Raises:
         FileNotFoundError: there are no weights, or no configuration beside them.
         CheckpointError: a file is damaged, or miniclip does not support the model.
     """
 
-    def __init__(self, path: Path, config: CLIPConfig | None = None) -> None:
+    def __init__(self, path: Path, given: LoadPlan | None = None, prefix: str | None = None) -> None:
         self.weights_path = find_weights(path)
         self.directory = self.weights_path.parent
-        self.weights = open_weights(self.weights_path)
+        self.weights = model_weights(open_weights(self.weights_path), prefix)
         self.is_native = NATIVE_KEY in self.weights.shapes
         try:
-            self.plan = _load_plan(self.weights, self.directory, config)
+            self.plan = _load_plan(self.weights, self.directory, given)
         except (TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -98,10 +103,12 @@ def open_weights(path: Path) -> Weights:
     """
     with open_regular(path) as file:
         head = file.read(16)
-    if path.name.endswith(INDEX) or head[8:9] == b"{" or path.suffix == ".safetensors":
-        return open_tensors(path).without_prefixes()
-    pickled = read_pickled(path)
-    return InMemoryWeights(path, pickled.tensors, pickled.is_torchscript)
+    index = INDEX.search(path.name)
+    if index is not None and index[1] == "bin":
+        return InMemoryWeights(path, read_shards(path))
+    if index is not None or head[8:9] == b"{" or path.suffix == ".safetensors":
+        return open_tensors(path)
+    return InMemoryWeights(path, read_pickled(path).tensors)
 
 
 def common_dtype(dtypes: Iterable[torch.dtype], widened: torch.dtype | None = None) -> torch.dtype | None:
@@ -128,16 +135,16 @@ def assign_weights(model: CLIPModel, weights: Weights, rows: Iterable[Row], dtyp
     model.load_state_dict(tensors, assign=True)
 
 
-def _load_plan(weights: Weights, directory: Path, config: CLIPConfig | None) -> LoadPlan:
+def _load_plan(weights: Weights, directory: Path, given: LoadPlan | None) -> LoadPlan:
     keys = weights.shapes
     if NATIVE_KEY in keys:
-        config = config or parse_config(directory / CONFIG, _require_json(directory / CONFIG, weights))
-        return LoadPlan(config, identity_rows(keys))
+        plan = given or LoadPlan(parse_config(directory / CONFIG, _require_json(directory / CONFIG, weights)), ())
+        return plan._replace(rows=identity_rows(keys))
     if OPENAI_KEY in keys or TIMM_KEY in keys:
-        return _open_clip_or_openai(weights, directory, config)
+        return _open_clip_or_openai(weights, directory, given)
     if TRANSFORMERS_KEY in keys:
-        if config is not None:
-            return LoadPlan(config, transformers.key_map(config))
+        if given is not None:
+            return given._replace(rows=transformers.key_map(given.config))
         processor = _json(directory / transformers.PREPROCESSOR) or _json(directory / transformers.PROCESSOR) or {}
         return transformers.load_plan(_require_json(directory / CONFIG, weights), processor)
     some = one_line(", ".join(sorted(keys)[:3]))
@@ -174,27 +181,38 @@ def _require_grid(weights: Weights, plan: LoadPlan) -> None:
         )
 
 
-def _open_clip_or_openai(weights: Weights, directory: Path, config: CLIPConfig | None) -> LoadPlan:
+def _open_clip_or_openai(weights: Weights, directory: Path, given: LoadPlan | None) -> LoadPlan:
     """Return the plan for one of two layouts with the same names, told apart by the configuration or the tensors."""
-    if config is not None:
-        return LoadPlan(config, open_clip.key_map(config, weights.shapes))
+    has_sizes = {row.keys for row in OPENAI_SIZES} <= weights.shapes.keys()
+    if given is not None:
+        if has_sizes and given.config.image.activation != "quickgelu":
+            raise CheckpointError(
+                f"{weights.path}: OpenAI's own weights, which have QuickGELU; the configuration has "
+                f"{given.config.image.activation}: remove config="
+            )
+        options = given.tokenizer_options or ({"clean": "lower"} if _has_openais_vocabulary(given.config) else {})
+        return given._replace(rows=open_clip.key_map(given.config, weights.shapes), tokenizer_options=options)
     open_clip_config = _json(directory / open_clip.CONFIG)
     if open_clip_config is not None:
         return open_clip.load_plan(open_clip_config, weights.shapes)
-    if getattr(weights, "is_torchscript", False) or _is_openais(weights):
+    if has_sizes or _has_openais_precisions(weights):
         return openai.load_plan(weights.shapes)
     raise CheckpointError(
         f"{weights.path}: open_clip's weights without {open_clip.CONFIG} beside them. The activation and the number of "
         "heads are not in the weights, and another activation gives wrong numbers: put that file beside them, or pass "
-        "the configuration, as in config='vit_b_32' (with QuickGELU) or config=CLIPConfig(…)"
+        "the configuration: config='ViT-B-32' for weights that open_clip trained with --model ViT-B-32 (GELU), "
+        "'ViT-B-32-quickgelu' or miniclip's 'vit_b_32' for QuickGELU, or a CLIPConfig"
     )
 
 
-def _is_openais(weights: Weights) -> bool:
-    """Check for OpenAI's own state dict: by its three integers, or its mixture of precisions."""
-    has_sizes = {row.keys for row in OPENAI_SIZES} <= weights.shapes.keys()
+def _has_openais_precisions(weights: Weights) -> bool:
+    """Check for the mixture of precisions of OpenAI's state dict, which has lost its three integers."""
     dtypes = {weights.dtypes.get(OPENAI_KEY), weights.dtypes.get("visual.ln_pre.weight")}
-    return has_sizes or dtypes == {torch.float16, torch.float32}
+    return dtypes == {torch.float16, torch.float32}
+
+
+def _has_openais_vocabulary(config: CLIPConfig) -> bool:
+    return config.text.vocab_size == OPENAI_VOCABULARY and config.text.end_id == OPENAI_VOCABULARY - 1
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -32,11 +32,10 @@ class InMemoryWeights:
     Args:
         path: the file that they came from, for messages.
         tensors: plain tensors by name.
-        is_torchscript: whether the file is a TorchScript archive.
     """
 
-    def __init__(self, path: Path, tensors: Mapping[str, Tensor], is_torchscript: bool = False) -> None:
-        self.path, self.is_torchscript = path, is_torchscript
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        self.path = path
         self._tensors = dict(tensors)
         self.shapes: dict[str, Shape] = {key: tuple(value.shape) for key, value in tensors.items()}
         self.dtypes = {key: value.dtype for key, value in tensors.items()}
@@ -48,3 +47,26 @@ class InMemoryWeights:
     def take(self, key: str) -> Tensor:
         """Return a tensor and forget it."""
         return self._tensors.pop(key)
+
+
+class RenamedWeights:
+    """Some of the weights of a file, under other names.
+
+    Args:
+        weights: of the file.
+        names: the file's name of each weight, by its new name.
+    """
+
+    def __init__(self, weights: Weights, names: Mapping[str, str]) -> None:
+        self.path = weights.path
+        self._weights, self._names = weights, dict(names)
+        self.shapes: dict[str, Shape] = {name: weights.shapes[key] for name, key in names.items()}
+        self.dtypes = {name: weights.dtypes[key] for name, key in names.items()}
+
+    def get(self, key: str) -> Tensor:
+        """Return a tensor."""
+        return self._weights.get(self._names[key])
+
+    def take(self, key: str) -> Tensor:
+        """Return a tensor that the caller copies."""
+        return self._weights.take(self._names[key])

@@ -34,8 +34,12 @@ def add(commands: Any) -> None:
     convert.add_argument("--image-size", type=int, metavar="N", help="image size; the position embeddings are resized")
     convert.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json that replaces the checkpoint's")
     convert.add_argument(
-        "--architecture", metavar="NAME", help="a preset or a configuration file, for weights without a configuration"
+        "--architecture",
+        metavar="NAME",
+        help="for weights without a configuration: a preset, a model of open_clip such as ViT-B-32, or a file",
     )
+    convert.add_argument("--subfolder", metavar="PATH", help="folder of the checkpoint inside the source")
+    convert.add_argument("--prefix", help="start of the names of the weights, if the file holds several models")
     convert.add_argument("--revision", help="branch, tag or commit of a repository")
 
     models = add_command(commands, "models", models_command, "list the models, or show one", MODELS_EPILOG)

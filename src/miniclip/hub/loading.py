@@ -7,17 +7,25 @@ import functools
 import logging
 import os
 import re
-from pathlib import Path
+import warnings
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import torch
 
-from miniclip.checkpoints.files import best_weights, files_to_download, refuse_adapter
-from miniclip.checkpoints.formats.open_clip import model_config
-from miniclip.checkpoints.native import parse_config, read_json
+from miniclip.checkpoints.files import (
+    NOT_WEIGHTS,
+    RUN_CHECKPOINTS,
+    TRAINER_CHECKPOINT,
+    WEIGHTS_ENDINGS,
+    best_weights,
+    checkpoint_folder,
+    files_to_download,
+    refuse_adapter,
+)
+from miniclip.checkpoints.given_config import given_plan
 from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import PRESETS, CLIPConfig, preset
-from miniclip.errors import CheckpointError
 from miniclip.hub.download import fetch
 from miniclip.hub.registry import PRETRAINED, meant, suggestion
 from miniclip.hub.tokenizers import attach_tokenizer, open_tokenizer
@@ -28,7 +36,6 @@ from miniclip.utils.items import describe
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
-RUN_CHECKPOINTS = ("best", "last")  # subdirectories of a run directory; the first that exists is loaded
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # before a repository: open_clip's and huggingface_hub's prefixes, and the address of its page
 HUB_PREFIX = re.compile(r"(hf-hub:|hf://|https?://(www\.)?(huggingface\.co|hf\.co)/)", re.IGNORECASE)
@@ -51,6 +58,8 @@ class LoadOptions:
     config: str | Path | CLIPConfig | None
     revision: str | None
     cache_dir: str | Path | None
+    subfolder: str | None
+    prefix: str | None
 
 
 def load(
@@ -64,6 +73,8 @@ def load(
     config: str | Path | CLIPConfig | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
+    subfolder: str | None = None,
+    prefix: str | None = None,
 ) -> CLIPModel:
     """Load a model.
 
@@ -78,10 +89,12 @@ def load(
         tokenizer: object or path that replaces the checkpoint's tokenizer. The text tower of a fresh model is
             adapted to its end token and vocabulary size.
         image_size: pixels on a side, in place of the checkpoint's; the position embeddings are resized.
-        config: configuration of weights that have no settings beside them: a `CLIPConfig`, the name of a preset, or
-            the path of miniclip's `config.json` or an `open_clip_config.json`.
+        config: configuration of weights that have no settings beside them: a `CLIPConfig`; a name of a preset, such as
+            "vit_b_32" (QuickGELU), or of open_clip, "ViT-B-32" (GELU); or the path of a configuration file.
         revision: branch, tag or commit of a repository.
         cache_dir: folder for downloads; None means the cache of huggingface_hub.
+        subfolder: folder of the checkpoint inside the directory or repository.
+        prefix: start of the names of the model's weights, such as `model.`, if the file holds several models.
 
     Returns:
         The model, in evaluation mode. If the checkpoint has no tokenizer, it is fetched when a text is first encoded.
@@ -99,7 +112,8 @@ def load(
             "miniclip.load('vit_b_32_laion2b')"
         )
     target = torch.device(device or "cpu")
-    options = LoadOptions(target, _dtype(dtype, target), tokenizer, image_size, config, revision, cache_dir)
+    chosen = _dtype(dtype, target)
+    options = LoadOptions(target, chosen, tokenizer, image_size, config, revision, cache_dir, subfolder, prefix)
     return _load_checkpoint(_require_name(name), options) if pretrained else _load_preset(_require_name(name), options)
 
 
@@ -112,13 +126,20 @@ def fresh(config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> CLIPMod
     return CLIPModel(config, tokenizer).initialise()
 
 
-def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
+def find_checkpoint(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    subfolder: str | None = None,
+) -> Path:
     """Return the checkpoint directory or file of a name, downloading it if it is on the Hub.
 
     Args:
         name: see `load`.
         revision: branch, tag or commit of a repository.
         cache_dir: folder for downloads; None means the cache of huggingface_hub.
+        subfolder: folder of the checkpoint inside the directory or repository.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -126,23 +147,26 @@ def find_checkpoint(name: str | Path, *, revision: str | None = None, cache_dir:
         ValueError: a revision of a local path, or a preset without published weights.
     """
     path = Path(str(name).removeprefix("local-dir:"))  # open_clip's prefix
+    if subfolder is not None:
+        _require_inside(subfolder)
+        if path.exists() and not (path / subfolder).is_dir():
+            raise FileNotFoundError(f"{path}: no folder {subfolder} in it")
+        path = path / subfolder if path.exists() else path
     local = _local_checkpoint(path)
     if local is not None:
         if revision is not None:
             raise ValueError(f"{path} is a local path and has no revisions: remove revision={revision!r}")
         return local
     if path.is_dir():
-        files = ", ".join(sorted(_names(path))[:MAX_LISTED_FILES]) or "no files"
-        raise FileNotFoundError(
-            f"{path}: no checkpoint in this directory, only {files}; expected config.json and model.safetensors, "
-            f"another library's files in its own layout, or a run directory with {' or '.join(RUN_CHECKPOINTS)}"
-        )
-    return _download_checkpoint(str(name), revision, cache_dir)
+        raise FileNotFoundError(_not_found(path))
+    return _download_checkpoint(str(name), revision, cache_dir, subfolder or "")
 
 
 def _load_preset(name: str, options: LoadOptions) -> CLIPModel:
-    if options.config is not None or options.revision is not None:
-        raise ValueError("pretrained=False builds a preset with fresh weights: remove config and revision")
+    if (options.config, options.revision, options.subfolder, options.prefix) != (None, None, None, None):
+        raise ValueError(
+            "pretrained=False builds a preset with fresh weights: remove config, revision, subfolder and prefix"
+        )
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}{suggestion(name, PRESETS)}")
     config = preset(name)
@@ -154,8 +178,9 @@ def _load_preset(name: str, options: LoadOptions) -> CLIPModel:
 
 
 def _load_checkpoint(name: str | Path, options: LoadOptions) -> CLIPModel:
-    path = find_checkpoint(name, revision=options.revision, cache_dir=options.cache_dir)
-    checkpoint = CheckpointReader(path, _config(options.config))
+    path = find_checkpoint(name, revision=options.revision, cache_dir=options.cache_dir, subfolder=options.subfolder)
+    given = None if options.config is None else given_plan(options.config)
+    checkpoint = CheckpointReader(path, given, options.prefix)
     model = checkpoint.model(options.dtype, options.image_size, keep_half=options.device.type != "cpu")
     attach_tokenizer(model, checkpoint, options.tokenizer, options.cache_dir)
     return model.to(device=options.device).eval()
@@ -195,37 +220,48 @@ def _dtype(chosen: torch.dtype | str | None, device: torch.device) -> torch.dtyp
     return dtype
 
 
-def _config(config: str | Path | CLIPConfig | None) -> CLIPConfig | None:
-    """Return a configuration as it is, by the name of a preset, or from a file."""
-    if config is None or isinstance(config, CLIPConfig):
-        return config
-    if not isinstance(config, str | os.PathLike):
-        raise TypeError(
-            f"config: found {describe(config)}; expected the name of a preset, a path, or a CLIPConfig: from a dict, "
-            "CLIPConfig.from_dict(values)"
-        )
-    path = Path(config)
-    if not path.is_file():
-        return preset(str(config))
-    values = read_json(path)
-    if "model_cfg" not in values:
-        return parse_config(path, values)
-    try:
-        return model_config(values["model_cfg"], values.get("preprocess_cfg", {}))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+def _require_inside(subfolder: str) -> None:
+    """Raise ValueError unless a path stays inside the folder that it is relative to."""
+    path = PurePosixPath(subfolder)
+    if path.is_absolute() or not path.parts or ".." in path.parts:
+        raise ValueError(f"subfolder is {subfolder!r}; expected a folder inside the directory or repository")
 
 
 def _local_checkpoint(path: Path) -> Path | None:
-    if path.is_dir():
-        refuse_adapter(str(path), _names(path))
-    for directory in (path, *(path / name for name in RUN_CHECKPOINTS)):
-        if directory.is_dir() and best_weights(_names(directory)):
-            return directory
-    return path if os.path.lexists(path) and not path.is_dir() else None
+    """Return the file at a path, or the folder of the checkpoint in a directory; None if there is none."""
+    if not path.is_dir():
+        return path if os.path.lexists(path) else None
+
+    def is_checkpoint(folder: str) -> bool:
+        place = path / folder
+        names = _names(place) if place.is_dir() else set()
+        refuse_adapter(str(place), names)
+        return best_weights(names, str(place)) is not None
+
+    folder = checkpoint_folder(_names(path), is_checkpoint)
+    if folder is None:
+        return None
+    if TRAINER_CHECKPOINT.fullmatch(folder):
+        warnings.warn(f"{path}: loaded {folder}, the last of its checkpoints", UserWarning, stacklevel=5)
+    return path / folder
 
 
-def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+def _not_found(path: Path) -> str:
+    """Describe a directory without a checkpoint."""
+    names = sorted(_names(path))
+    folders = [name for name in names if (path / name).is_dir() and best_weights(_names(path / name), str(path / name))]
+    files = [name for name in names if name.endswith(WEIGHTS_ENDINGS) and not NOT_WEIGHTS.fullmatch(name)]
+    hint = f"; its folders {', '.join(folders)} hold weights: load one of them" if folders else ""
+    if files:
+        hint += f"; {', '.join(files[:MAX_LISTED_FILES])} without a configuration: load the file with config="
+    return (
+        f"{path}: no checkpoint in this directory, only {', '.join(names[:MAX_LISTED_FILES]) or 'no files'}{hint}; "
+        "expected config.json and model.safetensors, another library's files in its own layout, or a run directory "
+        f"with {' or '.join(RUN_CHECKPOINTS)}"
+    )
+
+
+def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path | None, subfolder: str) -> Path:
     is_pretrained = name in PRETRAINED
     if name in PRESETS and not is_pretrained:
         raise ValueError(f"{name!r} has no published weights: pass pretrained=False for fresh ones")
@@ -236,23 +272,35 @@ def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path 
         hint = suggestion(repo, {**PRESETS, **PRETRAINED})
         raise FileNotFoundError(f"{name}: neither a path nor the name of a model{hint}")
     try:
-        return fetch(repo, functools.partial(_needed_files, repo), revision=revision, cache_dir=cache_dir)
+        folder = fetch(repo, functools.partial(_needed_files, repo, subfolder), revision=revision, cache_dir=cache_dir)
     except (ConnectionError, FileNotFoundError) as error:
         if is_pretrained:
             raise
         hint = suggestion(repo, PRETRAINED) if meant(repo, PRETRAINED) else ""
         raise type(error)(f"{name} is not a local path; as a repository on the Hub: {error}{hint}") from None
+    return _local_checkpoint(folder / subfolder) or folder / subfolder
 
 
-def _needed_files(repo: str, names: list[str]) -> list[str]:
-    refuse_adapter(repo, names)
-    files = files_to_download(names)
-    if not files:
+def _needed_files(repo: str, subfolder: str, names: list[str]) -> list[str]:
+    """Return the files of a repository that its checkpoint needs, in the subfolder or the usual folder."""
+
+    def inside(folder: str) -> dict[str, str]:
+        start = "".join(f"{part}/" for part in (subfolder.strip("/"), folder) if part)
+        return {name.removeprefix(start): name for name in names if name.startswith(start)}
+
+    def is_checkpoint(folder: str) -> bool:
+        refuse_adapter(repo, inside(folder))
+        return bool(files_to_download(inside(folder), repo))
+
+    folder = checkpoint_folder({name.partition("/")[0] for name in inside("")}, is_checkpoint)
+    if folder is None:
+        place = f"the subfolder {subfolder} of this repository" if subfolder else "this repository"
         raise FileNotFoundError(
-            f"{repo}: no checkpoint in this repository that miniclip can read; its files: "
-            f"{', '.join(sorted(names)[:MAX_LISTED_FILES])}"
+            f"{repo}: no checkpoint in {place} that miniclip can read; its files: "
+            f"{', '.join(sorted(inside('') or names)[:MAX_LISTED_FILES])}"
         )
-    return files
+    files = inside(folder)
+    return [files[name] for name in files_to_download(files, repo)]
 
 
 def _names(folder: Path) -> set[str]:

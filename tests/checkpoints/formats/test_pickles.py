@@ -168,28 +168,6 @@ def test_finds_the_state_dict_of_training_scripts(tmp_path, saved, kind):
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
-)
-def test_strips_a_prefix_of_every_name(tmp_path, prefix):
-    torch.save({"state_dict": {f"{prefix}{key}": value for key, value in WEIGHTS.items()}}, tmp_path / "w.pt")
-    same(read_pickled(tmp_path / "w.pt").tensors, WEIGHTS)
-
-
-def test_keeps_a_prefix_of_some_names(tmp_path):
-    mixed = {"module.a": torch.ones(1), "module._orig_mod.b": torch.ones(1), "modules.c": torch.ones(1)}
-    torch.save(mixed, tmp_path / "w.pt")
-    assert list(read_pickled(tmp_path / "w.pt").tensors) == list(mixed)
-    del mixed["modules.c"]
-    torch.save(mixed, tmp_path / "w.pt")
-    assert list(read_pickled(tmp_path / "w.pt").tensors) == ["a", "_orig_mod.b"]
-
-
-def test_strips_a_prefix_of_an_archive(tmp_path):
-    save_archive(nn.ModuleDict({"module": nn.Linear(3, 2)}), tmp_path / "w.pt", scripted=True)
-    assert sorted(read_pickled(tmp_path / "w.pt").tensors) == ["bias", "weight"]
-
-
-@pytest.mark.parametrize(
     ("saved", "words"),
     [
         ({"a": torch.ones(1), "note": "hello"}, ("'note'", "is a str")),

@@ -28,5 +28,6 @@ def refused_global(name: str) -> CheckpointError:
     """Return the error for a pickle that refers to a function or class other than those of tensors."""
     return CheckpointError(
         f"refers to {one_line(name)}, which plain weights never need and which could run any code; nothing was run: "
-        "ask its author for a safetensors file"
+        "save only the weights, the model's state_dict(), in the program that wrote it, or ask its author for a "
+        "safetensors file"
     )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from io import BytesIO
 
+from miniclip.checkpoints.formats.training_files import HARMLESS
 from miniclip.errors import CheckpointError
 
 USUAL_GLOBALS = r"collections\.OrderedDict|torch\.\w+|torch\.(_utils|storage)\.\w+|torch\.nn\.parameter\.Parameter"
@@ -79,7 +80,7 @@ def unusual_globals(data: bytes) -> Iterator[str]:
                     texts.append(argument)
                 if operation.name in ("GLOBAL", "STACK_GLOBAL"):
                     name = ".".join(texts[-2:]) if operation.name == "STACK_GLOBAL" else texts[-1].replace(" ", ".")
-                    if not re.fullmatch(USUAL_GLOBALS, name):
+                    if name not in HARMLESS and not re.fullmatch(USUAL_GLOBALS, name):
                         yield name
         except Exception:  # not a pickle, or the end
             return

@@ -21,12 +21,11 @@ from torch import Tensor
 from miniclip.checkpoints.formats.messages import not_weights, refused_global
 from miniclip.checkpoints.formats.pickle_scan import LEGACY_PICKLES, MAX_PICKLE, check_pickles, unusual_globals
 from miniclip.checkpoints.formats.torchscript import read_archive
-from miniclip.checkpoints.names import strip_prefixes
+from miniclip.checkpoints.formats.training_files import find_state_dict, stand_ins
 from miniclip.errors import CheckpointError
 from miniclip.utils.files import open_regular
 from miniclip.utils.formatting import one_line, short
 
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")  # keys in training scripts' checkpoints
 MAX_GROWTH = 8  # bytes of the tensors for each byte of the file; tied weights are shared, and some buffers expanded
 
 
@@ -47,7 +46,7 @@ def read_pickled(path: Path) -> Pickled:
 
     Args:
         path: a file of torch.save, in either of its formats, or of torch.jit.save. The weights may be under
-            "state_dict", "model_state_dict" or "model", and all names may begin with `module.` or `_orig_mod.`.
+            "state_dict", "model_state_dict" or "model", or in other nested dicts.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -57,7 +56,7 @@ def read_pickled(path: Path) -> Pickled:
         try:
             tensors, is_torchscript = _read(path, file)
             _refuse_expanded(tensors, os.fstat(file.fileno()).st_size)
-            return Pickled(strip_prefixes(tensors), is_torchscript)
+            return Pickled(tensors, is_torchscript)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         except Exception as error:  # a damaged pickle or zip can raise anything
@@ -137,7 +136,8 @@ def _torch_load(path: Path, pickled: bytes, count: int) -> object:
     """
     check_pickles(pickled, count)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=count == 1)
+        with torch.serialization.safe_globals(stand_ins()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=count == 1)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
         name = named[1] if named else next(unusual_globals(pickled), None)
@@ -165,9 +165,7 @@ def _state_dict(value: object) -> dict[str, Tensor]:
     >>> _state_dict({"epoch": 3, "state_dict": {"scale": torch.tensor(1.0)}})
     {'scale': tensor(1.)}
     """
-    if isinstance(value, dict):
-        inner = [value[key] for key in STATE_DICT_KEYS if isinstance(value.get(key), dict)]
-        value = next((i for i in inner if any(isinstance(v, Tensor) for v in i.values())), value)
+    value = find_state_dict(value)
     if not isinstance(value, dict):
         raise CheckpointError(f"it holds a {type(value).__name__}; expected a state dict: a dict of tensors")
     if not value:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -23,13 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from miniclip.checkpoints.formats.messages import not_weights
-from miniclip.checkpoints.names import without_common_prefixes
 from miniclip.errors import CheckpointError
 from miniclip.utils.atomic import write_atomically
 from miniclip.utils.files import open_regular, parse_json
 from miniclip.utils.formatting import one_line, short
 
-INDEX = ".safetensors.index.json"
+INDEX = re.compile(r"\.(safetensors|bin)\.index(?:\.\w+)?\.json$")  # `fp16` before `json` is a variant of transformers
 MAX_INDEX = 32 << 20  # bytes; the index of 1,000 tensors has 100 KiB
 AGAIN = "download the files again"
 MAPS = 32  # per file and conversion: each holds that part of the file in memory at most
@@ -104,11 +103,6 @@ class SafetensorsWeights:
         file, name = self._files[key]
         return file.take(name)
 
-    def without_prefixes(self) -> SafetensorsWeights:
-        """Return the same weights, the names without the prefixes of wrappers that all of them share."""
-        plain = without_common_prefixes(self._files)
-        return SafetensorsWeights(self.path, self.metadata, {plain[key]: file for key, file in self._files.items()})
-
 
 def open_tensors(path: Path) -> SafetensorsWeights:
     """Map a safetensors file, or all the files that a `*.safetensors.index.json` names.
@@ -117,7 +111,7 @@ def open_tensors(path: Path) -> SafetensorsWeights:
         FileNotFoundError: the file does not exist.
         CheckpointError: the file, or one that the index names, is damaged or not a safetensors file.
     """
-    if path.name.endswith(INDEX):
+    if INDEX.search(path.name):
         return _open_index(path)
     with open_regular(path) as opened:
         head = opened.read(64)
@@ -205,24 +199,27 @@ def _version(path: Path) -> tuple[int, ...]:
 
 def _open_index(path: Path) -> SafetensorsWeights:
     """Open all the files that an index names, as one."""
-    weight_map, metadata = _read_index(path)
-    shards = {name: _open_shard(path, name) for name in sorted(_shard_names(path, weight_map))}
-    for name, shard in shards.items():
-        for key in shard.shapes:
+    weight_map, metadata = read_index(path)
+    shards = {name: _open_shard(path, name) for name in shard_names(path, weight_map, ".safetensors")}
+    check_shards(path, weight_map, {name: shard.shapes for name, shard in shards.items()})
+    return SafetensorsWeights(path, metadata, {key: shards[name]._files[key] for key, name in weight_map.items()})
+
+
+def check_shards(path: Path, weight_map: Mapping[str, str], shards: Mapping[str, Collection[str]]) -> None:
+    """Raise `CheckpointError` unless each file of an index has the tensors that the index names, and no others."""
+    for name, keys in shards.items():
+        for key in keys:
             if weight_map.get(key) != name:
                 expected = short(weight_map[key]) if key in weight_map else "nowhere"
                 raise CheckpointError(
                     f"{path}: {short(key)} is in {name!r}, expected {expected}; download the files again"
                 )
     for key, name in weight_map.items():
-        if key not in shards[name].shapes:
-            raise CheckpointError(
-                f"{path}: {short(key)} is not in {name!r}, where it should be; download the files again"
-            )
-    return SafetensorsWeights(path, metadata, {key: shards[name]._files[key] for key, name in weight_map.items()})
+        if key not in shards[name]:
+            raise CheckpointError(f"{path}: {short(key)} is not in {name!r}, where it should be; {AGAIN}")
 
 
-def _read_index(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_index(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the file names by tensor, not yet checked, and the metadata of an index."""
     with open_regular(path) as file:
         text = file.read(MAX_INDEX + 1)
@@ -237,19 +234,18 @@ def _read_index(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         problem = not_weights(text[:64]) or ("no weight_map in it" if isinstance(error, KeyError) else one_line(error))
-        raise CheckpointError(
-            f"{path}: not an index of safetensors files ({problem}); copy or download it again"
-        ) from None
+        kind = "pickles" if ".bin." in path.name else "safetensors files"
+        raise CheckpointError(f"{path}: not an index of {kind} ({problem}); copy or download it again") from None
     return weight_map, texts
 
 
-def _shard_names(path: Path, weight_map: Mapping[str, Any]) -> set[str]:
+def shard_names(path: Path, weight_map: Mapping[str, Any], ending: str) -> list[str]:
     """Return the files that an index names, each of them beside it: a hostile index could name any file of the disk."""
     for name in weight_map.values():
         plain = isinstance(name, str) and name.isprintable() and name == PureWindowsPath(name).name
-        if not plain or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{path}: found {short(name)}, expected the name of a .safetensors file beside it")
-    return set(weight_map.values())
+        if not plain or not name.endswith(ending):
+            raise CheckpointError(f"{path}: found {short(name)}, expected the name of a {ending} file beside it")
+    return sorted(set(weight_map.values()))
 
 
 def _open_shard(path: Path, name: str) -> SafetensorsWeights:
