@@ -66,7 +66,7 @@ def data_parallel_tower(model):
 
 
 REFUSED = {
-    "compiled": (torch.compile, TypeError, r"a OptimizedModule; expected a CLIPModel"),
+    "compiled": (torch.compile, TypeError, r"model: found an? OptimizedModule; expected a CLIPModel"),
     "data parallel": (nn.DataParallel, TypeError, r"a DataParallel; expected a CLIPModel"),
     "peft": (lora, TypeError, r"a PeftModel; expected a CLIPModel.*merge_and_unload\(\)"),
     "injected": (injected_lora, ValueError, r"attention\.qkv is a peft\..*merge_and_unload\(\)"),

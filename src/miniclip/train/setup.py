@@ -168,7 +168,7 @@ def require_trainable(model: CLIPModel) -> None:
     """
     if not isinstance(model, CLIPModel):
         raise TypeError(
-            f"the model is a {type(model).__name__}; expected a CLIPModel without wrappers and adapters: pass the "
+            f"model: found {describe(model)}; expected a CLIPModel without wrappers and adapters: pass the "
             "model inside of torch.compile (TrainConfig(compile=True) compiles it) or DataParallel (torchrun uses all "
             "GPUs), and the result of merge_and_unload() of a peft model"
         )
