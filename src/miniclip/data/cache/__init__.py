@@ -1,1 +1,1 @@
-"""The decoded cache: images at the model's size on disk, read through a memory map."""
+"""The decoded cache: images at the model's size on disk."""

@@ -15,13 +15,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from miniclip.data.cache.format import INDEX, JOURNAL, read_index, require_bytes, require_checksum
+from miniclip.data.cache.format import (
+    INDEX,
+    JOURNAL,
+    MAX_LINE_BYTES,
+    opened,
+    parse_line,
+    read_index,
+    require_bytes,
+    require_checksum,
+)
+from miniclip.data.cache.index import SOURCE, has_form, is_valid_shard
 from miniclip.data.dataset import ImageCaptionDataset, ImageFiles
 from miniclip.data.given import original
 from miniclip.data.preprocess import Preprocess
 from miniclip.errors import DataError
 
-Shard = dict[str, Any]  # file, images, bytes, sha256; first: index of its first image in the dataset; skipped
+Shard = dict[str, Any]  # its form is in index.py
 Source = dict[str, Any]  # images, captions, sha256, pixels, sample
 
 SAMPLED_IMAGES = 16
@@ -55,8 +65,13 @@ def _is_same(old: Source, new: Source) -> bool:
     return {**old, "sample": None} == {**new, "sample": None} and all(a == b or None in (a, b) for a, b in pairs)
 
 
-def intact_shards(folder: Path, source: Source) -> dict[int, Shard]:
+def intact_shards(folder: Path, source: Source, spans: Sequence[range]) -> dict[int, Shard]:
     """Return the shards of an earlier build that are undamaged, by the index of their first image.
+
+    Args:
+        folder: of the split.
+        source: of this build.
+        spans: indices of the images of each shard.
 
     Raises:
         ValueError: they were built from another source.
@@ -72,8 +87,13 @@ def intact_shards(folder: Path, source: Source) -> dict[int, Shard]:
             f"{folder} was built from other images or captions, or with other settings ({old_source['images']:,} "
             f"images, now {source['images']:,}): name another folder, or remove that one"
         )
-    intact = {}
+    intact, size = {}, source["pixels"]["size"]
+    numbers = {span.start: number for number, span in enumerate(spans)}
     for shard in shards:
+        first = shard.get("first") if isinstance(shard, dict) else None
+        number = numbers.get(first) if isinstance(first, int) else None
+        if number is None or not is_valid_shard(shard, number, spans[number], size):
+            continue
         with suppress(DataError):
             require_bytes(folder / shard["file"], shard["bytes"])
             require_checksum(folder / shard["file"], shard["sha256"])
@@ -95,7 +115,7 @@ def record_shard(folder: Path, source: Source, shard: Shard) -> None:
         os.fsync(file.fileno())
 
 
-def _recorded(folder: Path) -> tuple[Source, list[Shard]] | None:
+def _recorded(folder: Path) -> tuple[Source, list[Any]] | None:
     """Return source and shards from the index, or else from the journal."""
     if (folder / INDEX).is_file():
         with suppress(DataError):  # the shards of a damaged index are built again
@@ -104,7 +124,7 @@ def _recorded(folder: Path) -> tuple[Source, list[Shard]] | None:
     if not (folder / JOURNAL).is_file():
         return None
     records = []
-    with suppress(ValueError):  # nothing after a truncated line is trusted
-        for line in (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-            records.append(json.loads(line))
-    return (records[0], records[1:]) if records else None
+    with opened(folder / JOURNAL) as file:
+        while (record := parse_line(file.readline(MAX_LINE_BYTES))) is not None:  # nothing after a truncated line
+            records.append(record)
+    return (records[0], records[1:]) if records and has_form(records[0], SOURCE) else None

@@ -1,15 +1,17 @@
-"""Cached dataset: decoded images at the model's size, mapped into memory.
+"""Cached dataset: decoded images at the model's size, read from their places in the shards.
 
+Files are read, not mapped into memory: a file that is cut short, or a broken disk, would kill a process that maps it.
 Letters: N images, B batch, S image side, M captions, T tokens.
 """
 
 from __future__ import annotations
 
-import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -53,14 +55,21 @@ class CachedDataset:
         self.pixel_settings: dict[str, Any] = files.read_header(self.path)["pixels"]
         self.folder = _split_folder(self.path, split)
         self.index = files.read_index(self.folder / files.INDEX)
+        if self.index["source"]["pixels"] != self.pixel_settings:
+            raise DataError(
+                f"{self.folder / files.INDEX}: has other preprocessing than {files.HEADER}: it belongs to another cache"
+            )
         size = self.pixel_settings["size"]
         self.shape = (3, size, size)
-        counts = torch.tensor([shard["images"] for shard in self.index["shards"]], dtype=torch.int64)
+        shards = self.index["shards"]
+        counts = torch.tensor([shard["images"] for shard in shards], dtype=torch.int64)
         self._ends = counts.cumsum(0)
         self._starts = self._ends - counts
-        self._shards: dict[int, Tensor] = {}
         for file, expected in self._files():
             files.require_bytes(file, expected["bytes"])
+        checksums = bytes.fromhex("".join(shard["checksums"] for shard in shards))
+        self._checksums = np.frombuffer(checksums, ">u4")
+        self._verified = bytearray(len(self._checksums))  # 1 for each image whose checksum was compared
         self.names, self.captions = self._read_captions()
         self.skip_log = SkipLog("skip", 1.0)
         self.skip_log.reasons = {image["name"]: image["reason"] for image in self.index["skipped"]}
@@ -92,13 +101,24 @@ class CachedDataset:
         return self.names[checked_index(index, len(self))]
 
     def pixels(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Return images by their indices, 0..N-1 in any order: (B, 3, S, S) uint8, a copy."""
+        """Return images by their indices, 0..N-1 in any order: (B, 3, S, S) uint8.
+
+        The checksum of an image is compared when it is read for the first time.
+
+        Raises:
+            IndexError: an index is out of range.
+            DataError: a shard is missing, cut short or damaged; the message names the file.
+        """
         indices = torch.as_tensor(indices, dtype=torch.int64)
-        shards = torch.bucketize(indices, self._ends, right=True)
-        offsets = (indices - self._starts[shards]).tolist() if len(indices) else []
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise IndexError(f"an index is out of range for {len(self)} images")
         pixels = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
-        for row, (shard, offset) in enumerate(zip(shards.tolist(), offsets, strict=True)):
-            pixels[row] = self._shard(shard)[offset]
+        shards = torch.bucketize(indices, self._ends, right=True).tolist()
+        images: dict[int, list[tuple[int, int]]] = {}  # by shard: rows of the batch, and indices
+        for row, (shard, index) in enumerate(zip(shards, indices.tolist(), strict=True)):
+            images.setdefault(shard, []).append((row, index))
+        for shard, pairs in images.items():
+            self._read_images(shard, pairs, pixels.numpy())
         return pixels
 
     def require(self, preprocess: Preprocess) -> None:
@@ -120,12 +140,23 @@ class CachedDataset:
             )
 
     def tokens(self, tokenizer: TextTokenizer, context_length: int, pad: bool) -> Tensor | None:
-        """Return all captions as token ids, (M, T) int32, or None if the cache has none of this tokenizer."""
+        """Return all captions as token ids, (M, T) int32, or None if the cache has none of this tokenizer.
+
+        Raises:
+            DataError: the ids are missing or damaged.
+        """
         entry = self.index["tokens"]
         settings = (files.tokenizer_checksum(tokenizer), context_length, pad)
         if entry is None or settings != (entry["tokenizer"], entry["context_length"], entry["pad"]):
             return None
-        return _mapped(self.folder / files.TOKENS, entry["shape"], torch.int32)
+        file = self.folder / files.TOKENS
+        tokens = torch.frombuffer(files.read_bytes(file, entry), dtype=torch.int32).view(entry["shape"])
+        lowest, highest = (int(bound) for bound in tokens.aminmax())
+        if lowest < 0 or highest >= tokenizer.vocab_size:
+            raise DataError(
+                f"{file}: holds ids from {lowest} to {highest}, expected 0 to {tokenizer.vocab_size - 1}: {files.FIX}"
+            )
+        return tokens
 
     def verify(self) -> None:
         """Read every file and compare its checksum.
@@ -145,19 +176,37 @@ class CachedDataset:
 
     def _read_captions(self) -> tuple[list[str], list[list[str]]]:
         file = self.folder / files.CAPTIONS
-        files.require_checksum(file, self.index["captions"]["sha256"])  # a few MB, and captions are the labels
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return [row["name"] for row in rows], [row["captions"] for row in rows]
+        names, captions = files.read_captions(file, self.index["captions"]["sha256"])
+        tokens = self.index["tokens"]
+        if len(names) != len(self._checksums):
+            raise DataError(f"{file}: lists {len(names):,} images, expected {len(self._checksums):,}: {files.FIX}")
+        if tokens is not None and tokens["shape"][0] != sum(map(len, captions)):
+            rows, count = tokens["shape"][0], sum(map(len, captions))
+            raise DataError(f"{file}: has {count:,} captions, and {files.TOKENS} {rows:,} rows: {files.FIX}")
+        return names, captions
 
-    def _shard(self, number: int) -> Tensor:
-        """Return the images of a shard, (n, 3, S, S); pages are read from disk on access."""
-        if number not in self._shards:
-            shard = self.index["shards"][number]
-            self._shards[number] = _mapped(self.folder / shard["file"], (shard["images"], *self.shape), torch.uint8)
-        return self._shards[number]
+    def _read_images(self, number: int, images: list[tuple[int, int]], pixels: np.ndarray[Any, Any]) -> None:
+        """Read images of a shard into a batch, and check those that are read for the first time.
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": {}}  # another process maps the files itself
+        Args:
+            number: of the shard.
+            images: rows of the batch, and indices of the images.
+            pixels: the batch.
+        """
+        file = self.folder / self.index["shards"][number]["file"]
+        start = int(self._starts[number])
+        with files.opened(file) as shard:
+            for row, index in images:
+                image = pixels[row]
+                shard.seek((index - start) * image.nbytes)
+                if shard.readinto(image) != image.nbytes:
+                    raise DataError(f"{file}: is cut short: {files.FIX}")
+                if not self._verified[index]:
+                    if zlib.crc32(image) != self._checksums[index]:
+                        raise DataError(
+                            f"{file}: image {self.names[index]!r} has changed since it was written: {files.FIX}"
+                        )
+                    self._verified[index] = 1
 
     def __repr__(self) -> str:
         counts = f"{len(self):,} images of {self.pixel_settings['size']} px, {sum(map(len, self.captions)):,} captions"
@@ -199,9 +248,3 @@ def _split_folder(path: Path, split: str) -> Path:
     if (path / split / files.JOURNAL).is_file():
         raise DataError(f"{path / split}: the cache is incomplete: run `miniclip data cache` again to resume it")
     raise ValueError(f"no split {split!r}: {path} has {', '.join(complete) or 'no complete split'}")
-
-
-def _mapped(file: Path, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    size = torch.Size(shape).numel()
-    flat = torch.from_file(str(file), shared=False, size=size, dtype=dtype) if size else torch.empty(0, dtype=dtype)
-    return flat.view(*shape)

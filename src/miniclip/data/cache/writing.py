@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from miniclip.data.cache.format import (
     tokenizer_checksum,
     write_json,
 )
+from miniclip.data.cache.index import shard_name
 from miniclip.data.cache.journal import Shard, Source, intact_shards, record_shard, source_of
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset, name_of
@@ -105,9 +107,9 @@ def build_cache(
     skip_log = SkipLog(options.on_error, options.max_skip_fraction)
     with lock_directory(folder):
         source = source_of(data, names, preprocess)
-        intact = intact_shards(folder, source).items()
-        shards = {start: shard for start, shard in intact if not _skips_readable_image(data, shard, preprocess)}
         spans = _spans(len(data), preprocess.size)
+        intact = intact_shards(folder, source, spans).items()
+        shards = {start: shard for start, shard in intact if not _skips_readable_image(data, shard, preprocess)}
         missing = [span for span in spans if span.start not in shards]
         batches = (list(span[row : row + CHUNK]) for span in missing for row in range(0, len(span), CHUNK))
         decoder = StreamedImages(
@@ -118,7 +120,7 @@ def build_cache(
             for number, span in enumerate(spans):
                 if span.start not in shards:
                     chunks = islice(decoded, math.ceil(len(span) / CHUNK))
-                    file = folder / f"{number:05d}.bin"
+                    file = folder / shard_name(number)
                     shards[span.start] = {"first": span.start, **_write_shard(file, chunks, names, skip_log, bar)}
                     record_shard(folder, source, shards[span.start])
                 _log_skipped(shards[span.start], skip_log, len(data))
@@ -178,23 +180,31 @@ def _write_shard(
     file: Path, chunks: Iterator[Decoded], names: Sequence[str], skip_log: SkipLog, bar: Any
 ) -> dict[str, Any]:
     """Write the images that can be read, and return the shard's entry of the index."""
-    digest, skipped, images, size = hashlib.sha256(), list[dict[str, Any]](), 0, 0
+    digest, skipped, checksums, size = hashlib.sha256(), list[dict[str, Any]](), list[str](), 0
 
     def write(temporary: Path) -> None:
-        nonlocal images, size
+        nonlocal size
         with temporary.open("wb") as opened:
             for pixels, failed in chunks:
                 content = pixels.numpy().data
                 opened.write(content)
                 digest.update(content)
-                images, size = images + len(pixels), size + content.nbytes
+                size += content.nbytes
+                checksums.extend(f"{zlib.crc32(image):08x}" for image in pixels.numpy())
                 for index, reason in failed.items():
                     skip_log.add(names[index], reason)
                     skipped.append({"image": index, "name": names[index], "reason": reason})
                 bar.update(len(pixels) + len(failed))
 
     write_atomically(file, write)
-    return {"file": file.name, "images": images, "bytes": size, "sha256": digest.hexdigest(), "skipped": skipped}
+    return {
+        "file": file.name,
+        "images": len(checksums),
+        "bytes": size,
+        "sha256": digest.hexdigest(),
+        "checksums": "".join(checksums),
+        "skipped": skipped,
+    }
 
 
 def _write_index(

@@ -1,4 +1,4 @@
-"""Images of a decoded cache, copied from its memory map by a thread ahead of the model."""
+"""Images of a decoded cache, read by a thread ahead of the model."""
 
 from __future__ import annotations
 
