@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from itertools import chain
 
@@ -257,3 +259,32 @@ def test_an_overridden_image_method_is_used(tmp_path):
     (pixels,) = InMemoryImages(data, PREPROCESS, reduced=True).pixels
     assert torch.equal(pixels[0], pixels[1])
     assert torch.equal(pixels, PREPROCESS.pixels(data[0][0]))
+
+
+KILLED = """
+import os, signal, threading
+from miniclip.config import preset
+from miniclip.data import Shapes
+from miniclip.data.preprocess import Preprocess
+from miniclip.data.sources.workers import StreamedImages
+
+class Stuck(Shapes):
+    def __getitem__(self, index):
+        if index > 1:
+            threading.Event().wait(60)  # as on a network disk that hangs
+        return super().__getitem__(index)
+
+if __name__ == "__main__":
+    preprocess = Preprocess(preset("bert_vit_tiny").replace_image(image_size=16))
+    batches = StreamedImages(Stuck("train", 9, image_size=16), preprocess, 2).batches([[i] for i in range(9)])
+    next(batches)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_when_the_trainer_is_killed(tmp_path):
+    script = tmp_path / "trainer.py"
+    script.write_text(KILLED)
+    # The workers hold the pipe of the trainer's output open, so it ends when the last of them has ended.
+    trainer = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=50)
+    assert trainer.returncode == -signal.SIGKILL, trainer.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -63,7 +65,7 @@ class StreamedImages(Dataset[Any]):
             num_workers=self.num_workers,
             prefetch_factor=PREFETCH_BATCHES if self.num_workers else None,
             collate_fn=_identity,
-            worker_init_fn=self._ignore_stop_signals,
+            worker_init_fn=self._start_worker,
             pin_memory=torch.cuda.is_available(),
         )
         batches = iter(loader)
@@ -96,8 +98,12 @@ class StreamedImages(Dataset[Any]):
                 failed[index] = pixels
         return Decoded(buffer if count == len(batch) else buffer[:count].clone(), failed)  # no row that was not read
 
-    def _ignore_stop_signals(self, _: int) -> None:
-        """Let a worker finish the current step: Ctrl-C and torchrun signal the workers as well as the trainer."""
+    def _start_worker(self, _: int) -> None:
+        """Let a worker finish the current step, and end it with its trainer.
+
+        Ctrl-C and torchrun signal the workers as well as the trainer, so the signals are ignored. A trainer that is
+        killed cannot stop its workers; torch notices it only between batches, and not if a file system hangs.
+        """
 
         def end(number: int, frame: Any) -> None:
             if self._stopping.is_set():
@@ -105,6 +111,16 @@ class StreamedImages(Dataset[Any]):
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, end)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, then end."""
+    parent, parent_id = multiprocessing.parent_process(), os.getppid()
+    if parent is not None:
+        while parent.is_alive() and os.getppid() == parent_id:  # a process that was forked later can hold its pipe
+            parent.join(timeout=1)
+        os._exit(1)
 
 
 @contextmanager
