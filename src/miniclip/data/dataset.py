@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from miniclip.data.decoding import open_image
+from miniclip.data.decoding import open_image, read_encoded
 from miniclip.data.skipping import SkipLog
 
 
@@ -113,9 +113,10 @@ class ImageFiles:
 
         Raises:
             OSError: the file cannot be read.
+            DataError: it is too large, or stored in another file that cannot be read.
         """
         file = self.file(index)
-        return file if isinstance(file, bytes) else file.read_bytes()
+        return file if isinstance(file, bytes) else read_encoded(file)
 
     def name(self, index: int) -> str:
         """Return the path of an image, or the name of a stored one."""

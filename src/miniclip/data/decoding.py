@@ -7,7 +7,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,14 +18,24 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from miniclip.errors import DataError, UnreadableError
+from miniclip.utils.files import read_limited
 
 # Limits on an image's header, checked before memory is allocated for the pixels.
-MAX_PIXELS = 178_956_970  # Pillow's limit: half a GiB as RGB; Pillow warns at half of it
+MAX_BYTES = 1 << 30  # memory of the decoder, the decoded image and its RGB copy
+MAX_PIXELS = MAX_BYTES // 8  # 4 bytes a pixel for an image, and 4 for its RGB copy
 MAX_SIDE = 1 << 17  # the longest side of a JPEG is 65,535
 MAX_UNCHECKED_PIXELS = 1 << 24  # a decompression bomb of this size does no harm
 MAX_PIXELS_PER_BYTE = 1_000  # limit for larger images: photographs have 1 to 50, a decompression bomb has 10,000
+MAX_FILE_BYTES = 1 << 30  # some decoders read the whole file first
+STRIP_PIXELS = 1 << 20  # a large image is converted in strips, so that the copies between are small
 DARK = 1 / 16  # part of white; a deep image whose brightest value is below it was probably written for another white
 
+# Bytes a pixel that a decoder takes at most, with the decoded image, measured on 12 million pixels. Others take 4.
+_DECODER_BYTES = {"WEBP": 20, "AVIF": 16, "JPEG2000": 26, "TIFF": 8, "HEIF": 16}
+_NOT_DECODED = {
+    "EPS": "EPS files are programs, which are not run",
+    "FITS": "FITS files can be compressed without a limit",
+}
 _FILE_TYPES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -84,14 +94,18 @@ def opened_image(source: str | Path | bytes, name: str | None) -> Iterator[tuple
     start, pixels = b"", 0
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(0)
             start = file.read(12)
             file.seek(0)
+            if length > MAX_FILE_BYTES:
+                raise DataError(f"it has {length:,} bytes, more than {MAX_FILE_BYTES:,}")
             if start[4:8] == b"ftyp":  # a container of HEIC, AVIF and films
                 register_heif()
             # An open file: given a path, Pillow maps some formats, and a file truncated meanwhile kills the process.
             with Image.open(file) as image:
                 pixels = image.width * image.height
-                _check_header(image, pixels, file)
+                _check_header(image, pixels, length)
                 yield image, file
     except Exception as error:  # Pillow's decoders raise more types than its documentation names
         if isinstance(error, MemoryError) and 0 < pixels <= MAX_UNCHECKED_PIXELS:
@@ -102,19 +116,51 @@ def opened_image(source: str | Path | bytes, name: str | None) -> Iterator[tuple
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """Decode an opened image to RGB, upright."""
+    """Decode an opened image to RGB, upright; another image than the result is closed to free its memory."""
     load_pixels(image)
-    return _upright(to_rgb(image), orientation_of(image))
+    if image.width * image.height > MAX_PIXELS:  # an icon can hold an image of another size
+        raise DataError(f"it holds an image of {image.width:,} x {image.height:,} pixels")
+    orientation = orientation_of(image)
+    rgb = to_rgb(image)
+    if rgb is not image:
+        image.close()
+    return _upright(rgb, orientation)
 
 
 def as_tensor(image: Image.Image) -> Tensor:
     """Convert an RGB image to (3, H, W) uint8 with the memory layout of (H, W, 3)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    for top, strip in _strips(image):
+        array[top : top + strip.height] = np.asarray(strip)
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the top rows and the strips of an image; a small image is its only strip."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    if image.height <= rows:
+        yield 0, image
+        return
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def contiguous(pixels: Tensor) -> Tensor:
     """Copy pixels to contiguous memory on the calling thread; torch would start threads under each one of a pool."""
     return torch.from_numpy(np.ascontiguousarray(pixels.numpy()))
+
+
+def read_encoded(path: Path) -> bytes:
+    """Read an image file without decoding it.
+
+    Raises:
+        OSError: the file cannot be read.
+        DataError: the file is too large.
+    """
+    try:
+        return read_limited(path, MAX_FILE_BYTES)
+    except ValueError as error:
+        raise UnreadableError(str(path), f"is {error}") from error
 
 
 def _open_regular(path: str | Path) -> BinaryIO:
@@ -129,25 +175,29 @@ def _open_regular(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")
 
 
-def _check_header(image: Image.Image, pixels: int, file: BinaryIO) -> None:
-    """Check an image's format and size.
+def _check_header(image: Image.Image, pixels: int, length: int) -> None:
+    """Check the format and the size of an image in a file of `length` bytes.
 
     Raises:
-        DataError: the image is empty or too large, or its format is a program.
+        DataError: the image is empty or too large, or its format is not decoded.
     """
     size = f"{image.width:,} x {image.height:,} pixels"
     if not pixels:
         raise DataError(f"it has {size}")
-    if pixels > MAX_PIXELS or max(image.size) > MAX_SIDE:
-        raise DataError(f"{size} are more than {MAX_PIXELS:,}, or than {MAX_SIDE:,} on a side")
-    if image.format == "EPS":
-        raise DataError("EPS files are programs, which are not run: convert it to PNG")
-    if pixels > MAX_UNCHECKED_PIXELS:
-        position = file.tell()
-        length = file.seek(0, os.SEEK_END)
-        file.seek(position)
-        if pixels > MAX_PIXELS_PER_BYTE * length:
-            raise DataError(f"{size} in {length:,} bytes: an empty image, or a decompression bomb")
+    if image.format in _NOT_DECODED:
+        raise DataError(f"{_NOT_DECODED[image.format]}: convert it to PNG")
+    if pixels > max(MAX_UNCHECKED_PIXELS, MAX_PIXELS_PER_BYTE * length):
+        raise DataError(f"{size} in {length:,} bytes: an empty image, or a decompression bomb")
+    most = min(MAX_PIXELS, MAX_BYTES // _decoder_bytes(image))
+    if pixels > most or max(image.size) > MAX_SIDE:
+        raise DataError(f"{size} are more than {most:,}, or than {MAX_SIDE:,} on a side")
+
+
+def _decoder_bytes(image: Image.Image) -> int:
+    """Return the most bytes a pixel that decoding an opened image takes, with the decoded image."""
+    if "progressive" in image.info:  # a JPEG in several scans: its coefficients, 2 bytes each, are kept
+        return 4 + 2 * len(image.getbands())
+    return _DECODER_BYTES.get(image.format or "", 4)
 
 
 @functools.cache
@@ -208,19 +258,36 @@ def to_rgb(image: Image.Image) -> Image.Image:
         DataError: the scale of its grey levels is not certain.
     """
     load_pixels(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    convert = _conversion(image)
+    if image.width * image.height <= STRIP_PIXELS:
+        return convert(image)
+    rgb = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        rgb.paste(convert(strip), (0, top))
+    return rgb
+
+
+def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return the conversion of an image, or of any strip of it, to RGB."""
     if is_wide(image):
-        return _to_8_bits(image).convert("RGB")
+        factor, offset = _scale(image)
+        return lambda strip: _to_8_bits(strip, factor, offset).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
-        layer = image.convert("LA") if image.mode == "La" else image
-        layer = layer.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return _over_white
+    return lambda strip: strip.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def _over_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("LA") if image.mode == "La" else image
+    layer = layer.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _to_8_bits(image: Image.Image, factor: float, offset: float) -> Image.Image:
     """Scale a grey image of more than 8 bits; Pillow would clip it."""
-    factor, offset = _scale(image)
     # through I: Pillow converts the big-endian modes to F by way of L, which clips them
     values = image.convert("I").convert("F") if image.mode.startswith("I;") else image.convert("F")
     values.info.pop("transparency", None)  # a 16-bit grey level, not valid in 8 bits
