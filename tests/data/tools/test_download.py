@@ -11,7 +11,7 @@ from PIL import Image
 
 from miniclip import DataError, cli
 from miniclip.data import open_data
-from miniclip.data.tools.download import TEMPORARY_FOLDER, download
+from miniclip.data.tools.download import TEMPORARY_FOLDER, _unpack, download
 from miniclip.data.tools.known_datasets import KNOWN_DATASETS, instructions, known_dataset
 from miniclip.errors import CheckpointError
 
@@ -174,6 +174,17 @@ def test_a_disk_that_fills_up_during_unpacking(server, tmp_path, monkeypatch):
     server.requests.clear()
     assert whole(quiet(tmp_path))
     assert downloads(server) == []
+
+
+def test_a_zip_that_is_larger_than_the_disk(tmp_path, monkeypatch):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("zeros.jpg", bytes(1 << 20))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"has 0\.0 GB free, expected 0\.0"):
+        _unpack(file, tmp_path / "a")
+    assert names(tmp_path) == ["a.zip"]
 
 
 def test_a_disk_without_links(server, tmp_path, monkeypatch):

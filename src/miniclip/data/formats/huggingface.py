@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from miniclip.data.decoding import read_encoded
 from miniclip.data.formats.cells import name_labels
 from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
 from miniclip.data.formats.rows import ImageRows
@@ -38,10 +39,10 @@ class HuggingFaceImage:
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
             try:
-                return Path(value).read_bytes()
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise UnreadableError(str(self), f"{value} cannot be read: {reason}") from error
+                return read_encoded(Path(value))
+            except OSError as error:
+                reason = error.strerror or str(error).rpartition(": ")[2]
+                raise UnreadableError(str(self), f"{value} cannot be read: {reason}; add the file") from error
         if hasattr(value, "save"):  # a PIL image, made by a transform or by the dataset
             file = io.BytesIO()
             with _readable(str(self)):

@@ -25,6 +25,8 @@ from miniclip.data.splits import SPLIT_NAMES
 from miniclip.errors import DataError
 
 _IN_PANDAS = ' (in pandas: to_json(path, orient="records"))'
+MAX_LINE_LENGTH = 1 << 24  # characters; parsed JSON takes many times its size in memory
+
 Located = tuple[str, dict[str, Any]]  # location of an object, and the object
 
 
@@ -102,6 +104,8 @@ def _read_lines(path: Path, text: str, skip_log: SkipLog) -> Iterator[Located]:
 
 
 def _parse(line: str) -> tuple[dict[str, Any], str | None]:
+    if len(line) > MAX_LINE_LENGTH:
+        return {}, f"has {len(line):,} characters, more than {MAX_LINE_LENGTH:,}; expected an image with its captions"
     try:
         content = json.loads(line, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:

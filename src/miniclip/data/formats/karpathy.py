@@ -14,6 +14,7 @@ from miniclip.data.formats.json_layouts import json_files, json_layout
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
+from miniclip.utils.files import parse_json
 
 
 class KarpathyImage(NamedTuple):
@@ -71,11 +72,12 @@ def read_json(path: Path) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f"{path}{line}: is not JSON: {reason}; download the file again") from error
+        return parse_json(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: is not JSON: {error.msg}; download the file again") from error
+    except (ValueError, MemoryError) as error:
+        reason = str(error) or "does not fit in this machine's memory"
+        raise DataError(f"{path}: is not JSON: {reason}; download the file again") from error
 
 
 def _parse(location: str, entry: Any) -> KarpathyImage | None:

@@ -17,14 +17,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from miniclip.data.decoding import read_encoded
 from miniclip.data.formats.cells import name_labels
 from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
 from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError, UnreadableError
+from miniclip.utils.files import open_regular
 
 PYARROW_ERRORS = (OSError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError)
 MAX_ROW_GROUPS = 2  # per file, kept in the memory of each process
+BATCH_ROWS = 4096  # of a column that is read whole
+MAX_UNCHECKED_BYTES = 1 << 26  # a decompression bomb of this size does no harm
+MAX_ROW_BYTES = 1 << 16  # limit for the mean of captions, names and splits
+MAX_EXPANSION = 20  # limit for images, which hardly compress: bytes in memory for each byte of the file
+MAX_TEXT_EXPANSION = 1_000  # limit for the other columns
+MAX_UNCHECKED_ROWS = 1 << 20  # more rows than this have at least a byte each
 
 
 class ParquetImage:
@@ -43,16 +51,15 @@ class ParquetImage:
             DataError: the row has no image, or the file cannot be read.
         """
         cell: Any = self.file.image_cell(self.row)
-        path: str | None = None
+        path: Any = None
         if isinstance(cell, dict):
             cell, path = cell.get("bytes"), cell.get("path")
         if cell is None and path and isinstance(path, str):
             try:
-                return (self.file.path.parent / path).read_bytes()
-            except (OSError, ValueError) as error:
-                raise UnreadableError(
-                    str(self), f"the path {path!r} cannot be read: {getattr(error, 'strerror', None) or error}"
-                ) from error
+                return read_encoded(self.file.path.parent / path)
+            except OSError as error:
+                reason = error.strerror or str(error).rpartition(": ")[2]
+                raise UnreadableError(str(self), f"the path {path!r} cannot be read: {reason}; add the file") from error
         if isinstance(cell, bytes):
             return cell
         if cell is not None:
@@ -77,6 +84,9 @@ class ParquetFile:
         for group in range(file.metadata.num_row_groups):
             self._starts.append(self._length)
             self._length += file.metadata.row_group(group).num_rows
+        if not 0 <= self._length <= max(MAX_UNCHECKED_ROWS, path.stat().st_size):
+            size = path.stat().st_size
+            raise DataError(f"{path}: has {self._length:,} rows in {size:,} bytes; download or write it again")
 
     def __len__(self) -> int:
         return self._length
@@ -97,11 +107,39 @@ class ParquetFile:
         return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
     def values(self, column: str) -> list[Any]:
-        """Read all values of a column; class labels of Hugging Face's datasets are given by their names."""
-        with self._readable(f" in the column {column!r}"):
-            values: list[Any] = self._read(lambda file: file.read(columns=[column]).column(0)).to_pylist()
-            names = self._label_names.get(column)
-            return values if names is None else [name_labels(value, names) for value in values]
+        """Read all values of a column, in parts, so that a small file cannot fill the memory.
+
+        Class labels of Hugging Face's datasets are given by their names.
+        """
+        values: list[Any] = []
+        names = self._label_names.get(column)
+
+        def read(file: Any) -> None:
+            for group in range(file.metadata.num_row_groups):
+                self._require_size(file, group, column, MAX_ROW_BYTES * file.metadata.row_group(group).num_rows)
+            allowed = MAX_UNCHECKED_BYTES + MAX_TEXT_EXPANSION * self.path.stat().st_size
+            for batch in file.iter_batches(BATCH_ROWS, columns=[column]):
+                allowed -= batch.nbytes
+                if allowed < 0 or batch.nbytes > MAX_UNCHECKED_BYTES + MAX_ROW_BYTES * batch.num_rows:
+                    raise ValueError("it is much larger than text, or than its file")
+                cells = batch.column(0).to_pylist()
+                values.extend(cells if names is None else [name_labels(cell, names) for cell in cells])
+            if len(values) != len(self):
+                raise ValueError(f"it has {len(values):,} values, expected {len(self):,}")
+
+        self._read(read, f" in the column {column!r}")
+        return values
+
+    def _require_size(self, file: Any, group: int, column: str, limit: int) -> None:
+        """Check how large a column of a row group will be, which is in the file's metadata.
+
+        Raises:
+            ValueError: it is larger than the limit.
+        """
+        chunks = map(file.metadata.row_group(group).column, range(file.metadata.num_columns))
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+        if not 0 <= size <= MAX_UNCHECKED_BYTES + limit:
+            raise ValueError(f"{column!r} has {size:,} bytes in a row group")
 
     def first_values(self, column: str, count: int) -> list[Any]:
         """Read the first values of a column."""
@@ -123,7 +161,7 @@ class ParquetFile:
             self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:
             if group not in self._groups:
-                table = self._read(lambda file: file.read_row_group(group, columns=[self.image_column]))
+                table = self._read(lambda file: self._read_images(file, group))
                 while len(self._groups) >= MAX_ROW_GROUPS:
                     self._groups.popitem(last=False)
                 self._groups[group] = table.column(0)
@@ -132,12 +170,17 @@ class ParquetFile:
         with self._readable(f" in row {row}"):
             return column[row - self._starts[group]].as_py()
 
+    def _read_images(self, file: Any, group: int) -> Any:
+        self._require_size(file, group, self.image_column, MAX_EXPANSION * self.path.stat().st_size)
+        return file.read_row_group(group, columns=[self.image_column])
+
     def _open(self) -> Any:
         return self._read(lambda file: file)
 
-    def _read(self, read: Callable[[Any], Any]) -> Any:
+    def _read(self, read: Callable[[Any], Any], place: str = "") -> Any:
         parquet = _import_parquet()
-        with self._readable():
+        open_regular(self.path).close()  # pyarrow would wait for the writer of a pipe
+        with self._readable(place):
             return read(parquet.ParquetFile(self.path))
 
     @contextmanager
@@ -147,18 +190,8 @@ class ParquetFile:
             yield
         except DataError:
             raise
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.path}: the file does not exist") from None
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            LookupError,
-            ArithmeticError,
-            NotImplementedError,
-            MemoryError,
-        ) as error:
-            reason = " ".join(str(error).split())
+        except PYARROW_ERRORS as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
                 f"{self.path}: cannot be read as parquet{place}: {reason}; download or write it again"
             ) from error

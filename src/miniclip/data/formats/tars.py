@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+from miniclip.utils.files import open_regular
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+MAX_HEADER_BYTES = 1 << 16  # limit for a long name or a pax header; a path has at most 4,096 bytes
 
 
 class Member(NamedTuple):
@@ -41,6 +44,23 @@ class TarListing(NamedTuple):
     problem: str | None
 
 
+class _HeaderError(Exception):
+    """A header announces more bytes than a header has."""
+
+
+class _Headers:
+    """Tar file of which only headers are read: tarfile allocates what a long name or a pax header announces."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+
+    def read(self, size: int) -> bytes:
+        """Read at most `MAX_HEADER_BYTES`."""
+        if size > MAX_HEADER_BYTES:
+            raise _HeaderError(f"of {size:,} bytes")
+        return self._file.read(size)
+
+
 def list_members(path: Path, most: int | None = None) -> TarListing:
     """List the members of a tar file, up to the first damage, or the first ones if `most` limits their number.
 
@@ -48,7 +68,7 @@ def list_members(path: Path, most: int | None = None) -> TarListing:
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(8)
         compression = next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
         if compression:
@@ -57,9 +77,13 @@ def list_members(path: Path, most: int | None = None) -> TarListing:
         members: list[Member] = []
         try:
             problem, end = _read_headers(file, size, members, most)
+        except _HeaderError as error:
+            problem, end = f"has a damaged header ({error}){_after(members)}", 0
         except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             problem, end = f"is cut short{_after(members)}" if members else f"is not a tar file ({message})", 0
+        except RecursionError:  # thousands of headers for one member
+            problem, end = f"has a damaged header{_after(members)}", 0
         if most is not None:
             return TarListing(members, problem)
         return TarListing(members, problem or _end_problem(file, end, members))
@@ -68,7 +92,8 @@ def list_members(path: Path, most: int | None = None) -> TarListing:
 def _read_headers(file: BinaryIO, size: int, members: list[Member], most: int | None) -> tuple[str | None, int]:
     """Add all complete members to the list, or the first ones; return the problem and the offset after the last."""
     # backslashreplace keeps names distinct that "replace" would make equal
-    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+    headers: Any = _Headers(file)
+    with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
         last = -1
         while (most is None or len(members) < most) and (header := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # else the members of a large tar are in memory twice

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from miniclip.data.skipping import OnError
 from miniclip.errors import DataError
+from miniclip.utils.files import read_limited
+
+MAX_TEXT_BYTES = 4 << 30  # a table is read at once, and takes several times its size in memory
 
 
 def read_text(path: Path, on_error: OnError = "raise") -> str:
@@ -19,12 +22,13 @@ def read_text(path: Path, on_error: OnError = "raise") -> str:
 
     Raises:
         FileNotFoundError: the path is not a regular file.
-        DataError: the file has another encoding; the message has the line and the byte.
+        DataError: the file is too large, or has another encoding; the message then has the line and the byte.
     """
-    if not path.is_file():
-        other = "not a regular file" if path.exists() else "the file does not exist"
-        raise FileNotFoundError(f"{path}: {'a folder, not a file' if path.is_dir() else other}")
-    data = path.read_bytes()
+    try:
+        data = read_limited(path, MAX_TEXT_BYTES)
+    except (ValueError, MemoryError) as error:
+        reason = str(error) or "does not fit in this machine's memory"
+        raise DataError(f"{path}: {reason}; split it into several files, or write it as parquet") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding, label = "utf-16", "UTF-16, the encoding of its byte order mark"
     else:

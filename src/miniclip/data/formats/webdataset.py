@@ -7,7 +7,6 @@ References: "WebDataset File Format Specification"; `group_by_keys` of the webda
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Unpack
 
+from miniclip.data.decoding import MAX_FILE_BYTES
 from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.cells import read_quoted_list
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
@@ -24,6 +24,7 @@ from miniclip.data.formats.tars import Member, list_members
 from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import Split
 from miniclip.errors import UnreadableError
+from miniclip.utils.files import open_regular, parse_json
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "jp2", "jfif", "heic", "heif")
 TEXTS = ("json", "txt", "text", "caption")  # the first with a caption is taken
@@ -109,8 +110,10 @@ class TarImage:
         Raises:
             DataError: the shard is missing, or has changed.
         """
+        if self.member.size > MAX_FILE_BYTES:
+            raise UnreadableError(str(self), f"has {self.member.size:,} bytes, more than {MAX_FILE_BYTES:,}; remove it")
         try:
-            with self.shard.open("rb") as file:
+            with open_regular(self.shard) as file:
                 if _state(file) != self.state:
                     raise UnreadableError(
                         str(self), "the shard has changed since its members were listed; open the dataset again"
@@ -134,7 +137,7 @@ def _state(file: BinaryIO) -> tuple[int, int]:
 
 
 def _explain(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    return (error.strerror or str(error).rpartition(": ")[2]).lower()
 
 
 def _read_shards(shards: Sequence[TarShard], fields: _Fields, skip_log: SkipLog) -> Iterator[ImageRow]:
@@ -154,7 +157,7 @@ def _read_shard(shard: TarShard, fields: _Fields, skip_log: SkipLog, shard_log: 
     if not path.is_file():  # opening a pipe would block
         shard_log.add(str(path), "is not a regular file" if path.exists() else "the file does not exist; get it again")
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         state = _state(file)
         listing = list_members(path)
         samples = _group(listing.members)
@@ -299,8 +302,8 @@ def _read_captions(member: Member, key: str | None, file: BinaryIO) -> tuple[lis
     if not member.name.lower().endswith(".json"):
         return list(text.splitlines()), None
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         return [], f"is not JSON: {error}"
     if not isinstance(content, dict):
         return [], f"is JSON, but a {type(content).__name__}; expected an object"

@@ -11,6 +11,7 @@ import fnmatch
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,14 +118,28 @@ def _install(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
+def _require_space_for(archive: zipfile.ZipFile, target: Path) -> None:
+    """Check that the unpacked files fit on the disk; a small archive can hold terabytes of zeros."""
+    needed = sum(member.file_size for member in archive.infolist())
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise OSError(f"{target}: the disk has {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f}; use another disk")
+
+
 def _unpack(archive: Path, target: Path) -> None:
     """Unpack a zip into a folder; if one folder holds everything, that folder becomes the target."""
     temporary = target.with_name(f".{target.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as file:
+            _require_space_for(file, target)
             file.extractall(temporary)  # keeps every name below the folder
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+        EOFError,
+    ) as error:  # RuntimeError: encrypted, or not supported
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(f"{archive.name}: cannot be unpacked: {error}; get the dataset from its authors") from error
     except BaseException:  # a full disk, Ctrl-C
