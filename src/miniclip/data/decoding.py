@@ -303,10 +303,10 @@ def _scale(image: Image.Image) -> tuple[float, float]:
     Raises:
         DataError: a value is outside of black to white, or the brightest is almost black: another white was meant.
     """
-    pixels = np.asarray(image)
-    low, high = float(pixels.min()), float(pixels.max())
+    bounds = np.array([(levels.min(), levels.max()) for levels in (np.asarray(strip) for _, strip in _strips(image))])
+    low, high = float(bounds[:, 0].min()), float(bounds[:, 1].max())
     white = _white(image, high)
-    found = f"its grey levels are from {low:g} to {high:g} ({pixels.dtype.name})"
+    found = f"its grey levels are from {low:g} to {high:g} ({bounds.dtype.name})"
     if not 0 <= low <= high <= white:  # false for NaN too
         raise DataError(f"{found}, where {white:,.0f} is white, so their scale is not certain: {_ADVICE}")
     if 0 < high < DARK * white:
