@@ -9,12 +9,14 @@ from torch.utils.data import ChainDataset, ConcatDataset, Subset, random_split
 
 import miniclip
 from miniclip.config import preset
-from miniclip.data import CachedDataset, Captions, Shapes, build_cache, contact_sheet, inspect
+from miniclip.data import CachedDataset, CacheOptions, Captions, Shapes, build_cache, contact_sheet, inspect
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.given import as_dataset
 from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
 from miniclip.data.preprocess import Preprocess
+from miniclip.data.skipping import SkipLog
+from miniclip.data.subset import readable_subset
 
 SMALL = Preprocess(preset("bert_vit_tiny").replace_image(image_size=32))
 
@@ -160,3 +162,38 @@ def test_arguments_of_captions():
         Captions(["a.jpg"] * 5, [["a"]] * 5, splits="train")
     with pytest.raises(TypeError, match=r"a\.jpg: the caption '7' is a int"):
         Captions(["a.jpg"], [[7]])
+
+
+class TestEqualNames:
+    """Images of two datasets may have the same names; each is counted."""
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        class Named(Captions):
+            def name(self, index: int) -> str:
+                return "frame"
+
+        paths = [tmp_path / f"{number}.png" for number in range(6)]
+        for number, path in enumerate(paths):
+            Image.new("RGB", (8, 8), (number // 2, 0, 0)).save(path)
+        for path in paths[:3]:
+            path.write_bytes(b"")
+        return Named(paths, [["a"]] * 6, splits=["train", "val"] * 3)
+
+    def test_skipped_images_are_counted(self, data, model, tmp_path):
+        skip_log = SkipLog("skip", 1.0)
+        with pytest.warns(UserWarning, match="frame"):
+            assert len(readable_subset(data, skip_log)) == 3
+        assert list(skip_log.reasons) == [f"frame (image {index})" for index in range(3)]
+        options = LoaderOptions(batch_size=6, on_error="skip", max_skip_fraction=0.4, num_workers=0)
+        loader = ImageCaptionLoader(data, model.tokenizer, model.preprocess, options)
+        with pytest.warns(UserWarning, match="frame"), pytest.raises(miniclip.DataError, match="3 of 6"):
+            next(loader.epoch(0))
+        cache_options = CacheOptions(on_error="skip", max_skip_fraction=0.4, num_workers=0)
+        with pytest.warns(UserWarning, match="frame"), pytest.raises(miniclip.DataError, match="3 of 6"):
+            build_cache(data, tmp_path / "cache", SMALL, options=cache_options)
+
+    def test_inspection_counts_each(self, data):
+        report = inspect(data)
+        assert len(report.unreadable) == 3
+        assert report.split_leaks == [["frame (image 4) (train)", "frame (image 5) (val)"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -166,6 +167,13 @@ def name_of(data: ImageCaptionDataset, index: int) -> str:
     """Return the name of an image by the dataset's method `name`; without one, "image 7"."""
     name = getattr(data, "name", None)
     return f"image {index}" if name is None else str(name(index))
+
+
+def names_of(data: ImageCaptionDataset) -> list[str]:
+    """Return the names of all images; a name that several images have is followed by their indices."""
+    names = [name_of(data, index) for index in range(len(data))]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} (image {index})" for index, name in enumerate(names)]
 
 
 def checked_index(index: int, length: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from miniclip.data.dataset import ImageCaptionDataset, checked_index, name_of
+from miniclip.data.dataset import ImageCaptionDataset, checked_index, name_of, names_of
 from miniclip.data.skipping import SkipLog, reason_of
 from miniclip.errors import DataError
 from miniclip.utils.threads import thread_pool
@@ -59,9 +59,10 @@ def readable_subset(data: ImageCaptionDataset, skip_log: SkipLog) -> ImageCaptio
 
     with thread_pool() as pool:
         reasons = list(pool.map(check, range(len(data))))
-    for index, reason in enumerate(reasons):
+    names = names_of(data)
+    for name, reason in zip(names, reasons, strict=True):
         if reason is not None:
-            skip_log.add(name_of(data, index), reason)
+            skip_log.add(name, reason)
     skip_log.check_fraction(len(data))
     kept = [index for index, reason in enumerate(reasons) if reason is None]
     return data if len(kept) == len(data) else Subset(data, kept)

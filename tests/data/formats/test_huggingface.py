@@ -137,10 +137,10 @@ class TestTransforms:
         def invert(rows):
             return {"image": [image.point(lambda value: 255 - value) for image in rows["image"]]}
 
-        transformed = dataset.with_transform(invert, columns=["image"], output_all_columns=True)
-        data = Captions.from_huggingface(transformed)
-        assert data.captions[7] == ["7", "x"]
-        assert data[7][0].getpixel((0, 0)) == (248, 248, 248)
+        for options in ({}, {"columns": ["image"]}, {"columns": ["image"], "output_all_columns": True}):
+            data = Captions.from_huggingface(dataset.with_transform(invert, **options))
+            assert data.captions[7] == ["7", "x"]
+            assert data[7][0].getpixel((0, 0)) == (248, 248, 248)
 
     def test_transform_to_other_columns_raises_with_advice(self, dataset):
         transformed = dataset.with_transform(lambda rows: {"pixel_values": [0 for _ in rows["image"]]})

@@ -1,6 +1,7 @@
 """Rows are one image only if that is certain: the same path, or the same name and the same bytes."""
 
 import io
+import itertools
 import json
 import tarfile
 
@@ -10,6 +11,8 @@ from PIL import Image
 from miniclip.data import Captions, CocoCaptions, Flickr30k, WebDataset, open_data
 from miniclip.errors import DataError
 from tests.data.formats.helpers import error_of, names, skipped
+
+SPLITS = ("train", "val", "test")
 
 
 def png(value: int) -> bytes:
@@ -135,6 +138,21 @@ class TestSeveralParquetFiles:
         assert len(open_data(tmp_path, "all")) == 2
         (tmp_path / "README.md").write_text("---\nconfigs: 7\n---\n")
         assert len(open_data(tmp_path, "all")) == 2
+
+    def test_partitions_of_pandas(self, tmp_path):
+        pandas = pytest.importorskip("pandas")
+        rows = [
+            (png(k), f"{k}", split, lang) for k, (split, lang) in enumerate(itertools.product(SPLITS, ("en", "de")))
+        ]
+        frame = pandas.DataFrame(rows, columns=["image", "caption", "split", "lang"])
+        frame.to_parquet(tmp_path / "one", partition_cols=["split"])
+        frame.to_parquet(tmp_path / "two", partition_cols=["lang", "split"])
+        assert [open_data(tmp_path / "one", split).captions for split in SPLITS] == [
+            [["0"], ["1"]],
+            [["2"], ["3"]],
+            [["4"], ["5"]],
+        ]
+        assert len(open_data(tmp_path / "two", "all")) == 6
 
     def test_file_given_twice_is_read_once(self, tmp_path, write):
         path = write("a.parquet", image=[png(0)], caption=["a"])

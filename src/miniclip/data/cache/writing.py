@@ -34,7 +34,7 @@ from miniclip.data.cache.format import (
 from miniclip.data.cache.index import shard_name
 from miniclip.data.cache.journal import Shard, Source, intact_shards, record_shard, source_of
 from miniclip.data.cache.reading import CachedDataset
-from miniclip.data.dataset import ImageCaptionDataset, name_of
+from miniclip.data.dataset import ImageCaptionDataset, names_of
 from miniclip.data.given import as_dataset
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
@@ -168,7 +168,7 @@ def _log_skipped(shard: Shard, skip_log: SkipLog, total: int) -> None:
 
 def _names(data: ImageCaptionDataset) -> list[str]:
     """Return the image names, relative to their common folder."""
-    names = [name_of(data, index) for index in range(len(data))]
+    names = names_of(data)
     common = ""
     with suppress(ValueError):  # no names, or no common folder
         common = os.path.commonpath([str(Path(name).parent) for name in names])

@@ -87,7 +87,7 @@ class HuggingFaceTable:
         dataset = self._select(column)
         names = _label_names(self.features.get(column))
         with _readable(f"the column {column!r}"):
-            if self.has_transform:
+            if getattr(dataset, "format", {}).get("type") == "custom":
                 starts = range(0, len(dataset), TRANSFORMED_ROWS)
                 values = [value for start in starts for value in dataset[start : start + TRANSFORMED_ROWS][column]]
             else:
@@ -105,17 +105,19 @@ class HuggingFaceTable:
         return f"row {row}"
 
     def _select(self, column: str) -> Any:
-        """Return the dataset without its other columns, unless a transform needs them."""
+        """Return the dataset without its other columns, unless a transform needs them, or without the transform."""
         if not hasattr(self.dataset, "select_columns"):
             return self.dataset
         if not self.has_transform:
             return self.dataset.select_columns([column])
         try:
+            row = self.dataset[0]
+            if column not in row and column != self.image_column:  # the transform is not for this column
+                return self.dataset.with_format(None).select_columns([column])
             selected = self.dataset.select_columns([column])
-            is_same = bool(selected[0][column] == self.dataset[0][column])
-        except Exception:  # of the user's function, which may raise any
-            is_same = False
-        return selected if is_same else self.dataset
+            return selected if bool(selected[0][column] == row[column]) else self.dataset
+        except Exception:  # of the user's function, which may raise any; reading a row raises it again
+            return self.dataset
 
 
 @contextmanager

@@ -97,7 +97,12 @@ def _is_relative(name: str) -> bool:
 
 def split_of(path: Path) -> str | None:
     """Return the split in the name of a file or its folder: train-00000-of-00009.parquet, test/0000.parquet."""
-    return split_in_name(path.stem) or SPLIT_NAMES.get(path.parent.name.lower())
+    return split_in_name(path.stem) or _split_of_folder(path.parent.name)
+
+
+def _split_of_folder(name: str) -> str | None:
+    """Return the split in a folder's name, such as "test", or "split=test" of a partitioned dataset."""
+    return SPLIT_NAMES.get(name.lower().removeprefix("split="))
 
 
 def find_parquet(root: Path) -> list[Path]:
@@ -123,9 +128,11 @@ def _repeated_shards(root: Path, files: Sequence[Path]) -> list[str]:
     for path in files:
         *parents, name = path.relative_to(root).parts
         if split_of(path) is not None:
-            folder = "/".join(part for part in parents if part.lower() not in SPLIT_NAMES)
-            within = "/".join(part.lower() for part in parents if part.lower() in SPLIT_NAMES)
-            folders.setdefault(f"{within}/{re.sub(r'-of-[0-9]+', '', name)}", []).append(folder or ".")
+            within = [part for part in parents if "=" in part or _split_of_folder(part)]  # partitions of one dataset
+            folder = "/".join(part for part in parents if part not in within)
+            folders.setdefault(f"{'/'.join(within).lower()}/{re.sub(r'-of-[0-9]+', '', name)}", []).append(
+                folder or "."
+            )
     return next((sorted(shards) for shards in folders.values() if len(shards) > 1), [])
 
 

@@ -205,7 +205,8 @@ def _name_problem(row: ImageRow) -> str | None:
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= 80 else name[:80] + "…"
+    short = name if len(name) <= 80 else name[:80] + "…"
+    return short if short.isprintable() else repr(short)[1:-1]  # in one line
 
 
 def is_url(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from miniclip.data.dataset import ImageCaptionDataset, name_of
+from miniclip.data.dataset import ImageCaptionDataset, names_of
 from miniclip.data.skipping import SkipLog
 from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches
 from miniclip.data.sources.memory import InMemoryImages
@@ -45,6 +45,7 @@ class ImageStream:
         self._data, self._indices_from = data, indices_from
         self._batches: DecodedBatches | None = None
         self._next_step: int | None = None  # step of the running stream
+        self._names: list[str] = []  # read when an image cannot be
         if isinstance(source, InMemoryImages):
             self._skip(source.failed)
 
@@ -86,5 +87,6 @@ class ImageStream:
 
     def _skip(self, failed: dict[int, str]) -> None:
         for index, reason in failed.items():
-            self.skip_log.add(name_of(self._data, index), reason)
+            self._names = self._names or names_of(self._data)
+            self.skip_log.add(self._names[index], reason)
         self.skip_log.check_fraction(len(self._data))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
+from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of, names_of
 from miniclip.data.decoding import open_image
 from miniclip.data.given import as_dataset
 from miniclip.data.skipping import reason_of
@@ -135,7 +135,7 @@ def _token_lengths(captions: Sequence[str], tokenizer: Tokenizer | LibraryTokeni
 
 def _names(data: ImageCaptionDataset) -> tuple[list[str], str]:
     """Return the image names, relative to their common folder, and the folder."""
-    names = [name_of(data, index) for index in range(len(data))]
+    names = names_of(data)
     if not all(Path(name).is_absolute() for name in names):
         return names, ""
     folder = os.path.commonpath({str(Path(name).parent) for name in names})
