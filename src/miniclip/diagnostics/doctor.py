@@ -14,6 +14,7 @@ from miniclip.runs.history import Record
 from miniclip.train.callbacks import Callback, TrainerProtocol
 from miniclip.train.step import by_tower
 from miniclip.utils.atomic import write_atomically
+from miniclip.utils.files import parse_json
 
 FILE = "doctor.jsonl"
 CLEAR_AFTER = 10  # consecutive negative results of a rule after which its problem counts as solved
@@ -114,5 +115,5 @@ def _truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    valid = "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+    valid = "".join(line for line in lines if line.endswith("\n") and parse_json(line)["step"] <= step)
     write_atomically(path, lambda temporary: temporary.write_text(valid, encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from miniclip.runs import history, state
 from miniclip.runs.changes import Changes, describe_data
 from miniclip.runtime import distributed
 from miniclip.utils.atomic import TEMPORARY
+from miniclip.utils.formatting import short
 from miniclip.version import __version__
 
 CONFIG = "config.json"
 LAST, BEST, CURVE = "last", "best", "learning_curve.png"
 FORMAT = "miniclip run 1"
+PARTS = {"train": dict, "model": dict, "data": dict, "about": dict, "changes": list}
 
 
 def next_run_dir(name: str | Path) -> Path:
@@ -88,15 +91,19 @@ def read_run(path: str | Path) -> dict[str, Any]:
         CheckpointError: the file is not the configuration of a run.
     """
     path = Path(path) / CONFIG
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(
             f"{path.parent}: no run there ({CONFIG} not found); expected a directory that `miniclip train` made"
         )
     settings = read_json(path)
     if settings.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: found format {settings.get('format')!r}, expected {FORMAT!r}: not a run directory"
+            f"{path}: found format {short(settings.get('format'))}, expected {FORMAT!r}: not a run directory"
         )
+    for name, kind in PARTS.items():
+        if not isinstance(settings.get(name), kind):
+            found = short(settings.get(name))
+            raise CheckpointError(f"{path}: found {found} as {name}, expected a JSON {kind.__name__}: use a copy of it")
     return settings
 
 

@@ -26,6 +26,8 @@ from miniclip.runtime import distributed
 from miniclip.runtime.fsdp import shard_like
 from miniclip.train.ema import EMA
 from miniclip.utils.atomic import write_atomically
+from miniclip.utils.files import parse_json
+from miniclip.utils.formatting import one_line, short
 
 FILE = "state.safetensors"
 STATES = "states"  # folder of the states besides the newest
@@ -179,10 +181,17 @@ def read_state(path: Path) -> State:
             f"{path}: found format {metadata.get('format')!r}, expected {FORMAT!r}: not the training state of a run"
         )
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "ema": {}}
-    for key, value in tensors.items():
-        group, name = key.split(".", 1)
-        groups[group][name] = value
-    progress, frozen = Progress(**json.loads(metadata["progress"])), json.loads(metadata["frozen"])
+    try:
+        for key, value in tensors.items():
+            group, name = key.split(".", 1)
+            groups[group][name] = value
+        progress = Progress(**parse_json(metadata["progress"]))
+        frozen = [str(name) for name in parse_json(metadata["frozen"])]
+        counts = [value for name, value in dataclasses.asdict(progress).items() if name != "best"]
+        if any(type(count) is not int for count in counts):
+            raise ValueError(f"found counts {short(counts)}, expected whole numbers")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: a damaged training state ({one_line(error)}): use a copy of it") from None
     return State(groups["model"], groups["optimizer"], groups["ema"], progress, frozen)
 
 

@@ -187,7 +187,8 @@ class LibraryTokenizer(BatchTokenizer):
         Args:
             path: a file if the name ends in .json or the file exists; else a directory, created if it does not exist.
         """
-        data = json.loads(self._library.to_str())
+        with library_errors("write itself"):
+            data = json.loads(self._library.to_str())
         if self.clean:
             data["normalizer"] = prepend_cleaning(self.clean, data["normalizer"])
         data["padding"] = {
