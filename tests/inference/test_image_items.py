@@ -341,7 +341,10 @@ def test_closed_and_empty_images_are_named(model, paths):
     image.close()
     with pytest.raises(ValueError, match="image 1: Operation on closed image"):
         model.encode_image([paths[0], image])
-    with pytest.raises(TypeError, match="image 0: found an image of 0 x 5 pixels"):
+    dark = Image.fromarray(np.full((8, 8), 200, np.uint16))  # 16 bits, or 8 of them
+    with pytest.raises(DataError, match=r"image 1: its grey levels are from 200 to 200"):
+        model.encode_image([paths[0], dark])
+    with pytest.raises(TypeError, match=r"image 0: found an image of 0 x 5 pixels"):
         model.encode_image(Image.new("RGB", (0, 5)))
 
 

@@ -152,8 +152,7 @@ class ImageReader:
 
 def _named(error: DataError | OSError, index: int) -> DataError | OSError:
     """Return an error that names the image: by its file, or else by its index."""
-    has_file = not isinstance(error, UnreadableError) or error.name != UNNAMED
-    if has_file and isinstance(error, DataError | FileNotFoundError):
+    if isinstance(error, FileNotFoundError) or (isinstance(error, UnreadableError) and error.name != UNNAMED):
         return error
     return UnreadableError(f"image {index}", reason_of(error))
 
