@@ -47,7 +47,7 @@ from miniclip.tokenizer.normalizers import (
 )
 from miniclip.tokenizer.post_processors import NamedId, build_post_processor, parse_post_processor, unused_token
 from miniclip.tokenizer.tokenizer_json import INVALID_JSON
-from miniclip.utils.formatting import short
+from miniclip.utils.formatting import one_line, short
 
 if TYPE_CHECKING:
     import tokenizers
@@ -179,7 +179,7 @@ class LibraryTokenizer(BatchTokenizer):
         except (*INVALID_JSON, UnicodeEncodeError) as error:  # a token with half a surrogate pair
             raise CheckpointError(f"{file}: damaged, or not a tokenizer.json ({files.described(error)})") from error
         except CheckpointError as error:
-            raise CheckpointError(f"{file}: {error}") from error
+            raise CheckpointError(f"{file}: {one_line(error, 1000)}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write tokenizer.json atomically; `load` needs no other file.

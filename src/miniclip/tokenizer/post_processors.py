@@ -3,6 +3,7 @@
 from typing import Any
 
 from miniclip.errors import CheckpointError
+from miniclip.utils.formatting import short
 
 Json = dict[str, Any]
 NamedId = tuple[str, int]  # a token and its id
@@ -34,7 +35,7 @@ def parse_post_processor(processor: Json | None) -> tuple[list[NamedId], list[Na
                     special = processor["special_tokens"][piece["SpecialToken"]["id"]]
                     tokens += map(_named_id, special["tokens"], special["ids"])
         case other:
-            raise CheckpointError(f"the post_processor has the unknown type {other}")
+            raise CheckpointError(f"the post_processor has the unknown type {short(other)}")
     return before, after
 
 

@@ -46,10 +46,8 @@ class _View(NamedTuple):
     stride: tuple[int, ...]
 
 
-class _Class(NamedTuple):
+class _Class(str):
     """The name of a class of the archive."""
-
-    name: str
 
 
 @dataclass(eq=False)
@@ -72,18 +70,8 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-DTYPES: Final = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-}
+KINDS: Final = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+DTYPES: Final = {f"torch.{kind}Storage": getattr(torch, f"{kind}Storage").dtype for kind in KINDS}
 CALLS: Final[dict[str, Callable[..., Any]]] = {
     "torch._utils._rebuild_tensor_v2": _view,
     "torch._utils._rebuild_parameter": _first,
@@ -160,16 +148,15 @@ class _Unpickler(pickle._Unpickler):
         self.stack.append(function(*arguments))
 
     def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set_items([(key, value)])
+        self._set_items([self.stack.pop(-2), self.stack.pop()])
 
     def load_setitems(self) -> None:
-        items = self.pop_mark()
-        self._set_items(list(zip(items[::2], items[1::2], strict=True)))
+        self._set_items(self.pop_mark())
 
-    def _set_items(self, pairs: list[tuple[Any, Any]]) -> None:
+    def _set_items(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict:
             raise CheckpointError(f"an item of a {type(self.stack[-1]).__name__} in its data.pkl: {AGAIN}")
+        pairs = zip(items[::2], items[1::2], strict=True)
         # hashing nested tuples could take forever, and attributes have no other keys
         self.stack[-1].update({key: value for key, value in pairs if type(key) in (str, int)})
 
