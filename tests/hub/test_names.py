@@ -41,6 +41,10 @@ NAMES = {
     "siglip-base-patch16-224": "siglip_b_16",
     "CLIP-ViT-B-32-laion2B-s34B-b79K": "vit_b_32_laion2b",
     "vit-b-32-laion2b": "vit_b_32_laion2b",
+    "ViT-H-14": "vit_h_14_laion2b",
+    "ViT-bigG-14": "vit_bigg_14_laion2b",
+    "SigLIP": "siglip_b_16",
+    "./vit_b_32": "vit_b_32",
 }
 
 
@@ -102,9 +106,13 @@ def test_other_addresses(name):
         load(name)
 
 
-def test_local_folders(model, tmp_path):
+def test_local_folders(model, tmp_path, monkeypatch):
     save(model, "model")
     assert torch.equal(load("local-dir:model").log_scale, model.log_scale)
+    with pytest.raises(FileNotFoundError, match=r"^missing: no such file or directory"):
+        load("local-dir:missing")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert torch.equal(load("~/model").log_scale, model.log_scale)
     (tmp_path / "ViT-B").mkdir()
     save(model, "ViT-B/32")
     assert torch.equal(load("ViT-B/32").log_scale, model.log_scale)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # before a repository: open_clip's and huggingface_hub's prefixes, and the address of its page
 HUB_PREFIX = re.compile(r"(hf-hub:|hf://|https?://(www\.)?(huggingface\.co|hf\.co)/)", re.IGNORECASE)
+LOCAL_PREFIX = "local-dir:"  # open_clip's, of a directory
 OPENAI_NAME = re.compile(r"vit-\w+/\d+", re.IGNORECASE)  # ViT-B/32 is not a repository
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 MAX_LISTED_FILES = 8
@@ -146,7 +147,7 @@ def find_checkpoint(
         ConnectionError: the checkpoint is not in the cache, and the Hub cannot be reached.
         ValueError: a revision of a local path, or a preset without published weights.
     """
-    path = Path(str(name).removeprefix("local-dir:"))  # open_clip's prefix
+    path = Path(str(name).removeprefix(LOCAL_PREFIX)).expanduser()
     if subfolder is not None:
         _require_inside(subfolder)
         if path.exists() and not (path / subfolder).is_dir():
@@ -159,6 +160,8 @@ def find_checkpoint(
         return local
     if path.is_dir():
         raise FileNotFoundError(_not_found(path))
+    if str(name).startswith(LOCAL_PREFIX):
+        raise FileNotFoundError(f"{path}: no such file or directory")
     return _download_checkpoint(str(name), revision, cache_dir, subfolder or "")
 
 
@@ -268,7 +271,7 @@ def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path 
     repo = PRETRAINED[name].repo if is_pretrained else HUB_PREFIX.sub("", name, count=1).rstrip("/")
     if URL.match(repo):
         raise FileNotFoundError(f"{name}: is a URL; pass a repository of the Hub as org/name, or download the file")
-    if not REPOSITORY.fullmatch(repo) or OPENAI_NAME.fullmatch(repo):
+    if not REPOSITORY.fullmatch(repo) or OPENAI_NAME.fullmatch(repo) or repo.startswith("."):
         hint = suggestion(repo, {**PRESETS, **PRETRAINED})
         raise FileNotFoundError(f"{name}: neither a path nor the name of a model{hint}")
     try:

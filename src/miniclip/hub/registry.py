@@ -78,7 +78,8 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     if RESNET.match(name):
         return "; miniclip has vision transformers only: miniclip.list_models() lists them"
     names = list(names)
-    if same := meant(name, names):
+    larger = [known for known in names if _parts(name) and _parts(name) < _parts(known)]  # ViT-H-14 is only LAION's
+    if same := meant(name, names) or next(iter(larger), None):
         return f"; did you mean {same!r}? miniclip.list_models() lists all names"
     return did_you_mean(name.lower().replace("-", "_"), names, listed_by="miniclip.list_models()")
 
