@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
+from miniclip.data import Captions
 from miniclip.data.decoding import open_image, to_rgb
 from miniclip.errors import DataError
 from tests.data.bad_images import png, saved
@@ -169,3 +170,18 @@ def test_other_modes_keep_white(mode):
         image = (white.convert("P") if mode == "PA" else white).convert(mode)
     assert image.mode == mode
     assert np.asarray(to_rgb(image)).min() >= 250
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "F"])
+@pytest.mark.parametrize("transformed", [False, True], ids=["stored", "transformed"])
+def test_a_hugging_face_dataset_keeps_the_scale(mode, transformed):
+    datasets = pytest.importorskip("datasets")
+    pixels = {"I": levels(255, np.int32), "I;16": levels(65535, np.uint16), "F": levels(255, np.float32)}[mode]
+    image = Image.fromarray(pixels)
+    if transformed:
+        dataset = datasets.Dataset.from_dict({"image": ["x"], "caption": ["one"]})
+        dataset = dataset.with_transform(lambda batch: batch | {"image": [image]})
+    else:
+        features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+        dataset = datasets.Dataset.from_dict({"image": [image], "caption": ["one"]}, features=features)
+    check_bright(Captions.from_huggingface(dataset)[0][0])

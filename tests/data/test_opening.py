@@ -250,6 +250,14 @@ class TestErrors:
         with pytest.raises(FileNotFoundError, match="does not exist; give a folder, a table"):
             open_data(tmp_path / "none", "train")
 
+    def test_impossible_path(self, tmp_path):
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        (tmp_path / "file").touch()
+        for path in (tmp_path / "loop", tmp_path / ("x" * 300), tmp_path / "file" / "below", f"{tmp_path}/\0"):
+            with pytest.raises(FileNotFoundError, match=r"cannot be opened|does not exist") as error:
+                open_data(path)
+            assert "Errno" not in str(error.value)
+
     def test_unknown_folder_lists_known_layouts(self, tmp_path):
         (tmp_path / "notes.doc").touch()
         with pytest.raises(DataError) as error:

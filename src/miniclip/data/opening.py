@@ -36,6 +36,7 @@ from miniclip.data.splits import Split
 from miniclip.errors import DataError
 from miniclip.utils.checks import did_you_mean
 
+MAX_SHOWN = 200  # characters of a path in an error message
 MAX_PEEKED_SHARDS = 3  # tars of a folder that are opened to find out whether they hold samples
 KNOWN = (
     "Flickr30k's or Flickr8k's files (results.csv, captions.txt, Flickr8k.token.txt, dataset_*.json), COCO's "
@@ -130,11 +131,23 @@ def open_data(spec: str | Path, split: Split = "train", **options: Unpack[ReadKe
             "the images of a list of URLs), and give their path"
         )
     path, columns, layout = parse_spec(spec)
+    _check_path(path)
     layout = layout or _detect(path, columns)
     chosen = "; ".join(f"{key}={value!r}" for key, value in columns._asdict().items() if value)
     if chosen and layout not in WITH_COLUMNS:
         raise ValueError(f"{path}: {chosen} chooses nothing in the layout {layout!r}; remove it from after the ?")
     return LAYOUTS[layout].open(path, columns, split, options)
+
+
+def _check_path(path: Path) -> None:
+    """Raise FileNotFoundError if a path cannot exist, such as a name that is too long or links that form a loop."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return  # a pattern, or reported with the nearest name
+    except OSError as error:
+        shown = str(path) if len(str(path)) <= MAX_SHOWN else f"{str(path)[:MAX_SHOWN]}…"
+        raise FileNotFoundError(f"{shown}: cannot be opened: {str(error.strerror).lower()}") from error
 
 
 class Layout(NamedTuple):
@@ -250,7 +263,11 @@ def _open_saved(root: Path, columns: ColumnNames, split: Split, options: ReadKey
             f'{root}: reading a dataset of save_to_disk needs the datasets library: pip install "miniclip[datasets]"',
             name="datasets",
         ) from None
-    saved = datasets.load_from_disk(str(root))
+    try:
+        saved = datasets.load_from_disk(str(root))
+    except (OSError, ValueError, LookupError) as error:  # pyarrow's errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise DataError(f"{root}: cannot be read as a dataset of save_to_disk: {reason}; save it again") from error
     if isinstance(saved, dict):
         parts = list(saved.values())
         if not all("split" in part.column_names for part in parts):  # else the column is the split, as everywhere

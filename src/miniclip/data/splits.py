@@ -109,7 +109,7 @@ def select_split(names: Sequence[str], splits: Mapping[str, str], split: str, so
         listed = ", ".join(usual + sorted(known.difference(usual)))
         few = (
             f"; it is too small for a split into train, val and test: add images, {MIN_DRAWN} or more in all"
-            if len(names) < MIN_DRAWN and split in SPLIT_NAMES
+            if len(names) < MIN_DRAWN and SPLIT_NAMES.get(split) in {"val", "test"} - known
             else ""
         )
         count = "1 image" if len(names) == 1 else f"{len(names):,} images"

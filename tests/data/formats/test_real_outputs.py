@@ -118,6 +118,9 @@ def test_imagefolder_of_datasets(tmp_path):
     assert [texts[0] for texts in open_data(tmp_path, "test").captions] == loaded["test"]["text"]
     loaded.save_to_disk(tmp_path / ".saved")
     check(open_data(tmp_path / ".saved", "all"))
+    for file in (tmp_path / ".saved").rglob("*.arrow"):
+        file.write_bytes(b"damaged")
+    assert "cannot be read as a dataset of save_to_disk" in error_of(open_data, tmp_path / ".saved")
 
 
 def test_clone_of_a_hub_repository(tmp_path):

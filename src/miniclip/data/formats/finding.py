@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from miniclip.data.formats.coco_files import any_coco_file, find_images
 from miniclip.data.formats.columns import ColumnNames, choose_columns
-from miniclip.data.formats.files import find_files
+from miniclip.data.formats.files import find_files, list_folder
 from miniclip.data.formats.flickr_tables import is_flickr_table
 from miniclip.data.formats.json_layouts import first_entries, holds_captions, json_files, json_layout, read_head
 from miniclip.data.formats.json_lines import first_objects
@@ -26,7 +26,7 @@ from miniclip.data.splits import SPLIT_NAMES
 from miniclip.errors import DataError
 
 PEEKED_ROWS = 20
-LINE_SUFFIXES = {".csv", ".tsv", ".tab", ".jsonl", ".ndjson"}
+LINE_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
 
 
 class FoundTables(NamedTuple):
@@ -76,18 +76,16 @@ def one_dataset(root: Path, tables: list[Path]) -> list[Path]:
 
 
 def _tables_in(root: Path, names: ColumnNames) -> list[Path]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() in SPLIT_NAMES)
-    annotations = [path for path in root.iterdir() if path.is_dir() and path.name.lower().startswith("annotation")]
-    tables: list[Path] = []
-    for folder in (root, *folders):
-        tables += sorted(
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in LINE_SUFFIXES and path.is_file() and path.name[0] != "."
-        )
-    for folder in (root, *folders, *sorted(annotations)):
-        tables += [path for path in json_files(folder) if _is_json_table(path, names)]
-    return tables
+    below = list_folder(root)[1]
+    folders = [root, *(root / name for name in below if name.lower() in SPLIT_NAMES)]
+    tables = [
+        folder / name
+        for folder in folders
+        for name in list_folder(folder)[0]
+        if name.lower().endswith(LINE_SUFFIXES) and (folder / name).is_file()
+    ]
+    folders += [root / name for name in below if name.lower().startswith("annotation")]
+    return tables + [path for folder in folders for path in json_files(folder) if _is_json_table(path, names)]
 
 
 def _is_json_table(path: Path, names: ColumnNames) -> bool:

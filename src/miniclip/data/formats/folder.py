@@ -64,22 +64,20 @@ def read_folder(root: Path, skip_log: SkipLog) -> ImageRows:
 
 def holds_images(root: Path) -> bool:
     """Return whether there is an image at or below a folder, in any format."""
-    files = _find_files(root)
-    return bool(files.images or files.unread)
+    return any(files.images or files.unread for files in _walk(root))
 
 
 def holds_images_with_texts(root: Path) -> bool:
     """Return whether any image at or below a folder has a text file beside it."""
-    files = _find_files(root)
-    return bool(files.texts) and any(_texts_beside(path, files.texts) for path in files.images)
+    return any(_texts_beside(path, files.texts) for files in _walk(root) for path in files.images)
 
 
 class _Files(NamedTuple):
-    """Files at or below a folder: images, images in formats that are not read, and text files."""
+    """Files of folders: images, images in formats that are not read, and the paths of text files."""
 
     images: list[Path]
     unread: list[Path]
-    texts: set[Path]
+    texts: set[str]
 
 
 def _read_rows(root: Path, texts_of: Mapping[Path, Sequence[Path]], skip_log: SkipLog) -> Iterator[ImageRow]:
@@ -113,8 +111,17 @@ def _read_captions(path: Path, skip_log: SkipLog) -> list[str]:
 
 
 def _find_files(root: Path) -> _Files:
-    """List the files below a folder; links to folders are followed once."""
+    """List the files at or below a folder."""
     found = _Files([], [], set())
+    for files in _walk(root):
+        found.images.extend(files.images)
+        found.unread.extend(files.unread)
+        found.texts.update(files.texts)
+    return found
+
+
+def _walk(root: Path) -> Iterator[_Files]:
+    """Yield the files of a folder and of each folder below it; links to folders are followed once."""
     visited = set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -122,20 +129,25 @@ def _find_files(root: Path) -> _Files:
         if real in visited:
             continue
         visited.add(real)
-        files = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
-        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-        stems = {path.stem for path in images}  # a camera writes IMG_1.JPG beside IMG_1.CR2
-        found.images.extend(images)
-        found.unread.extend(path for path in files if path.suffix.lower() in UNREAD_SUFFIXES and path.stem not in stems)
-        found.texts.update(path for path in files if path.suffix.lower() in TEXT_SUFFIXES)
-    return found
+        suffixes = {name: _suffix(name) for name in sorted(names) if not name.startswith(".")}
+        images = [Path(folder, name) for name, suffix in suffixes.items() if suffix in IMAGE_SUFFIXES]
+        unread = [Path(folder, name) for name, suffix in suffixes.items() if suffix in UNREAD_SUFFIXES]
+        stems = {path.stem for path in images} if unread else set()  # a camera writes IMG_1.JPG beside IMG_1.CR2
+        texts = {os.path.join(folder, name) for name, suffix in suffixes.items() if suffix in TEXT_SUFFIXES}  # noqa: PTH118
+        yield _Files(images, [path for path in unread if path.stem not in stems], texts)
 
 
-def _texts_beside(path: Path, texts: set[Path]) -> list[Path]:
+def _suffix(name: str) -> str:
+    return name[name.rfind(".") :].lower()
+
+
+def _texts_beside(path: Path, texts: set[str]) -> list[Path]:
     """Return `dog.jpg.txt`, which some tools write, or `dog.txt` and `dog.caption`."""
-    own = [path.with_name(path.name + suffix) for suffix in TEXT_SUFFIXES]
-    shared = [path.with_suffix(suffix) for suffix in (*TEXT_SUFFIXES, *map(str.upper, TEXT_SUFFIXES))]
-    return [text for text in own if text in texts] or [text for text in shared if text in texts]
+    name = str(path)
+    stem = name.removesuffix(path.suffix)
+    own = [name + suffix for suffix in TEXT_SUFFIXES]
+    shared = [stem + suffix for suffix in (*TEXT_SUFFIXES, *map(str.upper, TEXT_SUFFIXES))]
+    return [Path(text) for text in own if text in texts] or [Path(text) for text in shared if text in texts]
 
 
 def _named(unread: Sequence[Path]) -> str:

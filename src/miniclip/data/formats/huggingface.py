@@ -46,7 +46,8 @@ class HuggingFaceImage:
         if hasattr(value, "save"):  # a PIL image, made by a transform or by the dataset
             file = io.BytesIO()
             with _readable(str(self)):
-                (value.convert("RGB") if value.mode in ("CMYK", "YCbCr", "HSV", "LAB") else value).save(file, "PNG")
+                value = value.convert("RGB") if value.mode in ("CMYK", "YCbCr", "HSV", "LAB") else value
+                value.save(file, "TIFF" if value.mode in ("I", "F") else "PNG")
             return file.getvalue()
         if not isinstance(value, bytes):
             raise UnreadableError(str(self), f"{self.column!r} is a {type(value).__name__}; expected an image")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from miniclip.data.formats.files import list_folder
+
 HEAD_BYTES = 1 << 16  # part of a file that is read to find its layout
 MAX_FILES = 100  # JSON files of a folder whose start is read
 
@@ -74,7 +76,7 @@ def holds_captions(path: Path) -> bool:
 
 def json_files(folder: Path) -> list[Path]:
     """Return the JSON files in a folder, without those of one image, such as img2dataset's `a.json` of `a.jpg`."""
-    names = sorted(entry.name for entry in folder.iterdir())
+    names, _ = list_folder(folder)
     stems = {name.rpartition(".")[0] for name in names if not name.lower().endswith((".json", ".txt"))}
-    files = [name for name in names if name.lower().endswith(".json") and name[0] != "." and name[:-5] not in stems]
-    return [folder / name for name in files[:MAX_FILES] if (folder / name).is_file()]
+    files = [name for name in names if name.lower().endswith(".json") and name[:-5] not in stems]
+    return [folder / name for name in files[:MAX_FILES]]

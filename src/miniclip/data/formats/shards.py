@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from miniclip.data.formats.files import expand
+from miniclip.data.formats.files import expand, list_folder
 from miniclip.data.splits import SPLIT_NAMES, split_in_name
 
 ShardSpec = str | Path | Sequence[str | Path]
@@ -70,7 +70,7 @@ def _expand(spec: str) -> list[Path]:
         raise ValueError(f"{spec}: shards are read from disk; download them (hf download, wget), and give their path")
     path = Path(spec).expanduser()
     if path.is_dir():
-        return sorted(_tars_in(path))
+        return _tars_in(path)
     if path.exists():
         return [path]
     return expand(str(path))
@@ -78,11 +78,10 @@ def _expand(spec: str) -> list[Path]:
 
 def _tars_in(folder: Path) -> list[Path]:
     """Return the tars in a folder; if there are none, those in the folders `data`, `train`, `val`, … of it."""
-    tars = list(_tars(folder))
-    names = {"data", *SPLIT_NAMES}
-    below = [path for path in folder.iterdir() if path.name.lower() in names and path.is_dir()] if not tars else []
-    return tars + [tar for path in below for tar in _tars(path)]
+    files, folders = list_folder(folder)
+    below = [folder / name for name in folders if name.lower() in {"data", *SPLIT_NAMES}]
+    return _tars(folder, files) or [tar for path in below for tar in _tars(path, list_folder(path)[0])]
 
 
-def _tars(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.name.lower().endswith(TAR_SUFFIXES) and path.name[0] != ".")
+def _tars(folder: Path, names: Sequence[str]) -> list[Path]:
+    return [folder / name for name in names if name.lower().endswith(TAR_SUFFIXES)]
