@@ -48,7 +48,8 @@ def find_files(
 
 def list_folder(folder: Path) -> tuple[list[str], list[str]]:
     """Return the sorted names of the files and of the folders in a folder, without those that begin with a dot."""
-    files, folders = [], []
+    files: list[str] = []
+    folders: list[str] = []
     with os.scandir(folder) as entries:  # a `stat` call for each file would take minutes on a network disk
         for entry in entries:
             if not entry.name.startswith("."):
