@@ -4,37 +4,63 @@ model = miniclip.load("vit_b_16")
 model.encode_image("cat.jpg") @ model.encode_text(["a cat", "a dog"]).T
 """
 
+from __future__ import annotations
+
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from miniclip.config import CLIPConfig, ImageConfig, TextConfig
-from miniclip.errors import CheckpointError, DataError
-from miniclip.hub import export, list_models, load, push_to_hub, save
-from miniclip.inference.image_items import Images
-from miniclip.inference.model import CLIPModel
-from miniclip.inference.texts import Texts
-from miniclip.losses import contrastive_loss, sigmoid_loss
-from miniclip.models.clip import CLIP, CLIPOutput
-from miniclip.tokenizer import Tokenizer
 from miniclip.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from miniclip import data, evaluation
     from miniclip import train as train
+    from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+    from miniclip.errors import CheckpointError, DataError
+    from miniclip.hub import export, list_models, load, push_to_hub, save
+    from miniclip.inference.image_items import Images
+    from miniclip.inference.model import CLIPModel
+    from miniclip.inference.texts import Texts
+    from miniclip.losses import contrastive_loss, sigmoid_loss
+    from miniclip.models.clip import CLIP, CLIPOutput
+    from miniclip.tokenizer import Tokenizer
     from miniclip.train import TrainConfig, Trainer
 
 
-# Imported on first use: inference needs neither the trainer nor the readers of datasets.
-_LAZY = {"data": "data", "evaluation": "evaluation", "train": "train", "TrainConfig": "train", "Trainer": "train"}
+# Imported on first use: the help of a command needs no torch, and inference no trainer and no readers of datasets.
+_MODULES = {
+    "CLIP": "models.clip",
+    "CLIPConfig": "config",
+    "CLIPModel": "inference.model",
+    "CLIPOutput": "models.clip",
+    "CheckpointError": "errors",
+    "DataError": "errors",
+    "ImageConfig": "config",
+    "TextConfig": "config",
+    "Tokenizer": "tokenizer",
+    "TrainConfig": "train",
+    "Trainer": "train",
+    "contrastive_loss": "losses",
+    "export": "hub",
+    "list_models": "hub",
+    "load": "hub",
+    "push_to_hub": "hub",
+    "save": "hub",
+    "sigmoid_loss": "losses",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    """Return a public name, or a module of the package, as in `miniclip.data`."""
+    if name in _MODULES:
+        value = getattr(import_module(f"miniclip.{_MODULES[name]}"), name)
+    elif not name.startswith("_") and find_spec(f"miniclip.{name}"):
+        value = import_module(f"miniclip.{name}")
+    else:
         raise AttributeError(f"module 'miniclip' has no attribute {name!r}")
-    module = import_module(f"miniclip.{_LAZY[name]}")
-    globals()[name] = value = module if name == _LAZY[name] else getattr(module, name)
+    globals()[name] = value
     return value
 
 

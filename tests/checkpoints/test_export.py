@@ -107,7 +107,7 @@ def test_exports_over_the_files_it_was_loaded_from(layout, model, tmp_path):
     export(model, tmp_path, layout=layout)
     opened = load(tmp_path)
     opened.log_scale.data.add_(0.25)
-    export(opened, tmp_path, layout=layout)
+    export(opened, tmp_path, layout=layout, overwrite=True)
     again = load(tmp_path)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in opened.state_dict().items())
     assert again.log_scale.item() != model.log_scale.item()
@@ -193,7 +193,7 @@ def test_detects_wrong_weights_in_the_written_files(case, config, tmp_path, monk
     corrupt(monkeypatch, change)
     for folder in ("old", "new"):
         with pytest.raises(CheckpointError, match="the export was checked and refused") as caught:
-            export(model, tmp_path / folder, layout="open_clip")
+            export(model, tmp_path / folder, layout="open_clip", overwrite=True)
         one_line(caught)
     assert contents(tmp_path / "old") == before
     assert list((tmp_path / "new").iterdir()) == []
@@ -231,14 +231,14 @@ def test_failed_export_keeps_the_earlier_one(layout, error, model, config, tmp_p
 
     monkeypatch.setattr(module, "_verify", fail)  # after all files have been written
     with pytest.raises(type(error)):
-        export(build(config), tmp_path, layout=layout)
+        export(build(config), tmp_path, layout=layout, overwrite=True)
     assert contents(tmp_path) == before
 
 
 def test_keeps_other_files_of_the_directory(model, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "config.json").write_text("{}")
-    export(model, tmp_path, layout="transformers")
+    export(model, tmp_path, layout="transformers", overwrite=True)
     assert names(tmp_path) == FILES["transformers"] | {"README.md"}
     assert (tmp_path / "README.md").read_text() == "mine"
 
@@ -256,7 +256,7 @@ def test_exports_the_tokenizer(layout, model_with_tokenizer, tmp_path):
 def test_removes_the_tokenizer_of_an_earlier_export(layout, model_with_tokenizer, tmp_path):
     export(model_with_tokenizer, tmp_path, layout=layout)
     model_with_tokenizer.tokenizer = None
-    export(model_with_tokenizer, tmp_path, layout=layout)
+    export(model_with_tokenizer, tmp_path, layout=layout, overwrite=True)
     assert names(tmp_path) == FILES[layout]
     assert load(tmp_path).tokenizer is None
 
@@ -269,11 +269,11 @@ def test_openai_refuses_another_tokenizer(model_with_tokenizer, tmp_path):
 
 def test_open_clip_config_names_the_tokenizer(model_with_tokenizer, tmp_path):
     for repo, expected in ((None, "tokenizer.json"), ("org/name", "org/name")):
-        export(model_with_tokenizer, tmp_path, layout="open_clip", repo=repo)
+        export(model_with_tokenizer, tmp_path, layout="open_clip", overwrite=True, repo=repo)
         settings = json.loads((tmp_path / "open_clip_config.json").read_text())
         assert settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == expected
     model_with_tokenizer.tokenizer = None
-    export(model_with_tokenizer, tmp_path, layout="open_clip")
+    export(model_with_tokenizer, tmp_path, layout="open_clip", overwrite=True)
     assert "hf_tokenizer_name" not in (tmp_path / "open_clip_config.json").read_text()
 
 

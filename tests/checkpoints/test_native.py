@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from miniclip.checkpoints import save_checkpoint
 from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.checkpoints.native import (
     CONFIG,
     TOKENIZER,
     WEIGHTS,
     read_json,
+    save_checkpoint,
     write_atomically,
     write_json,
 )

@@ -12,6 +12,7 @@ import torch
 
 import miniclip
 from miniclip import cli
+from miniclip.cli.running import parse
 from miniclip.config import PRESETS, CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
 from miniclip.hub import fresh, save
@@ -96,7 +97,7 @@ class TestTrain:
         assert cli.main(["train", *arguments, "--max-steps", "1", *(() if in_toml else flags)]) == 0
         settings = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
         assert settings["micro_batch_size"] is None
-        assert cli.parse(["train", "--micro-batch-size", "64"])["micro_batch_size"] == 64
+        assert parse(["train", "--micro-batch-size", "64"])["micro_batch_size"] == 64
 
     def test_starts_from_a_checkpoint(self, run, photos, tmp_path):
         arguments = ["--model", str(run), "--max-steps", "1", "--lr", "1e-9", "--run-dir", str(tmp_path / "run")]
@@ -122,6 +123,7 @@ class TestTrain:
         before = (run / "metrics.jsonl").read_bytes()
         assert cli.main(["train", "--resume", str(run)]) == 0
         assert (run / "metrics.jsonl").read_bytes() == before
+        assert "all 8 steps are completed: nothing is left to train" in capsys.readouterr().out
 
     def test_resumes_with_moved_data(self, run, photos, tmp_path, monkeypatch):
         """The run stores the new path: the next resume needs no --data."""
@@ -298,7 +300,7 @@ def test_convert_to_other_layouts_and_from_bare_weights(tmp_path, capsys):
     (tmp_path / "open_clip" / "open_clip_model.safetensors").rename(bare)
     capsys.readouterr()
     assert cli.main(["convert", str(bare), str(tmp_path / "again")]) == 2
-    assert "config='ViT-B-32'" in capsys.readouterr().err
+    assert "--architecture ViT-B-32 for weights" in capsys.readouterr().err
     settings = str(tmp_path / "open_clip" / "open_clip_config.json")
     assert cli.main(["convert", str(bare), str(tmp_path / "again"), "--architecture", settings]) == 0
     again = miniclip.load(tmp_path / "again")
@@ -313,5 +315,6 @@ def test_models_lists_presets_and_pretrained_checkpoints(capsys):
     assert cli.main(["models", "vit_b16"]) == 2
     assert (
         capsys.readouterr().err
-        == "miniclip: unknown model 'vit_b16'; did you mean 'vit_b_16'? `miniclip models` lists them\n"
+        == "miniclip: vit_b16: neither a path nor the name of a model; did you mean 'vit_b_16'? "
+        "`miniclip models` lists them\n"
     )

@@ -65,7 +65,7 @@ def test_revision_and_cache_dir(model, hub_server, tmp_path):
     commit = next((tmp_path / "cache" / "models--me--mine" / "snapshots").iterdir()).name
     with torch.no_grad():
         model.log_scale.fill_(1.25)
-    save(model, tmp_path / "model")
+    save(model, tmp_path / "model", overwrite=True)
     hub_server.repos["me/mine"] = files(tmp_path / "model")
     assert float(load("me/mine").log_scale) == 1.25
     assert float(load("me/mine", revision=commit).log_scale) != 1.25

@@ -10,11 +10,13 @@ from PIL import Image
 
 from miniclip.data import Captions
 from miniclip.evaluation.retrieval import Embeddings
-from miniclip.plots.callbacks import LearningCurve
+from miniclip.plots.callbacks import LearningCurve, PlotCallback
 from miniclip.plots.confusions import plot_confusions, worst_confusions
 from miniclip.plots.learning_curve import plot_learning_curve
 from miniclip.plots.similarity import pair_cosines, plot_similarities, spaced_indices
+from miniclip.runs.interrupt import StopAtOnce
 from miniclip.train import History
+from miniclip.train.callbacks import call
 
 
 def make_embeddings(images, texts, image_indices):
@@ -122,3 +124,23 @@ def test_failing_plot_does_not_end_the_run(start, drawn, monkeypatch):
     monkeypatch.setattr("miniclip.plots.similarity.plot_similarities", fail)
     with pytest.warns(UserWarning, match="EvaluationPlots: RuntimeError: no font"):
         assert len(start().fit().evaluations) == 2
+
+
+@pytest.mark.parametrize(("error", "count"), [(KeyboardInterrupt, 1), (StopAtOnce, 0)])
+def test_second_ctrl_c_draws_nothing(error, count):
+    """The drawing may be what it interrupted, in the middle of an import."""
+    drawn = []
+
+    class Plot(PlotCallback):
+        def draw(self, trainer):
+            drawn.append(trainer)
+
+    plot = Plot()
+    plot.on_start(None)
+    plot._next_time = math.inf
+    plot.draw_if_due(None)
+    try:
+        raise error
+    except KeyboardInterrupt:  # as in the `finally` of the training loop
+        call([plot], "on_end", None)
+    assert len(drawn) == count

@@ -1,6 +1,9 @@
-"""Checkpoints on disk: reading and converting any project's layout safely, and writing atomically."""
+"""Checkpoints on disk: reading and converting any project's layout safely, and writing atomically.
 
-from miniclip.checkpoints.native import save_checkpoint
-from miniclip.checkpoints.reading import CheckpointReader
+This module imports no torch: the help of a command lists the names of the layouts.
+"""
 
-__all__ = ["CheckpointReader", "save_checkpoint"]
+from typing import Literal, get_args
+
+Layout = Literal["openai", "open_clip", "transformers"]  # those that `export` writes
+LAYOUTS: tuple[str, ...] = get_args(Layout)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from miniclip.checkpoints import LAYOUTS, Layout
 from miniclip.checkpoints.conversion import invert
+from miniclip.checkpoints.files import require_precedence
 from miniclip.checkpoints.formats import open_clip_export, openai, transformers_export
 from miniclip.checkpoints.formats.safetensors import write_tensors
 from miniclip.checkpoints.native import TOKENIZER, available_tokenizer, full_state, read_json, unwrap_clip, write_json
@@ -26,31 +28,34 @@ from miniclip.tokenizer.bpe import END
 from miniclip.tokenizer.files import MAX_BYTES
 from miniclip.utils.atomic import write_atomically
 from miniclip.utils.checks import did_you_mean
+from miniclip.utils.target import require_target
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
-Layout = Literal["openai", "open_clip", "transformers"]
-LAYOUTS = get_args(Layout)
 TOKENIZER_CONFIG = "tokenizer_config.json"
 REFUSED = "the export was checked and refused: {problem} after reading it back; please report this, with config.json"
 MAX_ERROR = 1e-5  # largest difference of unit vectors: equal weights differ by the order of sums only
 MAX_HALF_ERROR = 1e-2  # in float16 and bfloat16
 
 
-def export(model: nn.Module, path: str | Path, *, layout: Layout, repo: str | None = None) -> None:
+def export(
+    model: nn.Module, path: str | Path, *, layout: Layout, repo: str | None = None, overwrite: bool = False
+) -> None:
     """Write a model in another project's layout, for that project's code to open.
 
     Args:
         model: a CLIP of any precision, which the file keeps. torch.compile and DataParallel may wrap the model or its
             parts.
-        path: a directory, made if it is missing; files of the same names are replaced.
+        path: a directory, made if it is missing.
         layout: "openai" (a state dict, `model.pt`, for `clip.load`), "open_clip" (for `local-dir:`) or "transformers"
             (for `from_pretrained`: a CLIPModel, or a SiglipModel if images are pooled by attention).
         repo: the repository that the files will be pushed to, which open_clip's configuration names for its tokenizer.
+        overwrite: allow a directory with files; those of the same names are replaced.
 
     Raises:
         TypeError: the model is not a CLIP.
+        FileExistsError: the directory has files, or belongs to a run.
         ValueError: the other project cannot build the model; the message names the differences.
         CheckpointError: the files do not give the model's embeddings; nothing is left at the path.
     """
@@ -59,7 +64,9 @@ def export(model: nn.Module, path: str | Path, *, layout: Layout, repo: str | No
     clip = unwrap_clip(model)
     tokenizer = available_tokenizer(clip) if layout != "openai" or clip.tokenizer_source is None else None
     plan = _export_plan(clip.config, tokenizer, layout, repo)
-    path, stale = Path(path), {TOKENIZER, TOKENIZER_CONFIG}
+    path = require_target(path, overwrite)
+    require_precedence(path, {plan.weights_file, *plan.config_files})
+    stale = {TOKENIZER, TOKENIZER_CONFIG}
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path, prefix=".export-") as temporary:
         folder = Path(temporary)

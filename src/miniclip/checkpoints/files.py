@@ -94,6 +94,22 @@ def best_weights(names: Collection[str], place: str = "") -> str | None:
     return None
 
 
+def require_precedence(path: Path, written: Collection[str]) -> None:
+    """Check that the files that will be written to a directory are those that `load` opens there.
+
+    Raises:
+        CheckpointError: the directory holds a peft adapter.
+        FileExistsError: it holds weights that come before the new ones.
+    """
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    refuse_adapter(str(path), names)
+    weights = best_weights({*names, *written}, str(path))
+    if weights is not None and weights not in written:
+        raise FileExistsError(
+            f"{path} holds {weights}, which would be opened in place of the new weights: choose another directory"
+        )
+
+
 def _only(files: list[str], place: str) -> str:
     if len(files) > 1:
         raise CheckpointError(

@@ -18,7 +18,8 @@ from miniclip.checkpoints.key_maps import (
 from miniclip.checkpoints.names import unwrapped_name, without_wrappers
 from miniclip.checkpoints.weights import RenamedWeights, Weights
 from miniclip.errors import CheckpointError
-from miniclip.utils.formatting import one_line, short
+from miniclip.utils.formatting import one_line
+from miniclip.utils.option_names import option
 
 # a key that only this layout has
 NATIVE_KEY = "image.patches.weight"
@@ -36,6 +37,7 @@ ADAPTER = re.compile(
     r"(?:^|[._])(?:lora|ia3|oft|vera|hada|lokr|adapters?|prompts?|base_layer)(?:[._]|$)", re.IGNORECASE
 )
 MAX_NAMED = 4
+MAX_PREFIX = 80  # characters in a message
 
 # one tower has only names that begin or end like these
 IMAGE_STARTS, TEXT_STARTS = ("image.", "visual.", "vision_model."), ("text.", "text_model.", "transformer.")
@@ -91,7 +93,7 @@ def _find_prefix(path: Path, names: Collection[str]) -> str:
     if len(prefixes) > 1:
         raise CheckpointError(
             f"{path}: several models, under the prefixes {one_line(', '.join(map(repr, prefixes)))}: choose one, "
-            f"as in prefix={short(prefixes[-1])}"
+            f"as in {option('prefix', prefixes[-1][:MAX_PREFIX])}"
         )
     return prefixes[0] if prefixes else ""
 

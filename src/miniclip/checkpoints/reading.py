@@ -38,6 +38,7 @@ from miniclip.errors import CheckpointError
 from miniclip.inference.model import CLIPModel
 from miniclip.utils.files import open_regular
 from miniclip.utils.formatting import one_line
+from miniclip.utils.option_names import option
 
 MAX_MESSAGE = 1000  # characters; names in a file can be long
 MAX_SCALARS = {"log_scale": 80.0, "logit_bias": 1e30}  # above, the logits overflow float32
@@ -200,8 +201,8 @@ def _open_clip_or_openai(weights: Weights, directory: Path, given: LoadPlan | No
     raise CheckpointError(
         f"{weights.path}: open_clip's weights without {open_clip.CONFIG} beside them. The activation and the number of "
         "heads are not in the weights, and another activation gives wrong numbers: put that file beside them, or pass "
-        "the configuration: config='ViT-B-32' for weights that open_clip trained with --model ViT-B-32 (GELU), "
-        "'ViT-B-32-quickgelu' or miniclip's 'vit_b_32' for QuickGELU, or a CLIPConfig"
+        f"the configuration: {option('config', 'ViT-B-32')} for weights that open_clip trained with --model ViT-B-32 "
+        "(GELU), 'ViT-B-32-quickgelu' or miniclip's 'vit_b_32' for QuickGELU, or a CLIPConfig"
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from miniclip.cli.parsing import add_command
 from miniclip.data.skipping import MAX_SKIP_FRACTION
 
+NEEDS_DATA = "{}: does not belong to a run, whose data would be used: add --data, as in `--data photos.csv`"
+
 EPILOG = """examples:
   miniclip eval runs/shapes                          the best model of a run, on the run's validation data
   miniclip eval runs/shapes/last --data photos --split test
@@ -30,22 +32,36 @@ def add(commands: Any) -> None:
 
 def eval_command(checkpoint: str, data: str | None, split: Any, device: str | None, dtype: Any) -> None:
     """Run `miniclip eval`."""
-    import torch
-
     import miniclip
     from miniclip.data import open_data
-    from miniclip.runs.directory import read_run
+    from miniclip.runtime.devices import select_device
 
-    model = miniclip.load(checkpoint, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype)
-    options = {}
+    place = select_device(device)
+    options: dict[str, Any] = {}
+    if data is None and (Path(checkpoint).exists() or checkpoint in miniclip.list_models()):  # before a download
+        data, options = data_of_run(checkpoint)
+    model = miniclip.load(checkpoint, device=place, dtype=dtype)
     if data is None:
-        run = checkpoint if is_run(Path(checkpoint)) else str(Path(checkpoint).parent)
-        saved = read_run(run)
-        data, options = data_spec_of(run, saved), reading_options_of(saved["train"])
+        raise ValueError(NEEDS_DATA.format(checkpoint))
     dataset = open_data(data, split, **options)
     captions = sum(map(len, dataset.captions))
     print(f"{checkpoint} on {data}, {split}: {len(dataset):,} images, {captions:,} captions")
     print(format_recalls(miniclip.evaluation.retrieval(model, dataset), dataset))
+
+
+def data_of_run(checkpoint: str) -> tuple[str, dict[str, Any]]:
+    """Return the dataset of the run that a checkpoint belongs to, and its treatment of unreadable images.
+
+    Raises:
+        ValueError: it belongs to no run.
+    """
+    from miniclip.runs.directory import read_run
+
+    run = Path(checkpoint) if is_run(Path(checkpoint)) else Path(checkpoint).parent
+    if not (run / "config.json").is_file() or not is_run(run):
+        raise ValueError(NEEDS_DATA.format(checkpoint))
+    saved = read_run(run)
+    return data_spec_of(str(run), saved), reading_options_of(saved["train"])
 
 
 def is_run(path: Path) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from miniclip.checkpoints.export import LAYOUTS
+from miniclip.checkpoints import LAYOUTS
 from miniclip.cli.parsing import add_command
 from miniclip.config import PRESETS, CLIPConfig, preset
-from miniclip.utils.checks import did_you_mean
 
 CONVERT_EPILOG = """examples:
   miniclip convert ViT-B-32.pt models/b32                          an archive of OpenAI to a miniclip checkpoint
@@ -17,6 +17,7 @@ CONVERT_EPILOG = """examples:
 MODELS_EPILOG = """examples:
   miniclip models                                    all presets and pretrained checkpoints
   miniclip models bert_vit_b_16                      one preset: its towers and their parameters
+  miniclip models runs/mine                          a run or a checkpoint, on disk or on the Hub
 """
 
 
@@ -35,29 +36,31 @@ def add(commands: Any) -> None:
     convert.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json that replaces the checkpoint's")
     convert.add_argument(
         "--architecture",
+        dest="config",
         metavar="NAME",
         help="for weights without a configuration: a preset, a model of open_clip such as ViT-B-32, or a file",
     )
     convert.add_argument("--subfolder", metavar="PATH", help="folder of the checkpoint inside the source")
     convert.add_argument("--prefix", help="start of the names of the weights, if the file holds several models")
     convert.add_argument("--revision", help="branch, tag or commit of a repository")
+    convert.add_argument("--overwrite", action="store_true", help="replace files of a target that is not empty")
 
     models = add_command(commands, "models", models_command, "list the models, or show one", MODELS_EPILOG)
-    models.add_argument("name", nargs="?", help="a preset or a pretrained checkpoint")
+    models.add_argument("name", nargs="?", help="a preset, a pretrained checkpoint, a run or any other checkpoint")
 
 
-def convert_command(source: str, target: str, layout: Any, dtype: Any, **options: Any) -> None:
+def convert_command(source: str, target: str, layout: Any, dtype: Any, overwrite: bool = False, **options: Any) -> None:
     """Run `miniclip convert`."""
     import miniclip
+    from miniclip.utils.target import require_target
 
-    architecture = options.pop("architecture")
-    model = miniclip.load(source, dtype=dtype, config=architecture, **options)
+    require_target(target, overwrite)  # before a download
+    model = miniclip.load(source, dtype=dtype, **options)
     if layout == "miniclip":
-        miniclip.save(model, target)
+        miniclip.save(model, target, overwrite=overwrite)
     else:
-        miniclip.export(model, target, layout=layout)
-    precision = str(model.log_scale.dtype).removeprefix("torch.")
-    print(f"{target}: {count_parameters(model):,} parameters in {precision}, in the layout of {layout}")
+        miniclip.export(model, target, layout=layout, overwrite=overwrite)
+    print(f"{target}: {count_parameters(model):,} parameters in {dtype_name(model)}, in the layout of {layout}")
 
 
 def models_command(name: str | None) -> None:
@@ -70,11 +73,22 @@ def models_command(name: str | None) -> None:
         for key, description in models.items():
             print(f"{key:<{width}}  {description}")
         return
-    if name not in models:
-        raise ValueError(f"unknown model {name!r}{did_you_mean(name, models, listed_by='`miniclip models`')}")
-    print(f"{name}: {models[name]}")
-    for line in describe_model(preset(name)) if name in PRESETS else ["its configuration is on the Hub"]:
+    if name in models and not Path(name).exists():
+        print(f"{name}: {models[name]}")
+        lines = describe_model(preset(name)) if name in PRESETS else ["its configuration is on the Hub"]
+    else:
+        from miniclip.hub import find_checkpoint
+
+        model = miniclip.load(name)
+        print(f"{name}: a checkpoint with weights in {dtype_name(model)}, {find_checkpoint(name)}")
+        lines = describe_model(model.config)
+    for line in lines:
         print("  " + line)
+
+
+def dtype_name(model: Any) -> str:
+    """Return the name of the weights' dtype, as "float32"."""
+    return str(model.log_scale.dtype).removeprefix("torch.")
 
 
 def describe_model(config: CLIPConfig) -> list[str]:

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from miniclip.utils.checks import types_and_literals
+from miniclip.utils.checks import did_you_mean, types_and_literals
+
+# Options of the library that only some commands have, for messages of the others.
+OTHER_COMMANDS = {
+    "pretrained": "`miniclip train --preset NAME`",
+    "config": "`miniclip convert SOURCE TARGET --architecture{}`",
+    "tokenizer": "`miniclip convert SOURCE TARGET --tokenizer{}`",
+    "image_size": "`miniclip convert SOURCE TARGET --image-size{}`",
+    "prefix": "`miniclip convert SOURCE TARGET --prefix{}`",
+    "subfolder": "`miniclip convert SOURCE TARGET --subfolder{}`",
+    "miniclip.list_models()": "`miniclip models`",
+    "image=": "`?image=NAME` after the path",
+    "caption=": "`?caption=NAME` after the path",
+}
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser with errors of one line."""
+    """ArgumentParser with errors of one line that name the nearest choice."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message and the help command, then exit with code 2."""
-        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+        end = "" if message.endswith("?") else ";"
+        self.exit(2, f"{self.prog}: {message}{end} see `{self.prog} --help`\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a value that is not one of an argument's choices."""
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if isinstance(action, argparse._SubParsersAction) else "value"
+            hint = did_you_mean(str(value), [str(choice) for choice in action.choices])
+            raise argparse.ArgumentError(None if kind == "command" else action, f"unknown {kind} {value!r}{hint}")
+
+
+def flag_templates(parser: argparse.ArgumentParser) -> Mapping[str, str]:
+    """Return the flags of a command for `option_names.flags`, and other commands for the options that it lacks."""
+    flags = {a.dest: next((f for f in a.option_strings if f.startswith("--")), "") for a in parser._actions}
+    return OTHER_COMMANDS | {name: flag + "{}" for name, flag in flags.items() if flag}
 
 
 def add_command(commands: Any, name: str, run: Any, text: str, epilog: str) -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,7 +24,6 @@ from miniclip.cli.trainers import (
     refuse_resume_flags,
     resumed_trainer,
 )
-from miniclip.runtime import distributed
 from miniclip.train.config import TrainConfig
 
 EPILOG = """examples:
@@ -44,7 +43,7 @@ def add(commands: Any) -> None:
     """Add the command; its flags are generated from `TrainConfig`."""
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
     add_resume_flags(train)
-    train.add_argument("--config", metavar="FILE", help="a TOML file with any of the settings below")
+    train.add_argument("--config", dest="recipe", metavar="FILE", help="a TOML file with any of the settings below")
     train.add_argument("--dry-run", action="store_true", help="print settings and estimated costs, then exit")
     train.add_argument(
         "--check",
@@ -82,18 +81,31 @@ def add_settings(parser: Any) -> None:
         add_flag(parser, field.name, hints[field.name], TrainConfig.help(field.name) + default)
 
 
-def train_command(resume: str | None, config: str | None, check: bool = False, **flags: Any) -> int:
+def announce(resume: str | None, settings: Mapping[str, Any]) -> None:
+    """Print a first line at once, before the import of torch, which takes seconds."""
+    if os.environ.get("RANK", "0") == "0":  # of torchrun
+        print(f"resuming {resume}" if resume else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)
+
+
+def train_command(resume: str | None, recipe: str | None, check: bool = False, **flags: Any) -> int:
     """Run `miniclip train`; under torchrun, each rank runs it."""
-    with distributed.process_group(flags.get("device")), main_rank_output():
+    announce(resume, merge_settings(recipe, flags))
+    from miniclip.runtime import distributed
+    from miniclip.runtime.devices import select_device
+
+    device = select_device(merge_settings(recipe, flags).get("device"))
+    with distributed.process_group(device), main_rank_output():
         if check:
-            return run_check(resume, config, **flags)
-        run_training(resume, config, **flags)
+            return run_check(resume, recipe, **flags)
+        run_training(resume, recipe, **flags)
     return 0
 
 
 @contextlib.contextmanager
 def main_rank_output() -> Iterator[None]:
     """Silence the output and the warnings of all ranks except rank 0."""
+    from miniclip.runtime import distributed
+
     if distributed.is_main():
         yield
         return
@@ -110,11 +122,11 @@ def run_check(resume: str | None, config: str | None, dry_run: bool = False, **f
     if resume is not None:
         report = resumed_trainer(resume, merge_settings(config, flags)).check()
     else:  # without a Trainer, which stops at the first image that it cannot read
-        import torch
+        from miniclip.runtime.devices import select_device
 
         refuse_resume_flags(flags)
         arguments = new_run_arguments(merge_settings(config, flags))
-        device = torch.device(arguments["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = select_device(arguments["device"])
         settings = arguments["config"]
         settings = dataclasses.replace(settings, precision=resolve(settings.precision, device))
         report = check(arguments["model"].to(device), arguments["train_data"], arguments["val_data"], settings)
@@ -148,7 +160,9 @@ def run_training(resume: str | None, config: str | None, dry_run: bool = False, 
 
 
 def format_start(trainer: Any) -> str:
-    """Return the first line of a run: model, data, steps, device and run directory."""
+    """Return the line before the first step: model, data, steps, device and run directory."""
+    from miniclip.runtime import distributed
+
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
     return (
         f"{trainer.about.get('preset', 'model')}: {count_parameters(trainer.model):,} parameters; "

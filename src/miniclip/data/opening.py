@@ -34,7 +34,7 @@ from miniclip.data.formats.webdataset import WebDataset, holds_samples
 from miniclip.data.shapes import Shapes
 from miniclip.data.splits import Split
 from miniclip.errors import DataError
-from miniclip.utils.checks import did_you_mean
+from miniclip.utils.checks import did_you_mean, near_path
 
 MAX_SHOWN = 200  # characters of a path in an error message
 MAX_PEEKED_SHARDS = 3  # tars of a folder that are opened to find out whether they hold samples
@@ -182,9 +182,9 @@ def _detect(path: Path, columns: ColumnNames) -> str:
     if path.name.lower().endswith(TAR_SUFFIXES):
         return "webdataset"
     if not path.is_file() and not is_pattern(str(path)):
-        raise FileNotFoundError(
-            f"{path}: does not exist; give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes"
-        )
+        near = near_path(path)
+        hint = f"did you mean {near!r}?" if near else "give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes"
+        raise FileNotFoundError(f"{path}: does not exist; {hint}")
     if path.is_file() and columns == ColumnNames() and is_flickr_file(path):
         return "flickr30k"
     return "table"

@@ -10,6 +10,7 @@ import warnings
 from typing import Literal, get_args
 
 from miniclip.errors import DataError, UnreadableError
+from miniclip.utils.option_names import option
 
 OnError = Literal["raise", "skip"]
 MAX_SKIP_FRACTION = 0.05  # default limit of the fraction of a dataset that may be skipped
@@ -85,7 +86,7 @@ class SkipLog:
             name, reason = next(iter(self.reasons.items()))
             raise DataError(
                 f"{len(self):,} of {total:,} cannot be used, more than {self.max_skip_fraction:.1%}; the first: "
-                f"{name}: {reason}; fix them, or raise max_skip_fraction"
+                f"{name}: {reason}; fix them, or raise {option('max_skip_fraction')}"
             )
 
 

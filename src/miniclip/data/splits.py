@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from miniclip.utils.checks import nearest
+
 Split = Literal["train", "val", "test", "all"]  # a dataset can have others; "all" is the whole dataset
 
 SPLIT_NAMES = {  # common names of splits, in lower case
@@ -44,6 +46,14 @@ class Splits(NamedTuple):
 def normalize_split(name: str) -> str:
     """Return "train", "val" or "test" for a common name such as "validation"; other names are returned stripped."""
     return SPLIT_NAMES.get(name.strip().lower(), name.strip())
+
+
+def likely_split(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'val'?" for a split that most likely stands for a known one, else ""."""
+    known = list(known)
+    usual = normalize_split(str(name))
+    near = usual if usual in known else nearest(str(name), known)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def split_in_name(file_name: str) -> str | None:
@@ -113,7 +123,8 @@ def select_split(names: Sequence[str], splits: Mapping[str, str], split: str, so
             else ""
         )
         count = "1 image" if len(names) == 1 else f"{len(names):,} images"
-        raise ValueError(f"no split {split!r}: {source} ({count}) has {listed}; 'all' takes everything{few}")
+        hint = few or likely_split(split, [*known, "all"])
+        raise ValueError(f"no split {split!r}: {source} ({count}) has {listed}; 'all' takes everything{hint}")
     return members
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,8 @@ def one_line_errors(page: str, revision: str | None, *, writing: bool = False) -
 
 
 def first_line(error: object) -> str:
-    """Return the first line of an error's message, or the name of its type."""
-    lines = str(error).strip().splitlines()
+    """Return the first line of an error's message without the system's number, or the name of its type."""
+    lines = re.sub(r"\[Errno -?\d+\] ", "", str(error)).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
 

@@ -30,8 +30,11 @@ from miniclip.hub.download import fetch
 from miniclip.hub.registry import PRETRAINED, meant, suggestion
 from miniclip.hub.tokenizers import attach_tokenizer, open_tokenizer
 from miniclip.inference.model import CLIPModel
+from miniclip.runtime.devices import select_device
 from miniclip.runtime.precision import DtypeName, dtype_named
+from miniclip.utils.checks import near_path
 from miniclip.utils.items import describe
+from miniclip.utils.option_names import option
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -112,7 +115,7 @@ def load(
             f"pretrained is {pretrained!r}; expected True or False: choose the weights by name, as in "
             "miniclip.load('vit_b_32_laion2b')"
         )
-    target = torch.device(device or "cpu")
+    target = select_device("cpu" if device is None else device)
     chosen = _dtype(dtype, target)
     options = LoadOptions(target, chosen, tokenizer, image_size, config, revision, cache_dir, subfolder, prefix)
     return _load_checkpoint(_require_name(name), options) if pretrained else _load_preset(_require_name(name), options)
@@ -156,7 +159,7 @@ def find_checkpoint(
     local = _local_checkpoint(path)
     if local is not None:
         if revision is not None:
-            raise ValueError(f"{path} is a local path and has no revisions: remove revision={revision!r}")
+            raise ValueError(f"{path} is a local path and has no revisions: remove {option('revision', revision)}")
         return local
     if path.is_dir():
         raise FileNotFoundError(_not_found(path))
@@ -256,7 +259,9 @@ def _not_found(path: Path) -> str:
     files = [name for name in names if name.endswith(WEIGHTS_ENDINGS) and not NOT_WEIGHTS.fullmatch(name)]
     hint = f"; its folders {', '.join(folders)} hold weights: load one of them" if folders else ""
     if files:
-        hint += f"; {', '.join(files[:MAX_LISTED_FILES])} without a configuration: load the file with config="
+        hint += (
+            f"; {', '.join(files[:MAX_LISTED_FILES])} have no configuration: load one with {option('config', 'NAME')}"
+        )
     return (
         f"{path}: no checkpoint in this directory, only {', '.join(names[:MAX_LISTED_FILES]) or 'no files'}{hint}; "
         "expected config.json and model.safetensors, another library's files in its own layout, or a run directory "
@@ -267,21 +272,27 @@ def _not_found(path: Path) -> str:
 def _download_checkpoint(name: str, revision: str | None, cache_dir: str | Path | None, subfolder: str) -> Path:
     is_pretrained = name in PRETRAINED
     if name in PRESETS and not is_pretrained:
-        raise ValueError(f"{name!r} has no published weights: pass pretrained=False for fresh ones")
+        raise ValueError(f"{name!r} has no published weights; {option('pretrained', False)} gives fresh ones")
     repo = PRETRAINED[name].repo if is_pretrained else HUB_PREFIX.sub("", name, count=1).rstrip("/")
     if URL.match(repo):
         raise FileNotFoundError(f"{name}: is a URL; pass a repository of the Hub as org/name, or download the file")
     if not REPOSITORY.fullmatch(repo) or OPENAI_NAME.fullmatch(repo) or repo.startswith("."):
-        hint = suggestion(repo, {**PRESETS, **PRETRAINED})
+        hint = _near_path(name) or suggestion(repo, {**PRESETS, **PRETRAINED})
         raise FileNotFoundError(f"{name}: neither a path nor the name of a model{hint}")
     try:
         folder = fetch(repo, functools.partial(_needed_files, repo, subfolder), revision=revision, cache_dir=cache_dir)
     except (ConnectionError, FileNotFoundError) as error:
         if is_pretrained:
             raise
-        hint = suggestion(repo, PRETRAINED) if meant(repo, PRETRAINED) else ""
+        hint = suggestion(repo, PRETRAINED) if meant(repo, PRETRAINED) else _near_path(name)
         raise type(error)(f"{name} is not a local path; as a repository on the Hub: {error}{hint}") from None
     return _local_checkpoint(folder / subfolder) or folder / subfolder
+
+
+def _near_path(name: str) -> str:
+    """Return "; did you mean …?" with the path that a missing one most likely stands for, or ""."""
+    near = near_path(Path(name))
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def _needed_files(repo: str, subfolder: str, names: list[str]) -> list[str]:

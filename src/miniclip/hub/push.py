@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from miniclip.checkpoints.export import LAYOUTS, Layout, export
+from miniclip.checkpoints import LAYOUTS, Layout
+from miniclip.checkpoints.export import export
 from miniclip.hub.client_errors import HubUnavailableError, one_line_errors
 from miniclip.hub.download import check_repo_name
 from miniclip.hub.model_card import model_card

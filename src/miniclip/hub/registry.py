@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from miniclip.config import PRESETS
 from miniclip.utils.checks import did_you_mean
+from miniclip.utils.option_names import option
 
 
 class Pretrained(NamedTuple):
@@ -75,13 +76,14 @@ def suggestion(name: str, names: Iterable[str]) -> str:
         name: an unknown name.
         names: the known names.
     """
+    lists = option("miniclip.list_models()")
     if RESNET.match(name):
-        return "; miniclip has vision transformers only: miniclip.list_models() lists them"
+        return f"; miniclip has vision transformers only: {lists} lists them"
     names = list(names)
     larger = [known for known in names if _parts(name) and _parts(name) < _parts(known)]  # ViT-H-14 is only LAION's
     if same := meant(name, names) or next(iter(larger), None):
-        return f"; did you mean {same!r}? miniclip.list_models() lists all names"
-    return did_you_mean(name.lower().replace("-", "_"), names, listed_by="miniclip.list_models()")
+        return f"; did you mean {same!r}? {lists} lists all names"
+    return did_you_mean(name.lower().replace("-", "_"), names, listed_by=lists)
 
 
 def meant(name: str, names: Iterable[str]) -> str | None:

@@ -12,6 +12,7 @@ from miniclip.hub.registry import OPENAI_REPO
 from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer import find_tokenizer, load_tokenizer
 from miniclip.utils.items import describe
+from miniclip.utils.option_names import option
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -65,8 +66,8 @@ def _fetch(repo: str, options: dict[str, Any], weights: Path, cache_dir: str | P
         folder = fetch(repo, _tokenizer_files, cache_dir=cache_dir)
     except (ConnectionError, FileNotFoundError, PermissionError) as error:
         raise type(error)(
-            f"{weights} has no tokenizer, and that of {repo} could not be fetched: {error}. To use a local one: "
-            "miniclip.load(…, tokenizer='tokenizer.json'); images and token ids need no tokenizer"
+            f"{weights} has no tokenizer, and that of {repo} could not be fetched: {error}. To use a local one, load "
+            f"the model with {option('tokenizer', 'tokenizer.json')}; images and token ids need no tokenizer"
         ) from None
     return load_tokenizer(folder, **options)
 

@@ -16,6 +16,7 @@ from miniclip.models.clip import CLIP
 from miniclip.models.text import sequence_lengths
 from miniclip.tokenizer import TextTokenizer
 from miniclip.utils.items import describe, strings
+from miniclip.utils.option_names import option
 
 Texts: TypeAlias = str | Iterable[str] | Tensor | npt.NDArray[Any]
 
@@ -108,8 +109,8 @@ def _embed(model: CLIP, tokens: Tensor, batch_size: int) -> Iterator[tuple[Tenso
 def _tokenize(model: CLIP, tokenizer: TextTokenizer | None, texts: Sequence[str]) -> Tensor:
     if tokenizer is None:
         raise ValueError(
-            "this model has no tokenizer: pass token ids (N, T), or load it with one, as in "
-            "miniclip.load(..., tokenizer='tokenizer.json')"
+            "this model has no tokenizer: pass token ids (N, T), or load it with one: "
+            f"{option('tokenizer', 'tokenizer.json')}"
         )
     config = model.config.text
     tokens = tokenizer(texts, context_length=config.context_length, pad=config.padding == "attended")

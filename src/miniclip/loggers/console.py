@@ -42,6 +42,8 @@ class ConsoleLogger(Callback):
             bar_format="{desc} {bar} {n_fmt}/{total_fmt} [{elapsed} < {remaining}]{postfix}",
             dynamic_ncols=True,
         )
+        if trainer.step >= trainer.total_steps:
+            self._print(f"all {trainer.total_steps:,} steps are completed: nothing is left to train")
 
     def on_step(self, trainer: TrainerProtocol, record: Record) -> None:
         """Advance the bar, or print a line if it is due."""

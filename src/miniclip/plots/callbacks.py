@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from miniclip.plots import confusions, similarity
 from miniclip.plots.learning_curve import plot_learning_curve
 from miniclip.runs.directory import CURVE
 from miniclip.runs.history import Record
+from miniclip.runs.interrupt import StopAtOnce
 from miniclip.train.callbacks import Callback, TrainerProtocol
 
 MAX_TIME_FRACTION = 0.02  # largest share of the run's time per callback
@@ -37,8 +39,8 @@ class PlotCallback(Callback):
             self._next_time = end + (end - start) / MAX_TIME_FRACTION
 
     def on_end(self, trainer: TrainerProtocol) -> None:
-        """Draw what has changed since the last time."""
-        if self._is_outdated:
+        """Draw what has changed since the last time, unless a second Ctrl-C interrupted the run."""
+        if self._is_outdated and not isinstance(sys.exception(), StopAtOnce):
             self.draw(trainer)
             self._is_outdated = False
 

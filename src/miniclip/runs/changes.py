@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.train.config import TrainConfig
+from miniclip.utils.option_names import option
 
 Changes = dict[str, tuple[Any, Any]]  # name to (before, now)
 
@@ -53,7 +54,7 @@ def require_allowed(run_dir: Path, changes: Changes, allow_changes: bool) -> Non
     if differences and not allow_changes:
         raise ValueError(
             f"{run_dir}: {'; '.join(differences)}; to resume with these differences, whose result is not that of the "
-            "original run, pass --allow-changes or allow_changes=True"
+            f"original run, add {option('allow_changes', True)}"
         )
 
 

@@ -12,6 +12,10 @@ from miniclip.runtime.distributed import any_rank
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler's notice
 
 
+class StopAtOnce(KeyboardInterrupt):  # not an error, like its base class
+    """A second Ctrl-C: the run ends without waiting for the step, a checkpoint or a plot."""
+
+
 class GracefulStop:
     """Context in which the first signal sets `requested` and a second one stops at once.
 
@@ -39,5 +43,5 @@ class GracefulStop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
+            raise StopAtOnce
         self.requested = True

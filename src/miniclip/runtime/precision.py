@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from miniclip.utils.checks import did_you_mean
+
+if TYPE_CHECKING:
+    import torch  # its import takes seconds; the help of a command needs only the names in this file
 
 Precision = Literal["auto", "float32", "bfloat16"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]  # of weights
@@ -53,6 +54,8 @@ def choose(device_type: str, capabilities: Collection[str]) -> PrecisionRule:
 
 def capabilities_of(device: torch.device) -> set[str]:
     """Return the capabilities of a device that the table names."""
+    import torch
+
     if device.type == "cuda":
         return {"sm_80"} if torch.cuda.get_device_capability(device) >= (8, 0) else set()
     if device.type == "cpu":
@@ -62,6 +65,8 @@ def capabilities_of(device: torch.device) -> set[str]:
 
 def _cpu_flags() -> set[str]:
     """Names of instruction sets, as torch and Linux spell them."""
+    import torch
+
     if hasattr(torch.cpu, "get_capabilities"):  # newer than the oldest torch that miniclip supports
         return {name for name, present in torch.cpu.get_capabilities().items() if present}
     try:
@@ -85,6 +90,8 @@ def dtype_named(name: str, device: torch.device) -> torch.dtype:
     Raises:
         ValueError: the name is neither "auto" nor one of `DTYPES`.
     """
+    import torch
+
     if name not in ("auto", *DTYPES):
         raise ValueError(f"unknown dtype {name!r}{did_you_mean(name, ('auto', *DTYPES))}")
     dtype: torch.dtype = getattr(torch, resolve("auto", device) if name == "auto" else name)

@@ -10,6 +10,7 @@ from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
 from miniclip.runtime.precision import Precision
 from miniclip.utils.checks import check_types, did_you_mean
 from miniclip.utils.config_checks import KnownFields
+from miniclip.utils.option_names import option
 
 Loss = Literal["contrastive", "sigmoid"]
 Monitor = Literal["recall", "text_to_image", "image_to_text", "val_loss"]
@@ -120,7 +121,7 @@ class TrainConfig(KnownFields):
         for field in dataclasses.fields(self):
             value, (expected, is_valid) = getattr(self, field.name), field.metadata["valid"]
             if value is not None and not is_valid(value):
-                raise ValueError(f"{field.name} is {value}; expected {expected} ({self.help(field.name)})")
+                raise ValueError(f"{option(field.name)} is {value}; expected {expected} ({self.help(field.name)})")
 
     @classmethod
     def help(cls, name: str) -> str:

@@ -33,6 +33,7 @@ from miniclip.runs.progress import Progress
 from miniclip.runs.resume import ResumedRun, restore
 from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import compile_blocks
+from miniclip.runtime.devices import select_device
 from miniclip.runtime.memory import checkpoint_blocks, find_micro_batch_size, synthetic_step
 from miniclip.runtime.precision import Precision, resolve
 from miniclip.tokenizer import TextTokenizer
@@ -44,6 +45,7 @@ from miniclip.train.optimizer import build_optimizer
 from miniclip.train.step import LossFunction, StepOptions
 from miniclip.train.step_arguments import InputPreparation, loss_function, step_options
 from miniclip.utils.items import describe, listed
+from miniclip.utils.option_names import option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +104,8 @@ def set_up(
     require_types(model, config)
     require_trainable(model)
     train_data, val_data = as_dataset(train_data), None if val_data is None else as_dataset(val_data)
+    device = select_device(device)
     distributed.init(device)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
     require_same_data(data)
     path, precision = distributed.on_main(lambda: choose(config, run_dir, device, resumed is None))  # for all ranks
@@ -211,8 +213,8 @@ def require_tokenizer(model: CLIPModel) -> TextTokenizer:
     """
     if model.tokenizer is None:
         raise ValueError(
-            "the model has no tokenizer: make one with Tokenizer.train(captions, vocab_size) and pass it, as in "
-            "miniclip.load(name, pretrained=False, tokenizer=tokenizer)"
+            "the model has no tokenizer: make one with Tokenizer.train(captions, vocab_size), save it, and load the "
+            f"model with {option('tokenizer', 'tokenizer.json')}"
         )
     return model.tokenizer
 

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")  # names of temporary files; a killed process can leave one
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # a temporary name and its target; a killed process can leave a file
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

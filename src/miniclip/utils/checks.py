@@ -7,23 +7,67 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from miniclip.utils.formatting import short
 
+MAX_LISTED = 12  # known names in a message; more are noise
+MIN_PREFIX = 3  # letters of a beginning that count as a likely meaning
+LIKENESS = 0.75  # of difflib: "trian" and "train" have 0.8, "learning-rate" and "rotate" less
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that a name most likely stands for, or None.
+
+    Case and punctuation do not count. The name is the same, or begins with one choice only, or one choice begins with
+    it, or few letters differ.
+
+    >>> nearest("ViT-B/32", ["vit_b_16", "vit_b_32"]), nearest("validation", ["train", "val"]), nearest("red", ["blue"])
+    ('vit_b_32', 'val', None)
+    """
+    plain = {_letters(choice): choice for choice in choices}
+    letters = _letters(name)
+    if letters in plain:
+        return plain[letters]
+    begin = [key for key in plain if min(len(key), len(letters)) >= MIN_PREFIX and _share_beginning(key, letters)]
+    near = begin if len(begin) == 1 else difflib.get_close_matches(letters, plain, n=1, cutoff=LIKENESS)
+    return plain[near[0]] if near else None
+
+
+def near_path(path: Path) -> str | None:
+    """Return the path in the same folder that a missing one most likely stands for, or None."""
+    try:
+        near = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+    except OSError:
+        return None
+    return near and str(path.with_name(near))
+
 
 def did_you_mean(name: str, choices: Iterable[str], listed_by: str | None = None) -> str:
-    """Return the end of an error message: the nearest choice, then all, as in `; did you mean 'a'? known: a, b`.
+    """Return the end of an error message: a likely choice, then all, as in `; did you mean 'a'? known: a, b`.
 
     Args:
         name: the unknown name.
-        choices: the known names.
-        listed_by: command or function that lists the choices; it replaces a long list.
+        choices: the known names; of many, at most a dozen are listed.
+        listed_by: command or function that lists the choices; it replaces the list.
     """
     choices = list(choices)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{hint} {listed_by} lists them" if listed_by else f"{hint} known: {', '.join(choices)}"
+    near = nearest(name, choices)
+    hint = f"; did you mean {near!r}?" if near else ";"
+    if listed_by:
+        return f"{hint} {listed_by} lists them"
+    if len(choices) > MAX_LISTED:
+        return hint if near else f"{hint} known: {', '.join(choices[:MAX_LISTED])}, … ({len(choices)} in all)"
+    return f"{hint} known: {', '.join(choices)}"
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _share_beginning(a: str, b: str) -> bool:
+    return a.startswith(b) or b.startswith(a)
 
 
 def whole_number(name: str, value: Any, at_least: int | None = None) -> int:

@@ -162,6 +162,16 @@ class TestCommand:
         assert main(["data", "inspect", "shapes"]) == 0
         assert capsys.readouterr().out.startswith("shapes, train\n")  # Shapes has no split "all"
 
+    def test_the_sheet_replaces_only_a_sheet(self, folder, tmp_path, capsys):
+        photo, sheet = tmp_path / "photo.png", tmp_path / "sheet.png"
+        Image.new("RGB", (9, 9)).save(photo)
+        before = photo.read_bytes()
+        assert main(["data", "inspect", str(folder), "--sheet", str(photo)]) == 2
+        assert "photo.png exists and is not a contact sheet" in capsys.readouterr().err
+        assert photo.read_bytes() == before
+        for _ in range(2):
+            assert main(["data", "inspect", str(folder), "--sheet", str(sheet)]) == 0
+
     def test_a_tokenizer(self, folder, tmp_path, capsys):
         Tokenizer.train(["x"], 514).save(tmp_path)
         assert main(["data", "inspect", str(folder), "--tokenizer", str(tmp_path)]) == 0

@@ -34,11 +34,11 @@ def add(commands: Any) -> None:
 def inspect_command(data: str, split: str | None, sheet: str | None, tokenizer: str | None, max_lines: int) -> None:
     """Run `miniclip data inspect`."""
     from miniclip.data import inspect
-    from miniclip.data.tools.contact_sheet import contact_sheet
+    from miniclip.data.tools.contact_sheet import contact_sheet, require_sheet_path
     from miniclip.tokenizer.loading import load_tokenizer
 
     if sheet is not None:
-        require_png(Path(sheet))
+        require_sheet_path(Path(sheet))  # before minutes of work
     if max_lines < 1:
         raise ValueError(f"--max-lines is {max_lines}; expected 1 or more")
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -66,18 +66,3 @@ def open_split(data: str, split: Any) -> tuple[Any, str]:
         if type(error) is not ValueError:  # DataError is a ValueError
             raise
         return open_data(data, "train", **options), "train"
-
-
-def require_png(path: Path) -> None:
-    """Check that the sheet can be written, before minutes of work.
-
-    Raises:
-        ValueError: the file's suffix is not .png, or the path is a folder.
-        FileNotFoundError: the file's folder does not exist.
-    """
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--sheet {path}: the sheet is a PNG; call it {path.with_suffix('.png')}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"--sheet {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ValueError(f"--sheet {path}: is a folder")

@@ -21,6 +21,7 @@ from miniclip.data.dataset import checked_index
 from miniclip.data.given import Concatenation
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import SkipLog
+from miniclip.data.splits import likely_split
 from miniclip.data.subset import Subset
 from miniclip.errors import DataError
 
@@ -247,4 +248,5 @@ def _split_folder(path: Path, split: str) -> Path:
         return path / split
     if (path / split / files.JOURNAL).is_file():
         raise DataError(f"{path / split}: the cache is incomplete: run `miniclip data cache` again to resume it")
-    raise ValueError(f"no split {split!r}: {path} has {', '.join(complete) or 'no complete split'}")
+    hint = likely_split(split, complete)
+    raise ValueError(f"no split {split!r}: {path} has {', '.join(complete) or 'no complete split'}{hint}")

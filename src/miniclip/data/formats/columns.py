@@ -14,6 +14,7 @@ from miniclip.data.formats.rows import ImageRow
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
 from miniclip.utils.checks import did_you_mean
+from miniclip.utils.option_names import option
 
 # Usual names in lower case; the first that exists is taken.
 IMAGE_COLUMNS = (
@@ -172,7 +173,8 @@ def _usual_captions(source: Path | str, by_lower: dict[str, str], header: Sequen
 def _no_usual_name(source: Path | str, header: Sequence[str], kind: str, usual: Sequence[str]) -> DataError:
     return DataError(
         f"{source}: found the columns {_listed(header)}, and none with a usual name for the {kind}s "
-        f"({', '.join(usual[:6])}, …); choose the column with {kind}=, or write the column names into the first line"
+        f"({', '.join(usual[:6])}, …); choose the column with {option(kind + '=')}, or write the column names into the "
+        "first line"
     )
 
 

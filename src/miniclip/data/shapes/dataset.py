@@ -13,7 +13,7 @@ from miniclip.data.dataset import checked_index
 from miniclip.data.shapes.captions import captions_of
 from miniclip.data.shapes.drawing import draw_scene
 from miniclip.data.shapes.scenes import Scene, compose, kinds_of
-from miniclip.data.splits import Split
+from miniclip.data.splits import Split, likely_split
 
 DEFAULT_SIZES = {"train": 6000, "val": 500, "test": 500}
 
@@ -42,7 +42,8 @@ class Shapes:
 
     def __init__(self, split: Split = "train", size: int | None = None, *, image_size: int = 64, seed: int = 0) -> None:
         if split not in DEFAULT_SIZES:
-            raise ValueError(f"no split {split!r}: Shapes has {', '.join(DEFAULT_SIZES)}")
+            hint = likely_split(split, DEFAULT_SIZES)
+            raise ValueError(f"no split {split!r}: Shapes has {', '.join(DEFAULT_SIZES)}{hint}")
         size = DEFAULT_SIZES[split] if size is None else size
         if size < 1:
             raise ValueError(f"size is {size}; expected 1 image or more")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from miniclip.data.dataset import ImageCaptionDataset, image_of
 from miniclip.data.given import as_dataset
@@ -14,6 +15,7 @@ from miniclip.utils.atomic import write_atomically
 IMAGE_SIDE, GAP, FONT_SIZE = 176, 12, 13  # pixels
 MAX_CAPTION_LINES = 4
 LINE_HEIGHT = FONT_SIZE + 4
+SOFTWARE = "miniclip, contact sheet"  # in the file, so that a new sheet replaces an old one, and no image of the user
 BACKGROUND, TEXT_COLOR, BOX_COLOR = "white", (30, 30, 30), (236, 236, 236)
 
 
@@ -37,8 +39,10 @@ def contact_sheet(
     Raises:
         ValueError: there is no image to draw.
         DataError: an image cannot be read.
+        FileExistsError: the file exists and is not a contact sheet.
     """
     data = as_dataset(data)
+    require_sheet_path(Path(path))
     indices = range(len(data)) if indices is None else indices
     if not indices:
         raise ValueError("no image can be read: there is no contact sheet to draw")
@@ -53,7 +57,35 @@ def contact_sheet(
     for position, (index, lines) in enumerate(zip(chosen, captions, strict=True)):
         corner = GAP + position % columns * width, GAP + position // columns * height
         _draw_image(sheet, corner, image_of(data, index, IMAGE_SIDE), lines, font)
-    write_atomically(Path(path), lambda temporary: sheet.save(temporary, "PNG"))
+    info = PngInfo()
+    info.add_text("Software", SOFTWARE)
+    write_atomically(Path(path), lambda temporary: sheet.save(temporary, "PNG", pnginfo=info))
+
+
+def require_sheet_path(path: Path) -> None:
+    """Check that a contact sheet can be written to a path and replaces nothing but an earlier sheet.
+
+    Raises:
+        ValueError: the file's suffix is not .png, or the path is a folder.
+        FileNotFoundError: the file's folder does not exist.
+        FileExistsError: the file is something else than a contact sheet.
+    """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: the contact sheet is a PNG; call it {path.with_suffix('.png')}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; the contact sheet is a file")
+    if path.exists() and not _is_sheet(path):
+        raise FileExistsError(f"{path} exists and is not a contact sheet: choose another name")
+
+
+def _is_sheet(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == SOFTWARE
+    except OSError:
+        return False
 
 
 def _draw_image(

@@ -18,6 +18,7 @@ from pathlib import Path
 from miniclip.data.tools.known_datasets import KnownDataset, instructions, known_dataset
 from miniclip.errors import DataError
 from miniclip.hub.download import fetch
+from miniclip.utils.option_names import option
 
 TEMPORARY_FOLDER = ".download"  # in the dataset's folder, until the download is complete
 
@@ -44,7 +45,8 @@ def download(name: str, folder: str | Path, *, agree: bool = False, log: Callabl
     if not dataset.repo:
         raise ValueError(f"{name} is not on the Hub; get it from its authors:\n{instructions(name, folder)}")
     if not agree:
-        raise ValueError(f"nothing was downloaded: {name} has terms, {dataset.terms}; to accept them, pass agree=True")
+        accept = option("agree", True)
+        raise ValueError(f"nothing was downloaded: {name} has terms, {dataset.terms}; to accept them, add {accept}")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; give a folder")
     try:

@@ -1,0 +1,40 @@
+"""Errors of the operating system as sentences."""
+
+import errno
+import os
+
+import pytest
+
+from miniclip.utils.atomic import write_atomically
+from miniclip.utils.system_errors import REASONS, describe
+
+
+def raised(function, *arguments):
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        function(*arguments)
+    return describe(caught.value)
+
+
+def test_real_errors(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert raised((tmp_path / "none").read_text) == f"{tmp_path}/none: no such file or folder"
+    assert raised((tmp_path / "file").mkdir) == f"{tmp_path}/file: exists already"
+    assert raised((tmp_path / "file" / "x").mkdir) == (
+        f"{tmp_path}/file/x: a part of this path is a file; expected folders"
+    )
+    assert raised(tmp_path.read_text) == f"{tmp_path}: is a folder; expected a file"
+    assert raised((tmp_path / ("x" * 300)).touch).endswith("x: the name is too long")
+
+
+def test_the_target_is_named_in_place_of_its_temporary_file(tmp_path):
+    def write(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    line = raised(write_atomically, tmp_path / "config.json", write)
+    assert line == f"{tmp_path}/config.json: the disk is full; free some space, then run the command again"
+
+
+def test_other_errors():
+    assert describe(OSError("the library's own message")) == "the library's own message"
+    assert describe(OSError(errno.EXDEV, "Cross-device link")) == "cross-device link"
+    assert all(not reason.startswith("[") for reason in REASONS.values())
