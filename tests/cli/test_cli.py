@@ -316,5 +316,5 @@ def test_models_lists_presets_and_pretrained_checkpoints(capsys):
     assert (
         capsys.readouterr().err
         == "miniclip: vit_b16: neither a path nor the name of a model; did you mean 'vit_b_16'? "
-        "`miniclip models` lists them\n"
+        "`miniclip models` lists all names\n"
     )

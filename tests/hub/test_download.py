@@ -261,7 +261,7 @@ FAILURES = {
     "503": (lambda server, patch: setattr(server, "error", 503), "HTTP error 503"),
     "429": (lambda server, patch: setattr(server, "error", 429), "HTTP error 429"),
     "portal": (lambda server, patch: setattr(server, "portal", True), "the server is not a Hugging Face Hub"),
-    "no such host": (lambda server, patch: patch.setattr(constants, "ENDPOINT", "http://hub.invalid"), "["),
+    "no such host": (lambda server, patch: patch.setattr(constants, "ENDPOINT", "http://hub.invalid"), "("),
     "no protocol": (lambda server, patch: patch.setattr(constants, "ENDPOINT", "hub.invalid"), "protocol"),
 }
 

@@ -5,6 +5,7 @@ import torch
 
 import miniclip
 from miniclip import cli
+from miniclip.data import Shapes
 from miniclip.runtime import devices
 from miniclip.runtime.devices import available_devices, default_device, select_device
 from miniclip.train import Trainer
@@ -77,7 +78,7 @@ def test_every_entry_point_refuses(machine, toy_tokenizer, tmp_path, capsys):
     for call in (
         lambda: miniclip.load("bert_vit_tiny", pretrained=False, device="gpu"),
         lambda: miniclip.load(tmp_path / "none", device="cuda"),
-        lambda: Trainer(model, [], device="cuda:7"),
+        lambda: Trainer(model, Shapes("train", 4), device="cuda:7"),
     ):
         with pytest.raises(ValueError, match="this machine has cpu"):
             call()
