@@ -80,7 +80,7 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     if RESNET.match(name):
         return f"; miniclip has vision transformers only: {lists} lists them"
     names = list(names)
-    larger = [known for known in names if _parts(name) and _parts(name) < _parts(known)]  # ViT-H-14 is only LAION's
+    larger = [known for known in names if _parts(name) and _parts(name) < _parts(known)]  # as of ViT-H-14
     if same := meant(name, names) or next(iter(larger), None):
         return f"; did you mean {same!r}? {lists} lists all names"
     return did_you_mean(name.lower().replace("-", "_"), names, listed_by=lists)
