@@ -189,7 +189,8 @@ def test_import_loads_nothing_slow():
         f"print(json.dumps([n for n in {slow!r} if n in sys.modules and n not in before])); "
         "print(json.dumps('miniclip.models.clip' in sys.modules))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [json.loads(line) for line in run.stdout.splitlines()] == [[], True]
 
 

@@ -71,7 +71,8 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 KINDS: Final = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-DTYPES: Final = {f"torch.{kind}Storage": getattr(torch, f"{kind}Storage").dtype for kind in KINDS}
+NAMES: Final = {"Char": "int8", "Byte": "uint8"}  # torch.double and the others have the names of the kinds
+DTYPES: Final = {f"torch.{kind}Storage": getattr(torch, NAMES.get(kind, kind.lower())) for kind in KINDS}
 CALLS: Final[dict[str, Callable[..., Any]]] = {
     "torch._utils._rebuild_tensor_v2": _view,
     "torch._utils._rebuild_parameter": _first,
