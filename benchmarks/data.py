@@ -1,6 +1,6 @@
 """Speed of reading images for training, per core: files, tar shards and a cache, compared with other loaders.
 
-python -m benchmarks.data [--data FOLDER --image-size 64] [--images 1000] [--rounds 7] [--json FILE]
+python -m benchmarks.data [--data FOLDER --image-size 64] [--images 1000] [--rounds 7] [--only TEXT] [--json FILE]
 
 All readers return batches of (B, 3, S, S) uint8 of the same images: miniclip's loader on JPEG files (the exact path and
 the fast path of training), on tar shards and on a cache; torchvision's transforms with PyTorch's DataLoader, on PIL
@@ -183,6 +183,9 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--only", default="", help="time only miniclip's files and the readers with this text in their name"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -196,6 +199,7 @@ def main() -> None:
             data = make_images(folder / "synthetic", options.images)
         makers = readers(data, options.image_size, folder)
         differences = check(makers)
+        makers = {name: make for name, make in makers.items() if options.only in name or name == FILES}
         rates = {name: [] for name in makers}
         for _ in range(options.rounds):
             for name, make in makers.items():
