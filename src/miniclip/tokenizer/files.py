@@ -17,7 +17,7 @@ from miniclip.utils.formatting import format_bytes, one_line, short
 
 NUM_OPENAI_MERGES = 49152 - 256 - 2  # lines of OpenAI's file that are used
 
-MAX_BYTES = 128 << 20  # of a file; XLM-V's tokenizer.json, the largest that models of this kind use, has about half
+MAX_BYTES = 128 << 20  # of a file; a million pieces take about 60 MiB in a tokenizer.json
 MAX_MERGES = 32 << 20  # bytes of a file of merges, decompressed; OpenAI's has 3 MiB
 
 

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 MAX_PARTS = 20_000  # objects and lists in one of the STEPS
 MAX_UNUSED_IDS = 1 << 16
-MAX_GROWTH = 100_000  # characters that the steps make of one; those of SigLIP's files, with cleaning, make 200
+MAX_GROWTH = 100_000  # characters that the steps make of one, if all of them lengthen it
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from miniclip.utils.formatting import format_bytes
 
-MAX_JSON = 16 << 20  # bytes of a configuration; those of all published models are below 1 MiB
+MAX_JSON = 16 << 20  # bytes of a configuration, which usually has some KiB
 KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",
