@@ -256,3 +256,10 @@ def test_a_folder_of_weights_without_a_configuration_names_them(model, tmp_path,
     ) as e:
         load(folder)
     one_line(e, folder)
+
+
+@pytest.mark.parametrize("option", ["subfolder", "prefix"])
+def test_options_of_another_type_are_refused(option, model, tmp_path):
+    save_checkpoint(model, tmp_path)
+    with pytest.raises(TypeError, match=f"{option}: found .*; expected a string"):
+        load(tmp_path, **{option: 3})

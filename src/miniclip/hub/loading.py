@@ -65,6 +65,11 @@ class LoadOptions:
     subfolder: str | None
     prefix: str | None
 
+    def __post_init__(self) -> None:
+        for name in ("subfolder", "prefix"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise TypeError(f"{name}: found {describe(value)}; expected a string")
+
 
 def load(
     name: str | Path,
