@@ -133,7 +133,7 @@ def _rank(names: Iterable[str], seed: int) -> list[str]:
 
 
 def _key(seed: int, name: str) -> bytes:
-    return f"{seed}/{name}".encode("utf-8", "surrogateescape")
+    return f"{seed}/{name}".encode("utf-8", "surrogatepass")
 
 
 def _holdout_size(count: int) -> int:

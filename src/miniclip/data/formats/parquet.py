@@ -116,7 +116,7 @@ class ParquetFile:
 
         def read(file: Any) -> None:
             for group in range(file.metadata.num_row_groups):
-                self._require_size(file, group, column, MAX_ROW_BYTES * file.metadata.row_group(group).num_rows)
+                self._require_size(file, group)
             allowed = MAX_UNCHECKED_BYTES + MAX_TEXT_EXPANSION * self.path.stat().st_size
             for batch in file.iter_batches(BATCH_ROWS, columns=[column]):
                 allowed -= batch.nbytes
@@ -130,16 +130,18 @@ class ParquetFile:
         self._read(read, f" in the column {column!r}")
         return values
 
-    def _require_size(self, file: Any, group: int, column: str, limit: int) -> None:
-        """Check how large a column of a row group will be, which is in the file's metadata.
+    def _require_size(self, file: Any, group: int) -> None:
+        """Check how large a row group will be, which is in the file's metadata.
+
+        The metadata of a column has its own size. If it is damaged, pyarrow ends the process when that is read.
 
         Raises:
             ValueError: it is larger than the limit.
         """
-        chunks = map(file.metadata.row_group(group).column, range(file.metadata.num_columns))
-        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
-        if not 0 <= size <= MAX_UNCHECKED_BYTES + limit:
-            raise ValueError(f"{column!r} has {size:,} bytes in a row group")
+        size, rows = file.metadata.row_group(group).total_byte_size, file.metadata.row_group(group).num_rows
+        limit = MAX_UNCHECKED_BYTES + MAX_ROW_BYTES * rows + MAX_EXPANSION * self.path.stat().st_size
+        if not 0 <= size <= limit:
+            raise ValueError(f"a row group has {size:,} bytes, more than {limit:,}")
 
     def first_values(self, column: str, count: int) -> list[Any]:
         """Read the first values of a column."""
@@ -171,7 +173,7 @@ class ParquetFile:
             return column[row - self._starts[group]].as_py()
 
     def _read_images(self, file: Any, group: int) -> Any:
-        self._require_size(file, group, self.image_column, MAX_EXPANSION * self.path.stat().st_size)
+        self._require_size(file, group)
         return file.read_row_group(group, columns=[self.image_column])
 
     def _open(self) -> Any:
