@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -125,6 +126,27 @@ class TestTrain:
         assert (run / "metrics.jsonl").read_bytes() == before
         assert "all 8 steps are completed: nothing is left to train" in capsys.readouterr().out
 
+    def test_more_epochs_name_the_command_that_works(self, run, fails, tmp_path, capsys):
+        """The schedule of the learning rate changes; the message has the command, and it trains the rest."""
+        copy = copy_of(run, tmp_path / "my run")
+        message = fails("train", "--resume", copy, "--epochs", "3")
+        assert "epochs: started with 2, now 3. The number of steps sets the schedule of the learning rate" in message
+        command, again = (shlex.split(words) for words in re.findall(r"`miniclip (.*?)`", message))
+        assert command == ["train", "--resume", str(copy), "--epochs", "3", "--allow-changes"]
+        assert cli.main(command) == 0
+        assert "last" in capsys.readouterr().out
+        assert len((copy / "metrics.jsonl").read_text().splitlines()) == 15
+        assert again[:3] == ["train", "--model", str(copy / "last")]
+        assert cli.main([*again, "--run-dir", str(tmp_path / "again"), "--batch-size", "8"]) == 0
+
+    def test_last_line_names_a_result_at_chance(self, photos, tmp_path, capsys):
+        arguments = ["--lr", "1e-9", "--run-dir", str(tmp_path / "run"), *SMALL]
+        assert cli.main(["train", "--data", str(photos), *arguments]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert any(line.startswith("note, step 0: short run: 8 steps, 4 of them warmup") for line in lines)
+        assert lines[-1].startswith("no better than chance: R@1 is ")
+        assert "After 8 steps" in lines[-1]
+
     def test_resumes_with_moved_data(self, run, photos, tmp_path, monkeypatch):
         """The run stores the new path: the next resume needs no --data."""
         moved = copy_of(photos, tmp_path / "moved")
@@ -156,6 +178,90 @@ class TestTrain:
         for checkpoint in ("last", "best"):
             weights = [(path / checkpoint / "model.safetensors").read_bytes() for path in (run, stopped)]
             assert weights[0] == weights[1]
+
+
+class TestRunDirectory:
+    """A run never lands on other files, and what cannot be written is found before the data are read."""
+
+    @pytest.mark.parametrize("name", ["", "images", "images/run"])
+    def test_dataset_is_refused(self, photos, fails, tmp_path, name, monkeypatch):
+        data = copy_of(photos, tmp_path / "photos")
+        before = sorted(data.rglob("*"))
+        monkeypatch.setattr("miniclip.cli.trainers.open_splits", lambda *_: pytest.fail("the data were read"))
+        message = fails("train", "--data", data, "--run-dir", data / name, *SMALL)
+        assert "new or an empty directory" in message or "is in the folder of the dataset" in message
+        assert sorted(data.rglob("*")) == before
+
+    def test_current_folder_as_dataset(self, photos, fails, tmp_path, monkeypatch):
+        monkeypatch.chdir(copy_of(photos, tmp_path / "photos"))
+        assert "choose a run directory outside of it" in fails("train", "--data", ".", *SMALL)
+
+    def test_unwritable_directory(self, photos, fails, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr("miniclip.cli.trainers.open_splits", lambda *_: pytest.fail("the data were read"))
+        message = fails("train", "--data", photos, "--run-dir", tmp_path / "file" / "run", *SMALL)
+        assert "a run cannot be written there (Not a directory)" in message
+
+    def test_sheet_among_the_images(self, photos, fails):
+        message = fails("data", "inspect", photos, "--sheet", photos / "images" / "sheet.png")
+        assert "is in the folder of the dataset" in message
+        assert not (photos / "images" / "sheet.png").exists()
+
+    def test_commands_are_quoted(self, photos, tmp_path, capsys):
+        run = tmp_path / "my größe"
+        assert cli.main(["train", "--data", str(photos), "--run-dir", str(run), *SMALL]) == 0
+        command = re.search(r"next: miniclip (.*?)    or", capsys.readouterr().out)[1]
+        assert shlex.split(command) == ["eval", str(run)]
+        assert cli.main([*shlex.split(command), "--device", "cpu"]) == 0
+
+
+class TestCache:
+    def test_sequence_of_the_readme(self, photos, tmp_path, capsys):
+        """Each printed command works as it stands, and --check accepts what train accepts."""
+        cache = tmp_path / "my cache"
+        assert cli.main(["data", "cache", str(photos), str(cache), "--num-workers", "0"]) == 0
+        command = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next: miniclip "))
+        assert command == ["train", "--data", str(cache), "--preset", "bert_vit_tiny"]
+        arguments = [*command, "--run-dir", str(tmp_path / "run"), *SMALL]
+        assert cli.main([*arguments, "--max-steps", "1"]) == 0
+        assert (
+            cli.main(["train", "--data", str(cache), "--max-steps", "1", "--run-dir", str(tmp_path / "b"), *SMALL]) == 0
+        )
+
+    @pytest.mark.parametrize("check", [[], ["--check"]], ids=["train", "check"])
+    def test_preset_of_another_size(self, photos, tmp_path, fails, check):
+        cache = tmp_path / "cache"
+        assert cli.main(["data", "cache", str(photos), str(cache), "--preset", "vit_b_32", "--num-workers", "0"]) == 0
+        message = fails("train", "--data", cache, "--run-dir", tmp_path / "run", *check)
+        assert "the cache holds images of 224 px, and the preset bert_vit_tiny takes images of 64 px" in message
+        assert "bert_vit_b_16, vit_b_32, vit_b_16, vit_l_14)" in message
+
+    def test_next_command_of_a_checkpoint_and_of_an_image_size(self):
+        from miniclip.cli.data.cache import next_command
+
+        assert next_command("c", "p", "my model", None) == "next: miniclip train --data c --model 'my model'"
+        assert next_command("c", "p", None, 96) == "next: miniclip train --data c --model with a checkpoint of 96 px"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "1"], "batch_size is 1"),
+        (["--run-dir", "RUN"], "already holds a run"),
+        (["--fsdp", "--on-error", "skip"], "fsdp needs whole batches"),
+        (["--tensorboard"], "the setting tensorboard needs the package"),
+    ],
+    ids=["batch", "run", "fsdp", "logger"],
+)
+@pytest.mark.parametrize("check", [[], ["--check"]], ids=["train", "check"])
+def test_check_refuses_all_that_train_refuses(photos, run, fails, tmp_path, monkeypatch, flags, message, check):
+    def missing():
+        raise ImportError("the setting tensorboard needs the package tensorboard")
+
+    monkeypatch.setattr("miniclip.loggers.tensorboard.TensorBoardLogger", missing)
+    arguments = [str(run) if flag == "RUN" else flag for flag in flags]
+    default = [] if "--run-dir" in flags else ["--run-dir", tmp_path / "run"]
+    assert message in fails("train", "--data", photos, "--device", "cpu", *default, *arguments, *check)
 
 
 class TestEval:
@@ -248,9 +354,6 @@ class TestErrors:
         assert "invalid int value: 'many'" in fails("train", "--epochs", "many")
         assert "invalid int or auto value: 'all'" in fails("train", "--micro-batch-size", "all")
         assert "--preset and --model exclude each other" in fails("train", "--preset", "bert_vit_tiny", "--model", run)
-        assert "epochs: started with 2, now 3; to resume with these differences" in fails(
-            "train", "--resume", run, "--epochs", "3"
-        )
         assert "--preset is for a new run" in fails("train", "--resume", run, "--preset", "bert_vit_tiny")
         assert "no state of step 3" in fails("train", "--resume", run, "--step", "3")
         assert "--allow-changes and --step are for --resume" in fails("train", "--allow-changes")

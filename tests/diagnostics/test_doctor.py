@@ -39,6 +39,7 @@ class Pairs:
 def diagnose(tmp_path, tokenizer, capsys, monkeypatch):
     """Train on data and return the observations that the doctor printed and wrote, by rule name."""
     monkeypatch.setattr(window, "MIN_STEPS", 30)  # for short tests; test_rules.py uses the default
+    monkeypatch.setattr("miniclip.diagnostics.rules.data.SHORT_RUN", 0)
 
     def run(data=SHAPES, val=None, model=None, callbacks=(), **settings):
         config = {

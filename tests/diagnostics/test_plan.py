@@ -26,7 +26,7 @@ def test_plan_is_correct_and_does_not_change_the_run(start):
     assert plan.step_seconds > 0
     assert plan.seconds == pytest.approx(10 * plan.step_seconds + 2 * plan.evaluation_seconds)
     text = str(plan)
-    assert "10 steps of 8 pairs; 5 per epoch, 2 epochs, 1 warmup steps" in text
+    assert "10 steps of 8 pairs; 5 per epoch, 2 epochs, 5 warmup steps" in text
     assert "NOT ENOUGH" not in text
     assert "NOT ENOUGH" in str(dataclasses.replace(plan, free_bytes=0))
     assert "not counted" in str(dataclasses.replace(plan, step_flops=None))

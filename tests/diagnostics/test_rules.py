@@ -11,7 +11,6 @@ from miniclip.diagnostics.rules.window import MIN_RECORDS, MIN_STEPS, RunFacts, 
 FACTS = RunFacts(steps=1000, warmup_steps=50, max_logit_scale=100.0, captions=1000)
 HEALTHY = {
     "loss": 2.0,
-    "log_n": math.log(128),
     "chance_loss": math.log(128),
     "loss_floor": 0.05,
     "logit_scale": 20.0,
@@ -43,7 +42,9 @@ def evaluated(*figures, loss=1.0):
     window = window_of(loss=loss)
     for epoch, (val_loss, recall) in enumerate(figures, 1):
         recalls = {"text_to_image": {"R@1": recall - 1}, "image_to_text": {"R@1": recall + 1}}
-        window.add({"step": 100 * epoch, "epoch": epoch, "val_loss": val_loss, "val_log_n": math.log(128), **recalls})
+        window.add(
+            {"step": 100 * epoch, "epoch": epoch, "val_loss": val_loss, "val_chance_loss": math.log(128), **recalls}
+        )
     return window
 
 
@@ -107,7 +108,7 @@ def test_missing_or_nonfinite_metrics_are_ignored_except_the_loss():
     assert names(window_of(loss=None)) == {"non-finite loss"}
     window = RunWindow(FACTS)
     for step in range(1, 100):  # steps without batch metrics
-        window.add({"step": step, "loss": 4.85, "log_n": 4.85})
+        window.add({"step": step, "loss": 4.85, "chance_loss": 4.85})
     assert names(window) == set()
 
 
@@ -141,6 +142,26 @@ def test_truncated_captions():
         "truncated captions"
     }
     assert names(window_of(facts=RunFacts(1000, 50, 100.0, captions=1000, truncated_captions=9))) == set()
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(46, {"short run"}), (99, {"short run"}), (100, set())])
+def test_short_run(steps, expected):
+    assert names(RunWindow(RunFacts(steps, 20, 100.0))) == expected
+
+
+@pytest.mark.parametrize(
+    ("step", "recall", "is_reported"),
+    [(1000, 2.4, True), (1000, 9.0, False), (900, 2.4, False)],
+    ids=["end", "good", "early"],
+)
+def test_end_at_chance(step, recall, is_reported):
+    window = window_of()
+    recalls = {"R@1": recall / 10, "R@5": recall / 2, "R@10": recall}
+    chance = {way: {"R@1": 0.2, "R@5": 1.0, "R@10": 2.0} for way in ("text_to_image", "image_to_text")}
+    losses = {"val_loss": 4.8, "val_chance_loss": math.log(128)}
+    evaluation = {"text_to_image": recalls, "image_to_text": recalls, "chance_recall": chance, **losses}
+    window.add({"step": step, "epoch": 9, **evaluation})
+    assert names(window) == ({"no better than chance at the end"} if is_reported else set())
 
 
 def test_every_rule_has_a_meaning_and_advice():

@@ -7,7 +7,7 @@ import pytest
 
 from miniclip.loggers.console import ConsoleLogger, step_summary
 
-STEP = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1, "samples_per_second": 1234.5}
+STEP = {"step": 1, "epoch": 1, "loss": 2.0, "chance_loss": 2.1, "samples_per_second": 1234.5}
 
 
 class Clock:

@@ -11,9 +11,9 @@ from PIL import Image
 from miniclip.data import Captions
 from miniclip.evaluation.retrieval import Embeddings
 from miniclip.plots.callbacks import LearningCurve, PlotCallback
-from miniclip.plots.confusions import plot_confusions, worst_confusions
+from miniclip.plots.confusions import find_confusions, plot_confusions
 from miniclip.plots.learning_curve import plot_learning_curve
-from miniclip.plots.similarity import pair_cosines, plot_similarities, spaced_indices
+from miniclip.plots.similarity import COLOR_RANGE, pair_cosines, plot_similarities, separation, spaced_indices
 from miniclip.runs.interrupt import StopAtOnce
 from miniclip.train import History
 from miniclip.train.callbacks import call
@@ -40,28 +40,47 @@ def size_and_colors(path):
 
 class TestConfusions:
     def test_largest_margin_comes_first(self, three):
-        confusions = worst_confusions(three, [["a", "b"], ["c"], ["d"]])
-        assert [c.image for c in confusions] == [2, 0, 1]
+        confusions, confused, searched = find_confusions(three, [["a", "b"], ["c"], ["d"]])
+        assert [c.image for c in confusions] == [2, 0], "the caption of image 1 is the nearest to it"
+        assert (confused, searched) == (2, 3)
         assert confusions[0].positive == (3, pytest.approx(0.0, abs=1e-6))
         assert confusions[0].negatives[0] == (0, pytest.approx(1.0))
         assert confusions[1].positive == (1, pytest.approx(math.cos(1.4)))
         assert [index for index, _ in confusions[1].negatives] == [3, 2]
-        assert confusions[2].margin < 0
+
+    def test_only_captions_at_least_as_near_are_shown(self):
+        """The image is at 0 degrees, its caption at 30; captions of other images are at 10, 30 and 50 degrees."""
+        angles = torch.tensor([30.0, 10.0, 30.0, 50.0]).deg2rad()
+        texts = torch.stack([angles.cos(), angles.sin()], dim=1).tolist()
+        data = make_embeddings([[1.0, 0.0], *texts[1:]], texts, [0, 1, 2, 3])
+        (worst, *_), confused, _ = find_confusions(data, [["own"], ["a"], ["b"], ["c"]])
+        assert worst.image == 0
+        assert [index for index, _ in worst.negatives] == [1, 2]
+        assert confused == 2, "image 2 ties with the caption of image 0"
+
+    def test_right_answers_are_not_confusions(self, tmp_path):
+        data = make_embeddings([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.1], [0.1, 1.0]], [0, 1])
+        assert find_confusions(data, [["a"], ["b"]]) == ([], 0, 2)
+        paths = [tmp_path / "a.png", tmp_path / "b.png"]
+        for path in paths:
+            Image.new("RGB", (8, 8), "red").save(path)
+        plot_confusions(data, Captions(paths, [["a"], ["b"]]), tmp_path / "confusions.png", "a run")
+        assert size_and_colors(tmp_path / "confusions.png")[0] == (1560, 120)
 
     def test_equal_text_is_not_a_confusion(self, three):
-        first = next(c for c in worst_confusions(three, [["a", "b"], ["c"], ["a"]]) if c.image == 0)
+        first = next(c for c in find_confusions(three, [["a", "b"], ["c"], ["a"]]).worst if c.image == 0)
         assert [index for index, _ in first.negatives] == [2]
-        assert worst_confusions(three, [["a", "a"], ["a"], ["a"]]) == []
+        assert find_confusions(three, [["a", "a"], ["a"], ["a"]]) == ([], 0, 3)
 
     def test_negatives_differ_in_text_and_image(self):
         texts = [[0.0, 1.0], [1.0, 0.0], [1.0, 0.01], [1.0, 0.02], [1.0, 0.03]]
         data = make_embeddings([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]], texts, [0, 1, 1, 2, 3])
-        (confusion,) = worst_confusions(data, [["positive"], ["x", "y"], ["x"], ["z"]], limit=1)
+        ((confusion,), *_) = find_confusions(data, [["positive"], ["x", "y"], ["x"], ["z"]], limit=1)
         assert [index for index, _ in confusion.negatives] == [1, 4]
 
     def test_nan_embeddings(self, three):
         broken = three._replace(images=three.images * math.nan)
-        assert len(worst_confusions(broken, [["a", "b"], ["c"], ["d"]])) == 3
+        assert find_confusions(broken, [["a", "b"], ["c"], ["d"]]).confused == 3
 
     def test_plots_unusual_captions_and_images(self, three, tmp_path):
         paths = [tmp_path / name for name in ("größe $a^2$ 猫.png", "long" * 30 + ".png", "gone.png")]
@@ -84,6 +103,26 @@ class TestSimilarities:
         expected = three.images @ three.texts[[0, 2, 3]].T
         assert torch.allclose(pair_cosines(three, 5), expected)
 
+    def test_colors_have_a_fixed_scale(self, three, tmp_path, monkeypatch):
+        """The noise of a model without knowledge must not fill the range of colors."""
+        from matplotlib.axes import Axes
+
+        ranges, imshow = [], Axes.imshow
+        monkeypatch.setattr(
+            Axes, "imshow", lambda self, *a, **k: ranges.append((k["vmin"], k["vmax"])) or imshow(self, *a, **k)
+        )
+        collapsed = three._replace(images=torch.ones(3, 2) / 2**0.5 + 0.001 * torch.randn(3, 2))
+        for data in (three, collapsed):
+            plot_similarities(data, tmp_path / "similarities.png")
+        assert ranges == [COLOR_RANGE, COLOR_RANGE]
+
+    def test_separation(self):
+        positive, negative = torch.tensor([0.9, 0.5, 0.1]), torch.tensor([0.5, 0.0])
+        assert separation(positive, negative) == pytest.approx((2 + 1.5 + 1) / 6)
+        assert separation(negative, negative) == 0.5
+        assert separation(positive, positive[:0]) is None
+        assert separation(positive * math.nan, negative) is None
+
     def test_plots_one_image_and_nan(self, three, tmp_path):
         path = tmp_path / "similarities.png"
         single = make_embeddings([[1.0, 0.0]], [[1.0, 0.0]], [0])
@@ -100,7 +139,7 @@ def test_long_runs_are_thinned(tmp_path, monkeypatch):
 
     plot = Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda self, x, *a, **k: drawn.append(len(x)) or plot(self, x, *a, **k))
-    steps = [{"step": n, "epoch": 1, "loss": 2.0 + math.sin(n), "log_n": 4.8} for n in range(1, 9001)]
+    steps = [{"step": n, "epoch": 1, "loss": 2.0 + math.sin(n), "chance_loss": 4.8} for n in range(1, 9001)]
     steps[77]["loss"] = math.nan
     plot_learning_curve(History(steps), tmp_path / "curve.png")
     assert max(drawn) <= 2000

@@ -1,18 +1,20 @@
 """Changed data and settings of a resumed run: refused by default, allowed on request, named and recorded."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from miniclip.data import Shapes
-from miniclip.runs.changes import NEUTRAL, changed_settings
+from miniclip.runs.changes import NEUTRAL, accepting_command, changed_settings
 from miniclip.train import TrainConfig, Trainer
+from miniclip.utils.option_names import flags
 
 
 def test_differences_are_named(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()
-    with pytest.raises(ValueError, match=r"lr: started with 0\.001, now 0\.0001; to resume .* --allow-changes"):
+    with pytest.raises(ValueError, match=r"lr: started with 0\.001, now 0\.0001\. To resume .* allow_changes=True"):
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"lr": 1e-4})
     with pytest.raises(ValueError, match="unknown setting 'learning_rate'"):
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"learning_rate": 1e-4})
@@ -87,6 +89,44 @@ def test_more_epochs(start, train_data, val_data):
         trainer.run_dir, train_data, val_data, settings={"epochs": 3}, allow_changes=True, callbacks=[], device="cpu"
     )
     assert [record["step"] for record in resumed.fit().evaluations][-1] == 15
+
+
+def test_another_length_names_its_effect_on_the_schedule(start, train_data, val_data):
+    trainer = start(callbacks=[])
+    trainer.fit()
+    message = (
+        r"epochs: started with 2, now 4\. The number of steps sets the schedule of the learning rate: after step 10 "
+        r"the rate would be 0\.001 \(schedule of 20 steps\), not 0 \(schedule of 10 steps\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        Trainer.resume(trainer.run_dir, train_data, val_data, settings={"epochs": 4})
+    with pytest.raises(ValueError, match=r"add allow_changes=True"):
+        Trainer.resume(trainer.run_dir, train_data, val_data, settings={"epochs": 4})
+
+
+@pytest.mark.parametrize(
+    ("changes", "about", "advice"),
+    [
+        (
+            {"lr": (1e-3, 1e-4), "flip": (False, True)},
+            {"data": "shapes"},
+            "use `miniclip train --resume 'my run' --lr 0.0001 --flip --allow-changes`",
+        ),
+        (
+            {"train data": ("(1)", "(2)")},
+            {"data": "/my data"},
+            "use `miniclip train --resume 'my run' --data '/my data' --allow-changes`",
+        ),
+        ({"max_steps": (3, None)}, {"data": "shapes"}, "add --allow-changes"),
+        ({"callback A": ("", "")}, {"data": "shapes"}, "add --allow-changes"),
+        ({"lr": (1e-3, 1e-4)}, {}, "add --allow-changes"),
+    ],
+    ids=["settings", "data", "unset", "callback", "Python"],
+)
+def test_advice_can_be_followed(changes, about, advice):
+    with flags({"allow_changes": "--allow-changes{}"}):
+        assert accepting_command(Path("my run"), changes, about) == advice
+    assert accepting_command(Path("my run"), changes, about) == "add allow_changes=True"
 
 
 def test_every_setting_is_compared():

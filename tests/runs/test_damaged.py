@@ -14,7 +14,7 @@ from miniclip.runs.state import FORMAT as STATE_FORMAT
 from miniclip.runs.state import read_state
 
 RUN = {"format": FORMAT, "train": {}, "model": {}, "data": {}, "about": {}, "changes": []}
-STATE = {"format": STATE_FORMAT, "progress": "{}", "frozen": "[]"}
+STATE = {"format": STATE_FORMAT, "progress": "{}", "structure": "{}"}
 
 
 def refusal(read, path, *words):
@@ -59,8 +59,8 @@ def test_refuses_a_configuration_that_is_not_a_file(tmp_path):
         ({"progress": '{"step": "3"}'}, "model.a"),
         ({"progress": '{"steps": 3}'}, "model.a"),
         ({"progress": "[1]"}, "model.a"),
-        ({"frozen": "3"}, "model.a"),
-        ({"frozen": None}, "model.a"),
+        ({"structure": '{"frozen": 3}'}, "model.a"),
+        ({"structure": None}, "model.a"),
         ({}, "elsewhere.a"),
         ({}, "plain"),
     ],

@@ -10,7 +10,7 @@ from miniclip.errors import DataError
 from miniclip.runs import history
 from miniclip.runs.history import History, line, merged, thinned
 
-STEP = {"step": 1, "epoch": 1, "loss": 2.0, "log_n": 2.1}
+STEP = {"step": 1, "epoch": 1, "loss": 2.0, "chance_loss": 2.1}
 EVALUATION = {"step": 1, "epoch": 1, "val_loss": 2.0, "text_to_image": {"R@1": 3.0}}
 
 

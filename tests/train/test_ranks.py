@@ -22,6 +22,7 @@ from miniclip.data.options import LoaderOptions
 from miniclip.errors import DataError
 from miniclip.inference.model import CLIPModel
 from miniclip.runs.metrics_file import MetricsFile
+from miniclip.runs.progress import Progress
 from miniclip.runs.state import read_state
 from miniclip.runtime import distributed
 from miniclip.runtime.fsdp import require_even
@@ -173,6 +174,10 @@ def flat(record: dict) -> list[float]:
     return [number for group in values for number in group]
 
 
+def position(progress: Progress) -> dict[str, float]:
+    return {name: value for name, value in dataclasses.asdict(progress).items() if name != "callbacks"}
+
+
 def assert_same_run(a: Path, b: Path, tolerance: float = 1e-9) -> None:
     one, other = (figures(History.read(run)) for run in (a, b))
     assert len(one) == len(other)
@@ -181,7 +186,7 @@ def assert_same_run(a: Path, b: Path, tolerance: float = 1e-9) -> None:
         exact = "val_loss" not in mine  # evaluation is in float32
         assert flat(mine) == pytest.approx(flat(theirs), rel=tolerance if exact else 1e-6, abs=1e-12)
     mine, theirs = (read_state(run / "state.safetensors") for run in (a, b))
-    assert dataclasses.asdict(mine.progress) == pytest.approx(dataclasses.asdict(theirs.progress))
+    assert position(mine.progress) == pytest.approx(position(theirs.progress))
     for x, y in zip(
         (mine.weights, mine.optimizer, mine.ema), (theirs.weights, theirs.optimizer, theirs.ema), strict=True
     ):

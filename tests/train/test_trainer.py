@@ -65,6 +65,7 @@ def test_run_directory_contents(start, drawn):
         "best",
         "config.json",
         "confusions.png",
+        "doctor.jsonl",
         "last",
         "learning_curve.png",
         "metrics.jsonl",
@@ -236,7 +237,7 @@ def test_file_instead_of_a_directory_is_refused(start, tmp_path):
 def test_resume_refuses_other_data(start, train_data, val_data):
     trainer = start(max_steps=1)
     trainer.fit()
-    with pytest.raises(ValueError, match=r"train data: started with \(40 images.*now \(30 images.*--allow-changes"):
+    with pytest.raises(ValueError, match=r"train data: started with \(40 images.*now \(30 images.*allow_changes=True"):
         Trainer.resume(trainer.run_dir, Shapes("train", 30, image_size=16), val_data)
     with pytest.raises(ValueError, match="val data"):
         Trainer.resume(trainer.run_dir, train_data, None)
@@ -303,7 +304,7 @@ def test_empty_and_unreadable_data_are_refused(model, train_data, tmp_path):
     with pytest.raises(ValueError, match="empty"):
         Trainer(model, miniclip.data.Captions([], []), run_dir=tmp_path / "a")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
-    data = miniclip.data.Captions([tmp_path / "broken.jpg"], [["a broken picture"]])
+    data = miniclip.data.Captions([tmp_path / "broken.jpg"] * 2, [["a broken picture"]] * 2)
     with pytest.raises(DataError, match=r"broken\.jpg"):
         Trainer(model, data, run_dir=tmp_path / "b")
     assert not (tmp_path / "b").exists()

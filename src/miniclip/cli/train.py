@@ -25,6 +25,7 @@ from miniclip.cli.trainers import (
     resumed_trainer,
 )
 from miniclip.train.config import TrainConfig
+from miniclip.utils.formatting import format_command
 
 EPILOG = """examples:
   miniclip train                                     Shapes and a tiny model, about a minute on two cores
@@ -118,6 +119,8 @@ def run_check(resume: str | None, config: str | None, dry_run: bool = False, **f
     """Check the data, the memory and the model of a run without training it; return the exit code."""
     from miniclip.diagnostics.check import check
     from miniclip.runtime.precision import resolve
+    from miniclip.train.requirements import require_trainable
+    from miniclip.train.setup import logger_callbacks
 
     if resume is not None:
         report = resumed_trainer(resume, merge_settings(config, flags)).check()
@@ -127,9 +130,12 @@ def run_check(resume: str | None, config: str | None, dry_run: bool = False, **f
         refuse_resume_flags(flags)
         arguments = new_run_arguments(merge_settings(config, flags))
         device = select_device(arguments["device"])
-        settings = arguments["config"]
+        data = arguments["train_data"], arguments["val_data"]
+        model, settings = arguments["model"], arguments["config"]
+        require_trainable(model, *data, settings)
+        logger_callbacks(settings)  # their packages must be there
         settings = dataclasses.replace(settings, precision=resolve(settings.precision, device))
-        report = check(arguments["model"].to(device), arguments["train_data"], arguments["val_data"], settings)
+        report = check(model.to(device), *data, settings)
     print(report)
     if report.worst == "error":
         print("fix the errors, then check again")
@@ -154,7 +160,8 @@ def run_training(resume: str | None, config: str | None, dry_run: bool = False, 
     try:
         trainer.fit()
     except KeyboardInterrupt:
-        print(f"stopped at step {trainer.step}; to continue: miniclip train --resume {trainer.run_dir}")
+        command = format_command("miniclip", "train", "--resume", trainer.run_dir)
+        print(f"stopped at step {trainer.step}; to continue: {command}")
         raise
     print(format_summary(trainer))
 
@@ -172,19 +179,29 @@ def format_start(trainer: Any) -> str:
 
 
 def format_summary(trainer: Any) -> str:
-    """Return the last and the best evaluation, the paths of the results, and commands to try next."""
+    """Return the last and the best evaluation, the paths of the results, and commands to try next.
+
+    The last line names a result at chance.
+    """
+    from miniclip.diagnostics.chance import loss_at_chance, recall_at_chance
     from miniclip.train.validation import monitored
 
-    lines = []
+    lines, at_chance = [], loss_at_chance(trainer.history)
     if trainer.history.evaluations:
         best = max(trainer.history.evaluations, key=lambda record: monitored(record, trainer.config.monitor))
         last = trainer.history.evaluations[-1]
         records = [("last and best", last)] if best is last else [("last", last), ("best", best)]
+        at_chance = recall_at_chance(best)
         lines = [f"{name} (epoch {r['epoch']}): {format_recalls(r, trainer.val_data)}" for name, r in records]
     run = trainer.run_dir
     lines += [
         f"learning curve: {run / 'learning_curve.png'}",
         f"model: {run / 'best' if lines else run / 'last'}",
-        f"next: miniclip eval {run}    or, in Python: miniclip.load({str(run)!r})",
+        f"next: {format_command('miniclip', 'eval', run)}    or, in Python: miniclip.load({str(run)!r})",
     ]
+    if at_chance is not None:
+        lines.append(
+            f"no better than chance: {at_chance}. After {trainer.step:,} steps the model has not learned anything of "
+            "use: train for more epochs (--epochs), and check that captions match images (--check)"
+        )
     return "\n".join(lines)

@@ -66,8 +66,8 @@ def new_trainer(settings: dict[str, Any]) -> Any:
 
 def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     """Open the data, build the model, and return the arguments of `Trainer`."""
-    from miniclip.data.opening import absolute_spec, spec_name
-    from miniclip.runs.directory import next_run_dir, require_no_run
+    from miniclip.data.opening import absolute_spec, parse_spec, spec_name
+    from miniclip.runs.directory import next_run_dir, require_free
 
     data, preset_name, checkpoint, run_dir, device = (settings.pop(name, None) for name in NEW_RUN_SETTINGS)
     if preset_name and checkpoint:
@@ -75,9 +75,12 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     data = DEFAULT_DATA if data in (None, DEFAULT_DATA) else absolute_spec(data)
     config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DEFAULT_DATA else settings)
     run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / spec_name(data))
-    require_no_run(run_dir)  # before the data are read, which can take minutes
+    folder = parse_spec(data).path if data != DEFAULT_DATA else None
+    require_free(run_dir, folder if folder and folder.is_dir() else None)  # before minutes of reading the data
     train_data, val_data = open_splits(data, reading_options_of(dataclasses.asdict(config)))
     preset_name = preset_name or DEFAULT_PRESET
+    if not checkpoint:
+        require_pixels_of_preset(train_data, preset_name)
     model = (
         pretrained_model(checkpoint, config) if checkpoint else fresh_model(preset_name, train_data.captions, config)
     )
@@ -105,6 +108,29 @@ def pretrained_model(checkpoint: str, config: TrainConfig) -> Any:
             f"{model.config.logit_scale:g}, as the sigmoid loss needs"
         )
     return model
+
+
+def require_pixels_of_preset(data: Any, preset_name: str) -> None:
+    """Check that a cache was built for a preset's preprocessing, before a tokenizer is trained on its captions.
+
+    Raises:
+        ValueError: it was built for another; the message names the presets that fit.
+    """
+    from miniclip.config import PRESETS
+    from miniclip.data.cache.reading import CachedDataset
+    from miniclip.data.preprocess import Preprocess
+
+    if not isinstance(data, CachedDataset):
+        return
+    fitting = [name for name in PRESETS if Preprocess(preset(name)).pixel_settings == data.pixel_settings]
+    if preset_name not in fitting:
+        size, expected = data.pixel_settings["size"], preset(preset_name).image.image_size
+        choices = ", ".join(fitting) or "none"
+        raise ValueError(
+            f"{data.path}: the cache holds images of {size} px, and the preset {preset_name} takes images of "
+            f"{expected} px: add --preset with a preset that fits ({choices}) or --model with a checkpoint that does, "
+            f"or build another cache with `miniclip data cache … --preset {preset_name}`"
+        )
 
 
 def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: TrainConfig) -> Any:

@@ -22,6 +22,7 @@ from miniclip.models.clip import CLIPOutput
 from miniclip.runs.history import Record
 from miniclip.runtime import distributed
 from miniclip.train.config import Loss
+from miniclip.train.metrics import chance_loss
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -63,17 +64,6 @@ def batch_metrics(
         "chance_loss": chance_loss(n, loss),
         "loss_floor": sum(count * chance_loss(count, loss) for count in caption_counts.values()) / n,
     }
-
-
-def chance_loss(n: int, loss: Loss) -> float:
-    """Return the loss of a model that cannot distinguish n pairs, at its best scale and bias.
-
-    Contrastive: log n. Sigmoid: each of the n similarities of a row is a match with probability 1/n, which costs
-    log n + (n - 1) log(n / (n - 1)).
-    """
-    if loss == "contrastive" or n < 2:
-        return math.log(n)
-    return math.log(n) + (n - 1) * math.log(n / (n - 1))
 
 
 def learned_fraction(record: Record) -> float | None:

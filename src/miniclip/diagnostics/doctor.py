@@ -58,7 +58,7 @@ class Doctor(Callback):
         self._window.add(record)
         if "val_loss" in record:
             return self._apply(EVALUATION_RULES)
-        return self._apply([*STEP_RULES, *(BATCH_RULES if "chance_loss" in record else ())])
+        return self._apply([*STEP_RULES, *(BATCH_RULES if "loss_floor" in record else ())])
 
     def _apply(self, rules: Iterable[Rule]) -> list[tuple[Rule, str]]:
         new = []
@@ -102,7 +102,7 @@ def run_facts(trainer: TrainerProtocol) -> RunFacts:
     config, parameters = trainer.config, by_tower(trainer.model)
     return RunFacts(
         steps=trainer.total_steps,
-        warmup_steps=round(config.warmup_fraction * trainer.total_steps),
+        warmup_steps=config.warmup_steps(trainer.total_steps),
         max_logit_scale=config.max_logit_scale,
         trained_towers=tuple(name for name in ("image", "text") if any(p.requires_grad for p in parameters[name])),
         captions=trainer.train_captions,

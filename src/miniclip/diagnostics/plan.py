@@ -156,7 +156,7 @@ def plan_run(trainer: StepTrainer) -> RunPlan:
         steps_per_epoch=loader.steps,
         steps=trainer.total_steps - trainer.step,
         epochs=trainer.epochs,
-        warmup_steps=round(config.warmup_fraction * trainer.total_steps),
+        warmup_steps=config.warmup_steps(trainer.total_steps),
         evaluations=sum(epoch % config.eval_every == 0 or epoch == trainer.epochs for epoch in epochs_left),
         step_flops=None if flops is None else flops * loader.batch_size,
         peak_flops=peak * distributed.world_size(),

@@ -90,7 +90,7 @@ def step_summary(record: Record) -> str:
     """Return the main metrics of a step in half a line; missing ones are left out."""
     parts = []
     if record.get("loss") is not None:
-        parts.append(f"loss {record['loss']:.3f} (chance {record['log_n']:.2f})")
+        parts.append(f"loss {record['loss']:.3f} (chance {record['chance_loss']:.2f})")
     if "samples_per_second" in record:
         parts.append(f"{record['samples_per_second']:,.0f} samples/s")
     if "mfu" in record:
@@ -105,7 +105,7 @@ def evaluation_summary(record: Record, steps: list[Record], epochs: int) -> str:
     loss, data_wait = _weighted_mean(steps, "loss"), _weighted_mean(steps, "data_wait")
     return (
         f"epoch {record['epoch']:>3}/{epochs}  {'' if loss is None else f'loss {loss:.3f}  '}"
-        f"validation loss {record['val_loss']:.3f} (chance {record['val_log_n']:.2f})  "
+        f"validation loss {record['val_loss']:.3f} (chance {record['val_chance_loss']:.2f})  "
         f"R@1 text to image {record['text_to_image']['R@1']:.1f}, "
         f"image to text {record['image_to_text']['R@1']:.1f}"
         f"{'' if data_wait is None else f'  data wait {data_wait:.1%}'}"

@@ -1,14 +1,15 @@
-"""Worst confusions: validation images whose captions are farther away than captions of other images.
+"""Worst confusions: validation images to which a caption of another image is at least as near as all of their own.
 
 The margin of an image is the cosine of the nearest caption of another image minus that of its own nearest caption.
-Captions with equal text are not confusions. The plot often shows the cause: wrong labels, captions that fit many
-images, or details that the model does not recognise. Letters: N images, M captions, n images at a time, U texts.
+Images with a margin below 0 are not confused. A tie counts against the model, as in recall. Captions with equal text
+are not confusions. The plot often shows the cause: wrong labels, captions that fit many images, or details that the
+model does not recognise. Letters: N images, M captions, n images at a time, U texts.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,14 @@ LINE_WIDTH, MAX_LINES = 62, 2  # characters per line and lines per caption
 MAX_NAME_LENGTH = 28
 
 
+class Confusions(NamedTuple):
+    """Worst confusions, and the numbers of images that were confused and searched."""
+
+    worst: list[Confusion]
+    confused: int
+    searched: int
+
+
 class Confusion(NamedTuple):
     """An image with its own nearest caption and the nearest captions of other images.
 
@@ -43,14 +52,14 @@ class Confusion(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """Cosine of the nearest negative minus that of the positive; below 0 if the positive is nearest."""
+        """Cosine of the nearest negative minus that of the positive, at least 0."""
         return self.negatives[0][1] - self.positive[1]
 
 
-def worst_confusions(
+def find_confusions(
     embeddings: Embeddings, captions: Sequence[Sequence[str]], limit: int = MAX_CONFUSIONS
-) -> list[Confusion]:
-    """Return the images with the largest margins, largest first. Margins may be negative if few images are confused.
+) -> Confusions:
+    """Return the confused images with the largest margins, largest first.
 
     Args:
         embeddings: images and captions; captions in the order of their images.
@@ -59,16 +68,15 @@ def worst_confusions(
     """
     ids: dict[str, int] = {}
     text_ids = torch.tensor([ids.setdefault(caption, len(ids)) for group in captions for caption in group])  # (M,)
-    confusions = [
-        confusion
-        for rows in torch.split(spaced_indices(len(embeddings.images), MAX_IMAGES), CHUNK)
-        for confusion in _chunk_confusions(embeddings, rows, text_ids, limit)
-    ]
-    return sorted(confusions, key=lambda confusion: -confusion.margin)[:limit]
+    searched = spaced_indices(len(embeddings.images), MAX_IMAGES)
+    chunks = [_chunk_confusions(embeddings, rows, text_ids, limit) for rows in torch.split(searched, CHUNK)]
+    worst = [confusion for chunk in chunks for confusion in chunk.worst]
+    worst.sort(key=lambda confusion: -confusion.margin)
+    return Confusions(worst[:limit], sum(chunk.confused for chunk in chunks), len(searched))
 
 
-def _chunk_confusions(embeddings: Embeddings, rows: Tensor, text_ids: Tensor, limit: int) -> Iterator[Confusion]:
-    """Yield the worst confusions of some images (n,). Images whose text all captions share are left out."""
+def _chunk_confusions(embeddings: Embeddings, rows: Tensor, text_ids: Tensor, limit: int) -> Confusions:
+    """Return the confusions of some images (n,). Images whose text all captions share are not confused."""
     image_indices = embeddings.image_indices.cpu()
     similarity = (embeddings.images[rows.to(embeddings.images.device)] @ embeddings.texts.T).float().cpu()  # (n, M)
     similarity = similarity.nan_to_num(-1.0)
@@ -79,11 +87,14 @@ def _chunk_confusions(embeddings: Embeddings, rows: Tensor, text_ids: Tensor, li
     positive, positive_caption = similarity.masked_fill(~is_positive, -torch.inf).max(dim=1)
     negative = similarity.masked_fill(has_text[:, text_ids], -torch.inf)
     nearest, nearest_caption = negative.topk(min(CANDIDATES, negative.shape[1]), dim=1)
-    for i in (nearest[:, 0] - positive).topk(min(limit, len(rows))).indices.tolist():
+    margins = nearest[:, 0] - positive
+    confused = int((margins >= 0).sum())
+    worst = []
+    for i in margins.topk(min(limit, confused)).indices.tolist():
         candidates = list(zip(nearest_caption[i].tolist(), nearest[i].tolist(), strict=True))
-        negatives = _distinct(candidates, text_ids, image_indices)
-        if negatives:
-            yield Confusion(int(rows[i]), (int(positive_caption[i]), float(positive[i])), negatives)
+        negatives = _distinct([(caption, x) for caption, x in candidates if x >= positive[i]], text_ids, image_indices)
+        worst.append(Confusion(int(rows[i]), (int(positive_caption[i]), float(positive[i])), negatives))
+    return Confusions(worst, confused, len(rows))
 
 
 def _distinct(candidates: Sequence[tuple[int, float]], text_ids: Tensor, image_indices: Tensor) -> list[Any]:
@@ -92,7 +103,7 @@ def _distinct(candidates: Sequence[tuple[int, float]], text_ids: Tensor, image_i
     texts, images = set[int](), set[int]()
     for caption, cosine in candidates:
         text, image = int(text_ids[caption]), int(image_indices[caption])
-        if cosine > -torch.inf and text not in texts and image not in images:
+        if text not in texts and image not in images:
             distinct.append((caption, cosine))
             texts.add(text)
             images.add(image)
@@ -100,7 +111,9 @@ def _distinct(candidates: Sequence[tuple[int, float]], text_ids: Tensor, image_i
 
 
 def plot_confusions(embeddings: Embeddings, data: ImageCaptionDataset, path: str | Path, title: str = "") -> None:
-    """Plot the worst confusions: each image, its own nearest caption, and nearer captions of other images.
+    """Plot the worst confusions: each image, its own nearest caption, and captions of other images that are as near.
+
+    The title gets the number of confused images. Without one, the figure has only the title.
 
     Args:
         embeddings: embeddings of `data`.
@@ -108,22 +121,23 @@ def plot_confusions(embeddings: Embeddings, data: ImageCaptionDataset, path: str
         path: PNG file, written atomically.
         title: title of the figure.
     """
-    confusions = worst_confusions(embeddings, data.captions)
+    confusions = find_confusions(embeddings, data.captions)
     captions = [caption for group in data.captions for caption in group]
     image_indices = embeddings.image_indices.tolist()
-    rows = max(1, -(-len(confusions) // 2))
-    figure = new_figure(13, 0.5 + 2.3 * rows, automatic_layout=False)
-    grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.8, 1, 1.8))
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.7 / figure.get_figheight(), wspace=0.05, hspace=0.15)
+    rows = -(-len(confusions.worst) // 2)
+    figure = new_figure(13, 1 + 2.3 * rows, automatic_layout=False)
+    grid = figure.subplots(max(1, rows), 4, squeeze=False, width_ratios=(1, 1.8, 1, 1.8))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.9 / figure.get_figheight(), wspace=0.05, hspace=0.15)
     for axes in grid.flat:
         axes.set_axis_off()
-    for position, confusion in enumerate(confusions):
+    for position, confusion in enumerate(confusions.worst):
         row, column = position // 2, 2 * (position % 2)
         _draw_image(grid[row, column], data, confusion.image)
         lines = [("own caption", confusion.positive, POSITIVE_COLOR)]
         lines += [(f"caption of image {image_indices[n[0]]}", n, NEGATIVE_COLOR) for n in confusion.negatives]
         _draw_captions(grid[row, column + 1], lines, captions)
-    figure.suptitle(title, parse_math=False)
+    count = f"{confusions.confused:,} of {confusions.searched:,} images have a nearer caption of another image"
+    figure.suptitle(f"{title}\n{count}", parse_math=False)
     write_figure(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""Learning curve: training and validation loss, and validation recall."""
+"""Learning curve: training and validation loss, and validation recall, each with its value by chance."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ MAX_POINTS = 2000  # points of the training loss: two per pixel column
 
 def plot_learning_curve(history: History, path: str | Path, title: str = "") -> None:
     """Plot training and validation loss, and recall below them, over the steps.
+
+    A thin dashed line in the color of each curve is its value for a model that cannot distinguish the pairs. Training
+    and validation have different ones if the validation data are smaller than a training batch.
 
     Long runs are thinned, so the plot takes a fraction of a second: it shows the mean of several steps and their range.
 
@@ -49,18 +52,29 @@ def _plot_losses(axes: Any, history: History) -> None:
         steps = [record["step"] for record in history.evaluations]
         losses = [record["val_loss"] for record in history.evaluations]
         axes.plot(steps, losses, "o-", color=VALIDATION_COLOR, ms=4, label="validation loss")
-    if history.steps:
-        log_n = history.steps[-1]["log_n"]
-        label = f"chance, log {round(math.exp(log_n))} = {log_n:.2f}"
-        axes.axhline(log_n, color="grey", linestyle="--", linewidth=1, label=label)
+        _plot_chance(axes, history.evaluations, "val_chance_loss", VALIDATION_COLOR, "validation")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     finish_axes(axes)
-    axes.legend(loc="best", fontsize=8, framealpha=0.85)
+    if axes.lines:
+        axes.legend(loc="best", fontsize=8, framealpha=0.85)
+
+
+def _plot_chance(axes: Any, records: list[Record], name: str, color: str, kind: str) -> None:
+    """Plot the loss by chance, which changes if a run is resumed with another batch size."""
+    values = [record[name] for record in records]
+    label = f"chance in {kind}, {values[-1]:.2f}"
+    if len(set(values)) == 1:
+        axes.axhline(values[0], color=color, linestyle="--", linewidth=1, label=label)
+    else:
+        steps = [record["step"] for record in records]
+        axes.plot(steps, values, color=color, linestyle="--", linewidth=1, drawstyle="steps-pre", label=label)
 
 
 def _plot_training_loss(axes: Any, points: list[Record]) -> None:
     """Plot the loss of each step, or the range of merged steps, and the smoothed loss."""
+    if not points:
+        return
     steps = [record["step"] for record in points]
     values = [record["loss"] for record in points]
     if any("loss_min" in record for record in points):
@@ -69,6 +83,7 @@ def _plot_training_loss(axes: Any, points: list[Record]) -> None:
     else:
         axes.plot(steps, values, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth(values, len(values) // 50), color=TRAIN_COLOR, linewidth=1.8, label="training loss")
+    _plot_chance(axes, points, "chance_loss", TRAIN_COLOR, "training")
 
 
 def _plot_recall(axes: Any, history: History) -> None:
@@ -79,6 +94,12 @@ def _plot_recall(axes: Any, history: History) -> None:
             axes.plot(
                 steps, values, style, color=color, ms=4, mfc=color if k == "R@1" else "white", label=f"{name} {k}"
             )
+    if history.evaluations:
+        chance = history.evaluations[-1]["chance_recall"]
+        for k, style in (("R@1", "--"), ("R@5", ":")):
+            by_chance = chance["text_to_image"][k]
+            label = f"{k} by chance, {by_chance:.2g}%"
+            axes.axhline(by_chance, color="grey", linestyle=style, linewidth=1, label=label)
     axes.set_ylabel("validation recall (%)")
     axes.set_xlabel("step")
     axes.set_ylim(0, 100)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from miniclip.runs.progress import Progress, run_length
+from miniclip.train.callbacks import Callback, named_callbacks
 from miniclip.train.config import TrainConfig
+from miniclip.train.schedule import learning_rate
+from miniclip.utils.formatting import format_command
 from miniclip.utils.option_names import option
 
 Changes = dict[str, tuple[Any, Any]]  # name to (before, now)
+
+LENGTH = ("epochs", "max_steps")  # settings that change the number of steps, hence the schedule of the learning rate
 
 # Settings that change how a run is observed and stored, but not its result. `max_steps` is not one of them: the
 # learning rate depends on the number of steps.
@@ -42,20 +52,98 @@ def changed_data(before: dict[str, Any], now: dict[str, Any]) -> Changes:
     }
 
 
-def require_allowed(run_dir: Path, changes: Changes, allow_changes: bool) -> None:
-    """Check that changes of the result are allowed.
+def numerics() -> dict[str, Any]:
+    """Return torch's settings for the whole process on which the numbers of a run depend."""
+    return {
+        "torch.get_default_dtype": str(torch.get_default_dtype()),
+        "torch.are_deterministic_algorithms_enabled": torch.are_deterministic_algorithms_enabled(),
+        "torch.get_float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def changed_numerics(before: Mapping[str, Any]) -> Changes:
+    """Return torch's settings that differ from those of a run, by the function that returns them."""
+    return {name: (before[name], value) for name, value in numerics().items() if before.get(name, value) != value}
+
+
+def changed_callbacks(states: Mapping[str, Any], callbacks: Sequence[Callback]) -> Changes:
+    """Return the callbacks whose state a run has, and that are not among `callbacks`."""
+    names = {name for name, _ in named_callbacks(callbacks)} if states else set()
+    return {f"callback {name}": ("with a state", "missing from callbacks=") for name in states if name not in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleChange:
+    """Effect of another number of epochs or steps on the learning rate.
+
+    Attributes:
+        before: the settings of the run.
+        now: the settings that it is resumed with.
+        progress: the position of the run.
+        images: number of training images.
+    """
+
+    before: TrainConfig
+    now: TrainConfig
+    progress: Progress
+    images: int
+
+    def __str__(self) -> str:
+        (old, old_rate), (new, new_rate) = map(self._length_and_rate, (self.before, self.now))
+        return (
+            f"the number of steps sets the schedule of the learning rate: after step {self.progress.step:,} the rate "
+            f"would be {new_rate:.2g} (schedule of {new:,} steps), not {old_rate:.2g} (schedule of {old:,} steps)"
+        )
+
+    def _length_and_rate(self, config: TrainConfig) -> tuple[int, float]:
+        """Return the number of steps, and the rate of the next step; 0 after the last."""
+        steps, _ = run_length(config, self.progress, max(1, self.images // min(config.batch_size, self.images)))
+        warmup, step = config.warmup_steps(steps), self.progress.step
+        return steps, learning_rate(step, peak=config.lr, warmup=warmup, total=steps) if step < steps else 0.0
+
+
+def require_allowed(run_dir: Path, changes: Changes, schedule: ScheduleChange, about: Mapping[str, Any]) -> None:
+    """Check that nothing that affects the result has changed.
+
+    Args:
+        run_dir: the run.
+        changes: data, settings and parts that differ.
+        schedule: effect of another length.
+        about: the run's `about`; the command line can resume it if it has the path of the data.
 
     Raises:
-        ValueError: something that affects the result differs, and `allow_changes` is False.
+        ValueError: something has changed; the message has the command that accepts it.
     """
-    differences = [
-        f"{name}: started with {before}, now {now}" for name, (before, now) in changes.items() if name not in NEUTRAL
-    ]
-    if differences and not allow_changes:
-        raise ValueError(
-            f"{run_dir}: {'; '.join(differences)}; to resume with these differences, whose result is not that of the "
-            f"original run, add {option('allow_changes', True)}"
-        )
+    affecting = {name: change for name, change in changes.items() if name not in NEUTRAL}
+    if not affecting:
+        return
+    text = "; ".join(f"{name}: started with {before}, now {now}" for name, (before, now) in affecting.items())
+    if any(name in affecting for name in LENGTH):
+        text += f". {str(schedule).capitalize()}"
+    raise ValueError(
+        f"{run_dir}: {text}. To resume with these differences, whose result is not that of the original run, "
+        f"{accepting_command(run_dir, affecting, about)}"
+    )
+
+
+def accepting_command(run_dir: Path, changes: Changes, about: Mapping[str, Any]) -> str:
+    """Return the advice that accepts changes: a command, if the command line can make all of them, else Python."""
+    values = {name: now for name, (_, now) in changes.items() if not name.endswith(" data")}
+    allow = option("allow_changes", True)
+    is_possible = "data" in about and None not in values.values() and values.keys() <= TrainConfig().to_dict().keys()
+    if not (allow.startswith("--") and is_possible):
+        return f"add {allow}"
+    words = ["--data", about["data"]] if len(values) < len(changes) else []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    resume = format_command("miniclip", "train", "--resume", run_dir, *words, "--allow-changes")
+    advice = f"use `{resume}`"
+    if any(name in values for name in LENGTH):
+        lengths = [word for name in LENGTH if name in values for word in (f"--{name.replace('_', '-')}", values[name])]
+        again = format_command("miniclip", "train", "--model", run_dir / "last", "--data", about["data"], *lengths)
+        advice += f"; `{again}` starts a new run from the weights, with a schedule of its own"
+    return advice
 
 
 def describe_data(fingerprint: dict[str, Any] | None) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from miniclip.inference.model import CLIPModel
 from miniclip.runs import state
 from miniclip.runs.directory import BEST, LAST
 from miniclip.runs.progress import Progress
+from miniclip.runs.saveable import require_own_optimizer, require_parts
 from miniclip.runs.saving import BackgroundWriter
 from miniclip.runtime import distributed
 from miniclip.train.config import TrainConfig
@@ -21,7 +23,7 @@ from miniclip.train.ema import EMA
 
 
 class Checkpointer:
-    """Writer of checkpoints. All ranks call its methods; rank 0 writes.
+    """Writer of checkpoints. All ranks call its methods; rank 0 writes. As a context, it waits for the last write.
 
     Args:
         run_dir: the run directory.
@@ -29,18 +31,41 @@ class Checkpointer:
         optimizer: its optimizer.
         ema: the moving average of its weights, or None.
         config: the settings: `save_in_background`, `keep_checkpoints`, `save_minutes`.
+
+    Attributes:
+        parts: foreign parts of the model of a resumed run.
     """
 
     def __init__(
         self, run_dir: Path, model: CLIPModel, optimizer: torch.optim.Optimizer, ema: EMA | None, config: TrainConfig
     ) -> None:
+        self.parts: Sequence[str] = ()
         self.run_dir, self.model, self.optimizer, self.ema, self.config = run_dir, model, optimizer, ema, config
         self.writer = BackgroundWriter(config.save_in_background)
-        self.start_clock()
-
-    def start_clock(self) -> None:
-        """Start counting the minutes to the next checkpoint."""
         self._saved_at = time.perf_counter()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.__exit__(kind, error, trace)
+
+    def start(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Check the model and the optimizer that trains it, and start counting the minutes to the next checkpoint.
+
+        Raises:
+            ValueError: the model lacks foreign parts of the resumed run, or the optimizer is not that of the settings.
+        """
+        require_parts(self.model, self.parts, self.run_dir)
+        require_own_optimizer(optimizer, self.model, self.config, is_new=step == 0)
+        self.optimizer = optimizer
+        self._saved_at = time.perf_counter()
+
+    def raise_errors(self) -> None:
+        """Raise the error of a finished write, without waiting for unfinished ones."""
+        self.writer.raise_errors()
 
     def overdue(self) -> bool:
         """Return whether `save_minutes` have passed on any rank. All ranks must call it."""
@@ -53,9 +78,11 @@ class Checkpointer:
         Raises:
             FloatingPointError: the weights are not finite; the previous state is kept.
             OSError: this write failed, or an earlier one in the background.
+            ValueError: the optimizer is not the one that the settings give.
         """
+        require_own_optimizer(self.optimizer, self.model, self.config, is_new=progress.step == 0)
         now = state.gather_state(self.model, self.optimizer, progress, self.ema)
-        self.start_clock()
+        self._saved_at = time.perf_counter()
         if distributed.is_main():
             state.require_finite(now, self.run_dir)
             now = now.map(self.writer.copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from itertools import count
@@ -11,20 +12,21 @@ from typing import Any
 import torch
 
 from miniclip.checkpoints.native import read_json, write_json
-from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.dataset import ImageCaptionDataset, name_of
 from miniclip.data.given import as_dataset
 from miniclip.errors import CheckpointError
 from miniclip.runs import history, state
 from miniclip.runs.changes import Changes, describe_data
 from miniclip.runtime import distributed
-from miniclip.utils.atomic import TEMPORARY
-from miniclip.utils.formatting import short
+from miniclip.utils.atomic import TEMPORARY, write_atomically
+from miniclip.utils.formatting import format_command, short
 from miniclip.version import __version__
 
 CONFIG = "config.json"
 LAST, BEST, CURVE = "last", "best", "learning_curve.png"
 FORMAT = "miniclip run 1"
 PARTS = {"train": dict, "model": dict, "data": dict, "about": dict, "changes": list}
+LOGS = {".log", ".out", ".err"}  # suffixes of files that may be in the directory of a new run: outputs of a scheduler
 
 
 def next_run_dir(name: str | Path) -> Path:
@@ -34,20 +36,77 @@ def next_run_dir(name: str | Path) -> Path:
     return path if not path.exists() else next(other for other in numbered if not other.exists())
 
 
+def require_free(path: Path, data_folder: Path | None = None) -> None:
+    """Check that a new run can be written to a directory. Nothing stays there.
+
+    Args:
+        path: the directory, which need not exist.
+        data_folder: folder of the dataset; plots in it or below could be taken for images.
+
+    Raises:
+        FileExistsError: the directory holds a run or other files, is in the dataset's folder, or the path is a file.
+        OSError: the directory cannot be written.
+    """
+    require_no_run(path)
+    names = [file.name for file in path.iterdir()] if _exists(path) and not _is_unstarted(path) else []
+    others = sorted(name for name in names if name[0] != "." and Path(name).suffix not in LOGS)
+    if others:
+        some = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        raise FileExistsError(
+            f"{path}: holds {len(others)} other file{'s' * (len(others) > 1)} ({some}); a run needs a new or an empty "
+            "directory, so that it overwrites nothing: choose another name"
+        )
+    if data_folder is not None and path.resolve().is_relative_to(data_folder.resolve()):
+        raise FileExistsError(
+            f"{path}: is in the folder of the dataset, {data_folder}, where the plots of the run could be taken for "
+            "images: choose a run directory outside of it"
+        )
+    require_writable(path)
+
+
+def require_writable(path: Path) -> None:
+    """Check that files can be written in a directory, by writing one. Nothing stays there.
+
+    Raises:
+        OSError: a directory cannot be made, or a file in it cannot be written.
+    """
+    new = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]  # innermost first
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        write_atomically(probe, lambda temporary: temporary.write_bytes(b"0"))
+        probe.unlink(missing_ok=True)  # another rank may have removed it
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise type(error)(f"{path}: a run cannot be written there ({reason}); choose another run directory") from None
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):  # another process may have written into it
+                folder.rmdir()
+
+
 def require_no_run(path: Path) -> None:
-    """Check that a new run may be written to a directory.
+    """Check that a directory holds no run.
 
     Raises:
         FileExistsError: the directory holds a run, or the path is a file.
     """
-    if path.exists() and not path.is_dir():
+    if not _exists(path):
+        return
+    if not path.is_dir():
         raise FileExistsError(f"{path} is a file; a run needs a directory: choose another name")
-    for name in (state.FILE, BEST, LAST, history.FILE, CONFIG):
+    for name in (state.FILE, BEST, LAST, history.FILE):
         if (path / name).exists() and (name in (state.FILE, BEST) or not _is_unstarted(path)):
             raise FileExistsError(
-                f"{path} already holds a run ({name}): resume it with `miniclip train --resume {path}` or "
-                "Trainer.resume, or choose another run directory"
+                f"{path} already holds a run ({name}): resume it with "
+                f"`{format_command('miniclip', 'train', '--resume', path)}` or Trainer.resume, or choose another run "
+                "directory"
             )
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path exists; False for a name that the file system does not allow."""
+    return os.path.lexists(path) and path.exists()
 
 
 def _is_unstarted(path: Path) -> bool:
@@ -108,12 +167,17 @@ def read_run(path: str | Path) -> dict[str, Any]:
 
 
 def fingerprint(data: ImageCaptionDataset | None) -> dict[str, Any] | None:
-    """Return the identity of a dataset: its counts, and a digest of the captions in order."""
+    """Return the identity of a dataset: its counts, and a digest of captions and file names in order.
+
+    Folders do not count, so that a dataset may be moved.
+    """
     if data is None:
         return None
     data, digest = as_dataset(data), hashlib.sha256()
-    for group in data.captions:
-        digest.update("\n".join(group).encode("utf-8", "surrogatepass") + b"\0")
+    has_names = hasattr(data, "name")
+    for index, group in enumerate(data.captions):
+        name = Path(name_of(data, index)).name if has_names else ""
+        digest.update("\n".join([name, *group]).encode("utf-8", "surrogatepass") + b"\0")
     return {"images": len(data), "captions": sum(map(len, data.captions)), "sha256": digest.hexdigest()[:16]}
 
 

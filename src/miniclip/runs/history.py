@@ -18,7 +18,7 @@ from miniclip.utils.files import open_regular, parse_json
 
 FILE = "metrics.jsonl"
 LIMIT = 10_000  # points in memory, besides the latest steps, which do not fill a point yet
-LAST = ("step", "epoch", "lr", "log_n")  # a point has the last step's value of these, and the mean of other metrics
+LAST = ("step", "epoch", "lr", "chance_loss")  # a point has the last step's value of these, and the mean of others
 
 Record = dict[str, Any]
 
@@ -28,12 +28,12 @@ class History:
     """Records of a run, oldest first.
 
     Attributes:
-        steps: one record per step: `step`, `epoch`, `loss`, `log_n`, `lr`, `logit_scale`, `grad_norm`, and more. After
-            `LIMIT` steps, one point for `stride` steps (`merged`), and the latest steps themselves.
-        evaluations: one record per evaluation: `step`, `epoch`, `val_loss`, `val_log_n`, and the recalls in percent,
-            `image_to_text` and `text_to_image`.
-        skipped: one record per non-finite step: `step`, `epoch`, `log_n`, `lr`, `skipped` (the cause), `batch` (the
-            file that keeps it).
+        steps: one record per step: `step`, `epoch`, `loss`, `chance_loss`, `lr`, `logit_scale`, `grad_norm`, and more.
+            After `LIMIT` steps, one point for `stride` steps (`merged`), and the latest steps themselves.
+        evaluations: one record per evaluation: `step`, `epoch`, `val_loss`, `val_chance_loss`, the recalls in percent,
+            `image_to_text` and `text_to_image`, and those of a random ranking, `chance_recall`.
+        skipped: one record per non-finite step: `step`, `epoch`, `chance_loss`, `lr`, `skipped` (the cause), `batch`
+            (the file that keeps it).
         stride: number of steps in a point, a power of two.
         end: size in bytes of these records in `metrics.jsonl`.
     """

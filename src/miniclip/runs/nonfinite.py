@@ -21,6 +21,7 @@ from miniclip.models.clip import CLIPOutput
 from miniclip.runs.history import Record
 from miniclip.runs.progress import Progress
 from miniclip.runtime import distributed
+from miniclip.utils.formatting import format_command
 
 FOLDER = "skipped"
 MAX_NAMED_ROWS = 5  # in a message
@@ -89,12 +90,13 @@ class NonFiniteSteps:
             FloatingPointError: there were more than `max_steps`.
         """
         if skipped > self.max_steps:
+            command = format_command("miniclip", "train", "--resume", self.run_dir)
             raise FloatingPointError(
                 f"not finite: {record['skipped']}, at step {record['step']}, the last of {skipped} in a row that were "
                 f"skipped (setting max_nonfinite_steps); the learning rate ({record['lr']:.1e}) may be too high, or "
                 f"bfloat16 too coarse. {self.run_dir} keeps the previous state, and the batches in {FOLDER}/: resume "
-                f"with a smaller rate (--resume {self.run_dir} --lr X --allow-changes), or start again with a longer "
-                "warmup or precision float32"
+                f"with a smaller rate ({command} --lr {record['lr'] / 10:.1g} --allow-changes), or start again with a "
+                "longer warmup or precision float32"
             )
 
 

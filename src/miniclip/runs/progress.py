@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
+
+from miniclip.train.config import TrainConfig
 
 
 @dataclasses.dataclass
@@ -17,6 +21,7 @@ class Progress:
         closed: step at which the last epoch was closed (evaluated and saved); -1 before the first.
         best: best value of the monitored metric, where greater is better; None before the first evaluation.
         skipped: number of non-finite steps in a row.
+        callbacks: states of the callbacks by the name of their class, JSON values.
     """
 
     step: int = 0
@@ -26,6 +31,7 @@ class Progress:
     closed: int = -1
     best: float | None = None
     skipped: int = 0
+    callbacks: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def improve(self, value: float) -> bool:
         """Return whether a value of the monitored metric is the best so far, and keep it if it is."""
@@ -33,3 +39,10 @@ class Progress:
         if is_best:
             self.best = value
         return is_best
+
+
+def run_length(config: TrainConfig, progress: Progress, steps_per_epoch: int) -> tuple[int, int]:
+    """Return the number of steps and of epochs of the whole run."""
+    steps = progress.epoch_start + (config.epochs - progress.epoch) * steps_per_epoch
+    steps = min(steps, config.max_steps or steps)
+    return steps, progress.epoch + math.ceil((steps - progress.epoch_start) / steps_per_epoch)

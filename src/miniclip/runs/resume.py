@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,64 +15,102 @@ from miniclip.checkpoints.weights import InMemoryWeights
 from miniclip.config import CLIPConfig
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.inference.model import CLIPModel
-from miniclip.runs.changes import Changes, changed_data, changed_settings, require_allowed
-from miniclip.runs.directory import LAST, fingerprint, read_run
+from miniclip.runs.changes import (
+    Changes,
+    ScheduleChange,
+    changed_callbacks,
+    changed_data,
+    changed_numerics,
+    changed_settings,
+    require_allowed,
+)
+from miniclip.runs.directory import LAST, fingerprint, read_run, require_writable
 from miniclip.runs.history import FILE, History
 from miniclip.runs.progress import Progress
-from miniclip.runs.state import State, find_state, read_state, restore_ema, restore_frozen, restore_optimizer
+from miniclip.runs.state import State, find_state, read_state, restore_ema, restore_optimizer
+from miniclip.runs.structure import restore_structure
 from miniclip.tokenizer import load_tokenizer
+from miniclip.train.callbacks import Callback
 from miniclip.train.config import TrainConfig
 from miniclip.train.ema import EMA
 
 
 class ResumedRun(NamedTuple):
-    """A run to continue."""
+    """A run to continue.
+
+    Attributes:
+        model: the model of the state.
+        config: the settings.
+        about: the user's facts.
+        changes: differences from the original run.
+        state: the state.
+        parts: foreign parts that the model must have before it is trained; empty if changes are allowed.
+    """
 
     model: CLIPModel
     config: TrainConfig
     about: dict[str, Any]
     changes: Changes
     state: State
+    parts: Sequence[str]
+
+
+class ResumeOptions(NamedTuple):
+    """Options of a resumed run.
+
+    Attributes:
+        settings: settings to change, by name.
+        about: entries of the run's `about` to change.
+        callbacks: the callbacks that the user gave.
+        allow_changes: allow changes that affect the result.
+        step: the state's step; None: the newest state.
+    """
+
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any]
+    callbacks: Sequence[Callback] = ()
+    allow_changes: bool = False
+    step: int | None = None
 
 
 def load_run(
-    run_dir: Path,
-    data: tuple[ImageCaptionDataset, ImageCaptionDataset | None],
-    settings: Mapping[str, Any],
-    about: Mapping[str, Any],
-    allow_changes: bool,
-    step: int | None,
+    run_dir: Path, train_data: ImageCaptionDataset, val_data: ImageCaptionDataset | None, options: ResumeOptions
 ) -> ResumedRun:
     """Load a run, after a comparison of data and settings with those of the original run.
 
     Args:
         run_dir: the run.
-        data: training and validation data.
-        settings: settings to change, by name.
-        about: entries of the run's `about` to change.
-        allow_changes: allow changes that affect the result.
-        step: the state's step; None: the newest state.
+        train_data: training data.
+        val_data: validation data.
+        options: changes, and whether they may affect the result.
 
     Raises:
         FileNotFoundError: the directory holds no run, or no state of that step.
         CheckpointError: a file is damaged.
+        OSError: the directory cannot be written.
         ValueError: a change affects the result and is not allowed.
     """
     run = read_run(run_dir)
-    before, now = TrainConfig.from_dict(run["train"]), TrainConfig.from_dict({**run["train"], **settings})
-    fingerprints = dict(zip(("train", "val"), map(fingerprint, data), strict=True))
-    changes = changed_settings(before, now) | changed_data(run["data"], fingerprints)
-    require_allowed(run_dir, changes, allow_changes)
-    merged = {**run["about"], **about}
-    if merged != run["about"]:
-        changes["about"] = (run["about"], merged)
-    path = find_state(run_dir, step)
+    require_writable(run_dir)
+    path = find_state(run_dir, options.step)
     saved = read_state(path)
-    return ResumedRun(load_model(run_dir, run["model"], path, saved), now, merged, changes, saved)
+    before, now = TrainConfig.from_dict(run["train"]), TrainConfig.from_dict({**run["train"], **options.settings})
+    changes = changed_settings(before, now)
+    changes |= changed_data(run["data"], {"train": fingerprint(train_data), "val": fingerprint(val_data)})
+    changes |= changed_numerics(run.get("numerics", {}))
+    changes |= changed_callbacks(saved.progress.callbacks, options.callbacks)
+    about = {**run["about"], **options.about}
+    if about != run["about"]:
+        changes["about"] = (run["about"], about)
+    if not options.allow_changes:
+        schedule = ScheduleChange(before, now, saved.progress, images=len(train_data))
+        require_allowed(run_dir, changes, schedule, about)
+    parts = () if options.allow_changes else saved.structure.foreign
+    return ResumedRun(load_model(run_dir, run["model"], path, saved), now, about, changes, saved, parts)
 
 
 def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) -> CLIPModel:
-    """Return the model of a training state; parameters that were frozen in the run are frozen.
+    """Return the model of a training state, its parts frozen, tied and in the modes of the run.
 
     Args:
         run_dir: the run; the tokenizer is in its `last/`.
@@ -81,12 +119,12 @@ def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) 
         saved: the state.
 
     Raises:
-        CheckpointError: the state's weights or frozen parameters are not those of the model.
+        CheckpointError: the state's weights or the names of its parts are not those of the model.
     """
     with torch.device("meta"):
         model = CLIPModel(CLIPConfig.from_dict(config), load_tokenizer(run_dir / LAST))
     assign_weights(model, InMemoryWeights(path, saved.weights), identity_rows(model.state_dict()))
-    restore_frozen(model, saved.frozen, path)
+    restore_structure(model, saved.structure, path)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Training state in one file: weights, optimizer, EMA, progress, frozen parameters.
+"""Training state in one file: weights, optimizer, EMA, progress, structure of the model.
 
 A resumed run continues from it bit for bit. One file, so that a kill between two writes cannot mix two states. It holds
 no random state: every random number is a function of the seed and the step (`utils/randomness.py`).
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.checkpoints.names import unwrapped_name
 from miniclip.errors import CheckpointError
+from miniclip.inference.model import CLIPModel
 from miniclip.runs.progress import Progress
+from miniclip.runs.structure import Structure, structure_of
 from miniclip.runtime import distributed
 from miniclip.runtime.fsdp import shard_like
 from miniclip.train.ema import EMA
@@ -31,7 +33,7 @@ from miniclip.utils.formatting import one_line, short
 
 FILE = "state.safetensors"
 STATES = "states"  # folder of the states besides the newest
-FORMAT = "miniclip state 2"
+FORMAT = "miniclip state 3"
 
 
 class State(NamedTuple):
@@ -41,12 +43,12 @@ class State(NamedTuple):
     optimizer: dict[str, Tensor]  # KEY.NAME, such as exp_avg.log_scale
     ema: dict[str, Tensor]  # empty without EMA
     progress: Progress
-    frozen: list[str]  # names of the parameters that are not trained
+    structure: Structure
 
     def map(self, function: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> State:
         """Return the state with a function applied to each group of tensors."""
         weights, optimizer, ema = map(function, self[:3])
-        return State(weights, optimizer, ema, self.progress, self.frozen)
+        return State(weights, optimizer, ema, self.progress, self.structure)
 
 
 def gather_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -54,16 +56,16 @@ def gather_weights(model: nn.Module) -> dict[str, Tensor]:
     return _gather(model.state_dict().items())
 
 
-def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, ema: EMA | None) -> State:
+def gather_state(model: CLIPModel, optimizer: torch.optim.Optimizer, progress: Progress, ema: EMA | None) -> State:
     """Return the current state on rank 0, and no tensors on other ranks. All ranks must call it."""
     moments = (
         (f"{key}.{name}", value)
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     )
-    frozen = [unwrapped_name(name) for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    structure = structure_of(model)
     averages = {} if ema is None else _gather(ema.values.items())
-    return State(gather_weights(model), _gather(moments), averages, dataclasses.replace(progress), frozen)
+    return State(gather_weights(model), _gather(moments), averages, dataclasses.replace(progress), structure)
 
 
 def _gather(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -87,8 +89,8 @@ def save_state(path: Path, state: State, keep: int = 1) -> None:
     tensors = {f"model.{name}": value for name, value in state.weights.items()}
     tensors |= {f"optimizer.{name}": value for name, value in state.optimizer.items()}
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
-    progress, frozen = json.dumps(dataclasses.asdict(state.progress)), json.dumps(state.frozen)
-    write_tensors(path, tensors, {"format": FORMAT, "progress": progress, "frozen": frozen})
+    progress, structure = (json.dumps(dataclasses.asdict(part)) for part in (state.progress, state.structure))
+    write_tensors(path, tensors, {"format": FORMAT, "progress": progress, "structure": structure})
     keep_newest(path, state.progress.step, keep)
 
 
@@ -186,29 +188,15 @@ def read_state(path: Path) -> State:
             group, name = key.split(".", 1)
             groups[group][name] = value
         progress = Progress(**parse_json(metadata["progress"]))
-        frozen = [str(name) for name in parse_json(metadata["frozen"])]
-        counts = [value for name, value in dataclasses.asdict(progress).items() if name != "best"]
+        structure = Structure(**parse_json(metadata["structure"]))
+        counts = [value for name, value in dataclasses.asdict(progress).items() if name not in ("best", "callbacks")]
         if any(type(count) is not int for count in counts):
             raise ValueError(f"found counts {short(counts)}, expected whole numbers")
+        if not all(isinstance(names, list) for names in dataclasses.astuple(structure)):
+            raise ValueError(f"found {short(structure)}, expected lists of names")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: a damaged training state ({one_line(error)}): use a copy of it") from None
-    return State(groups["model"], groups["optimizer"], groups["ema"], progress, frozen)
-
-
-def restore_frozen(model: nn.Module, frozen: Iterable[str], path: Path) -> None:
-    """Freeze the parameters that were frozen in a run, and only these.
-
-    Raises:
-        CheckpointError: the model has no parameter of that name; `path`, the state's file, is named.
-    """
-    parameters, frozen = dict(model.named_parameters()), set(frozen)
-    if unknown := sorted(frozen - parameters.keys()):
-        raise CheckpointError(
-            f"{path}: the frozen parameters {', '.join(unknown)} are not in the model; expected names such as "
-            f"{next(iter(parameters))}: state and model do not belong together"
-        )
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name not in frozen)
+    return State(groups["model"], groups["optimizer"], groups["ema"], progress, structure)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Tensor]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,6 +89,44 @@ class Callback:
 
     def on_end(self, trainer: TrainerProtocol) -> None:
         """Called after the last step, also if the run is interrupted or fails."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs of this callback, JSON values; every training state holds it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the values that `state_dict` returned when the resumed state was saved; called before `on_start`."""
+
+
+def callback_states(callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """Return the states of the callbacks that have one, by the names of `named_callbacks`.
+
+    Raises:
+        TypeError: a state holds something else than JSON values.
+    """
+    states = {name: state for name, callback in named_callbacks(callbacks) if (state := callback.state_dict())}
+    for name, state in states.items():
+        try:
+            json.dumps(state)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name}.state_dict() returns {state!r}; expected JSON values ({error})") from None
+    return states
+
+
+def restore_callbacks(callbacks: Sequence[Callback], states: Mapping[str, Any]) -> None:
+    """Give each callback its state of a resumed run."""
+    for name, callback in named_callbacks(callbacks):
+        if name in states:
+            callback.load_state_dict(states[name])
+
+
+def named_callbacks(callbacks: Sequence[Callback]) -> Iterator[tuple[str, Callback]]:
+    """Yield callbacks with the names of their classes; the second of a class is "Name 2"."""
+    counts = Counter[str]()
+    for callback in callbacks:
+        name = type(callback).__name__
+        counts[name] += 1
+        yield (name if counts[name] == 1 else f"{name} {counts[name]}"), callback
 
 
 def call(callbacks: Sequence[Callback], event: str, *arguments: Any) -> None:

@@ -16,6 +16,8 @@ Loss = Literal["contrastive", "sigmoid"]
 Monitor = Literal["recall", "text_to_image", "image_to_text", "val_loss"]
 Range = tuple[str, Callable[[Any], bool]]
 
+MIN_WARMUP_STEPS = 40  # a few steps of warmup leave a short run at chance; at most half of the run
+
 ANY: Range = ("any value", lambda value: True)
 AT_LEAST_0: Range = ("at least 0", lambda value: value >= 0)
 AT_LEAST_1: Range = ("at least 1", lambda value: value >= 1)
@@ -56,7 +58,10 @@ class TrainConfig(KnownFields):
     )
     beta2: float = setting(0.98, BELOW_1, "of AdamW: decay of the squared gradient's average")
     warmup_fraction: float = setting(
-        0.1, BELOW_1, "fraction of the steps in which the learning rate rises from 0; then it falls to 0 along a cosine"
+        0.1,
+        BELOW_1,
+        f"fraction of the steps in which the learning rate rises from 0, at least {MIN_WARMUP_STEPS} steps or half of "
+        "a short run (0: no warmup); then it falls to 0 along a cosine",
     )
     max_grad_norm: float = setting(1.0, POSITIVE, "maximum norm of the gradient; longer gradients are clipped")
     max_logit_scale: float = setting(100.0, AT_LEAST_1, "maximum factor on the cosine similarities")
@@ -122,6 +127,12 @@ class TrainConfig(KnownFields):
             value, (expected, is_valid) = getattr(self, field.name), field.metadata["valid"]
             if value is not None and not is_valid(value):
                 raise ValueError(f"{option(field.name)} is {value}; expected {expected} ({self.help(field.name)})")
+
+    def warmup_steps(self, total: int) -> int:
+        """Return the number of warmup steps of a run of `total` steps."""
+        if not self.warmup_fraction:
+            return 0
+        return max(round(self.warmup_fraction * total), min(MIN_WARMUP_STEPS, total // 2))
 
     @classmethod
     def help(cls, name: str) -> str:

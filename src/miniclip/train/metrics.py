@@ -17,7 +17,7 @@ from miniclip.runs.history import History, Record
 from miniclip.runs.nonfinite import NonFiniteSteps, finite_rows
 from miniclip.runs.progress import Progress
 from miniclip.runtime import distributed, flops
-from miniclip.train.config import TrainConfig
+from miniclip.train.config import Loss, TrainConfig
 from miniclip.train.step import StepResult
 
 MFU = Callable[[int, float], float | None]  # arguments: caption length T and samples per second
@@ -40,6 +40,7 @@ class MetricsBuffer:
         nonfinite: handles steps that are not finite.
         mfu: function that returns the MFU, or None.
         batch_metrics: function that returns more metrics of a batch and the model's output for it.
+        loss: name of the loss.
 
     Attributes:
         history: all records so far.
@@ -47,9 +48,15 @@ class MetricsBuffer:
     """
 
     def __init__(
-        self, loader: ImageCaptionLoader, nonfinite: NonFiniteSteps, mfu: MFU, batch_metrics: BatchMetrics
+        self,
+        loader: ImageCaptionLoader,
+        nonfinite: NonFiniteSteps,
+        mfu: MFU,
+        batch_metrics: BatchMetrics,
+        loss: Loss = "contrastive",
     ) -> None:
         self.loader, self.nonfinite, self.mfu, self.batch_metrics = loader, nonfinite, mfu, batch_metrics
+        self.chance_loss = chance_loss(loader.batch_size, loss)
         self.history = History()
         self.last_batch: Batch | None = None
         self.last_output: CLIPOutput | None = None
@@ -62,7 +69,7 @@ class MetricsBuffer:
 
     def add(self, record: Record, batch: Batch, result: StepResult) -> None:
         """Keep a step's metrics; `record` is the step's position."""
-        record = {**record, "log_n": math.log(self.loader.batch_size), "tokens": batch.tokens.shape[1]}
+        record = {**record, "chance_loss": self.chance_loss, "tokens": batch.tokens.shape[1]}
         self._unread.append(UnreadStep(record, result.metrics, finite_rows(result.output)))
         self.last_batch, self.last_output = batch, result.output
 
@@ -123,3 +130,14 @@ def mfu_function(model: CLIPModel, config: TrainConfig) -> MFU:
         return round(samples_per_second * sample / peak, 4)
 
     return mfu
+
+
+def chance_loss(n: int, loss: Loss) -> float:
+    """Return the loss of a model that cannot distinguish n pairs, at its best scale and bias.
+
+    Contrastive: log n. Sigmoid: each of the n similarities of a row is a match with probability 1/n, which costs
+    log n + (n - 1) log(n / (n - 1)).
+    """
+    if loss == "contrastive" or n < 2:
+        return math.log(n)
+    return math.log(n) + (n - 1) * math.log(n / (n - 1))

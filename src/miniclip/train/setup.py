@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from miniclip.checkpoints.native import require_plain
-from miniclip.data.cache.reading import require_pixels
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.given import as_dataset
 from miniclip.data.loader import Batch, ImageCaptionLoader
@@ -24,28 +22,39 @@ from miniclip.inference.model import CLIPModel
 from miniclip.loggers.console import ConsoleLogger
 from miniclip.models.clip import CLIPOutput
 from miniclip.plots.callbacks import EvaluationPlots, LearningCurve
+from miniclip.runs.changes import Changes, numerics
 from miniclip.runs.checkpointer import Checkpointer
-from miniclip.runs.directory import fingerprint, next_run_dir, require_no_run, require_same_data
+from miniclip.runs.directory import fingerprint, next_run_dir, require_free, require_same_data
 from miniclip.runs.history import Record
 from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.nonfinite import NonFiniteSteps
-from miniclip.runs.progress import Progress
+from miniclip.runs.progress import Progress, run_length
 from miniclip.runs.resume import ResumedRun, restore
 from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import compile_blocks
 from miniclip.runtime.devices import select_device
 from miniclip.runtime.memory import checkpoint_blocks, find_micro_batch_size, synthetic_step
-from miniclip.runtime.precision import Precision, resolve
-from miniclip.tokenizer import TextTokenizer
-from miniclip.train.callbacks import Callback
+from miniclip.runtime.precision import resolve
+from miniclip.train.callbacks import Callback, restore_callbacks
 from miniclip.train.config import TrainConfig
 from miniclip.train.ema import EMA
 from miniclip.train.metrics import MetricsBuffer, mfu_function
 from miniclip.train.optimizer import build_optimizer
+from miniclip.train.requirements import require_tokenizer, require_trainable
 from miniclip.train.step import LossFunction, StepOptions
 from miniclip.train.step_arguments import InputPreparation, loss_function, step_options
 from miniclip.utils.items import describe, listed
-from miniclip.utils.option_names import option
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Arguments of a `Trainer` besides model and data, as it takes them."""
+
+    config: TrainConfig | None = None
+    run_dir: str | Path | None = None
+    device: str | torch.device | None = None
+    about: Mapping[str, Any] | None = None
+    resumed: ResumedRun | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Setup:
         config: the settings, with precision and micro batch size resolved.
         run_dir: the run directory.
         facts: content of `config.json`: settings, model, fingerprints of the data, and the user's facts.
+        changes: differences of a resumed run from the original.
         train_data: the training images.
         val_data: the validation images that can be read, or None.
         loader: batches of the training data.
@@ -68,11 +78,14 @@ class Setup:
         checkpointer: writer of the checkpoints.
         metrics: metrics and history.
         progress: position of the run.
+        total_steps: number of steps of the whole run.
+        epochs: number of epochs of the whole run.
     """
 
     config: TrainConfig
     run_dir: Path
     facts: dict[str, Any]
+    changes: Changes
     train_data: ImageCaptionDataset
     val_data: ImageCaptionDataset | None
     loader: ImageCaptionLoader
@@ -85,53 +98,51 @@ class Setup:
     checkpointer: Checkpointer
     metrics: MetricsBuffer
     progress: Progress
+    total_steps: int
+    epochs: int
 
 
 def set_up(
-    model: CLIPModel,
-    train_data: ImageCaptionDataset,
-    val_data: ImageCaptionDataset | None,
-    config: TrainConfig,
-    run_dir: str | Path | None,
-    device: str | torch.device | None,
-    about: Mapping[str, Any],
-    resumed: ResumedRun | None,
+    model: CLIPModel, train_data: ImageCaptionDataset, val_data: ImageCaptionDataset | None, options: RunOptions
 ) -> Setup:
-    """Join the other ranks, place the model on its device, and make the parts of a run. Nothing is written.
-
-    The arguments are those of `Trainer`.
-    """
+    """Join the other ranks, place the model on its device, and make the parts of a run. Nothing is written."""
+    resumed, config = options.resumed, options.config or TrainConfig()
     require_types(model, config)
-    require_trainable(model)
     train_data, val_data = as_dataset(train_data), None if val_data is None else as_dataset(val_data)
-    device = select_device(device)
+    device = select_device(options.device)
     distributed.init(device)
+    require_trainable(model, train_data, val_data, config)
+    logger_callbacks(config)  # their packages must be there
     data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
     require_same_data(data)
-    path, precision = distributed.on_main(lambda: choose(config, run_dir, device, resumed is None))  # for all ranks
+    path = distributed.on_main(lambda: choose_directory(options))  # for all ranks
+    precision = distributed.on_main(lambda: resolve(config.precision, device))
     config = dataclasses.replace(config, precision=precision)
-    require_pixels(val_data, model)  # now, not after an epoch
     distributed.broadcast_weights(model.to(device))
     if val_data is not None and config.on_error == "skip":  # now, not at the first evaluation
         val_data = readable_subset(val_data, SkipLog("skip", config.max_skip_fraction))
+    val_data = comparable(val_data)
     truncated = getattr(model.tokenizer, "truncated", 0)
     loader = build_loader(model, train_data, config)
     truncated = getattr(model.tokenizer, "truncated", 0) - truncated
     config = fit_into_memory(model, config, loader.rows.stop - loader.rows.start)
     if config.fsdp:
-        fsdp.require_even(loader.batch_size, skips_samples=config.on_error == "skip")
         fsdp.shard(model)
     loss, optimizer = loss_function(config, model), build_optimizer(model, config)
     ema = None if config.ema_decay is None else EMA(model, config.ema_decay)
+    checkpointer = Checkpointer(path, model, optimizer, ema, config)
     metrics, progress = build_metrics(model, loader, train_data, config, path), Progress()
     if resumed is not None:
         progress, metrics.history = restore(resumed, path, model, optimizer, ema)
+        checkpointer.parts = resumed.parts
+    total_steps, epochs = run_length(config, progress, loader.steps)
     if config.compile:
         compile_blocks(model)
     return Setup(
         config=config,
         run_dir=path,
-        facts={"train": config.to_dict(), "model": model.config.to_dict(), "data": data, "about": dict(about)},
+        facts=facts_of(config, model, data, options.about or {}),
+        changes={} if resumed is None else resumed.changes,
         train_data=train_data,
         val_data=val_data,
         loader=loader,
@@ -141,9 +152,11 @@ def set_up(
         step_options=step_options(config, device),
         optimizer=optimizer,
         ema=ema,
-        checkpointer=Checkpointer(path, model, optimizer, ema, config),
+        checkpointer=checkpointer,
         metrics=metrics,
         progress=progress,
+        total_steps=total_steps,
+        epochs=epochs,
     )
 
 
@@ -161,33 +174,30 @@ def require_types(model: Any, config: Any) -> None:
         )
 
 
-def require_trainable(model: CLIPModel) -> None:
-    """Check, before anything is trained, that the checkpoints of a run can be loaded again.
-
-    Raises:
-        TypeError: the model is another module, or is wrapped.
-        ValueError: its modules or parameters are not those of its configuration.
-    """
-    if not isinstance(model, CLIPModel):
-        raise TypeError(
-            f"model: found {describe(model)}; expected a CLIPModel without wrappers and adapters: pass the "
-            "model inside of torch.compile (TrainConfig(compile=True) compiles it) or DataParallel (torchrun uses all "
-            "GPUs), and the result of merge_and_unload() of a peft model"
-        )
-    require_plain(model, model.state_dict())
-    for name, tower in (("image", model.image), ("text", model.text)):
-        if not hasattr(tower, "blocks"):  # torch.compile passes attributes on
-            raise TypeError(f"model.{name} is a {type(tower).__name__}; expected the tower inside of it")
+def facts_of(config: TrainConfig, model: CLIPModel, data: dict[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of `config.json` that a resumed run is compared with."""
+    facts = {"train": config.to_dict(), "model": model.config.to_dict(), "data": data}
+    return {**facts, "about": dict(about), "numerics": numerics()}
 
 
-def choose(
-    config: TrainConfig, run_dir: str | Path | None, device: torch.device, is_new: bool
-) -> tuple[Path, Precision]:
-    """Return the run directory and the precision; a new run must not overwrite another."""
-    path = next_run_dir("runs/clip") if run_dir is None else Path(run_dir)
-    if is_new:
-        require_no_run(path)
-    return path, resolve(config.precision, device)
+def choose_directory(options: RunOptions) -> Path:
+    """Return the run directory; a new run must not overwrite anything."""
+    path = next_run_dir("runs/clip") if options.run_dir is None else Path(options.run_dir)
+    if options.resumed is None:
+        require_free(path)
+    return path
+
+
+def comparable(val_data: ImageCaptionDataset | None) -> ImageCaptionDataset | None:
+    """Return the validation data, or None with a warning if they have one image: its caption has no rival."""
+    if val_data is None or len(val_data) > 1:
+        return val_data
+    warnings.warn(
+        f"the validation data have {len(val_data)} image{'' if len(val_data) == 1 else 's'}, whose recall is 100% for "
+        "any model: the run is not evaluated, and has no best/; give at least two images, better some hundred",
+        stacklevel=4,
+    )
+    return None
 
 
 def build_loader(model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig) -> ImageCaptionLoader:
@@ -203,20 +213,6 @@ def build_loader(model: CLIPModel, data: ImageCaptionDataset, config: TrainConfi
         max_skip_fraction=config.max_skip_fraction,
     )
     return ImageCaptionLoader(data, require_tokenizer(model), model.preprocess, options)
-
-
-def require_tokenizer(model: CLIPModel) -> TextTokenizer:
-    """Return the model's tokenizer.
-
-    Raises:
-        ValueError: the model has no tokenizer.
-    """
-    if model.tokenizer is None:
-        raise ValueError(
-            "the model has no tokenizer: make one with Tokenizer.train(captions, vocab_size), save it, and load the "
-            f"model with {option('tokenizer', 'tokenizer.json')}"
-        )
-    return model.tokenizer
 
 
 def fit_into_memory(model: CLIPModel, config: TrainConfig, rows: int) -> TrainConfig:
@@ -243,18 +239,13 @@ def build_metrics(
         return batch_metrics(batch, output, loader.rows.start, model.tokenizer, config.loss)
 
     nonfinite = NonFiniteSteps(run_dir, loader, data, config.max_nonfinite_steps)
-    return MetricsBuffer(loader, nonfinite, mfu_function(model, config), metrics_of)
+    return MetricsBuffer(loader, nonfinite, mfu_function(model, config), metrics_of, config.loss)
 
 
-def run_length(config: TrainConfig, progress: Progress, steps_per_epoch: int) -> tuple[int, int]:
-    """Return the number of steps and of epochs of the whole run."""
-    steps = progress.epoch_start + (config.epochs - progress.epoch) * steps_per_epoch
-    steps = min(steps, config.max_steps or steps)
-    return steps, progress.epoch + math.ceil((steps - progress.epoch_start) / steps_per_epoch)
-
-
-def build_callbacks(callbacks: Sequence[Callback] | None, config: TrainConfig) -> list[Callback]:
+def build_callbacks(callbacks: Sequence[Callback] | None, config: TrainConfig, progress: Progress) -> list[Callback]:
     """Return the callbacks, by default `default_callbacks`, and the settings' loggers; ranks other than 0 have none.
+
+    Callbacks of a resumed run get the states that `progress` holds.
 
     Raises:
         TypeError: the callbacks are one callback, or an item is not one.
@@ -265,6 +256,7 @@ def build_callbacks(callbacks: Sequence[Callback] | None, config: TrainConfig) -
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks: found {describe(callback)} in the list; expected instances of Callback")
     callbacks = [*(default_callbacks() if callbacks is None else callbacks), *logger_callbacks(config)]
+    restore_callbacks(callbacks, progress.callbacks)
     return callbacks if distributed.is_main() else []
 
 

@@ -23,15 +23,16 @@ from miniclip.inference.model import CLIPModel
 from miniclip.runs.directory import start_run
 from miniclip.runs.history import History
 from miniclip.runs.interrupt import GracefulStop
-from miniclip.runs.resume import ResumedRun, load_run
+from miniclip.runs.resume import ResumedRun, ResumeOptions, load_run
+from miniclip.runs.structure import TrainingModes, evaluation_mode
 from miniclip.runtime import distributed
 from miniclip.runtime.compilation import force_eager
 from miniclip.runtime.fsdp import unsharded
-from miniclip.train.callbacks import Callback, call
+from miniclip.train.callbacks import Callback, call, callback_states
 from miniclip.train.config import TrainConfig
 from miniclip.train.gradient_caching import cached_step
 from miniclip.train.schedule import learning_rate
-from miniclip.train.setup import build_callbacks, run_length, set_up
+from miniclip.train.setup import RunOptions, build_callbacks, set_up
 from miniclip.train.validation import monitored, validate
 from miniclip.utils.lock import lock_directory
 from miniclip.utils.randomness import random_integer
@@ -70,18 +71,17 @@ class Trainer:
         about: Mapping[str, Any] | None = None,
         resumed: ResumedRun | None = None,
     ) -> None:
-        run = set_up(model, train_data, val_data, config or TrainConfig(), run_dir, device, about or {}, resumed)
+        run = set_up(model, train_data, val_data, RunOptions(config, run_dir, device, about, resumed))
         self.model, self.train_data, self.val_data, self.loader = model, run.train_data, run.val_data, run.loader
-        self.config, self.run_dir, self.facts = run.config, run.run_dir, run.facts
-        self.changes = resumed.changes if resumed else {}
+        self.config, self.run_dir, self.facts, self.changes = run.config, run.run_dir, run.facts, run.changes
         self.prepare, self.loss, self.step_options = run.prepare, run.loss, run.step_options
         self.optimizer, self.ema, self.history = run.optimizer, run.ema, run.metrics.history
         self.checkpointer, self.metrics, self.progress = run.checkpointer, run.metrics, run.progress
-        self.callbacks = build_callbacks(callbacks, run.config)
+        self.callbacks = build_callbacks(callbacks, run.config, run.progress)
         self.about, self.truncated_captions = run.facts["about"], run.truncated_captions
         self.train_captions: int = run.facts["data"]["train"]["captions"]
         self.embedded: Embeddings | None = None
-        self.total_steps, self.epochs = run_length(run.config, run.progress, run.loader.steps)
+        self.total_steps, self.epochs, self.modes = run.total_steps, run.epochs, TrainingModes(model)
 
     @classmethod
     def resume(
@@ -115,7 +115,8 @@ class Trainer:
             CheckpointError: a file of the run is damaged.
             ValueError: data or settings differ from the run's.
         """
-        run = load_run(Path(run_dir), (train_data, val_data), settings or {}, about or {}, allow_changes, step)
+        changes = ResumeOptions(settings or {}, about or {}, callbacks or (), allow_changes, step)
+        run = load_run(Path(run_dir), train_data, val_data, changes)
         options: dict[str, Any] = {"callbacks": callbacks, "device": device, "about": run.about, "resumed": run}
         return cls(run.model, train_data, val_data, config=run.config, run_dir=run_dir, **options)
 
@@ -139,7 +140,7 @@ class Trainer:
             BlockingIOError: another process trains in the run directory.
             ChildProcessError: a process that decodes images was killed.
         """
-        with ExitStack() as lock, GracefulStop() as stop, self.checkpointer.writer, worker_deaths_explained():
+        with ExitStack() as lock, GracefulStop() as stop, self.checkpointer, worker_deaths_explained():
             distributed.on_main(lambda: lock.enter_context(lock_directory(self.run_dir)))
             self._start()
             try:
@@ -174,7 +175,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """Train on this rank's rows of one batch."""
-        warmup = round(self.config.warmup_fraction * self.total_steps)
+        warmup = self.config.warmup_steps(self.total_steps)
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -188,7 +189,7 @@ class Trainer:
 
     def log(self) -> None:
         """Read the metrics of the steps since the last call, and pass them to the callbacks."""
-        self.checkpointer.writer.raise_errors()
+        self.checkpointer.raise_errors()
         # A stopped run reads metrics at more steps than an uninterrupted one; the records must be the same.
         with_batch = self._due(self.config.log_every) or self._due(self.loader.steps) or self.step == self.total_steps
         for event, record in self.metrics.read(self.progress, with_batch):
@@ -209,10 +210,8 @@ class Trainer:
     def evaluate(self, data: ImageCaptionDataset) -> None:
         """Evaluate the model, log the metrics, and write `best/` if the monitored one is the best so far."""
         with self.ema.applied_to(self.model) if self.ema else nullcontext():
-            with unsharded(self.model), force_eager(self.config.compile):
-                self.model.eval()
-                metrics, self.embedded = validate(self.model, data, self.loss, self.config.batch_size, self.config.seed)
-            self.model.train()
+            with unsharded(self.model), force_eager(self.config.compile), evaluation_mode(self.model):
+                metrics, self.embedded = validate(self.model, data, self.loss, self.config)
             metrics = distributed.on_main(lambda: metrics)  # all ranks must agree on what is best
             record = {"step": self.step, "epoch": self.epoch + 1, **metrics}
             self.history.add(record)
@@ -226,6 +225,7 @@ class Trainer:
         """Write `last/` and the training state."""
         self.log()
         self._call("on_save")
+        self.progress.callbacks = callback_states(self.callbacks)
         self.checkpointer.save(self.progress)
 
     def _start(self) -> None:
@@ -233,9 +233,9 @@ class Trainer:
         distributed.barrier()  # every rank has read the state that it continues from
         if distributed.is_main():
             start_run(self.run_dir, self.facts, self.model.device, self.step, self.changes)
-        self.checkpointer.start_clock()
+        self.checkpointer.start(self.optimizer, self.step)
         self.metrics.start_clock()
-        self.model.train()
+        self.modes.enter()
         self._call("on_start")
         if self.step == 0:
             self.save()

@@ -5,7 +5,9 @@ Each rank embeds a part of the data, and all ranks gather the embeddings. Letter
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from miniclip.data.dataset import ImageCaptionDataset
-from miniclip.evaluation.retrieval import Embeddings, LazyImages, embed, recalls
+from miniclip.evaluation.retrieval import KS, Embeddings, LazyImages, Recalls, embed, recalls
 from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIPOutput
 from miniclip.runtime import distributed
-from miniclip.train.config import Monitor
+from miniclip.train.config import Monitor, TrainConfig
+from miniclip.train.metrics import chance_loss
 from miniclip.train.step import LossFunction
 from miniclip.utils.randomness import generator, random_integer
 
@@ -25,7 +28,7 @@ ROUNDS = 5  # passes over the images, each with other captions, so that the mean
 
 
 def validate(
-    model: CLIPModel, data: ImageCaptionDataset, loss: LossFunction, batch_size: int, seed: int
+    model: CLIPModel, data: ImageCaptionDataset, loss: LossFunction, config: TrainConfig
 ) -> tuple[dict[str, Any], Embeddings]:
     """Measure a model on held-out data.
 
@@ -33,18 +36,40 @@ def validate(
         model: embeds in float32, also if it is trained in bfloat16.
         data: images with captions.
         loss: the training loss.
-        batch_size: that of training, since the loss depends on it; a smaller dataset is one batch.
-        seed: seed of the batches and captions, which are the same at every evaluation.
+        config: settings of the run. The batch size is that of training, since the loss depends on it; a smaller
+            dataset is one batch. The seed gives the batches and captions, the same at every evaluation.
 
     Returns:
-        The metrics `val_loss`, `val_log_n` (the loss of an untrained model) and those of `evaluation.retrieval`; and
-        the embeddings of the data.
+        The metrics `val_loss`, `val_chance_loss` (of a model that cannot distinguish the pairs), those of
+        `evaluation.retrieval`, and `chance_recall` in the same form; and the embeddings of the data.
     """
     embeddings = _embed(model, data)
-    size = min(batch_size, len(data))
-    losses = [_loss(model, pairs, loss) for pairs in _batches(embeddings, size, seed)]
-    log_n = float(torch.tensor(float(size)).log())
-    return {"val_loss": float(torch.stack(losses).mean()), "val_log_n": log_n, **recalls(embeddings)}, embeddings
+    size = min(config.batch_size, len(data))
+    losses = [_loss(model, pairs, loss) for pairs in _batches(embeddings, size, config.seed)]
+    metrics = {"val_loss": float(torch.stack(losses).mean()), "val_chance_loss": chance_loss(size, config.loss)}
+    counts = [len(group) for group in data.captions]
+    return {**metrics, **recalls(embeddings), "chance_recall": chance_recall(counts)}, embeddings
+
+
+def chance_recall(counts: Sequence[int], ks: Sequence[int] = KS) -> Recalls:
+    """Return the expected recall of a random ranking, in percent, in the form of `evaluation.retrieval.recalls`.
+
+    With 4 images of 5 captions, R@1 is 25 in both directions; R@5 is 100 from text to image, since there are only 4
+    images, and 80.6 from image to text: an image misses if the first five of 20 captions are not its own.
+
+    Args:
+        counts: number of captions of each image.
+        ks: values of K.
+    """
+    images, captions = len(counts), sum(counts)
+    to_image = {f"R@{k}": 100 * min(1.0, k / images) for k in ks}
+    frequencies = Counter(counts)
+    to_text = {}
+    for k in ks:
+        nearest = min(k, captions)
+        missed = {n: math.comb(captions - n, nearest) / math.comb(captions, nearest) for n in frequencies}
+        to_text[f"R@{k}"] = 100 * sum(number * (1 - missed[n]) for n, number in frequencies.items()) / images
+    return {"image_to_text": to_text, "text_to_image": to_image}
 
 
 def monitored(record: Mapping[str, Any], monitor: Monitor) -> float:

@@ -1,8 +1,9 @@
-"""Durations and sizes as short text."""
+"""Durations, sizes and commands as short text."""
 
 from __future__ import annotations
 
 import reprlib
+import shlex
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -38,3 +39,8 @@ def one_line(value: object, limit: int = 200) -> str:
 def short(value: object) -> str:
     """Return the representation of a value that a file or a user gave, cut if it is long or deeply nested."""
     return _SHORT.repr(value)
+
+
+def format_command(*words: object) -> str:
+    """Format a command that a person can paste into a shell: `format_command("ls", "my run")` is `ls 'my run'`."""
+    return shlex.join(map(str, words))

@@ -6,14 +6,15 @@ import argparse
 from typing import Any, get_args
 
 from miniclip.cli.parsing import add_command
+from miniclip.cli.trainers import DEFAULT_PRESET
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
+from miniclip.utils.formatting import format_command
 
-PRESET = "bert_vit_b_16"
 SPLITS: tuple[Any, ...] = ("train", "val", "test")
 
 EPILOG = """examples:
-  miniclip data cache flickr30k cache                224 px, the size of the reference system
-  miniclip data cache flickr30k cache --preset bert_vit_small
+  miniclip data cache photos.csv cache               64 px, for the default preset of `miniclip train`
+  miniclip data cache flickr30k cache --preset bert_vit_b_16    224 px, for the reference system
   miniclip data cache photos.csv cache --model org/repo --on-error skip
   miniclip train --data cache                        a cache replaces the dataset in every command
 
@@ -29,7 +30,9 @@ def add(commands: Any) -> None:
     cache.add_argument("out", metavar="OUT", help="folder of the cache")
     cache.add_argument("--split", action="append", help="a split to cache; may be repeated (default: all splits)")
     model = cache.add_mutually_exclusive_group()
-    model.add_argument("--preset", default=PRESET, help=f"preset whose preprocessing to use (default {PRESET})")
+    model.add_argument(
+        "--preset", default=DEFAULT_PRESET, help=f"preset whose preprocessing to use (default {DEFAULT_PRESET})"
+    )
     model.add_argument("--model", metavar="CHECKPOINT", help="checkpoint whose preprocessing and tokenizer to use")
     cache.add_argument("--image-size", type=int, metavar="S", help="image side in pixels (default: the model's)")
     cache.add_argument(
@@ -85,7 +88,16 @@ def cache_command(
     except KeyboardInterrupt:
         print(f"stopped; the same command resumes and keeps the finished shards in {out}")
         raise
-    print(f"next: miniclip train --data {out}")
+    print(next_command(out, preset, model, image_size))
+
+
+def next_command(out: str, preset: str, model: str | None, image_size: int | None) -> str:
+    """Return the line that names the command to train on the cache."""
+    source = ("--preset", preset) if model is None else ("--model", model)
+    command = format_command("miniclip", "train", "--data", out, *source)
+    if image_size is None:
+        return f"next: {command}"
+    return f"next: {format_command('miniclip', 'train', '--data', out)} --model with a checkpoint of {image_size} px"
 
 
 def cache_settings(

@@ -39,6 +39,7 @@ def inspect_command(data: str, split: str | None, sheet: str | None, tokenizer: 
 
     if sheet is not None:
         require_sheet_path(Path(sheet))  # before minutes of work
+        require_outside(Path(sheet), data)
     if max_lines < 1:
         raise ValueError(f"--max-lines is {max_lines}; expected 1 or more")
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -66,3 +67,19 @@ def open_split(data: str, split: Any) -> tuple[Any, str]:
         if type(error) is not ValueError:  # DataError is a ValueError
             raise
         return open_data(data, "train", **options), "train"
+
+
+def require_outside(path: Path, data: str) -> None:
+    """Check that a sheet is not among the images of a dataset.
+
+    Raises:
+        FileExistsError: the path is in the dataset's folder.
+    """
+    from miniclip.data.opening import parse_spec
+
+    folder = parse_spec(data).path
+    if folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):
+        raise FileExistsError(
+            f"--sheet {path}: is in the folder of the dataset, {folder}, where it could be taken for an image: choose "
+            "a path outside of it"
+        )

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from miniclip.data.dataset import ImageCaptionDataset, image_of
-from miniclip.diagnostics.batch_metrics import chance_loss
 from miniclip.diagnostics.findings import Finding
 from miniclip.errors import DataError
 from miniclip.inference.model import CLIPModel
 from miniclip.train.config import TrainConfig
+from miniclip.train.metrics import chance_loss
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.step import Inputs, plain_step
 from miniclip.train.step_arguments import loss_function, step_options

@@ -1,6 +1,6 @@
 """Rules that detect silent training failures in the metrics of a run, grouped by the time at which they apply."""
 
-from miniclip.diagnostics.rules.data import DATA_WAIT, REPEATED_CAPTIONS, REPEATED_IMAGES, TRUNCATED_CAPTIONS
+from miniclip.diagnostics.rules.data import DATA_WAIT, REPEATED_CAPTIONS, REPEATED_IMAGES, SHORT, TRUNCATED_CAPTIONS
 from miniclip.diagnostics.rules.training import (
     COLLAPSE,
     NONFINITE_LOSS,
@@ -9,9 +9,9 @@ from miniclip.diagnostics.rules.training import (
     STUCK,
     TOWER_WITHOUT_GRADIENT,
 )
-from miniclip.diagnostics.rules.validation import LOSS_AND_RECALL_RISE, OVERFITTING
+from miniclip.diagnostics.rules.validation import END_AT_CHANCE, LOSS_AND_RECALL_RISE, OVERFITTING
 
-START_RULES = (TRUNCATED_CAPTIONS,)
+START_RULES = (TRUNCATED_CAPTIONS, SHORT)
 STEP_RULES = (NONFINITE_LOSS,)
 BATCH_RULES = (  # they apply to the steps with batch metrics, every `log_every` steps
     STUCK,
@@ -23,7 +23,7 @@ BATCH_RULES = (  # they apply to the steps with batch metrics, every `log_every`
     TOWER_WITHOUT_GRADIENT,
     DATA_WAIT,
 )
-EVALUATION_RULES = (LOSS_AND_RECALL_RISE, OVERFITTING)
+EVALUATION_RULES = (LOSS_AND_RECALL_RISE, OVERFITTING, END_AT_CHANCE)
 ALL_RULES = (*START_RULES, *STEP_RULES, *BATCH_RULES, *EVALUATION_RULES)
 
 __all__ = ["ALL_RULES", "BATCH_RULES", "EVALUATION_RULES", "START_RULES", "STEP_RULES"]

@@ -1,4 +1,4 @@
-"""Rules on the data: repeated captions and images, truncated captions, slow loading."""
+"""Rules on the data: short runs, repeated captions and images, truncated captions, slow loading."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from miniclip.diagnostics.rules.window import Rule, RunWindow
 
 MAX_TRUNCATED_FRACTION = 0.01  # share of the captions
 MAX_REPEATED_FRACTION = 0.05  # share of the pairs of a batch
+SHORT_RUN = 100  # steps
 MAX_DATA_WAIT = 0.3  # share of the time
 
 
@@ -38,6 +39,19 @@ def _truncated_captions(window: RunWindow) -> str | None:
     return f"{truncated:,} of {captions:,} captions are longer than the model's context"
 
 
+def _short_run(window: RunWindow) -> str | None:
+    facts = window.facts
+    return f"{facts.steps} steps, {facts.warmup_steps} of them warmup" if facts.steps < SHORT_RUN else None
+
+
+SHORT = Rule(
+    "short run",
+    _short_run,
+    "From fresh weights, the loss leaves chance only after some hundred steps. Most rules need 100 steps after the "
+    "warmup, so that they cannot detect a problem in this run.",
+    "Train for more epochs; with few images, use a smaller batch_size. A pretrained model needs fewer steps.",
+    severity="note",
+)
 REPEATED_CAPTIONS = Rule(
     "repeated captions in a batch",
     _repeated_captions,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from miniclip.diagnostics.chance import recall_at_chance
 from miniclip.diagnostics.rules.window import Rule, RunWindow, mean
 from miniclip.runs.history import Record
 
@@ -29,12 +30,19 @@ def _overfits(window: RunWindow) -> str | None:
     if best is None or loss is None:
         return None
     last = window.evaluations[-1]
-    if _recall(last) - _recall(best) >= MIN_RECALL_GAIN or last["val_loss"] - loss < MIN_GAP * last["val_log_n"]:
+    if _recall(last) - _recall(best) >= MIN_RECALL_GAIN or last["val_loss"] - loss < MIN_GAP * last["val_chance_loss"]:
         return None
     return (
         f"the training loss is {loss:.3f}, the validation loss {last['val_loss']:.3f}, up from {best['val_loss']:.3f} "
         f"(epoch {best['epoch']})"
     )
+
+
+def _ends_at_chance(window: RunWindow) -> str | None:
+    last = window.evaluations[-1] if window.evaluations else None
+    if last is None or last["step"] < window.facts.steps or "chance_recall" not in last:
+        return None
+    return recall_at_chance(last)
 
 
 def _best_before_rise(evaluations: Sequence[Record]) -> Record | None:
@@ -67,4 +75,12 @@ OVERFITTING = Rule(
     "The model memorises its training images and does not improve, or gets worse, on others.",
     "Use more data, more augmentation (min_crop_area, color_jitter, patch_dropout), more weight_decay, a smaller model "
     "or fewer epochs. `best/` holds the model with the best recall.",
+)
+END_AT_CHANCE = Rule(
+    "no better than chance at the end",
+    _ends_at_chance,
+    "The model cannot find the captions of validation images. Either it has not learned anything yet, or it learned "
+    "from the training images only what does not apply to others.",
+    "If the training loss is at chance too, train for more epochs, then check that captions match images (`miniclip "
+    "train --check`). If it is low, the model memorises: use more data or a pretrained model.",
 )

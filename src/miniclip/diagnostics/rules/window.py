@@ -73,7 +73,7 @@ class RunWindow:
             self.skipped = record
             return
         self.steps.append(record)
-        if "chance_loss" in record:
+        if "loss_floor" in record:
             self.first = self.first or record
             self.batch_records.append(record)
             while len(self.batch_records) > MIN_RECORDS and record["step"] - self.batch_records[1]["step"] >= MIN_STEPS:

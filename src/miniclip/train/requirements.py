@@ -1,0 +1,66 @@
+"""Requirements of a run that need no image: a trainer and `--check` refuse the same models, data and settings."""
+
+from __future__ import annotations
+
+from miniclip.data.cache.reading import require_pixels
+from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.inference.model import CLIPModel
+from miniclip.runs.saveable import require_saveable
+from miniclip.runtime import fsdp
+from miniclip.tokenizer import TextTokenizer
+from miniclip.train.config import TrainConfig
+from miniclip.train.step_arguments import loss_function
+from miniclip.utils.option_names import option
+
+
+def require_trainable(
+    model: CLIPModel, train_data: ImageCaptionDataset, val_data: ImageCaptionDataset | None, config: TrainConfig
+) -> None:
+    """Check that a run can start.
+
+    Raises:
+        ValueError: the model has no tokenizer, cannot be saved or does not fit the loss; a cache was built for another
+            model; a batch has fewer than two pairs, or not the same number on each rank under FSDP.
+        TypeError: the model is not a CLIPModel.
+    """
+    require_saveable(model)
+    require_tokenizer(model)
+    loss_function(config, model)
+    pairs = require_pairs(config, len(train_data))
+    for data in (train_data, val_data):
+        require_pixels(data, model)  # now, not after an epoch
+    if config.fsdp:
+        fsdp.require_even(pairs, skips_samples=config.on_error == "skip")
+
+
+def require_tokenizer(model: CLIPModel) -> TextTokenizer:
+    """Return the model's tokenizer.
+
+    Raises:
+        ValueError: the model has no tokenizer.
+    """
+    if model.tokenizer is None:
+        raise ValueError(
+            "the model has no tokenizer: make one with Tokenizer.train(captions, vocab_size), save it, and load the "
+            f"model with {option('tokenizer', 'tokenizer.json')}"
+        )
+    return model.tokenizer
+
+
+def require_pairs(config: TrainConfig, images: int) -> int:
+    """Return the number of pairs of a batch.
+
+    Raises:
+        ValueError: there are fewer than two: a pair without others to compare it with teaches nothing.
+    """
+    if images == 0:
+        raise ValueError("the training data are empty: there is nothing to train on")
+    if images == 1:
+        raise ValueError("the training data have one image; a batch compares an image with others: give at least two")
+    if config.batch_size == 1:
+        raise ValueError(
+            "batch_size is 1; a batch compares each image with the captions of the others, so that it needs at least "
+            "two pairs: use a batch_size of 2 or more, as large as possible; with micro_batch_size 1 only one pair is "
+            "in memory at a time"
+        )
+    return min(config.batch_size, images)
