@@ -85,7 +85,7 @@ def train(*flags: str) -> None:
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check for check in (tokenizers, parquet, datasets, tensorboard, wandb)
+    check.__name__: check for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb)
 }
 
 
