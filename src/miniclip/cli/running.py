@@ -6,17 +6,21 @@ Only the commands import torch, which takes seconds: help, the version and wrong
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)  # with CheckpointError and DataError
 USER_ERROR = 2
 INTERNAL_ERROR = 70  # EX_SOFTWARE; 1 belongs to `miniclip train --check`
+INTERRUPTED = 130  # of shells for Ctrl-C
 BROKEN_PIPE = 141  # that of a program whose output nothing reads any more, as in `miniclip models | head -1`
 
 
@@ -42,8 +46,31 @@ def run(arguments: Sequence[str]) -> int:
     command, parser = options.pop("command"), options.pop("parser")
     log_to_stderr()
     with flags(flag_templates(parser)):
+        if announce := options.pop("announce", None):
+            announce(options)
+        with interrupts_end_the_process():
+            import torch  # noqa: F401
         code: int = command(**options) or 0
     return code
+
+
+@contextlib.contextmanager
+def interrupts_end_the_process() -> Iterator[None]:
+    """Context in which Ctrl-C ends the process at once: an exception in the middle of an import can be lost."""
+
+    def end(number: int, frame: Any) -> None:
+        if os.environ.get("RANK", "0") == "0":  # of torchrun
+            os.write(2, b"miniclip: stopped\n")
+        os._exit(INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ EPILOG = """examples:
 def add(commands: Any) -> None:
     """Add the command; its flags are generated from `TrainConfig`."""
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
+    train.set_defaults(announce=announce)
     add_resume_flags(train)
     train.add_argument("--config", dest="recipe", metavar="FILE", help="a TOML file with any of the settings below")
     train.add_argument("--dry-run", action="store_true", help="print settings and estimated costs, then exit")
@@ -82,15 +83,16 @@ def add_settings(parser: Any) -> None:
         add_flag(parser, field.name, hints[field.name], TrainConfig.help(field.name) + default)
 
 
-def announce(resume: str | None, settings: Mapping[str, Any]) -> None:
+def announce(options: Mapping[str, Any]) -> None:
     """Print a first line at once, before the import of torch, which takes seconds."""
+    settings = merge_settings(options["recipe"], options)
     if os.environ.get("RANK", "0") == "0":  # of torchrun
-        print(f"resuming {resume}" if resume else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)
+        run = options["resume"]
+        print(f"resuming {run}" if run else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)
 
 
 def train_command(resume: str | None, recipe: str | None, check: bool = False, **flags: Any) -> int:
     """Run `miniclip train`; under torchrun, each rank runs it."""
-    announce(resume, merge_settings(recipe, flags))
     from miniclip.runtime import distributed
     from miniclip.runtime.devices import select_device
 
