@@ -61,6 +61,16 @@ def tensorboard() -> None:
     assert list(Path("run").rglob("events.out.tfevents.*"))
 
 
+def probe() -> None:
+    """A linear probe by logistic regression separates two clusters."""
+    import torch
+
+    from miniclip.evaluation.linear_probe import Features, Splits, probe
+
+    features = Features(torch.cat([torch.randn(20, 4), torch.randn(20, 4) + 9]), torch.arange(40) // 20)
+    assert probe(Splits(features, features, None, 2), "lbfgs").metrics()["top1"] == 100
+
+
 def wandb() -> None:
     """The library of Weights & Biases has the functions that the logger calls."""
     import wandb as library
@@ -85,7 +95,7 @@ def train(*flags: str) -> None:
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb)
+    check.__name__: check for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb, probe)
 }
 
 

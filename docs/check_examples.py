@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -33,12 +34,15 @@ def check(page: Path) -> int:
 def main() -> None:
     here = Path(__file__).resolve().parent
     pages = [Path(name).resolve() for name in sys.argv[1:]] or sorted(here.glob("*.md"))
-    for page in pages:
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            if "runs/shapes" in page.read_text(encoding="utf-8"):
-                with contextlib.redirect_stdout(io.StringIO()):
-                    cli.main(["train", "--max-steps", "2", "--run-dir", "runs/shapes"])
-            print(f"{page.name}: {check(page)} blocks", flush=True)
+    with tempfile.TemporaryDirectory() as run:
+        for page in pages:
+            with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+                if "runs/shapes" in page.read_text(encoding="utf-8"):
+                    if not any(Path(run).iterdir()):
+                        with contextlib.redirect_stdout(io.StringIO()):
+                            cli.main(["train", "--max-steps", "2", "--run-dir", run])
+                    shutil.copytree(run, "runs/shapes")
+                print(f"{page.name}: {check(page)} blocks", flush=True)
 
 
 if __name__ == "__main__":

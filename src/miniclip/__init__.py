@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from miniclip import train as train
     from miniclip.config import CLIPConfig, ImageConfig, TextConfig
     from miniclip.errors import CheckpointError, DataError
+    from miniclip.explanation import explain
     from miniclip.hub import export, list_models, load, push_to_hub, save
     from miniclip.inference.image_items import Images
     from miniclip.inference.model import CLIPModel
@@ -43,6 +44,7 @@ _MODULES = {
     "TrainConfig": "train",
     "Trainer": "train",
     "contrastive_loss": "losses",
+    "explain": "explanation",
     "export": "hub",
     "list_models": "hub",
     "load": "hub",
@@ -95,6 +97,7 @@ __all__ = [
     "encode_image",
     "encode_text",
     "evaluation",
+    "explain",
     "export",
     "list_models",
     "load",

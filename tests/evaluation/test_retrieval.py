@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from miniclip.evaluation import retrieval
+from miniclip.evaluation.bootstrap import means
 from miniclip.evaluation.retrieval import Embeddings, LazyImages, image_to_text_ranks, recalls, text_to_image_ranks
 
 module = importlib.import_module("miniclip.evaluation.retrieval")  # the package has a function of that name
@@ -180,3 +181,43 @@ def test_lazy_images_index_and_slice():
     assert images[1] == 90
     assert images[1:10] == [90, 180]
     assert images[::-1] == [180, 90, 0]
+
+
+@pytest.mark.parametrize("columns", [1, 4, 7])
+def test_blocks_of_columns_do_not_change_the_result(monkeypatch, columns):
+    embeddings = example([1, 5, 2, 4, 3, 1, 2, 2], 7)
+    expected = text_to_image_ranks(embeddings), image_to_text_ranks(embeddings)
+    monkeypatch.setattr(module, "ROWS", 3)
+    monkeypatch.setattr(module, "COLUMNS", columns)
+    assert torch.equal(text_to_image_ranks(embeddings), expected[0])
+    assert torch.equal(image_to_text_ranks(embeddings), expected[1])
+
+
+@given(counts, seeds)
+def test_scores_have_the_recalls_as_their_means(captions, seed):
+    embeddings = example(captions, seed)
+    for way, scores in module.recall_scores(embeddings).items():
+        values = [100 * value for value in means(scores).tolist()]
+        assert values == pytest.approx(list(recalls(embeddings)[way].values()))
+
+
+def test_median_rank_counts_from_one():
+    embeddings = Embeddings(degrees(0, 40, 100), degrees(5, 39, 0, 60, 130), torch.tensor([0, 0, 1, 1, 2]))
+    assert module.median_ranks(embeddings) == {"image_to_text": 2.0, "text_to_image": 1.0}
+
+
+def test_recalls_match_clip_benchmark():
+    peer = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
+    images, texts = l2_normalize(torch.randn(40, 8)), l2_normalize(torch.randn(120, 8))
+    image_indices = torch.arange(40).repeat_interleave(3)
+
+    class Model:
+        encode_image = staticmethod(lambda rows: images[rows])
+        encode_text = staticmethod(lambda rows: texts[rows])
+
+    batches = [(part, [[int(c) for c in range(3 * i, 3 * i + 3)] for i in part]) for part in torch.arange(40).split(16)]
+    expected = peer.evaluate(Model(), batches, torch.tensor, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    ours = recalls(Embeddings(images, texts, image_indices))
+    for k in (1, 5, 10):
+        assert ours["text_to_image"][f"R@{k}"] == pytest.approx(100 * expected[f"image_retrieval_recall@{k}"])
+        assert ours["image_to_text"][f"R@{k}"] == pytest.approx(100 * expected[f"text_retrieval_recall@{k}"])

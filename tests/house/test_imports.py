@@ -27,6 +27,7 @@ ORDER: list[tuple[str, ...]] = [
     ("hub",),
     ("train", "runtime", "runs"),
     ("loggers", "plots", "diagnostics"),
+    ("explanation",),
     ("train.setup", "train.trainer"),
     ("diagnostics.plan", "diagnostics.timing"),  # they plan and time a trainer
     ("train.__init__",),
@@ -52,6 +53,7 @@ PUBLIC = [
     "encode_image",
     "encode_text",
     "evaluation",
+    "explain",
     "export",
     "list_models",
     "load",

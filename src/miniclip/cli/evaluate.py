@@ -1,4 +1,4 @@
-"""`miniclip eval`: retrieval recall of a model."""
+"""`miniclip eval`: retrieval, zero-shot classification and linear probes, of one or several models."""
 
 from __future__ import annotations
 
@@ -6,22 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.cli.parsing import add_command
-from miniclip.data.skipping import MAX_SKIP_FRACTION
 
-NEEDS_DATA = "{}: does not belong to a run, whose data would be used: add --data, as in `--data photos.csv`"
-
+TASKS = ("retrieval", "zero-shot", "probe", "all")
 EPILOG = """examples:
   miniclip eval runs/shapes                          the best model of a run, on the run's validation data
   miniclip eval runs/shapes/last --data photos --split test
+  miniclip eval runs/shapes vit_b_16 --task zero-shot --data animals --out figures
+                                                     animals/cat/*.jpg, animals/dog/*.jpg, ...
+  miniclip eval runs/shapes --task all --data shapes --json results.json
+
+A star marks a difference to the first model with p < 0.05 (paired bootstrap over images).
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    evaluate = add_command(commands, "eval", eval_command, "measure the retrieval recall of a model", EPILOG)
-    evaluate.add_argument("checkpoint", help="a run or a checkpoint directory")
-    evaluate.add_argument("--data", help="as in train (default: the data of the run)")
-    evaluate.add_argument("--split", default="val", help="train, val, test or all (default val)")
+    text = "measure retrieval, zero-shot classification and linear probes"
+    evaluate = add_command(commands, "eval", eval_command, text, EPILOG)
+    evaluate.add_argument(
+        "checkpoints", nargs="+", metavar="MODEL", help="a run, a checkpoint, a name or a Hub repository"
+    )
+    evaluate.add_argument("--task", choices=TASKS, default="retrieval", help="(default retrieval)")
+    evaluate.add_argument(
+        "--data",
+        help="for retrieval as in train (default: the data of the run); for the other tasks a folder with a folder per "
+        "class, or shapes",
+    )
+    evaluate.add_argument("--split", default="val", help="train, val, test or all (default val); probes train on train")
+    evaluate.add_argument("--templates", help="file of prompt templates: .json, .py or one a line")
+    evaluate.add_argument(
+        "--corruptions", action="store_true", help="also zero-shot classification of corrupted images, 5 severities"
+    )
+    evaluate.add_argument("--out", help="folder for figures")
+    evaluate.add_argument("--json", help="file for the metrics")
+    evaluate.add_argument("--csv", help="file for the metrics")
+    evaluate.add_argument("--cache", help="folder in which image features are kept for other evaluations")
     evaluate.add_argument("--device", help="cpu, cuda or mps (default: the GPU if there is one)")
     evaluate.add_argument(
         "--dtype",
@@ -30,60 +49,32 @@ def add(commands: Any) -> None:
     )
 
 
-def eval_command(checkpoint: str, data: str | None, split: Any, device: str | None, dtype: Any) -> None:
+def eval_command(
+    checkpoints: list[str],
+    device: str | None,
+    dtype: Any,
+    out: str | None,
+    json: str | None,
+    csv: str | None,
+    cache: str | None,
+    **options: Any,
+) -> None:
     """Run `miniclip eval`."""
     import miniclip
-    from miniclip.data import open_data
+    from miniclip.cli.evaluation import Evaluation
+    from miniclip.evaluation import CachedEncoder
     from miniclip.runtime.devices import select_device
 
     place = select_device(device)
-    options: dict[str, Any] = {}
-    if data is None and (Path(checkpoint).exists() or checkpoint in miniclip.list_models()):  # before a download
-        data, options = data_of_run(checkpoint)
-    model = miniclip.load(checkpoint, device=place, dtype=dtype)
-    if data is None:
-        raise ValueError(NEEDS_DATA.format(checkpoint))
-    dataset = open_data(data, split, **options)
-    captions = sum(map(len, dataset.captions))
-    print(f"{checkpoint} on {data}, {split}: {len(dataset):,} images, {captions:,} captions")
-    print(format_recalls(miniclip.evaluation.retrieval(model, dataset), dataset))
-
-
-def data_of_run(checkpoint: str) -> tuple[str, dict[str, Any]]:
-    """Return the dataset of the run that a checkpoint belongs to, and its treatment of unreadable images.
-
-    Raises:
-        ValueError: it belongs to no run.
-    """
-    from miniclip.runs.directory import read_run
-
-    run = Path(checkpoint) if is_run(Path(checkpoint)) else Path(checkpoint).parent
-    if not (run / "config.json").is_file() or not is_run(run):
-        raise ValueError(NEEDS_DATA.format(checkpoint))
-    saved = read_run(run)
-    return data_spec_of(str(run), saved), reading_options_of(saved["train"])
-
-
-def is_run(path: Path) -> bool:
-    """Return whether a directory is a run directory with a checkpoint."""
-    return (path / "best").exists() or (path / "last").exists()
-
-
-def data_spec_of(run: str, saved: dict[str, Any]) -> str:
-    """Return the dataset spec that a run directory has saved."""
-    if "data" not in saved["about"]:
-        raise ValueError(
-            f"{run} was started from Python and has no path of its data: use Trainer.resume, or add --data"
-        )
-    return str(saved["about"]["data"])
-
-
-def reading_options_of(train: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's treatment of rows and images that cannot be read."""
-    return {
-        "on_error": train.get("on_error", "raise"),
-        "max_skip_fraction": train.get("max_skip_fraction", MAX_SKIP_FRACTION),
-    }
+    if options["data"] is None and not (Path(checkpoints[0]).exists() or checkpoints[0] in miniclip.list_models()):
+        miniclip.load(checkpoints[0], device=place, dtype=dtype)  # a wrong name has a better message than missing data
+    evaluation = Evaluation(checkpoint=checkpoints[0], **options)
+    for checkpoint in checkpoints:
+        model = miniclip.load(checkpoint, device=place, dtype=dtype)
+        evaluation.add(checkpoint, CachedEncoder(model, cache) if cache else model)
+    print(evaluation.text())
+    for path in evaluation.write(json, csv, out):
+        print(f"wrote {path}")
 
 
 def format_recalls(record: dict[str, Any], data: Any) -> str:

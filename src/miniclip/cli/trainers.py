@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from miniclip.cli.evaluate import data_spec_of, reading_options_of
+from miniclip.cli.run_data import data_spec_of, reading_options_of
 from miniclip.config import preset
 from miniclip.train.config import TrainConfig
 from miniclip.utils.checks import did_you_mean

@@ -8,7 +8,7 @@ Letters: N images, M captions, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.given import as_dataset
+from miniclip.evaluation.bootstrap import Scores
 from miniclip.utils.checks import whole_number
 from miniclip.utils.items import describe, listed
 
 KS = (1, 5, 10)
-ROWS = 1024  # rows of the similarity matrix at a time; the full N x M matrix of a large dataset would not fit
+ROWS, COLUMNS = 1024, 65_536  # block of the similarity matrix, whose N x M numbers would not fit; 256 MiB
 
 Recalls = dict[str, dict[str, float]]
 
@@ -139,6 +140,29 @@ def _check_embeddings(embeddings: Any) -> None:
         raise ValueError(f"embeddings: images {lowest} to {highest} of captions; there are 0 to {len(images) - 1}")
 
 
+def median_ranks(embeddings: Embeddings) -> dict[str, float]:
+    """Return the median rank of the right answer in both directions; 1 is best. Ties count against the model."""
+    ranks = {"image_to_text": image_to_text_ranks(embeddings), "text_to_image": text_to_image_ranks(embeddings)}
+    return {way: float(rank.double().quantile(0.5)) + 1 for way, rank in ranks.items()}
+
+
+def recall_scores(embeddings: Embeddings, ks: Sequence[int] = KS) -> dict[str, Scores]:
+    """Return the per-image hits of `recalls`, for confidence intervals; the columns are the values of K."""
+    N = len(embeddings.images)
+    limits = torch.tensor(ks)
+    hits = [
+        (ranks.cpu()[:, None] < limits).double()
+        for ranks in (image_to_text_ranks(embeddings), text_to_image_ranks(embeddings))
+    ]
+    image_indices = embeddings.image_indices.cpu()
+    captions = torch.zeros(N, len(ks), dtype=torch.float64).index_add_(0, image_indices, hits[1])
+    counts = torch.bincount(image_indices, minlength=N).double()
+    return {
+        "image_to_text": Scores(hits[0], torch.ones(N, dtype=torch.float64)),
+        "text_to_image": Scores(captions, counts),
+    }
+
+
 def text_to_image_ranks(embeddings: Embeddings) -> Tensor:
     """Return the rank of each caption's image among all images: (M,), 0 is best.
 
@@ -146,9 +170,18 @@ def text_to_image_ranks(embeddings: Embeddings) -> Tensor:
     """
     ranks = []
     for start in range(0, len(embeddings.texts), ROWS):
-        similarity = embeddings.texts[start : start + ROWS] @ embeddings.images.T  # (rows, N)
-        positive = similarity.gather(1, embeddings.image_indices[start : start + ROWS, None])
-        ranks.append((~(similarity < positive)).sum(dim=1) - 1)
+        own = embeddings.image_indices[start : start + ROWS, None]
+        blocks = Similarities(embeddings.texts[start : start + ROWS], embeddings.images)
+        positive = torch.full(own.shape, torch.nan, dtype=embeddings.texts.dtype, device=own.device)
+        for first, similarity in blocks:
+            column = own - first
+            inside = (column >= 0) & (column < similarity.shape[1])
+            value = similarity.gather(1, column.clamp(0, similarity.shape[1] - 1))
+            positive = torch.where(inside, value, positive)
+        count = torch.full_like(own[:, 0], -1)  # the right image itself
+        for _, similarity in blocks:
+            count += (~(similarity < positive)).sum(dim=1)
+        ranks.append(count)
     return torch.cat(ranks)
 
 
@@ -156,9 +189,37 @@ def image_to_text_ranks(embeddings: Embeddings) -> Tensor:
     """Return the rank of each image's nearest caption among the captions of other images: (N,), 0 is best."""
     ranks = []
     for start in range(0, len(embeddings.images), ROWS):
-        similarity = embeddings.images[start : start + ROWS] @ embeddings.texts.T  # (rows, M)
-        rows = torch.arange(start, start + len(similarity), device=similarity.device)
-        is_positive = embeddings.image_indices == rows[:, None]
-        positive = similarity.masked_fill(~is_positive, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append((~(similarity < positive) & ~is_positive).sum(dim=1))
+        blocks = Similarities(embeddings.images[start : start + ROWS], embeddings.texts)
+        rows = torch.arange(start, min(start + ROWS, len(embeddings.images)), device=embeddings.texts.device)[:, None]
+        positive = torch.full(rows.shape, -torch.inf, dtype=embeddings.texts.dtype, device=rows.device)
+        for first, similarity in blocks:
+            is_positive = embeddings.image_indices[first : first + similarity.shape[1]] == rows
+            nearest = similarity.masked_fill(~is_positive, -torch.inf).amax(dim=1, keepdim=True)
+            positive = torch.maximum(positive, nearest)
+        count = torch.zeros_like(rows[:, 0])
+        for first, similarity in blocks:
+            is_positive = embeddings.image_indices[first : first + similarity.shape[1]] == rows
+            count += (~(similarity < positive) & ~is_positive).sum(dim=1)
+        ranks.append(count)
     return torch.cat(ranks)
+
+
+class Similarities:
+    """Cosines of some rows with all columns, in blocks of columns: pairs of first column and block.
+
+    Two iterations give bit for bit the same numbers, so that equal embeddings are ties. Up to `COLUMNS` columns are
+    one block, which is computed once.
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor) -> None:
+        self.rows, self.columns = rows, columns
+        self.only = rows @ columns.T if len(columns) <= COLUMNS else None
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        if self.only is not None:
+            yield 0, self.only
+            return
+        total = len(self.columns)
+        for first in range(0, total, COLUMNS):
+            begin = min(first, total - COLUMNS)  # products of equal shape round equally
+            yield first, (self.rows @ self.columns[begin : begin + COLUMNS].T)[:, first - begin :]

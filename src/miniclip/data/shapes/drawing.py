@@ -21,6 +21,14 @@ def draw_scene(scene: Scene, image_size: int) -> Image.Image:
     return image.reduce(scale)
 
 
+def draw_mask(shape: PlacedShape, image_size: int) -> Image.Image:
+    """Draw where a shape is: a grey image of `image_size` pixels a side, 255 inside."""
+    scale = 4
+    mask = Image.new("RGB", (image_size * scale, image_size * scale))
+    _draw_shape(ImageDraw.Draw(mask), shape._replace(rgb=(255, 255, 255)), image_size * scale, (0, 0, 0))
+    return mask.convert("L").reduce(scale)
+
+
 def _draw_shape(pencil: ImageDraw.ImageDraw, placed: PlacedShape, side: int, background: RGB) -> None:
     x, y, radius = placed.x * side, placed.y * side, placed.radius * side
     if placed.shape in {"circle", "ring"}:

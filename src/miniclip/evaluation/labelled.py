@@ -1,0 +1,160 @@
+"""Datasets of images with one class each: folders by class, torchvision's, Hugging Face's, and Shapes.
+
+Letters: N images, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miniclip.data.formats.folder import IMAGE_SUFFIXES
+from miniclip.errors import DataError
+
+
+class LabelledImages(Sequence[Any]):
+    """Images of a labelled dataset. Reading an image also notes its class, so the data is read once.
+
+    Args:
+        data: `data[i]` is `(image, class)`: a dataset of torchvision, `ClassFolders`, `ShapeClasses`, or your own. A
+            dataset of Hugging Face with one ClassLabel and one image column is taken too. A class is an index into the
+            class names, or a class name.
+        class_names: C different names; None: `data.class_names`, `data.classes`, or the names of the ClassLabel.
+
+    Attributes:
+        class_names: the C names.
+        labels: (N,) int64; -1 for images that have not been read yet.
+
+    Raises:
+        ValueError: there is no image, or the class names are missing or not unique.
+    """
+
+    def __init__(self, data: Any, class_names: Sequence[str] | None = None) -> None:
+        columns = _huggingface_columns(data)
+        if class_names is None:
+            class_names = columns[2] if columns else getattr(data, "class_names", getattr(data, "classes", None))
+        self.class_names = checked_class_names(class_names)
+        if not len(data):
+            raise ValueError("the dataset has no images; expected at least one")
+        self.data, self._columns = data, columns and columns[:2]
+        self.labels = torch.full((len(data),), -1)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an image, or a list of images for a slice.
+
+        Raises:
+            DataError: the item is not a pair, or its class is unknown.
+        """
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        item = self.data[index]
+        if self._columns:
+            item = tuple(item[column] for column in self._columns)
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise DataError(f"image {index}: found a {type(item).__name__}, expected a pair (image, class)")
+        self.labels[index] = self._class_index(index, item[1])
+        return item[0]
+
+    def _class_index(self, index: int, label: Any) -> int:
+        if isinstance(label, Tensor) and label.numel() == 1:
+            label = label.item()
+        if isinstance(label, str) and label in self.class_names:
+            return self.class_names.index(label)
+        is_integer = isinstance(label, Integral) and label is not True and label is not False
+        if is_integer and 0 <= int(label) < len(self.class_names):
+            return int(label)
+        raise DataError(
+            f"image {index}: its class is {label!r}; expected one of the {len(self.class_names)} class names, or an "
+            f"index in 0..{len(self.class_names) - 1}"
+        )
+
+
+class ClassFolders:
+    """Images in one folder per class; the folders' names are the class names, in alphabetical order.
+
+    A folder without images is a class without images: a possible wrong answer. Hidden files are ignored.
+
+    Args:
+        root: folder of class folders.
+        class_names: names in place of the folders' names, in the folders' order; None: the folders' names, with "_"
+            read as a space.
+
+    Raises:
+        DataError: there are no class folders, or no images.
+    """
+
+    def __init__(self, root: str | Path, class_names: Sequence[str] | None = None) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"{root}: not a folder; expected one with a folder per class")
+        folders = sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if not folders:
+            raise DataError(f"{root}: holds no folders; expected one folder per class, named after it")
+        self.class_names = list(class_names or (folder.name.replace("_", " ") for folder in folders))
+        if len(self.class_names) != len(folders):
+            raise DataError(f"{root}: {len(folders)} class folders and {len(self.class_names)} class names")
+        self.samples = [(path, label) for label, folder in enumerate(folders) for path in _images_below(folder)]
+        if not self.samples:
+            raise DataError(f"{root}: its {len(folders)} class folders hold no images")
+
+    @property
+    def paths(self) -> list[Path]:
+        """The N image files."""
+        return [path for path, _ in self.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Path, int]:
+        """Return an image's path and the index of its class."""
+        return self.samples[index]
+
+
+def checked_class_names(names: Any) -> list[str]:
+    """Return class names as a list.
+
+    Raises:
+        ValueError: there are none, one is not a text or is empty, or two are equal.
+    """
+    if isinstance(names, str) or names is None or not len(names):
+        raise ValueError(f"class_names: found {names!r}, expected a list of at least one name")
+    texts: list[str] = list(names)
+    for index, name in enumerate(texts):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"class_names: name {index} is {name!r}; expected a text that describes the class")
+    duplicate = next((name for index, name in enumerate(texts) if texts.index(name) < index), None)
+    if duplicate is not None:
+        raise ValueError(
+            f"class_names: {duplicate!r} stands for two classes, {texts.index(duplicate)} and "
+            f"{len(texts) - 1 - texts[::-1].index(duplicate)}; each class needs a name of its own"
+        )
+    return texts
+
+
+def _images_below(folder: Path) -> list[Path]:
+    paths = folder.rglob("*")
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+
+
+def _huggingface_columns(data: Any) -> tuple[str, str, list[str]] | None:
+    """Return image column, label column and class names of a Hugging Face dataset; None for other datasets."""
+    features = getattr(data, "features", None)
+    if not isinstance(features, dict):
+        return None
+    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    if len(images) != 1 or len(labels) != 1:
+        raise ValueError(
+            f"the dataset has {len(images)} image and {len(labels)} ClassLabel columns; expected one of each: use "
+            "select_columns"
+        )
+    return images[0], labels[0], list(features[labels[0]].names)

@@ -1,0 +1,99 @@
+"""Explanation of the similarity of one image and one text: a heat map over the image, and the relevance of the words.
+
+Letters: S image side, P patches, E embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from miniclip.explanation.patches import enlarge, keep_patches, to_unit_range, top_patches
+from miniclip.explanation.relevance import Method, image_relevance, text_relevance
+from miniclip.explanation.words import Word, group_words
+from miniclip.inference.images import read_pixels
+from miniclip.inference.model import CLIPModel
+
+TOP_FRACTION = 0.2  # share of the patches that `similarity_without_top` removes
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Relevance of an image's parts and of a text's words for their similarity.
+
+    Attributes:
+        heat_map: (S, S) float32 in 0..1, over the image as the model takes it, after resizing and cropping.
+        patches: (rows, columns) float32 in 0..1; the heat map before interpolation.
+        words: the text's words with their relevance in 0..1.
+        similarity: cosine of image and text.
+        similarity_without_top: the same after the most relevant fifth of the patches is painted over with the mean
+            color.
+        image: (3, S, S) uint8, the image as the model takes it.
+        text: the text.
+        method: "grad_eclip" or "legrad".
+    """
+
+    heat_map: Tensor
+    patches: Tensor
+    words: list[Word]
+    similarity: float
+    similarity_without_top: float
+    image: Tensor
+    text: str
+    method: Method
+
+
+def explain(model: CLIPModel, image: Any, text: str, *, method: Method = "legrad") -> Explanation:
+    """Explain which patches and words carry the similarity of an image and a text.
+
+    Args:
+        model: a CLIPModel with a tokenizer.
+        image: one image, in any form that `model.encode_image` takes.
+        text: a text.
+        method: "legrad" (arXiv 2404.03214) or "grad_eclip" (arXiv 2502.18816).
+
+    Raises:
+        TypeError: the text is not a string.
+        ValueError: the method does not exist, or the model has no tokenizer.
+        DataError: the image cannot be read.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method {method!r}: expected {' or '.join(map(repr, get_args(Method)))}")
+    if not isinstance(text, str):
+        raise TypeError(f"text: found a {type(text).__name__}, expected one string")
+    if model.tokenizer is None:
+        raise ValueError("the model has no tokenizer, so it cannot explain a text: set model.tokenizer")
+    seen = read_pixels(image, model.preprocess)
+    pixels = model.preprocess.normalise(seen[None].to(model.device))
+    config = model.config
+    tokens = model.tokenizer(text, config.text.context_length, pad=config.text.padding == "attended")
+    words = group_words(model.tokenizer, text, tokens[0])
+    with torch.no_grad():
+        image_embedding, text_embedding = model.image(pixels), model.text(tokens.to(model.device))
+        relevance = image_relevance(model.image, pixels, text_embedding, method)
+        without_top = model.image(keep_patches(pixels, top_patches(relevance, TOP_FRACTION), keep=False))
+    patches = to_unit_range(relevance)[0].view(config.image.grid, config.image.grid).cpu()
+    return Explanation(
+        heat_map=enlarge(patches, config.image.image_size),
+        patches=patches,
+        words=_word_relevance(model, tokens, words, image_embedding, method),
+        similarity=float(F.cosine_similarity(image_embedding, text_embedding)),
+        similarity_without_top=float(F.cosine_similarity(without_top, text_embedding)),
+        image=seen,
+        text=text,
+        method=method,
+    )
+
+
+def _word_relevance(model: CLIPModel, tokens: Tensor, words: list[Word], image: Tensor, method: Method) -> list[Word]:
+    if not words:
+        return []
+    items = torch.zeros_like(tokens, dtype=torch.bool)
+    items[0, [position for word in words for position in word.positions]] = True
+    relevance = text_relevance(model.text, tokens.to(model.device), items.to(model.device), image, method)[0].cpu()
+    totals = torch.stack([relevance[list(word.positions)].sum() for word in words])
+    return [word._replace(relevance=float(value)) for word, value in zip(words, to_unit_range(totals), strict=True)]

@@ -1,0 +1,61 @@
+"""Features on disk: reused for the same model and data only."""
+
+import pytest
+import torch
+
+from miniclip.evaluation import CachedEncoder, ClassFolders, LabelledImages, zero_shot
+from miniclip.evaluation import features as module
+from miniclip.evaluation.retrieval import LazyImages, retrieval
+from tests.evaluation.test_zero_shot import folder
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Count the passes over images."""
+    counted = []
+    plain = module.without_projection
+    monkeypatch.setattr(module, "without_projection", lambda model: counted.append(1) or plain(model))
+    return counted
+
+
+def test_embeddings_from_the_cache_are_those_of_the_model(shape_model, colors, tmp_path, passes):
+    cached = CachedEncoder(shape_model, tmp_path)
+    expected = shape_model.encode_image(LabelledImages(colors))
+    for _ in range(2):
+        images = LabelledImages(colors)
+        torch.testing.assert_close(cached.encode_image(images), expected, atol=1e-5, rtol=0)
+        assert images.labels.tolist() == [colors[i][1] for i in range(len(colors))]
+    assert len(passes) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_tasks_give_the_same_results_with_a_cache(shape_model, colors, small_shapes, tmp_path):
+    cached = CachedEncoder(shape_model, tmp_path)
+    for _ in range(2):
+        assert zero_shot(cached, colors) == pytest.approx(zero_shot(shape_model, colors), abs=1e-3)
+        assert retrieval(cached, small_shapes) == retrieval(shape_model, small_shapes)
+
+
+def test_a_changed_file_or_model_is_encoded_again(shape_model, tmp_path, passes):
+    folder(tmp_path / "data", {"cat": 2})
+    data, cache = ClassFolders(tmp_path / "data"), tmp_path / "cache"
+    CachedEncoder(shape_model, cache).encode_image(LabelledImages(data))
+    (tmp_path / "data" / "cat" / "0.png").write_bytes((tmp_path / "data" / "cat" / "1.png").read_bytes() + b" ")
+    CachedEncoder(shape_model, cache).encode_image(LabelledImages(data))
+    assert len(passes) == 2
+    with torch.no_grad():
+        shape_model.image.positions[0, 0] += 1
+    try:
+        CachedEncoder(shape_model, cache).encode_image(LabelledImages(data))
+    finally:
+        with torch.no_grad():
+            shape_model.image.positions[0, 0] -= 1
+    assert len(passes) == 3
+
+
+def test_images_in_memory_are_not_cached(shape_model, small_shapes, tmp_path):
+    images = [small_shapes[index][0] for index in range(3)]
+    cached = CachedEncoder(shape_model, tmp_path / "cache")
+    torch.testing.assert_close(cached.encode_image(images), shape_model.encode_image(images), atol=1e-5, rtol=0)
+    assert not (tmp_path / "cache").exists()
+    assert module.data_fingerprint(LazyImages(small_shapes)) is not None
