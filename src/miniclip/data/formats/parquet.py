@@ -115,8 +115,7 @@ class ParquetFile:
         names = self._label_names.get(column)
 
         def read(file: Any) -> None:
-            for group in range(file.metadata.num_row_groups):
-                self._require_size(file, group)
+            self._require_sizes(file)
             allowed = MAX_UNCHECKED_BYTES + MAX_TEXT_EXPANSION * self.path.stat().st_size
             for batch in file.iter_batches(BATCH_ROWS, columns=[column]):
                 allowed -= batch.nbytes
@@ -129,6 +128,10 @@ class ParquetFile:
 
         self._read(read, f" in the column {column!r}")
         return values
+
+    def _require_sizes(self, file: Any) -> None:
+        for group in range(file.metadata.num_row_groups):
+            self._require_size(file, group)
 
     def _require_size(self, file: Any, group: int) -> None:
         """Check how large a row group will be, which is in the file's metadata.
@@ -145,8 +148,14 @@ class ParquetFile:
 
     def first_values(self, column: str, count: int) -> list[Any]:
         """Read the first values of a column."""
-        batches = self._read(lambda file: list(islice(file.iter_batches(count, columns=[column]), 1)))
-        return [value for batch in batches for value in batch.column(0).to_pylist()]
+
+        def read(file: Any) -> list[Any]:
+            self._require_sizes(file)
+            batches = islice(file.iter_batches(count, columns=[column]), 1)
+            return [value for batch in batches for value in batch.column(0).to_pylist()]
+
+        values: list[Any] = self._read(read, f" in the column {column!r}")
+        return values
 
     def image(self, row: int) -> ParquetImage:
         """Return the image of a row, without reading it."""
