@@ -18,7 +18,6 @@ from miniclip.utils.checks import did_you_mean
 from miniclip.utils.items import describe
 
 OPEN_CLIP_MODELS = Path(__file__).parent / "formats" / "open_clip_models.json"  # written by docs/make_architectures.py
-LISTED_BY = "miniclip.list_models() and open_clip.list_models()"
 
 
 def given_plan(config: str | Path | CLIPConfig) -> LoadPlan:
@@ -62,9 +61,8 @@ def _named_plan(name: str) -> LoadPlan:
             f"'{dashed}-quickgelu' is OpenAI's model, with QuickGELU"
         )
     if name not in models:
-        raise ValueError(
-            f"unknown preset or configuration {name!r}{did_you_mean(name, [*PRESETS, *models], LISTED_BY)}"
-        )
+        choices, place = (PRESETS, "miniclip.list_models()") if "_" in name else (models, "open_clip.list_models()")
+        raise ValueError(f"unknown preset or configuration {name!r}{did_you_mean(name, choices, listed_by=place)}")
     try:
         return _without_preprocessing(name, models[name])
     except ValueError as error:
