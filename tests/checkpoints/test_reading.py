@@ -65,7 +65,8 @@ def write(tmp_path):
         if layout == "miniclip":
             save_checkpoint(model, tmp_path / name)
         else:
-            export(model, tmp_path / name, layout="transformers" if layout == "siglip" else layout)
+            kind = "transformers" if layout == "siglip" else layout
+            export(model, tmp_path / name, layout=kind, overwrite=True)
         return tmp_path / name, model
 
     return write
