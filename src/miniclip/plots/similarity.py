@@ -82,7 +82,7 @@ def _plot_histograms(axes: Any, cosines: Tensor) -> None:
             label = f"{name}, mean {float(values.mean()):.2f}"
             axes.hist(values.numpy(), bins=BINS, range=(-1, 1), density=True, color=color, alpha=0.6, label=label)
     fraction = separation(positive, negative)
-    result = "" if fraction is None else f"\npositive above negative in {fraction:.0%} of comparisons; by chance 50%"
+    result = "" if fraction is None else f"\npositive above negative: {fraction:.0%}; by chance 50%"
     axes.set(
         xlabel="cosine",
         xlim=(min(-0.2, float(cosines.nan_to_num().min())), 1),
