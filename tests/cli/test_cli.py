@@ -317,10 +317,10 @@ class TestErrors:
 
     def test_csv_without_a_column(self, fails, photos, tmp_path):
         copy = copy_of(photos, tmp_path / "photos")
-        text = (copy / "results.csv").read_text().replace("comment_number", "number")
+        text = (copy / "results.csv").read_text().replace("comment_number| comment", "number| what")
         (copy / "results.csv").write_text(text)
         message = fails("train", "--data", copy)
-        assert "results.csv, line 1: no column comment_number" in message
+        assert "results.csv, line 1: no column comment_number, comment" in message
 
     def test_checkpoint_of_another_shape(self, fails, run, tmp_path):
         copy = copy_of(run / "last", tmp_path / "last")
