@@ -10,7 +10,7 @@ import pytest
 
 import miniclip
 from miniclip import cli
-from miniclip.cli import evaluate
+from miniclip.cli import run_data
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.inference.model import CLIPModel
 from miniclip.utils.checks import did_you_mean, nearest
@@ -146,7 +146,7 @@ class TestExitCodes:
         (tmp_path / "file").write_text("")
         message = fails("convert", "nothing/at-all", tmp_path / "file" / "x")
         assert "Errno" not in message
-        monkeypatch.setattr(evaluate, "is_run", full_disk)
+        monkeypatch.setattr(run_data, "is_run", full_disk)
         miniclip.save(CLIPModel(SMALL), tmp_path / "mine")
         assert fails("eval", tmp_path / "mine") == (
             "miniclip: /mnt/config.json: the disk is full; free some space, then run the command again"
@@ -157,13 +157,13 @@ class TestExitCodes:
         def fail(_):
             raise error
 
-        monkeypatch.setattr(evaluate, "is_run", fail)
+        monkeypatch.setattr(run_data, "is_run", fail)
         miniclip.save(CLIPModel(SMALL), tmp_path / "mine")
         assert "out of memory: use a smaller" in fails("eval", tmp_path / "mine")
 
     def test_errors_in_miniclip_keep_their_traceback(self, tmp_path, monkeypatch, capsys):
         """Exit code 1 belongs to `miniclip train --check`."""
-        monkeypatch.setattr(evaluate, "is_run", lambda _: {}["missing"])
+        monkeypatch.setattr(run_data, "is_run", lambda _: {}["missing"])
         miniclip.save(CLIPModel(SMALL), tmp_path / "mine")
         assert cli.main(["eval", str(tmp_path / "mine")]) == 70
         err = capsys.readouterr().err

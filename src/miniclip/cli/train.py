@@ -185,6 +185,7 @@ def format_summary(trainer: Any) -> str:
 
     The last line names a result at chance.
     """
+    from miniclip.data.shapes import Shapes
     from miniclip.diagnostics.chance import loss_at_chance, recall_at_chance
     from miniclip.train.validation import monitored
 
@@ -201,6 +202,12 @@ def format_summary(trainer: Any) -> str:
         f"model: {run / 'best' if lines else run / 'last'}",
         f"next: {format_command('miniclip', 'eval', run)}    or, in Python: miniclip.load({str(run)!r})",
     ]
+    if isinstance(trainer.train_data, Shapes):
+        lines += [
+            f"      {format_command('miniclip', 'eval', run, '--task', task, '--data', 'shapes', '--split', 'test')}"
+            for task in ("zero-shot", "probe")
+        ]
+        lines.append(f"      {format_command('miniclip', 'explain', run, 'shapes:7')}")
     if at_chance is not None:
         lines.append(
             f"no better than chance: {at_chance}. After {trainer.step:,} steps the model has not learned anything of "
