@@ -76,7 +76,6 @@ class TestTensorBoard:
         )
 
     def test_missing_package_prevents_the_start(self, start, monkeypatch, tmp_path, capsys):
-        monkeypatch.setattr("miniclip.data.shapes.Shapes.__len__", lambda self: 24)
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
         with pytest.raises(ImportError, match=r"pip install \"miniclip\[tensorboard\]\""):
             start(tensorboard=True)

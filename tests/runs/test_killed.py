@@ -88,7 +88,7 @@ def main(folder: Path) -> None:
     draw, kills = random.Random(0), 0
     while kills < KILLS:
         run = folder / f"killed-{kills}"
-        while (status := attempt(run, draw.randrange(20_000, 400_000))) != 0:
+        while (status := attempt(run, draw.randrange(20_000, 500_000))) != 0:
             assert status == -signal.SIGKILL, status
             kills += 1
             print(kills, "kills; at", run.name, sorted(path.name for path in run.glob("*")), flush=True)

@@ -210,4 +210,4 @@ def test_command_line_prints_one_line_and_exits_with_2(disk, capsys):
     settings = ["--max-steps", "1", "--batch-size", "4", "--precision", "float32", "--device", "cpu"]
     assert cli.main(["train", "--run-dir", str(run), *settings]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("miniclip:")]
-    assert "No space left on device" in line
+    assert "the disk is full" in line

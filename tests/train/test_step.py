@@ -54,7 +54,7 @@ def test_step_equals_its_definition(model, batch):
         assert mine.grad is None
 
 
-@pytest.mark.parametrize(("start", "end"), [(1e9, 100.0), (1e-9, 1.0)])
+@pytest.mark.parametrize(("start", "end"), [(1e5, 100.0), (1e-9, 1.0)])
 def test_scale_stays_within_its_bounds(tokenizer, batch, start, end):
     model = make_model(tokenizer, logit_scale=start)
     step(model, batch)

@@ -24,7 +24,10 @@ def unwrapped_name(name: str) -> str:
     >>> unwrapped_name("module.image._orig_mod.blocks.0.module.norm1.bias")
     'image.blocks.0.norm1.bias'
     """
-    return ".".join(part for part in name.split(".") if part not in WRAPPER_ATTRIBUTES)
+    parts = name.split(".")
+    if WRAPPER_ATTRIBUTES.isdisjoint(parts):
+        return name
+    return ".".join([part for part in parts if part not in WRAPPER_ATTRIBUTES])
 
 
 def without_wrappers(names: Collection[str]) -> dict[str, str]:
