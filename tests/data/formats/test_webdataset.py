@@ -173,6 +173,12 @@ class TestReading:
         with pytest.raises(DataError, match=r"under outputs\.txt; the sample has 0\.left\.jpg, 0\.cls.*\?caption="):
             open_members(tmp_path, ("0.left.jpg", encode_image()), ("0.cls", b"3"), caption="outputs.txt")
 
+    @pytest.mark.parametrize("text", ["txt", "caption", "outputs.txt"])
+    def test_a_chosen_name_does_not_fall_back_to_another_text(self, tmp_path, text):
+        path = write_tar(tmp_path / "a.tar", [("0.jpg", encode_image()), (f"0.{text}", b"a dog")])
+        with pytest.raises(DataError, match=r"under alt; the sample has 0\.jpg"):
+            open_data(f"{path}?caption=alt", "all")
+
     def test_mask_beside_image_is_ignored(self, tmp_path):
         assert (
             grey(

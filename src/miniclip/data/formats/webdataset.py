@@ -280,9 +280,9 @@ def _find_texts(sample: Sample, chosen: str | None) -> list[Member]:
     if chosen is not None and _extension(chosen) in sample:
         return [sample[_extension(chosen)]]
     exact = [sample[extension] for extension in TEXTS if extension in sample]
-    return exact + [
-        member for extension, member in sample.items() if "." in extension and extension.rsplit(".")[-1] in TEXTS
-    ]
+    others = [member for name, member in sample.items() if "." in name and name.rsplit(".")[-1] in TEXTS]
+    # a chosen name that is not a member is a key, and only JSON has keys
+    return [member for member in exact + others if chosen is None or member.name.lower().endswith(".json")]
 
 
 def _find_images(sample: Sample, chosen: str | None) -> list[Member]:
