@@ -85,6 +85,11 @@ class TestTorchDatasets:
         with pytest.raises(IndexError):
             data[6]
 
+    @pytest.mark.parametrize("index", [4, -5])
+    def test_subset_with_an_index_out_of_range_raises(self, fit, index):
+        with pytest.raises(IndexError, match=f"index {index} is out of range for 4 images"):
+            fit(Subset(named(4), [0, index]))
+
     def test_every_entry_point_takes_a_subset(self, model, tmp_path):
         data = Subset(named(4), [3, 1])
         assert set(miniclip.evaluation.retrieval(model, data)) == {"image_to_text", "text_to_image"}

@@ -69,7 +69,7 @@ def as_dataset(data: Any) -> ImageCaptionDataset:
         checked: ImageCaptionDataset = data
         return checked
     if type(data) is torch_data.Subset:  # such as a part of random_split
-        return Subset(as_dataset(data.dataset), [int(index) for index in data.indices])
+        return Subset(as_dataset(data.dataset), data.indices)
     if type(data) is torch_data.ConcatDataset:
         return Concatenation([as_dataset(part) for part in data.datasets])
     raise TypeError(f"the dataset is a {type(data).__name__}; expected {EXPECTED}")

@@ -17,11 +17,14 @@ class Subset:
 
     Args:
         data: the whole dataset.
-        indices: of the images to keep.
+        indices: of the images to keep; negative ones count from the end.
+
+    Raises:
+        IndexError: an index is out of range.
     """
 
     def __init__(self, data: ImageCaptionDataset, indices: Sequence[int]) -> None:
-        self.data, self.indices = data, list(indices)
+        self.data, self.indices = data, [checked_index(index, len(data)) for index in indices]
         self.captions = [data.captions[index] for index in self.indices]
 
     def __len__(self) -> int:
