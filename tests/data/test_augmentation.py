@@ -21,6 +21,16 @@ def seeded(seed: int) -> torch.Generator:
 ALL = {"min_crop_area": 0.4, "max_rotation_degrees": 20, "flip": True, "color_jitter": 0.5}
 
 
+def test_torch_default_dtype_changes_nothing():
+    expected = Augment(**ALL)(batch(), seeded(1))
+    torch.set_default_dtype(torch.float64)
+    try:
+        augmented = Augment(**ALL)(batch(), seeded(1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(augmented, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"min_crop_area": 1.0, "max_rotation_degrees": 0.0, "flip": False, "color_jitter": 0.0}]
 )

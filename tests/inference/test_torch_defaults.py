@@ -74,8 +74,9 @@ def test_results_are_those_without_defaults(toy_config, toy_tokenizer, tmp_path,
         assert retrieval(model, Data(arrays)) == recalls
 
 
-def test_fresh_weights_are_not_on_the_default_device():
-    with defaults(torch.float32, "meta"):
+def test_fresh_weights_have_neither_the_default_device_nor_dtype():
+    with defaults(torch.float64, "meta"):
         model = miniclip.load("bert_vit_tiny", pretrained=False)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
     assert float(model.image.positions.detach().std()) > 0.01

@@ -55,9 +55,9 @@ class Augment:
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         """Draw the parameters of a batch, (B, 9): an affine map (six numbers) and three color factors."""
-        affine = self._affine(torch.rand(batch, 5, generator=generator))
-        color = 1 + self.color_jitter * (2 * torch.rand(3, batch, generator=generator).T - 1)
-        return torch.cat([affine, color], dim=1)
+        affine = self._affine(torch.rand(batch, 5, generator=generator, dtype=torch.float32))
+        color = 1 + self.color_jitter * (2 * torch.rand(3, batch, generator=generator, dtype=torch.float32).T - 1)
+        return torch.cat([affine, color], dim=1).float()  # not torch's default dtype
 
     def apply(self, pixels: Tensor, parameters: Tensor) -> Tensor:
         """Augment images (B, 3, S, S) uint8 by drawn parameters (B, 9); a slice of a batch takes its slice of them."""

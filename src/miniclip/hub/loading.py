@@ -132,7 +132,7 @@ def fresh(config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> CLIPMod
         vocab_size = max(config.text.vocab_size, tokenizer.vocab_size)
         end_id = config.text.end_id if tokenizer.end_id is None else tokenizer.end_id
         config = config.replace_text(vocab_size=vocab_size, end_id=end_id)
-    return CLIPModel(config, tokenizer).initialise()
+    return CLIPModel(config, tokenizer).float().initialise()  # not torch's default dtype, as of a checkpoint
 
 
 def find_checkpoint(
