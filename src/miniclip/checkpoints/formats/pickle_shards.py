@@ -9,6 +9,7 @@ from torch import Tensor
 from miniclip.checkpoints.formats.pickles import read_pickled
 from miniclip.checkpoints.formats.safetensors import check_shards, read_index, shard_names
 from miniclip.errors import CheckpointError
+from miniclip.utils.formatting import one_line
 
 
 def read_shards(path: Path) -> dict[str, Tensor]:
@@ -23,8 +24,9 @@ def read_shards(path: Path) -> dict[str, Tensor]:
         try:
             shards[name] = read_pickled(path.with_name(name)).tensors
         except OSError as error:
+            reason = one_line(str(error).removeprefix(f"{path.with_name(name)}: "))
             raise CheckpointError(
-                f"{path}: {name} is named in it, but cannot be read ({error.strerror}); download it too"
+                f"{path}: {name} is named in it, but cannot be read ({reason}); download it too"
             ) from None
     check_shards(path, weight_map, shards)
     return {key: shards[name][key] for key, name in weight_map.items()}
