@@ -80,13 +80,6 @@ def test_images_without_captions(make, data, message):
         make(train_data=data)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-def test_weights_of_another_dtype(make, model, dtype):
-    config = TrainConfig(epochs=1, batch_size=8, precision="float32")
-    with pytest.raises(ValueError, match=rf"log_scale is {dtype}; training needs float32: call model\.float\(\)"):
-        make(model=model.to(getattr(torch, dtype)), config=config)
-
-
 def test_resume_with_a_list(start, train_data):
     trainer = start(max_steps=1)
     trainer.fit()

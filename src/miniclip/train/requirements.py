@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.inference.model import CLIPModel
@@ -21,13 +19,11 @@ def require_trainable(
     """Check that a run can start.
 
     Raises:
-        ValueError: the model has no tokenizer, cannot be saved or does not fit the loss; its weights have another dtype
-            than the precision; a cache was built for another model; a batch has fewer than two pairs, or not the same
-            number on each rank under FSDP.
+        ValueError: the model has no tokenizer, cannot be saved or does not fit the loss; a cache was built for another
+            model; a batch has fewer than two pairs, or not the same number on each rank under FSDP.
         TypeError: the model is not a CLIPModel.
     """
     require_saveable(model)
-    require_dtype(model, config)
     require_tokenizer(model)
     loss_function(config, model)
     pairs = require_pairs(config, len(train_data))
@@ -35,19 +31,6 @@ def require_trainable(
         require_pixels(data, model)  # now, not after an epoch
     if config.fsdp:
         fsdp.require_even(pairs, skips_samples=config.on_error == "skip")
-
-
-def require_dtype(model: CLIPModel, config: TrainConfig) -> None:
-    """Check that the weights are float32, or bfloat16 under a precision that is not float32.
-
-    Raises:
-        ValueError: a weight has another dtype.
-    """
-    trained = (torch.float32,) if config.precision == "float32" else (torch.float32, torch.bfloat16)
-    for name, weight in model.named_parameters():
-        if weight.dtype not in trained:
-            found = str(weight.dtype).removeprefix("torch.")
-            raise ValueError(f"the weight {name} is {found}; training needs float32: call model.float() before")
 
 
 def require_tokenizer(model: CLIPModel) -> TextTokenizer:
