@@ -146,6 +146,8 @@ def printed(*arguments: str) -> str:
         contextlib.suppress(SystemExit),  # --help exits
     ):
         cli.main(arguments)
+    if not output.getvalue():
+        raise PluginError(f"`miniclip {' '.join(arguments)}` prints nothing; expected the name of a command")
     return f"```text\n$ {' '.join(('miniclip', *arguments))}\n{output.getvalue().rstrip()}\n```"
 
 
