@@ -107,6 +107,12 @@ def test_messages_name_what_to_do(saved, classes, tmp_path, capsys):
     assert "expected an image and a text" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [("zero-shot", "trian"), ("zero-shot", "test"), ("probe", "val")], ids=str)
+def test_a_folder_without_splits_is_not_both_train_and_test(saved, classes, capsys, options):
+    assert run("eval", saved / "a", "--data", classes, "--task", options[0], "--split", options[1]) == 2
+    assert "put the images of each split into a folder" in capsys.readouterr().err
+
+
 def test_classify_prints_a_table_or_json(saved, classes, capsys):
     images = [classes / "red" / "0.png", classes / "blue" / "1.png"]
     command = ["classify", saved / "a", *images, "--labels", "red", "blue", "--template", "a {} circle"]
@@ -127,6 +133,8 @@ def test_explain_writes_a_plot(saved, classes, tmp_path, capsys):
     assert f"wrote {output}" in capsys.readouterr().out
     assert run("explain", saved / "a", "shapes:3", "-o", output) == 0
     assert miniclip.data.Shapes("test")[3][1][0] in capsys.readouterr().out
+    assert run("explain", saved / "a", "shapes:3", " ", "-o", output) == 2
+    assert "text: it is empty" in capsys.readouterr().err
     assert run("explain", saved / "a", "shapes:x", "-o", output) == 2
     assert "expected a number from 0 to 499" in capsys.readouterr().err
     assert Image.open(output).format == "PNG"

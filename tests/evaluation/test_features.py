@@ -59,3 +59,14 @@ def test_images_in_memory_are_not_cached(shape_model, small_shapes, tmp_path):
     torch.testing.assert_close(cached.encode_image(images), shape_model.encode_image(images), atol=1e-5, rtol=0)
     assert not (tmp_path / "cache").exists()
     assert module.data_fingerprint(LazyImages(small_shapes)) is not None
+
+
+def test_a_damaged_file_is_written_again(shape_model, tmp_path, passes):
+    folder(tmp_path / "data", {"cat": 2})
+    data, cache = ClassFolders(tmp_path / "data"), tmp_path / "cache"
+    expected = CachedEncoder(shape_model, cache).encode_image(LabelledImages(data))
+    (path,) = cache.iterdir()
+    for content in (b"", b"garbage", path.read_bytes()[:-1]):
+        path.write_bytes(content)
+        torch.testing.assert_close(CachedEncoder(shape_model, cache).encode_image(LabelledImages(data)), expected)
+    assert len(passes) == 4

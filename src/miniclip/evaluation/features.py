@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -75,7 +76,8 @@ class CachedEncoder:
         if key is None:
             return image_features(self.model, images, progress=progress)
         path = self.folder / f"{self._fingerprint}-{key}.safetensors"
-        if not path.is_file():
+        tensors = _read_features(path, len(images))
+        if tensors is None:
             features = image_features(self.model, images, progress=progress)
             tensors = {"features": features.cpu()}
             if isinstance(images, LabelledImages):
@@ -83,7 +85,6 @@ class CachedEncoder:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda temporary: save_file(tensors, temporary))
             return features
-        tensors = load_file(path)
         if isinstance(images, LabelledImages):
             images.labels = tensors["labels"]
         return tensors["features"].to(self.model.device)
@@ -96,6 +97,15 @@ class CachedEncoder:
         features = self.features(images, progress)
         embeddings = projection(features if weight is None else features.to(weight.dtype)).float()
         return l2_normalize(embeddings) if normalize else embeddings
+
+
+def _read_features(path: Path, count: int) -> dict[str, Tensor] | None:
+    """Return the tensors of a file of features; None if it is missing, damaged or not of `count` images."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path) if path.is_file() else {}
+    except (SafetensorError, OSError):
+        return None
+    return tensors if "features" in tensors and all(len(rows) == count for rows in tensors.values()) else None
 
 
 def model_fingerprint(model: Any) -> str:

@@ -58,13 +58,15 @@ def explain(model: CLIPModel, image: Any, text: str, *, method: Method = "legrad
 
     Raises:
         TypeError: the text is not a string.
-        ValueError: the method does not exist, or the model has no tokenizer.
+        ValueError: the method does not exist, the text is empty, or the model has no tokenizer.
         DataError: the image cannot be read.
     """
     if method not in get_args(Method):
         raise ValueError(f"method {method!r}: expected {' or '.join(map(repr, get_args(Method)))}")
     if not isinstance(text, str):
         raise TypeError(f"text: found a {type(text).__name__}, expected one string")
+    if not text.strip():
+        raise ValueError("text: it is empty; expected a description of the image")
     if model.tokenizer is None:
         raise ValueError("the model has no tokenizer, so it cannot explain a text: set model.tokenizer")
     seen = read_pixels(image, model.preprocess)
