@@ -57,3 +57,9 @@ def test_lambdas_of_open_clip_are_read(tmp_path):
     (tmp_path / "a.py").write_text(source[start : source.index("\n)\n", start) + 3])
     ours = read_templates(tmp_path / "a.py")
     assert [template.format("cat") for template in ours] == [f("cat") for f in peer.OPENAI_IMAGENET_TEMPLATES]
+
+
+def test_a_device_is_refused(tmp_path):
+    (tmp_path / "t.txt").symlink_to("/dev/zero")
+    with pytest.raises(FileNotFoundError, match="a device; expected a regular file"):
+        read_templates(tmp_path / "t.txt")

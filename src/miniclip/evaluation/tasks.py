@@ -111,15 +111,14 @@ def open_labelled(spec: str, split: Any) -> dict[str, Any]:
         return {spec[7:]: ShapeClasses(spec[7:], split)}  # type: ignore[arg-type]
     root = Path(spec)
     if not root.is_dir():
-        raise DataError(
-            f"{spec}: {'not a folder' if root.exists() else 'does not exist'}; expected 'shapes', or a folder with a folder per class"
-        )
+        found = "not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{spec}: {found}; expected 'shapes', or a folder with a folder per class")
     splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]
     if splits and split not in splits:
         raise DataError(f"{spec}: found the splits {', '.join(splits)}, expected {split}")
     if not splits and split not in ("val", "all"):  # the default, and all
         raise DataError(
-            f"{spec}: has no folders train, val and test above its class folders, and {split} is needed; put the images "
-            f"of each split into a folder, as in {root.name}/train/cat/1.jpg"
+            f"{spec}: has no folders train, val and test above its class folders, and {split} is needed; put the "
+            f"images of each split into a folder, as in {root.name}/train/cat/1.jpg"
         )
     return {root.name: ClassFolders(root / split if splits else root)}

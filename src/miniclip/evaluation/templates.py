@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from miniclip.utils.files import read_limited
+
 PHOTO_TEMPLATES = (
     "a photo of a {}.",
     "a close-up photo of a {}.",
@@ -37,7 +39,7 @@ def read_templates(path: str | Path) -> list[str]:
         ValueError: the file holds something else, or a template has not exactly one field.
     """
     file = Path(path)
-    text = file.read_text(encoding="utf-8")
+    text = read_limited(file).decode("utf-8-sig")
     if file.suffix == ".json":
         templates = _from_json(file, text)
     elif file.suffix == ".py":

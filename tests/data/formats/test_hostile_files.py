@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -96,15 +97,22 @@ def make_endless(path):
     path.symlink_to("/dev/zero")
 
 
+def make_blocking(path):
+    if not Path("/proc/kmsg").exists():
+        pytest.skip("a file of Linux")
+    path.unlink(missing_ok=True)
+    path.symlink_to("/proc/kmsg")
+
+
 def make_folder(path):
     path.unlink(missing_ok=True)
     path.mkdir()
 
 
-SPECIAL = [make_pipe, make_endless, make_folder]
+SPECIAL = [make_pipe, make_endless, make_blocking, make_folder]
 
 
-@pytest.mark.parametrize("make", SPECIAL, ids=["pipe", "device", "folder"])
+@pytest.mark.parametrize("make", SPECIAL, ids=["pipe", "device", "kernel", "folder"])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet"])
 def test_a_table_that_is_not_a_file_is_refused(tmp_path, name, make):
     path = tmp_path / name
@@ -117,7 +125,7 @@ def test_a_table_that_is_not_a_file_is_refused(tmp_path, name, make):
         open_data(path)
 
 
-@pytest.mark.parametrize("make", SPECIAL, ids=["pipe", "device", "folder"])
+@pytest.mark.parametrize("make", SPECIAL, ids=["pipe", "device", "kernel", "folder"])
 def test_captions_and_shards_that_are_not_files_are_refused(tmp_path, make):
     (tmp_path / "a.png").write_bytes(encode_image())
     make(tmp_path / "a.txt")
@@ -128,7 +136,7 @@ def test_captions_and_shards_that_are_not_files_are_refused(tmp_path, make):
         WebDataset([tmp_path / "a.tar"])
 
 
-@pytest.mark.parametrize("make", SPECIAL, ids=["pipe", "device", "folder"])
+@pytest.mark.parametrize("make", [make_pipe, make_endless, make_folder], ids=["pipe", "device", "folder"])
 def test_images_that_are_not_files_are_refused(tmp_path, make):
     make(tmp_path / "a.png")
     data = Captions([tmp_path / "a.png"], [["a dog"]])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from miniclip.data.formats.files import list_folder
+from miniclip.utils.files import open_regular
 
 HEAD_BYTES = 1 << 16  # part of a file that is read to find its layout
 MAX_FILES = 100  # JSON files of a folder whose start is read
@@ -23,9 +24,7 @@ _ANNOTATIONS = re.compile(r'"annotations"\s*:\s*\[')
 def read_head(path: Path) -> str:
     """Read the start of a file as text; bytes that are not UTF-8 are replaced. A file that cannot be read gives ""."""
     try:
-        if not path.is_file():  # reading a pipe would wait
-            return ""
-        with path.open("rb") as file:
+        with open_regular(path) as file:  # reading a pipe would wait
             head = file.read(HEAD_BYTES)
     except OSError:
         return ""
@@ -68,7 +67,7 @@ def _next_object(head: str, position: int) -> int:
 def holds_captions(path: Path) -> bool:
     """Return whether a COCO file has captions; the files of boxes and keypoints have none."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(b'"caption"') >= 0
     except (OSError, ValueError):  # an empty file
         return False
