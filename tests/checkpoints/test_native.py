@@ -340,6 +340,8 @@ ADAPTER = '{"peft_type": "LORA", "r": 4, "target_modules": ["qkv"]}'
 
 def test_refuses_a_peft_adapter_beside_base_weights(saved):
     (saved / "adapter_config.json").write_text(ADAPTER)
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json, a peft adapter"):  # the file itself, too
+        load(saved / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"adapter_config\.json, a peft adapter") as caught:
         load(saved)
     one_line(caught, saved, "merge it with merge_and_unload(), and save the merged model")

@@ -53,6 +53,7 @@ def find_weights(path: Path) -> Path:
     """
     if not path.is_dir():
         if os.path.lexists(path):
+            refuse_adapter(str(path), [ADAPTER_CONFIG] if (path.parent / ADAPTER_CONFIG).exists() else [])
             return path
         raise FileNotFoundError(f"{path}: no such file or directory")
     names = {file.name for file in path.iterdir() if not file.is_dir()}
