@@ -183,6 +183,8 @@ class TestExplain:
         image = Image.new("RGB", (20, 20))
         with pytest.raises(ValueError, match="method 'gradcam'"):
             explain(model, image, "a", method="gradcam")
+        with pytest.raises(TypeError, match="model: found a NoneType, expected a CLIPModel"):
+            explain(None, image, "a")
         with pytest.raises(TypeError, match="text: found a list"):
             explain(model, image, ["a"])
         model.tokenizer = None

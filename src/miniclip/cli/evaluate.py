@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
         help="for retrieval as in train (default: the data of the run); for the other tasks a folder with a folder per "
         "class, or shapes",
     )
-    evaluate.add_argument("--split", default="val", help="train, val, test or all (default val); probes train on train")
+    evaluate.add_argument(
+        "--split", default="val", help="train, val or test (default val), for retrieval also all; probes train on train"
+    )
     evaluate.add_argument("--templates", help="file of prompt templates: .json, .py or one a line")
     evaluate.add_argument(
         "--corruptions", action="store_true", help="also zero-shot classification of corrupted images, 5 severities"

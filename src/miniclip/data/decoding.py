@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from miniclip.errors import DataError, UnreadableError
-from miniclip.utils.files import read_limited
+from miniclip.utils.files import is_system_file, read_limited
 
 # Limits on an image's header, checked before memory is allocated for the pixels.
 MAX_BYTES = 1 << 30  # memory of the decoder, the decoded image and its RGB copy
@@ -169,9 +169,11 @@ def _open_regular(path: str | Path) -> BinaryIO:
     Raises:
         OSError: the file is missing, not readable, or not a regular file.
     """
-    mode = Path(path).stat().st_mode
-    if not stat.S_ISREG(mode):
-        raise OSError(f"it is {_FILE_TYPES.get(stat.S_IFMT(mode), 'not a regular file')}")
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"it is {_FILE_TYPES.get(stat.S_IFMT(status.st_mode), 'not a regular file')}")
+    if is_system_file(path, status):
+        raise OSError("it is a file of the system's kernel")
     return Path(path).open("rb")
 
 

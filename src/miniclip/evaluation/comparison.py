@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def as_records(results: Sequence[Result]) -> list[dict[str, Any]]:
     for result in results:
         for metric in result.metrics:
             record: dict[str, Any] = {"model": result.model, "task": result.task, "metric": metric.name}
-            record |= {"value": metric.value, "low": metric.low, "high": metric.high}
+            value = None if math.isnan(metric.value) else metric.value  # JSON has no NaN
+            record |= {"value": value, "low": metric.low, "high": metric.high}
             for field in Difference._fields:
                 name = {"value": "difference", "p": "p"}.get(field, f"difference_{field}")
                 record[name] = None if metric.difference is None else getattr(metric.difference, field)

@@ -57,12 +57,14 @@ def explain(model: CLIPModel, image: Any, text: str, *, method: Method = "legrad
         method: "legrad" (arXiv 2404.03214) or "grad_eclip" (arXiv 2502.18816).
 
     Raises:
-        TypeError: the text is not a string.
+        TypeError: the model is not a CLIPModel, or the text is not a string.
         ValueError: the method does not exist, the text is empty, or the model has no tokenizer.
         DataError: the image cannot be read.
     """
     if method not in get_args(Method):
         raise ValueError(f"method {method!r}: expected {' or '.join(map(repr, get_args(Method)))}")
+    if not isinstance(model, CLIPModel):
+        raise TypeError(f"model: found a {type(model).__name__}, expected a CLIPModel, as miniclip.load returns")
     if not isinstance(text, str):
         raise TypeError(f"text: found a {type(text).__name__}, expected one string")
     if not text.strip():

@@ -45,7 +45,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         if not stat.S_ISREG(status.st_mode):
             kind = KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
             raise FileNotFoundError(f"{name}: {kind}; expected a regular file")
-        if not getattr(status, "st_blocks", 1) and os.path.realpath(path).startswith(SYSTEM):
+        if is_system_file(path, status):
             raise FileNotFoundError(f"{name}: a file of the system's kernel; expected a regular file")
         return Path(path).open("rb")
     except PermissionError:
@@ -58,6 +58,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         is_link = error.errno == errno.ENOENT and Path(path).is_symlink()
         reason = f"a link to {Path(path).readlink()}, which does not exist" if is_link else MISSING[error.errno]
         raise FileNotFoundError(f"{name}: {reason}") from None
+
+
+def is_system_file(path: str | os.PathLike[str], status: os.stat_result) -> bool:
+    """Return whether a path leads to a file of the kernel, given its status: it can block, and has no end."""
+    return not getattr(status, "st_blocks", 1) and os.path.realpath(path).startswith(SYSTEM)
 
 
 def read_limited(path: str | os.PathLike[str], limit: int = MAX_JSON) -> bytes:

@@ -136,7 +136,7 @@ def test_captions_and_shards_that_are_not_files_are_refused(tmp_path, make):
         WebDataset([tmp_path / "a.tar"])
 
 
-@pytest.mark.parametrize("make", [make_pipe, make_endless, make_folder], ids=["pipe", "device", "folder"])
+@pytest.mark.parametrize("make", SPECIAL, ids=["pipe", "device", "kernel", "folder"])
 def test_images_that_are_not_files_are_refused(tmp_path, make):
     make(tmp_path / "a.png")
     data = Captions([tmp_path / "a.png"], [["a dog"]])
