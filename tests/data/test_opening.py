@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -353,3 +354,10 @@ def test_evaluation_skips_what_the_run_skipped(image_folder, tmp_path, capsys):
         assert main(["eval", str(tmp_path / "run")]) == 0
     with pytest.warns(UserWarning, match="NUL"):
         assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_named(tmp_path):
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(FileNotFoundError, match=r"table\.csv: a named pipe; expected a regular file"):
+        open_data(tmp_path / "table.csv")

@@ -33,7 +33,7 @@ def classify_command(
     from miniclip.runtime.devices import select_device
 
     model = miniclip.load(checkpoint, device=select_device(device))
-    names = checked_class_names(labels)
+    names = checked_class_names(labels, "--labels")
     rows = model.classify(images, names, template).tolist()
     print(_as_json(images, names, rows) if json else _as_table(images, names, rows))
 

@@ -35,6 +35,7 @@ from miniclip.data.shapes import Shapes
 from miniclip.data.splits import Split
 from miniclip.errors import DataError
 from miniclip.utils.checks import did_you_mean, near_path
+from miniclip.utils.files import open_regular
 
 MAX_SHOWN = 200  # characters of a path in an error message
 MAX_PEEKED_SHARDS = 3  # tars of a folder that are opened to find out whether they hold samples
@@ -182,6 +183,8 @@ def _detect(path: Path, columns: ColumnNames) -> str:
     if path.name.lower().endswith(TAR_SUFFIXES):
         return "webdataset"
     if not path.is_file() and not is_pattern(str(path)):
+        if os.path.lexists(path):
+            open_regular(path).close()  # raises with its kind: a pipe, a device, a link to nothing
         near = near_path(path)
         hint = f"did you mean {near!r}?" if near else "give a folder, a table (.csv, .tsv, .jsonl, .parquet), or shapes"
         raise FileNotFoundError(f"{path}: does not exist; {hint}")

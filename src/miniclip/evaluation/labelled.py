@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.formats.folder import IMAGE_SUFFIXES
-from miniclip.errors import DataError
+from miniclip.errors import DataError, UnreadableError
 
 
 class LabelledImages(Sequence[Any]):
@@ -59,7 +59,7 @@ class LabelledImages(Sequence[Any]):
         if self._columns:
             item = tuple(item[column] for column in self._columns)
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise DataError(f"image {index}: found a {type(item).__name__}, expected a pair (image, class)")
+            raise UnreadableError(f"image {index}", f"found a {type(item).__name__}, expected a pair (image, class)")
         self.labels[index] = self._class_index(index, item[1])
         return item[0]
 
@@ -71,9 +71,10 @@ class LabelledImages(Sequence[Any]):
         is_integer = isinstance(label, Integral) and label is not True and label is not False
         if is_integer and 0 <= int(label) < len(self.class_names):
             return int(label)
-        raise DataError(
-            f"image {index}: its class is {label!r}; expected one of the {len(self.class_names)} class names, or an "
-            f"index in 0..{len(self.class_names) - 1}"
+        raise UnreadableError(
+            f"image {index}",
+            f"its class is {label!r}; expected one of the {len(self.class_names)} class names, or an index in "
+            f"0..{len(self.class_names) - 1}",
         )
 
 
@@ -118,22 +119,26 @@ class ClassFolders:
         return self.samples[index]
 
 
-def checked_class_names(names: Any) -> list[str]:
+def checked_class_names(names: Any, argument: str = "class_names") -> list[str]:
     """Return class names as a list.
+
+    Args:
+        names: the class names.
+        argument: name of the argument, for error messages.
 
     Raises:
         ValueError: there are none, one is not a text or is empty, or two are equal.
     """
     if isinstance(names, str) or names is None or not len(names):
-        raise ValueError(f"class_names: found {names!r}, expected a list of at least one name")
+        raise ValueError(f"{argument}: found {names!r}, expected a list of at least one name")
     texts: list[str] = list(names)
     for index, name in enumerate(texts):
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"class_names: name {index} is {name!r}; expected a text that describes the class")
+            raise ValueError(f"{argument}: name {index} is {name!r}; expected a text that describes the class")
     duplicate = next((name for index, name in enumerate(texts) if texts.index(name) < index), None)
     if duplicate is not None:
         raise ValueError(
-            f"class_names: {duplicate!r} stands for two classes, {texts.index(duplicate)} and "
+            f"{argument}: {duplicate!r} stands for two classes, {texts.index(duplicate)} and "
             f"{len(texts) - 1 - texts[::-1].index(duplicate)}; each class needs a name of its own"
         )
     return texts

@@ -74,7 +74,8 @@ def run_corruptions(
         drop that it means.
     """
     images = LabelledImages(data)
-    classes = class_embeddings(model.encode_text, images.class_names, templates or getattr(data, "templates", None))
+    templates = getattr(data, "templates", None) if templates is None else templates
+    classes = class_embeddings(model.encode_text, images.class_names, templates)
     scale = model.log_scale.detach().exp()
 
     def top1(items: Any) -> float:

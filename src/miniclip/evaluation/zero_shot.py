@@ -76,7 +76,7 @@ def predict(
     progress: bool = False,
 ) -> Predictions:
     """Classify a labelled dataset; arguments and errors are those of `zero_shot`."""
-    templates = templates or getattr(data, "templates", None)
+    templates = getattr(data, "templates", None) if templates is None else templates
     images = data if isinstance(data, LabelledImages) else LabelledImages(data, class_names)
     classes = class_embeddings(model.encode_text, images.class_names, templates)
     embeddings = image_embeddings(model, images, progress=progress)

@@ -179,9 +179,11 @@ def read_state(path: Path) -> State:
         rest = f", or one of {', '.join(map(str, others))}" if others else ""
         raise CheckpointError(f"{error}; go back with --step {last}{rest}") from None
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: found format {metadata.get('format')!r}, expected {FORMAT!r}: not the training state of a run"
-        )
+        found = metadata.get("format")
+        reason = "not the training state of a run"
+        if str(found).startswith(FORMAT[:-1]):
+            reason = "another version of miniclip wrote it: resume with that version, or load the run's weights"
+        raise CheckpointError(f"{path}: found format {found!r}, expected {FORMAT!r}: {reason}")
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "ema": {}}
     try:
         for key, value in tensors.items():
