@@ -31,6 +31,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the same sums in the processes that tests
 CAPTIONS = ["a red circle above a blue square", "a blue square", "a green triangle left of a red circle", "a dog"] * 3
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist keep the order of the files; by default it starts those with few tests last, even slow ones."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that two processes end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
