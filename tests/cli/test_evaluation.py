@@ -123,6 +123,8 @@ def test_classify_prints_a_table_or_json(saved, classes, capsys):
     records = json.loads(capsys.readouterr().out)
     assert sum(records[0]["probabilities"].values()) == pytest.approx(1)
     assert f"{records[0]['label']} {max(records[0]['probabilities'].values()):.1%}" in table[0]
+    assert run("classify", saved / "a", classes, "--labels", "red", "blue") == 2
+    assert f"{classes}: a folder; name its images, as in {classes}/*.jpg" in capsys.readouterr().err
     assert run(*command, "--labels", "red", "red") == 2
     assert "'red' stands for two classes" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+from pathlib import Path
 from typing import Any
 
 from miniclip.cli.parsing import add_command
@@ -32,6 +33,10 @@ def classify_command(
     from miniclip.evaluation.labelled import checked_class_names
     from miniclip.runtime.devices import select_device
 
+    for image in map(Path, images):
+        if not image.is_file():
+            reason = f"a folder; name its images, as in {image}/*.jpg" if image.is_dir() else "no such image file"
+            raise FileNotFoundError(f"{image}: {reason}")
     model = miniclip.load(checkpoint, device=select_device(device))
     names = checked_class_names(labels, "--labels")
     rows = model.classify(images, names, template).tolist()
