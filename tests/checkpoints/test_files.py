@@ -30,7 +30,7 @@ def model():
 
 def write(model, folder, layout="transformers"):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the crop's rounding
+        warnings.simplefilter("ignore")  # the warning of the crop's rounding
         export(model, folder, layout=layout)
     return folder
 

@@ -131,7 +131,7 @@ def test_files_of_every_project(tmp_path):
     model = CLIPModel(dataclasses.replace(OPENAI, crop_rounding="floored")).initialise().eval()
     for layout, name in (("open_clip", "open_clip_config.json"), ("transformers", "config.json")):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the crop's rounding
+            warnings.simplefilter("ignore")  # the warning of the crop's rounding
             export(model, tmp_path / layout, layout=layout)
         weights = next((tmp_path / layout).glob("*.safetensors")).rename(tmp_path / f"{layout}.safetensors")
         loaded = load(weights, config=tmp_path / layout / name)

@@ -38,7 +38,7 @@ def written(tmp_path):
             save_checkpoint(model, folder)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the crop's rounding
+                warnings.simplefilter("ignore")  # the warning of the crop's rounding
                 export(model, folder, layout=layout)
         if layout == "openai":
             return torch.load(folder / "model.pt"), model

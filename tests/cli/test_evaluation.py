@@ -8,7 +8,9 @@ from PIL import Image
 
 import miniclip
 from miniclip import cli
+from miniclip.cli import explain
 from miniclip.evaluation import ShapeClasses, linear_models, zero_shot
+from miniclip.explanation.relevance import METHODS
 from tests.toys import make_model
 
 
@@ -127,6 +129,10 @@ def test_classify_prints_a_table_or_json(saved, classes, capsys):
     assert f"{classes}: a folder; name its images, as in {classes}/*.jpg" in capsys.readouterr().err
     assert run(*command, "--labels", "red", "red") == 2
     assert "'red' stands for two classes" in capsys.readouterr().err
+
+
+def test_explain_offers_all_methods():
+    assert explain.METHODS == METHODS  # the parser does not import torch
 
 
 def test_explain_writes_a_plot(saved, classes, tmp_path, capsys):

@@ -13,7 +13,7 @@ from miniclip.data.decoding import open_image
 from miniclip.data.jpeg import decode_image
 from miniclip.errors import DataError
 
-CLEAR_REFS = Path("/proc/self/clear_refs")  # of Linux: 5 resets the peak of the resident memory
+CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux only: 5 resets the peak of the resident memory
 SIZE = (3200, 2500)
 PIXELS = SIZE[0] * SIZE[1]
 MORE = 24 << 20  # strips, buffers of files, and what the allocator keeps

@@ -89,6 +89,13 @@ def test_classify_and_zero_shot_agree(shape_model, colors):
     torch.testing.assert_close(probabilities.amax(dim=1), predicted.confidence, atol=1e-5, rtol=0)
 
 
+def test_other_class_names_and_templates_of_the_dataset_are_used(shape_model, colors):
+    images = LabelledImages(colors)
+    assert torch.equal(predict(shape_model, images).confidence, predict(shape_model, colors).confidence)
+    names = [f"very {name}" for name in colors.class_names]
+    assert predict(shape_model, images, names).class_names == names
+
+
 def test_ties_count_against_the_model():
     same = torch.ones(5, 1)
     predicted = predictions(same, torch.ones(3, 1), torch.zeros(5, dtype=torch.int64), 1.0, NAMES[:3])

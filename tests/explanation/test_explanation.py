@@ -133,7 +133,7 @@ def test_grad_eclip_is_the_weighted_sum_of_values():
     y = x + block.attention.out(output)
     y = y + block.mlp(block.norm2(y))
     score = torch.cosine_similarity(tower.projection(tower.norm_after(y[:, 0])), text)
-    gradient = torch.autograd.grad(score.sum(), output)[0][0]  # of the class token
+    gradient = torch.autograd.grad(score.sum(), output)[0][0]  # gradient of the class token
     cosine = torch.cosine_similarity(q[:1], k[1:], dim=1)
     weight = (cosine - cosine.min()) / (cosine.max() - cosine.min())
     expected = (weight * (v[1:] @ gradient)).relu()

@@ -573,9 +573,9 @@ def test_wrong_options(bert: dict, tmp_path: Path):
         (b"[1, 2]", "not a tokenizer.json"),
         (b"#version: 0.2\na b\n", "not a tokenizer.json"),
         (b'{"version": "1.0"}', "not a tokenizer.json"),
-        (b'{"model": 3}', "there is no vocabulary in its model"),
+        (b'{"model": 3}', "its model has no vocabulary"),
         (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "truncation": 3}', "damaged"),
-        (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}', "there is no padding token"),
+        (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}', "no padding token"),
     ],
 )
 def test_damaged_files(tmp_path: Path, content: bytes, message: str):

@@ -59,8 +59,8 @@ def test_kill_releases_the_lock(tmp_path, holder):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forked_child_does_not_keep_the_lock(tmp_path):
-    child = "import os; pid = os.fork()\n  if pid == 0: sys.stdin.read(); os._exit(0)\n"
-    child += "  print(pid, flush=True); os._exit(0)"
+    child = "import os\n  if os.fork() == 0: print(os.getpid(), flush=True); sys.stdin.read()\n"  # after its release
+    child += "  os._exit(0)"
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD.format(child), tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -6,13 +6,13 @@ import os
 import pytest
 
 from miniclip.utils.atomic import write_atomically
-from miniclip.utils.system_errors import REASONS, describe
+from miniclip.utils.system_errors import REASONS, system_message
 
 
 def raised(function, *arguments):
     with pytest.raises(OSError) as caught:  # noqa: PT011
         function(*arguments)
-    return describe(caught.value)
+    return system_message(caught.value)
 
 
 def test_real_errors(tmp_path):
@@ -35,6 +35,6 @@ def test_the_target_is_named_in_place_of_its_temporary_file(tmp_path):
 
 
 def test_other_errors():
-    assert describe(OSError("the library's own message")) == "the library's own message"
-    assert describe(OSError(errno.EXDEV, "Cross-device link")) == "cross-device link"
+    assert system_message(OSError("the library's own message")) == "the library's own message"
+    assert system_message(OSError(errno.EXDEV, "Cross-device link")) == "cross-device link"
     assert all(not reason.startswith("[") for reason in REASONS.values())

@@ -48,7 +48,7 @@ def find_weights(path: Path) -> Path:
     """Return the file of weights at a path: the file itself, or the best one of a directory.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the path has no weights.
         CheckpointError: the directory holds a peft adapter, or several files of which none is preferred.
     """
     if not path.is_dir():
@@ -147,7 +147,7 @@ def checkpoint_folder(names: Collection[str], is_checkpoint: Callable[[str], boo
         is_checkpoint: whether a subfolder holds a checkpoint.
 
     Returns:
-        The subfolder; None: there is none.
+        The subfolder, or None.
 
     Raises:
         CheckpointError: sentence-transformers has a layer after the model.

@@ -30,7 +30,7 @@ def given_plan(config: str | Path | CLIPConfig) -> LoadPlan:
 
     Raises:
         TypeError: it is something else.
-        ValueError: there is no file, preset or configuration of this name, or miniclip does not support it.
+        ValueError: no file, preset or configuration has this name, or miniclip does not support it.
         CheckpointError: the file is damaged, or miniclip does not support the model.
     """
     if isinstance(config, CLIPConfig):

@@ -86,7 +86,7 @@ def unwrap_clip(model: nn.Module) -> CLIPModel:
     """Return the CLIP inside a model's wrappers.
 
     Raises:
-        TypeError: there is none.
+        TypeError: the module is not a CLIPModel, or holds none.
     """
     inner = unwrap(model) if isinstance(model, nn.Module) else model
     if type(inner) is CLIP:

@@ -53,7 +53,7 @@ class CheckpointReader:
         prefix: before the names of the model's weights; None: found by the names.
 
     Raises:
-        FileNotFoundError: there are no weights, or no configuration beside them.
+        FileNotFoundError: the weights, or the configuration beside them, are missing.
         CheckpointError: a file is damaged, or miniclip does not support the model.
     """
 

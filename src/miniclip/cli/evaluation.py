@@ -30,7 +30,7 @@ class Evaluation:
 
     Args:
         task: "retrieval", "zero-shot", "probe" or "all".
-        checkpoint: the first model, whose run has the data if there is no `data`.
+        checkpoint: the first model, whose run has the data if `data` is None.
         data: dataset spec, or None.
         split: split that is measured.
         templates: file of prompt templates, or None.
@@ -53,7 +53,7 @@ class Evaluation:
         self.zero_shot = task in ("zero-shot", "all")
         self.results: list[Result] = []
         self.first: dict[str, tasks.Outcome] = {}
-        self.predictions: dict[str, Predictions] = {}  # of the first model
+        self.predictions: dict[str, Predictions] = {}  # those of the first model
 
     def add(self, name: str, model: Any) -> None:
         """Measure a model on every task."""

@@ -20,7 +20,7 @@ from typing import Any
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)  # with CheckpointError and DataError
 USER_ERROR = 2
 INTERNAL_ERROR = 70  # EX_SOFTWARE; 1 belongs to `miniclip train --check`
-INTERRUPTED = 130  # of shells for Ctrl-C
+INTERRUPTED = 130  # the exit code of shells for Ctrl-C
 BROKEN_PIPE = 141  # that of a program whose output nothing reads any more, as in `miniclip models | head -1`
 
 
@@ -59,7 +59,7 @@ def interrupts_end_the_process() -> Iterator[None]:
     """Context in which Ctrl-C ends the process at once: an exception in the middle of an import can be lost."""
 
     def end(number: int, frame: Any) -> None:
-        if os.environ.get("RANK", "0") == "0":  # of torchrun
+        if os.environ.get("RANK", "0") == "0":  # torchrun sets it
             os.write(2, b"miniclip: stopped\n")
         os._exit(INTERRUPTED)
 
@@ -106,11 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def report(error: Exception) -> int:
     """Print an error in one line, one of miniclip's own with its traceback too; return the exit code."""
-    from miniclip.utils.system_errors import describe
+    from miniclip.utils.system_errors import system_message
 
     ranks = sys.modules.get("miniclip.runtime.distributed")
     program = f"miniclip, rank {ranks.rank()}" if ranks and ranks.world_size() > 1 else "miniclip"
-    message, code = describe(error) if isinstance(error, OSError) else str(error), USER_ERROR
+    message, code = system_message(error) if isinstance(error, OSError) else str(error), USER_ERROR
     if is_out_of_memory(error):
         message = "out of memory: use a smaller batch, `--micro-batch-size auto` or a smaller model"
     elif not isinstance(error, USER_ERRORS):

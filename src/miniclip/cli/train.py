@@ -86,7 +86,7 @@ def add_settings(parser: Any) -> None:
 def announce(options: Mapping[str, Any]) -> None:
     """Print a first line at once, before the import of torch, which takes seconds."""
     settings = merge_settings(options["recipe"], options)
-    if os.environ.get("RANK", "0") == "0":  # of torchrun
+    if os.environ.get("RANK", "0") == "0":  # torchrun sets it
         run = options["resume"]
         print(f"resuming {run}" if run else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)
 

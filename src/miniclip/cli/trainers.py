@@ -34,7 +34,7 @@ def read_toml(path: str) -> dict[str, Any]:
         values = tomllib.loads(read_limited(path, MAX_TOML).decode("utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; --config needs the path of a TOML file") from None
-    except (ValueError, RecursionError) as error:  # of the parser, of the text, of an integer of 5,000 digits
+    except (ValueError, RecursionError) as error:  # from the parser, the text, or an integer of 5,000 digits
         raise ValueError(f"{path}: not TOML ({one_line(error)})") from None
     values = {name.replace("-", "_"): value for name, value in values.items()}
     names = [*NEW_RUN_SETTINGS, *(field.name for field in dataclasses.fields(TrainConfig))]

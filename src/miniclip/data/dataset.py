@@ -48,7 +48,7 @@ class ImageFiles:
         paths: N image files, or `StoredImage` objects.
         captions: the captions of each image, at least one.
         skip_log: rows and images that a reader skipped.
-        splits: the split of each image, "" for images without one; empty if there are no splits.
+        splits: the split of each image, "" for images without one; empty without splits.
         about: the layout that was read and the origin of its split, for people.
 
     Raises:
@@ -136,7 +136,7 @@ def check_texts(name: str, texts: Any) -> None:
 
     Raises:
         TypeError: they are something else.
-        ValueError: there are none.
+        ValueError: the list is empty.
     """
     if isinstance(texts, str):
         shown = texts[:80]

@@ -80,7 +80,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file that exists.
 
     Raises:
-        FileNotFoundError: there is no such file; the message has a hint for a URL, a pattern and other texts.
+        FileNotFoundError: the file does not exist; the message has a hint for a URL, a pattern and other texts.
         UnreadableError: the path is a folder.
     """
     text = os.fspath(path)
@@ -98,7 +98,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 def _reason(text: str) -> str:
-    """Return why there is no file of this name, with a hint."""
+    """Return the reason why a file does not exist, with a hint."""
     if text.startswith("data:"):
         return "is a data URL; pass its bytes, as in base64.b64decode(text.partition(',')[2])"
     if URL.match(text):

@@ -42,7 +42,7 @@ class LoaderOptions:
             ValueError: the dataset is empty, or a batch has fewer rows than there are ranks.
         """
         if not size:
-            raise ValueError("the training data are empty: there is nothing to train on")
+            raise ValueError("the training data are empty; give at least two images")
         batch_size, ranks = min(self.batch_size, size), distributed.world_size()
         if batch_size < ranks:
             raise ValueError(

@@ -7,7 +7,7 @@ import math
 from miniclip.runs.history import History, Record
 
 DEVIATIONS = 2.0  # standard deviations of a random ranking's recall above its mean that count as better than chance
-MIN_LOSS_FRACTION = 0.98  # of the chance loss; a training loss above it is at chance
+MIN_LOSS_FRACTION = 0.98  # share of the chance loss; a training loss above it is at chance
 LAST_STEPS = 10  # whose mean is the training loss at the end
 
 

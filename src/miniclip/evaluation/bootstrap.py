@@ -29,7 +29,7 @@ class Difference(NamedTuple):
     value: float
     low: float
     high: float
-    p: float  # two-sided p-value of "there is no difference", at least 1 / draws
+    p: float  # two-sided p-value of equal means, at least 1 / draws
 
 
 def means(scores: Scores) -> Tensor:

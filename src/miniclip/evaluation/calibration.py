@@ -31,7 +31,7 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = BINS, equal_mas
         equal_mass: bins with equal numbers of images instead of bins of equal width.
 
     Raises:
-        ValueError: there is no image, or a confidence is outside 0..1 or NaN.
+        ValueError: the tensors are empty, or a confidence is outside 0..1 or NaN.
     """
     if not len(confidence):
         raise ValueError("confidence: found no prediction, expected at least one")

@@ -37,11 +37,6 @@ def image_features(model: Any, images: Any, *, progress: bool = False) -> Tensor
     return without_projection(model).encode_image(images, normalize=False, progress=progress)  # type: ignore[no-any-return]
 
 
-def image_embeddings(model: Any, images: Any, *, progress: bool = False) -> Tensor:
-    """Image embeddings (N, E), unit vectors; arguments as in `image_features`."""
-    return model.encode_image(images, progress=progress)  # type: ignore[no-any-return]
-
-
 def without_projection(model: Any) -> Any:
     """Return a model that shares all weights, whose image tower ends before the projection."""
     tower = copy.copy(model.image)

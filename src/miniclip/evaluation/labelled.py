@@ -28,10 +28,11 @@ class LabelledImages(Sequence[Any]):
 
     Attributes:
         class_names: the C names.
+        templates: prompt templates of the dataset, or None.
         labels: (N,) int64; -1 for images that have not been read yet.
 
     Raises:
-        ValueError: there is no image, or the class names are missing or not unique.
+        ValueError: the data are empty, or the class names are missing or not unique.
     """
 
     def __init__(self, data: Any, class_names: Sequence[str] | None = None) -> None:
@@ -42,6 +43,7 @@ class LabelledImages(Sequence[Any]):
         if not len(data):
             raise ValueError("the dataset has no images; expected at least one")
         self.data, self._columns = data, columns and columns[:2]
+        self.templates: Any = getattr(data, "templates", None)
         self.labels = torch.full((len(data),), -1)
 
     def __len__(self) -> int:
@@ -78,6 +80,13 @@ class LabelledImages(Sequence[Any]):
         )
 
 
+def as_labelled(data: Any, class_names: Sequence[str] | None = None) -> LabelledImages:
+    """Return a dataset as `LabelledImages`, with other class names if they are given."""
+    if not isinstance(data, LabelledImages):
+        return LabelledImages(data, class_names)
+    return data if class_names is None else LabelledImages(data.data, class_names)
+
+
 class ClassFolders:
     """Images in one folder per class; the folders' names are the class names, in alphabetical order.
 
@@ -89,7 +98,7 @@ class ClassFolders:
             read as a space.
 
     Raises:
-        DataError: there are no class folders, or no images.
+        DataError: the folder lacks class folders or images.
     """
 
     def __init__(self, root: str | Path, class_names: Sequence[str] | None = None) -> None:
@@ -127,7 +136,7 @@ def checked_class_names(names: Any, argument: str = "class_names") -> list[str]:
         argument: name of the argument, for error messages.
 
     Raises:
-        ValueError: there are none, one is not a text or is empty, or two are equal.
+        ValueError: the list is empty, a name is not a text or is empty, or two are equal.
     """
     if isinstance(names, str) or names is None or not len(names):
         raise ValueError(f"{argument}: found {names!r}, expected a list of at least one name")

@@ -17,14 +17,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from miniclip.evaluation.features import image_embeddings, image_features
-from miniclip.evaluation.labelled import LabelledImages
+from miniclip.evaluation.features import image_features
+from miniclip.evaluation.labelled import as_labelled
 from miniclip.evaluation.linear_models import Features, Fit, adamw, lbfgs
 from miniclip.evaluation.zero_shot import mean_per_class_recall
 
 Protocol = Literal["lbfgs", "adamw"]
 SHOTS = (1, 2, 4, 8, 16)
-VALIDATION_FRACTION = 0.2  # share of the training images, if there is no validation split
+VALIDATION_FRACTION = 0.2  # share of the training images, without a validation split
 # by protocol: the exponents of ten between which the strength is swept, and that of a few-shot probe without validation
 RANGES: dict[str, tuple[int, int]] = {"lbfgs": (-6, 6), "adamw": (-6, 2)}
 DEFAULT_STRENGTHS = {"lbfgs": 0.316, "adamw": 0.0}  # OpenAI's example; CLIP_benchmark
@@ -124,13 +124,12 @@ def encode_splits(model: Any, train: Any, test: Any, validation: Any, protocol: 
     """Compute a protocol's features: before the projection for "lbfgs", unit vectors for "adamw"."""
     if protocol not in get_args(Protocol):
         raise ValueError(f"protocol {protocol!r}: expected 'lbfgs' or 'adamw'")
-    encode = image_features if protocol == "lbfgs" else image_embeddings
     rows: list[Features] = []
     names: list[list[str]] = []
     for data in (train, test) if validation is None else (train, test, validation):
-        images = data if isinstance(data, LabelledImages) else LabelledImages(data)
-        x = encode(model, images).float().cpu()
-        rows.append(Features(x, images.labels.clone()))
+        images = as_labelled(data)
+        x = image_features(model, images) if protocol == "lbfgs" else model.encode_image(images)
+        rows.append(Features(x.float().cpu(), images.labels.clone()))
         names.append(images.class_names)
     if any(other != names[0] for other in names):
         raise ValueError("the splits have different class names; a probe needs the same classes in the same order")

@@ -8,7 +8,7 @@ Letters: N images, M captions, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -118,11 +118,11 @@ def recalls(embeddings: Embeddings, ks: Sequence[int] = KS) -> Recalls:
 
     Raises:
         TypeError: the embeddings or the values of K are something else.
-        ValueError: there are no embeddings, their shapes do not fit, or the image of a caption does not exist.
+        ValueError: the tensors are empty, their shapes do not fit, or the image of a caption does not exist.
     """
     _check_embeddings(embeddings)
     ks = [whole_number("k", k, 1) for k in listed(ks, "ks", "values of K in a list")]
-    ranks = {"image_to_text": image_to_text_ranks(embeddings), "text_to_image": text_to_image_ranks(embeddings)}
+    ranks = ranks_of(embeddings)
     return {way: {f"R@{k}": 100 * float((rank < k).double().mean()) for k in ks} for way, rank in ranks.items()}
 
 
@@ -140,26 +140,32 @@ def _check_embeddings(embeddings: Any) -> None:
         raise ValueError(f"embeddings: images {lowest} to {highest} of captions; there are 0 to {len(images) - 1}")
 
 
-def median_ranks(embeddings: Embeddings) -> dict[str, float]:
-    """Return the median rank of the right answer in both directions; 1 is best. Ties count against the model."""
-    ranks = {"image_to_text": image_to_text_ranks(embeddings), "text_to_image": text_to_image_ranks(embeddings)}
+def ranks_of(embeddings: Embeddings) -> dict[str, Tensor]:
+    """Return the ranks of the right answers in both directions: (N,) and (M,), 0 is best."""
+    return {"image_to_text": image_to_text_ranks(embeddings), "text_to_image": text_to_image_ranks(embeddings)}
+
+
+def median_ranks(ranks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the median rank of the right answer in both directions, from `ranks_of`; here 1 is best."""
     return {way: float(rank.double().quantile(0.5)) + 1 for way, rank in ranks.items()}
 
 
-def recall_scores(embeddings: Embeddings, ks: Sequence[int] = KS) -> dict[str, Scores]:
-    """Return the per-image hits of `recalls`, for confidence intervals; the columns are the values of K."""
-    N = len(embeddings.images)
-    limits = torch.tensor(ks)
-    hits = [
-        (ranks.cpu()[:, None] < limits).double()
-        for ranks in (image_to_text_ranks(embeddings), text_to_image_ranks(embeddings))
-    ]
-    image_indices = embeddings.image_indices.cpu()
-    captions = torch.zeros(N, len(ks), dtype=torch.float64).index_add_(0, image_indices, hits[1])
-    counts = torch.bincount(image_indices, minlength=N).double()
+def recall_scores(ranks: Mapping[str, Tensor], image_indices: Tensor, ks: Sequence[int] = KS) -> dict[str, Scores]:
+    """Return the per-image hits of `recalls`, for confidence intervals; the columns are the values of K.
+
+    Args:
+        ranks: from `ranks_of`.
+        image_indices: (M,) the image of each caption.
+        ks: values of K.
+    """
+    image_hits, caption_hits = (
+        (ranks[way].cpu()[:, None] < torch.tensor(ks)).double() for way in ("image_to_text", "text_to_image")
+    )
+    image_indices, N = image_indices.cpu(), len(image_hits)
+    hits = torch.zeros(N, len(ks), dtype=torch.float64).index_add_(0, image_indices, caption_hits)
     return {
-        "image_to_text": Scores(hits[0], torch.ones(N, dtype=torch.float64)),
-        "text_to_image": Scores(captions, counts),
+        "image_to_text": Scores(image_hits, torch.ones(N, dtype=torch.float64)),
+        "text_to_image": Scores(hits, torch.bincount(image_indices, minlength=N).double()),
     }
 
 

@@ -13,10 +13,9 @@ from miniclip.errors import DataError
 from miniclip.evaluation.bootstrap import Scores
 from miniclip.evaluation.comparison import Metric, with_intervals
 from miniclip.evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
-from miniclip.evaluation.features import image_embeddings
 from miniclip.evaluation.labelled import ClassFolders, LabelledImages
 from miniclip.evaluation.linear_probe import encode_splits, probe
-from miniclip.evaluation.retrieval import KS, LazyImages, embed, median_ranks, recall_scores
+from miniclip.evaluation.retrieval import KS, LazyImages, embed, median_ranks, ranks_of, recall_scores
 from miniclip.evaluation.shape_classes import Attribute, ShapeClasses
 from miniclip.evaluation.zero_shot import Predictions, class_metrics, predict, predictions, scores
 from miniclip.inference.zero_shot import Template, class_embeddings
@@ -33,11 +32,12 @@ class Outcome(NamedTuple):
 def run_retrieval(model: Any, data: Any, reference: Outcome | None = None) -> Outcome:
     """Measure retrieval in both directions; arguments as in `retrieval`, and the outcome of the first model."""
     embeddings = embed(model, data.captions, LazyImages(data))
-    all_scores, metrics = recall_scores(embeddings), []
-    for way, ranks in median_ranks(embeddings).items():
+    ranks = ranks_of(embeddings)
+    all_scores, metrics = recall_scores(ranks, embeddings.image_indices), []
+    for way, median in median_ranks(ranks).items():
         names = [f"{way} R@{k}" for k in KS]
         metrics += with_intervals(names, all_scores[way], reference and reference.scores[way])
-        metrics.append(Metric(f"{way} median rank", ranks))
+        metrics.append(Metric(f"{way} median rank", median))
     return Outcome(metrics, all_scores)
 
 
@@ -74,12 +74,13 @@ def run_corruptions(
         drop that it means.
     """
     images = LabelledImages(data)
-    templates = getattr(data, "templates", None) if templates is None else templates
-    classes = class_embeddings(model.encode_text, images.class_names, templates)
+    classes = class_embeddings(
+        model.encode_text, images.class_names, images.templates if templates is None else templates
+    )
     scale = model.log_scale.detach().exp()
 
     def top1(items: Any) -> float:
-        predicted = predictions(image_embeddings(model, items), classes, images.labels, scale, images.class_names)
+        predicted = predictions(model.encode_image(items), classes, images.labels, scale, images.class_names)
         return 100 * float(predicted.correct.double().mean())
 
     clean = top1(images)
@@ -104,7 +105,7 @@ def open_labelled(spec: str, split: Any) -> dict[str, Any]:
         Name of the classes to dataset.
 
     Raises:
-        DataError: there is no such dataset, or it lacks the split.
+        DataError: the dataset does not exist, or lacks the split.
     """
     if spec == "shapes":
         return {attribute: ShapeClasses(attribute, split) for attribute in get_args(Attribute)}

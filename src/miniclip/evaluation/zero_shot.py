@@ -14,8 +14,7 @@ from torch import Tensor
 
 from miniclip.evaluation.bootstrap import Scores
 from miniclip.evaluation.calibration import calibration_error
-from miniclip.evaluation.features import image_embeddings
-from miniclip.evaluation.labelled import LabelledImages
+from miniclip.evaluation.labelled import as_labelled
 from miniclip.inference.zero_shot import Template, class_embeddings
 
 ROWS = 4096  # images at a time; the full N x C matrix of a large dataset would not fit
@@ -76,10 +75,11 @@ def predict(
     progress: bool = False,
 ) -> Predictions:
     """Classify a labelled dataset; arguments and errors are those of `zero_shot`."""
-    templates = getattr(data, "templates", None) if templates is None else templates
-    images = data if isinstance(data, LabelledImages) else LabelledImages(data, class_names)
-    classes = class_embeddings(model.encode_text, images.class_names, templates)
-    embeddings = image_embeddings(model, images, progress=progress)
+    images = as_labelled(data, class_names)
+    classes = class_embeddings(
+        model.encode_text, images.class_names, images.templates if templates is None else templates
+    )
+    embeddings = model.encode_image(images, progress=progress)
     scale = model.log_scale.detach().exp()
     return predictions(embeddings, classes, images.labels, scale, images.class_names)
 

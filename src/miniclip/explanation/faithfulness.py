@@ -68,7 +68,7 @@ def faithfulness(model: CLIPModel, images: Sequence[Any], texts: Sequence[str], 
         method: "grad_eclip", "legrad" or "random".
 
     Raises:
-        ValueError: there are no pairs, or their numbers differ.
+        ValueError: the lists are empty, or their lengths differ.
     """
     if not len(images) or len(images) != len(texts):
         raise ValueError(f"{len(images)} images and {len(texts)} texts; expected equal numbers, at least 1")

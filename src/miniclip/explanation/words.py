@@ -11,7 +11,7 @@ class Word(NamedTuple):
     """One word of a text."""
 
     text: str
-    positions: tuple[int, ...]  # of its tokens in the row
+    positions: tuple[int, ...]  # where its tokens are in the row
     relevance: float = 0.0  # in 0..1
 
 

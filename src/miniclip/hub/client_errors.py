@@ -28,7 +28,7 @@ def one_line_errors(page: str, revision: str | None, *, writing: bool = False) -
         writing: whether the block uploads; refusals then concern the permission to write.
 
     Raises:
-        HubUnavailableError: there is no network, or the server fails.
+        HubUnavailableError: the network is down, or the server fails.
         FileNotFoundError: no such repository, revision or file.
         PermissionError: the repository is gated, or the token is missing or not sufficient.
         ValueError: the Hub refuses the metadata of an upload.

@@ -52,7 +52,7 @@ def fetch(
     Raises:
         FileNotFoundError: no such repository, revision or file, or the repository is private.
         PermissionError: the repository is gated, or the token is not accepted.
-        ConnectionError: there is no network and a file is not cached, or the download was interrupted.
+        ConnectionError: the network is down and a file is not cached, or the download was interrupted.
         CheckpointError: a downloaded file does not have the announced checksum; the file is deleted.
         ValueError: the repository's name is not valid.
     """

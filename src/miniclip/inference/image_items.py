@@ -23,7 +23,7 @@ Images: TypeAlias = ImageInput | Iterable[ImageInput]
 
 SEVERAL = f"{EXPECTED}, or several in a list, an array, a column of a table or a generator"
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-MAX_DISTANCE = 4  # of normalised pixels from the range of an image's values, in widths of this range
+MAX_DISTANCE = 4  # limit for normalised pixels outside the range of an image's values, in widths of this range
 
 
 def image_items(images: Any) -> Tensor | Sequence[Any]:

@@ -183,7 +183,7 @@ class CLIPModel(CLIP):
             (N, C) probabilities; each row sums to 1.
 
         Raises:
-            ValueError: there is no label or no template, or a template does not have one `{}`.
+            ValueError: labels or templates are empty, or a template does not have one `{}`.
             TypeError: an input is something else.
         """
         classes = class_embeddings(self.encode_text, labels, templates)

@@ -52,7 +52,7 @@ def embed_texts(
         (N, E) float32 on the model's device, not normalized.
 
     Raises:
-        ValueError: the texts are strings and there is no tokenizer, or an id is not in the vocabulary.
+        ValueError: the texts are strings and the model has no tokenizer, or an id is not in the vocabulary.
         TypeError: a tensor does not hold token ids.
     """
     if isinstance(texts, Tensor):

@@ -32,7 +32,7 @@ def class_embeddings(
         (C, E) unit vectors.
 
     Raises:
-        ValueError: there is no label or no template, the labels are one string, or a template does not have one `{}`.
+        ValueError: labels or templates are empty, the labels are one string, or a template does not have one `{}`.
         TypeError: a label is not a string, or a template is neither a string nor a function that returns one.
     """
     names, templates = strings(labels, "labels"), _as_templates(templates)

@@ -60,7 +60,7 @@ def separation(positive: Tensor, negative: Tensor) -> float | None:
     """Return the fraction of comparisons in which a positive pair has a higher cosine than a negative one.
 
     It is the area under the ROC curve: 1 if the distributions are separate, 0.5 by chance. A tie counts half. None if
-    there are no finite cosines of one kind.
+    either kind lacks finite cosines.
     """
     positive, negative = (values[values.isfinite()] for values in (positive, negative))
     if not len(positive) or not len(negative):

@@ -110,7 +110,7 @@ def _exists(path: Path) -> bool:
 
 
 def _is_unstarted(path: Path) -> bool:
-    """Return whether a run was killed here before its first state: there is nothing to resume or to lose."""
+    """Return whether a run was killed here before its first state, so that nothing can be resumed or lost."""
     metrics = path / history.FILE
     if metrics.exists() and metrics.stat().st_size:
         return False

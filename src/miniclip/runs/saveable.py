@@ -41,11 +41,11 @@ def require_saveable(model: CLIPModel) -> None:
             "them, assign one parameter to both modules"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("all parameters of the model are frozen: there is nothing to train; unfreeze some")
+        raise ValueError("all parameters of the model are frozen; unfreeze some of them")
 
 
 def _shared_memory(model: nn.Module) -> list[str]:
-    """Return the names of two parameters that are different objects with the same memory; empty if there are none."""
+    """Return the names of two parameters that are different objects with the same memory, or an empty list."""
     names: dict[Any, str] = {}
     for name, parameter in model.named_parameters():
         first = names.setdefault(parameter.data_ptr() or name, name)  # 0 on the meta device

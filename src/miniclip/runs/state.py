@@ -134,7 +134,7 @@ def find_state(run_dir: Path, step: int | None = None) -> Path:
     """Return the file of the newest state, or of the state of a step.
 
     Raises:
-        FileNotFoundError: there is no state, or none of that step.
+        FileNotFoundError: the state, or that of the step, does not exist.
     """
     if step is None:
         if not (run_dir / FILE).is_file():

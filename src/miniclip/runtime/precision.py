@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch  # its import takes seconds; the help of a command needs only the names in this file
 
 Precision = Literal["auto", "float32", "bfloat16"]
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]  # of weights
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]  # names of dtypes for weights
 DTYPES = ("float32", "bfloat16", "float16")  # dtypes for weights
 
 log = logging.getLogger(__name__)

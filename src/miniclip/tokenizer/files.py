@@ -17,7 +17,7 @@ from miniclip.utils.formatting import format_bytes, one_line, short
 
 NUM_OPENAI_MERGES = 49152 - 256 - 2  # lines of OpenAI's file that are used
 
-MAX_BYTES = 128 << 20  # of a file; a million pieces take about 60 MiB in a tokenizer.json
+MAX_BYTES = 128 << 20  # limit for a file; a tokenizer.json of a million pieces has about 60 MiB
 MAX_MERGES = 32 << 20  # bytes of a file of merges, decompressed; OpenAI's has 3 MiB
 
 

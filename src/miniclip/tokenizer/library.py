@@ -112,7 +112,7 @@ class LibraryTokenizer(BatchTokenizer):
     Raises:
         ImportError: the tokenizers library is not installed.
         ValueError: an argument is not one of the choices, or names a token that the vocabulary lacks.
-        CheckpointError: the library cannot read the data, or there is no token for padding.
+        CheckpointError: the library cannot read the data, or the padding token is missing.
     """
 
     def __init__(self, data: Json, config: Json | None = None, **options: Unpack[Options]) -> None:
@@ -291,7 +291,7 @@ class LibraryTokenizer(BatchTokenizer):
             if (index := self._library.token_to_id(name)) is not None:
                 return name, index
         if self.end_id is None:
-            raise CheckpointError("there is no padding token: pass pad_token=")
+            raise CheckpointError("no padding token: pass pad_token=")
         return self._library.id_to_token(self.end_id) or "", self.end_id
 
     def _require_ids(self) -> None:

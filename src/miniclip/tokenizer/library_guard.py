@@ -50,7 +50,7 @@ def check_content(data: Json) -> None:
     model = data["model"]
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict | list):
-        raise CheckpointError("there is no vocabulary in its model")
+        raise CheckpointError("its model has no vocabulary")
     ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
     if not ids:
         raise CheckpointError("the vocabulary is empty")

@@ -37,7 +37,7 @@ class TrainConfig(KnownFields):
 
     Raises:
         ValueError: a setting is out of its range.
-        TypeError: a setting has the wrong type, or there is no setting of a name.
+        TypeError: a setting has the wrong type, or a name is unknown.
     """
 
     epochs: int = setting(30, AT_LEAST_1, "passes over the training images")

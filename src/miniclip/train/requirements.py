@@ -54,7 +54,7 @@ def require_pairs(config: TrainConfig, images: int) -> int:
         ValueError: there are fewer than two: a pair without others to compare it with teaches nothing.
     """
     if images == 0:
-        raise ValueError("the training data are empty: there is nothing to train on")
+        raise ValueError("the training data are empty; give at least two images")
     if images == 1:
         raise ValueError("the training data have one image; a batch compares an image with others: give at least two")
     if config.batch_size == 1:

@@ -31,7 +31,7 @@ class StepOptions(NamedTuple):
     max_logit_scale: float
     autocast: Callable[[], AbstractContextManager[Any]]
     average_gradients: Callable[[Iterable[Tensor]], None]  # over ranks
-    gradient_norm: Callable[[Iterable[Tensor], Tensor], Tensor]  # of parameters, in the dtype of the second argument
+    gradient_norm: Callable[[Iterable[Tensor], Tensor], Tensor]  # norm of parameters; 2nd argument: dtype
     clip_gradients: Callable[[Iterable[Tensor], float, Tensor], None]
     update_if: Callable[[Optimizer, Tensor], None]
 

@@ -111,7 +111,7 @@ class Trainer:
             device: as in the constructor.
 
         Raises:
-            FileNotFoundError: there is no run, or no state of that step.
+            FileNotFoundError: the run, or the state of that step, does not exist.
             CheckpointError: a file of the run is damaged.
             ValueError: data or settings differ from the run's.
         """

@@ -14,7 +14,7 @@ from miniclip.utils.formatting import short
 
 MAX_LISTED = 12  # known names in a message; more are noise
 MIN_PREFIX = 3  # letters of a beginning that count as a likely meaning
-LIKENESS = 0.75  # of difflib: "trian" and "train" have 0.8, "learning-rate" and "rotate" less
+LIKENESS = 0.75  # difflib's ratio: "trian" and "train" have 0.8, "learning-rate" and "rotate" less
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 TEXTS = "strings in a list, an array, a column of a table or a generator"
 # Iterating over a table yields the names of its columns, or rows as dicts: not the items that its user means.
-TABLE_ATTRIBUTES = ("columns", "column_names")  # of pandas, polars, pyarrow, datasets
+TABLE_ATTRIBUTES = ("columns", "column_names")  # in pandas, polars, pyarrow, datasets
 
 
 def describe(value: Any) -> str:

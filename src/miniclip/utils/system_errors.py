@@ -30,7 +30,7 @@ REASONS = {
 }
 
 
-def describe(error: OSError) -> str:
+def system_message(error: OSError) -> str:
     """Return the path and the reason of an error, without its number; a message without a number stays as it is."""
     if error.errno is None or error.strerror is None:
         return str(error)
@@ -38,5 +38,5 @@ def describe(error: OSError) -> str:
     if error.filename is None or isinstance(error.filename, int):
         return reason
     path = Path(os.fsdecode(error.filename))
-    temporary = TEMPORARY.fullmatch(path.name)  # of `write_atomically`; the user never chose this name
+    temporary = TEMPORARY.fullmatch(path.name)  # `write_atomically` chose this name, not the user
     return f"{path.with_name(temporary[1]) if temporary else path}: {reason}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from miniclip.utils.files import parse_json, read_limited
 from miniclip.utils.option_names import option
 
 FILE_SUFFIXES = frozenset((".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json", ".onnx", ".pkl", ".zip", ".tar"))
@@ -52,6 +52,6 @@ def _is_run(path: Path) -> bool:
     if any((path / name).exists() for name in ("state.safetensors", "metrics.jsonl")):
         return True
     try:
-        return str(json.loads((path / "config.json").read_text(encoding="utf-8"))["format"]).startswith(RUN_FORMAT)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return str(parse_json(read_limited(path / "config.json"))["format"]).startswith(RUN_FORMAT)
+    except (OSError, ValueError, LookupError, TypeError):
         return False

@@ -183,7 +183,7 @@ class TestCommand:
             (["no/such/folder"], "does not exist"),
             (["shapes", "--split", "dev"], "train, val, test"),
             (["shapes", "--sheet", "sheet.jpg"], "call it sheet.png"),
-            (["shapes", "--sheet", "no/such/sheet.png"], "there is no folder"),
+            (["shapes", "--sheet", "no/such/sheet.png"], "does not exist"),
             (["shapes", "--tokenizer", "no/such"], "no tokenizer"),
             (["shapes", "--max-lines", "0"], "expected 1 or more"),
         ],

@@ -15,7 +15,7 @@ from miniclip.checkpoints.formats.training_files import HARMLESS
 from miniclip.errors import CheckpointError
 
 USUAL_GLOBALS = r"collections\.OrderedDict|torch\.\w+|torch\.(_utils|storage)\.\w+|torch\.nn\.parameter\.Parameter"
-LEGACY_PICKLES = 5  # of the older format: a number, a version, facts of the machine, the object, its storages
+LEGACY_PICKLES = 5  # in the older format: a number, a version, facts of the machine, the object, its storages
 MAX_PICKLE = 32 << 20  # bytes; the pickle of 1,000 tensors has 130 KiB
 MAX_OPERATIONS = 5_000_000  # each can make an object of 100 bytes
 MAX_NESTED = 10_000  # values in a tuple, all levels counted

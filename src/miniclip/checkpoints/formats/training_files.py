@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")  # keys in training scripts' checkpoints
-MAX_DEPTH = 4  # of nested dicts
+MAX_DEPTH = 4  # limit for nested dicts
 
 
 class Value:

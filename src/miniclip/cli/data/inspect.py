@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     text = "print the content and the problems of a dataset"
     inspect = add_command(commands, "inspect", inspect_command, text, EPILOG)
     inspect.add_argument("data", metavar="PATH", help="a folder, a table, tars, a cache, or shapes")
-    inspect.add_argument("--split", help="train, val, test or all (default: all, or train if there is no all)")
+    inspect.add_argument("--split", help="train, val, test or all (default: all; train for datasets without all)")
     inspect.add_argument("--sheet", metavar="FILE.png", help="draw some images with their captions into this file")
     inspect.add_argument(
         "--tokenizer",

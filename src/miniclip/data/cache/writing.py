@@ -255,5 +255,5 @@ def _spans(total: int, size: int) -> list[range]:
 def _progress_bar(total: int, initial: int, split: str, progress: bool) -> Any:
     from tqdm import tqdm
 
-    disable = None if progress else True  # None: disabled if there is no terminal
+    disable = None if progress else True  # None: disabled without a terminal
     return tqdm(total=total, initial=initial, desc=split, unit=" images", disable=disable, dynamic_ncols=True)

@@ -41,7 +41,7 @@ class Captions(ImageFiles):
         paths: N image files, or objects whose `read()` returns an encoded image and whose `str` is its name.
         captions: the captions of each image, at least one.
         skip_log: rows and images that a reader skipped.
-        splits: the split of each image; empty if there are no splits.
+        splits: the split of each image; empty without splits.
         about: the layout that was read and the origin of its split, for people.
 
     Raises:

@@ -119,7 +119,7 @@ def _images(
             images.append((location, name, image_id))
         else:
             skip_log.add(location, f"{name} has the id {image_id!r} of {first}; give each image an id of its own")
-            captions.pop(image_id, None)  # of either image
+            captions.pop(image_id, None)  # the captions of both images
     return images
 
 

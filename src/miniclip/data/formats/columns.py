@@ -217,7 +217,7 @@ def read_columns(
         table: the table.
         columns: its columns.
         skip_log: receives the rows that cannot be used.
-        split: of all rows, if there is no column of splits.
+        split: the split of all rows, without a column of splits.
     """
     paths = table.values(columns.image) if table.is_text(columns.image) else None
     captions = [table.values(name) for name in columns.captions]

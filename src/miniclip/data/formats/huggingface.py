@@ -35,7 +35,7 @@ class HuggingFaceImage:
         """
         with _readable(str(self)):
             value = self.dataset[self.row][self.column]
-        if isinstance(value, dict):  # of an Image feature that does not decode
+        if isinstance(value, dict):  # an Image feature with decode=False
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
             try:
@@ -117,7 +117,7 @@ class HuggingFaceTable:
                 return self.dataset.with_format(None).select_columns([column])
             selected = self.dataset.select_columns([column])
             return selected if bool(selected[0][column] == row[column]) else self.dataset
-        except Exception:  # of the user's function, which may raise any; reading a row raises it again
+        except Exception:  # the user's function may raise any; reading a row raises it again
             return self.dataset
 
 

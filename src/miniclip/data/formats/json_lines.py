@@ -37,7 +37,7 @@ def read_json_lines(path: Path, skip_log: SkipLog, names: ColumnNames, split: st
         path: the file.
         skip_log: receives the objects that cannot be used.
         names: keys that the user chose.
-        split: of all objects, if there is no key of splits.
+        split: the split of all objects, without a key of splits.
 
     Raises:
         FileNotFoundError: the file does not exist.

@@ -27,7 +27,7 @@ from miniclip.utils.files import open_regular
 
 PYARROW_ERRORS = (OSError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError)
 MAX_ROW_GROUPS = 2  # per file, kept in the memory of each process
-BATCH_ROWS = 4096  # of a column that is read whole
+BATCH_ROWS = 4096  # rows at a time, if a whole column is read
 MAX_UNCHECKED_BYTES = 1 << 26  # a decompression bomb of this size does no harm
 MAX_ROW_BYTES = 1 << 16  # limit for the mean of captions, names and splits
 MAX_EXPANSION = 20  # limit for images, which hardly compress: bytes in memory for each byte of the file
@@ -244,7 +244,7 @@ def read_parquet(path: Path, skip_log: SkipLog, names: ColumnNames, split: str |
         path: the file.
         skip_log: receives the rows that cannot be used.
         names: columns that the user chose.
-        split: of all rows, if there is no column of splits.
+        split: the split of all rows, without a column of splits.
 
     Raises:
         FileNotFoundError: the file does not exist.

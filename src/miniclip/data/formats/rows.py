@@ -90,7 +90,7 @@ class _GroupedImage:
     captions: list[str]
     split: str | None
     image: Path | StoredImage | None
-    digest: bytes | None = None  # of a stored image, computed when a second row has its name
+    digest: bytes | None = None  # digest of a stored image, computed when a second row has its name
 
 
 def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selection:

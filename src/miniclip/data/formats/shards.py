@@ -77,7 +77,7 @@ def _expand(spec: str) -> list[Path]:
 
 
 def _tars_in(folder: Path) -> list[Path]:
-    """Return the tars in a folder; if there are none, those in the folders `data`, `train`, `val`, … of it."""
+    """Return the tars in a folder; if it has none, those in the folders `data`, `train`, `val`, … of it."""
     files, folders = list_folder(folder)
     below = [folder / name for name in folders if name.lower() in {"data", *SPLIT_NAMES}]
     return _tars(folder, files) or [tar for path in below for tar in _tars(path, list_folder(path)[0])]

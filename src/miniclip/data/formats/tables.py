@@ -44,7 +44,7 @@ def read_table(
         path: the file.
         skip_log: receives the rows that cannot be used.
         names: columns that the user chose.
-        split: of all rows, if there is no column of splits.
+        split: the split of all rows, without a column of splits.
         separator: between fields; None: the one that gives the first line the most usual names.
 
     Raises:

@@ -37,7 +37,7 @@ def contact_sheet(
         columns: greatest number of columns.
 
     Raises:
-        ValueError: there is no image to draw.
+        ValueError: no image can be read.
         DataError: an image cannot be read.
         FileExistsError: the file exists and is not a contact sheet.
     """
@@ -45,7 +45,7 @@ def contact_sheet(
     require_sheet_path(Path(path))
     indices = range(len(data)) if indices is None else indices
     if not indices:
-        raise ValueError("no image can be read: there is no contact sheet to draw")
+        raise ValueError("no image can be read, so that the contact sheet would be empty")
     count = min(count, len(indices))
     chosen = [indices[k * len(indices) // count] for k in range(count)]
     columns = min(columns, count)
@@ -73,7 +73,7 @@ def require_sheet_path(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: the contact sheet is a PNG; call it {path.with_suffix('.png')}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; the contact sheet is a file")
     if path.exists() and not _is_sheet(path):

@@ -59,7 +59,7 @@ def inspect(
     """
     data = as_dataset(data)
     if not len(data):
-        raise ValueError("the data are empty: there is nothing to inspect")
+        raise ValueError("the data are empty; give at least one image")
     records = list(_read_images(data, threads or os.cpu_count() or 1, progress))
     captions = [caption for texts in data.captions for caption in texts]
     lengths, tokenizer_name = _token_lengths(captions, tokenizer)
