@@ -10,6 +10,7 @@ import torch
 
 from miniclip import cli
 from miniclip.errors import CheckpointError
+from miniclip.runs import state
 from miniclip.runs.progress import Progress
 from miniclip.runs.saving import BackgroundWriter
 from miniclip.runs.state import list_states, read_state
@@ -87,6 +88,25 @@ def test_newest_states_are_kept_and_each_resumes_to_the_same_end(start, train_da
     assert list(list_states(trainer.run_dir)) == [6, 8, 10]
     with pytest.raises(FileNotFoundError, match="no state of step 7; available: 6, 8, 10"):
         Trainer.resume(trainer.run_dir, train_data, val_data, step=7)
+
+
+def test_kill_between_the_names_of_a_state_loses_no_state(start, train_data, val_data, monkeypatch):
+    link = state._link
+
+    def kill_at_step_8(path, name):
+        if "00000008" in path.name:
+            raise KeyboardInterrupt
+        link(path, name)
+
+    trainer = start(callbacks=[], save_every=2, keep_checkpoints=3, save_in_background=False)
+    monkeypatch.setattr(state, "_link", kill_at_step_8)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    monkeypatch.undo()
+    resumed = Trainer.resume(trainer.run_dir, train_data, val_data, callbacks=[], device="cpu")
+    assert resumed.step == 6
+    resumed.fit()
+    assert list(list_states(trainer.run_dir)) == [6, 8, 10]
 
 
 def test_going_back_drops_later_states(start, train_data, val_data):

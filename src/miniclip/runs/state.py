@@ -90,21 +90,23 @@ def save_state(path: Path, state: State, keep: int = 1) -> None:
     tensors |= {f"optimizer.{name}": value for name, value in state.optimizer.items()}
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
     progress, structure = (json.dumps(dataclasses.asdict(part)) for part in (state.progress, state.structure))
-    write_tensors(path, tensors, {"format": FORMAT, "progress": progress, "structure": structure})
-    keep_newest(path, state.progress.step, keep)
-
-
-def keep_newest(path: Path, step: int, keep: int) -> None:
-    """Keep the newest states in `states/`, among them the file at `path`, which is the state of `step`."""
-    folder = path.parent / STATES
+    step = state.progress.step
+    # The kept state first: a kill between the two writes leaves the earlier state current, and the step is done again.
+    first = path if keep == 1 else path.parent / STATES / f"step-{step:08d}.safetensors"
+    write_tensors(first, tensors, {"format": FORMAT, "progress": progress, "structure": structure})
     if keep > 1:
-        folder.mkdir(exist_ok=True)
-        _link(path, folder / f"step-{step:08d}.safetensors")
-    states = list_states(path.parent)
+        _link(first, path)
+    _delete_old(path.parent, step, keep)
+
+
+def _delete_old(run_dir: Path, step: int, keep: int) -> None:
+    """Delete the states in `states/` except the newest up to a step; with `keep` 1, delete all."""
+    states = list_states(run_dir)
     earlier = [file for other, file in states.items() if other <= step]
     later = [file for other, file in states.items() if other > step]  # the run went back to an earlier step
     for file in [*later, *earlier[: max(0, len(earlier) - (keep if keep > 1 else 0))]]:
         file.unlink(missing_ok=True)
+    folder = run_dir / STATES
     if keep == 1 and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

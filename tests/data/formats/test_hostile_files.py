@@ -43,7 +43,7 @@ def test_deep_json_is_refused(tmp_path, text):
 
 
 def test_deep_json_in_a_tar_is_refused(tmp_path):
-    members = [("x.png", encode_image()), ("x.json", DEEP[0].encode())]
+    members = [("x.png", encode_image()), ("x.json", DEEP[1].encode())]
     path = write_tar(tmp_path / "a.tar", [*sample(0), *members])
     assert "x.json: is not JSON: its brackets are nested too deeply" in error_of(WebDataset, path, "all")
 
