@@ -24,6 +24,7 @@ ORDER: list[tuple[str, ...]] = [
     ("data",),
     ("inference",),
     ("checkpoints", "evaluation"),
+    ("deployment",),
     ("hub",),
     ("train", "runtime", "runs"),
     ("loggers", "plots", "diagnostics"),

@@ -1,6 +1,6 @@
 """Models by name: loading, saving, the Hub, the registry and the model card."""
 
-from miniclip.checkpoints.export import export
+from miniclip.hub.exporting import export
 from miniclip.hub.loading import find_checkpoint, fresh, load
 from miniclip.hub.push import push_to_hub
 from miniclip.hub.registry import list_models

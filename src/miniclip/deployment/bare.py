@@ -1,0 +1,31 @@
+"""Layout "onnx": the two towers and what belongs to them, for programs of one's own.
+
+- `visual.onnx`: `image` (batch, 3, S, S) float32, normalized, to `embedding` (batch, E), unit vectors.
+- `textual.onnx`: `text` (batch, length) int64 to `embedding` (batch, E), unit vectors. A model that attends to its
+  padding takes rows of the context length only.
+- `config.json`: the configuration of the model; `preprocess_cfg.json`: size, mean, standard deviation, interpolation,
+  resizing and cropping; `tokenizer.json`: the tokenizer, for the tokenizers library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from miniclip.checkpoints.native import CONFIG, TOKENIZER, available_tokenizer, write_json
+from miniclip.deployment.encoders import Signature, write_image_encoder, write_text_encoder
+from miniclip.deployment.onnx_files import OPSET
+from miniclip.deployment.options import Options
+from miniclip.inference.model import CLIPModel
+
+IMAGE, TEXT = Signature("image"), Signature("text")
+VISUAL, TEXTUAL, PREPROCESS = "visual.onnx", "textual.onnx", "preprocess_cfg.json"
+
+
+def write(model: CLIPModel, folder: Path, options: Options) -> None:
+    """Write the files of the layout to an empty folder."""
+    write_image_encoder(model, folder / VISUAL, IMAGE, options.precision)
+    write_text_encoder(model, folder / TEXTUAL, TEXT, options.precision)
+    config = model.config
+    write_json(folder / CONFIG, {"format": "miniclip onnx", "opset": OPSET, **config.to_dict()})
+    if (tokenizer := available_tokenizer(model)) is not None:
+        tokenizer.save(folder / TOKENIZER)

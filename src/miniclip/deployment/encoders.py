@@ -1,0 +1,106 @@
+"""The two towers as ONNX files, each checked in onnxruntime against the model.
+
+Letters: B batch, S image side, T tokens, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from miniclip.deployment import onnx_files
+from miniclip.deployment.options import Precision
+from miniclip.deployment.towers import image_embedder, sample_pixels, sample_tokens, text_embedder
+from miniclip.deployment.verification import MAX_ERROR, MAX_HALF_ERROR, verify
+from miniclip.inference.model import CLIPModel
+
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+BATCHES = (1, 2, 7)  # of the check
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names and types of a tower's file.
+
+    Attributes:
+        input: name of the pixels or token ids.
+        output: name of the embeddings.
+        ids: type of token ids.
+        padded: rows of token ids always have the context length.
+        normalize: embeddings have length 1.
+        external: name of the file of weights that do not fit in the file; None: the file's name with `.data`.
+    """
+
+    input: str
+    output: str = "embedding"
+    ids: torch.dtype = torch.int64
+    padded: bool = False
+    normalize: bool = True
+    external: str | None = None
+
+
+def write_image_encoder(model: CLIPModel, path: Path, signature: Signature, precision: Precision = "float32") -> None:
+    """Write an image tower: pixels (B, 3, S, S) of float32, normalized, to embeddings (B, E) of float32.
+
+    Raises:
+        CheckpointError: onnxruntime does not give the model's embeddings.
+    """
+    module = image_embedder(model, DTYPES[precision], signature.normalize)
+    axes = {signature.input: {0: "batch"}}
+    graph = onnx_files.trace(module, {signature.input: sample_pixels(model.config, 2)}, [signature.output], axes)
+    onnx_files.save(graph, path, signature.external)
+    batches = (sample_pixels(model.config, batch, seed=batch) for batch in BATCHES)
+    _verify(model, path, signature, batches, precision)
+
+
+def write_text_encoder(model: CLIPModel, path: Path, signature: Signature, precision: Precision = "float32") -> None:
+    """Write a text tower: token ids (B, T) to embeddings (B, E) of float32.
+
+    T is the context length if the model attends to padding, or the signature is padded; else 1 to the context length.
+
+    Raises:
+        CheckpointError: onnxruntime does not give the model's embeddings.
+    """
+    config = model.config.text
+    context = config.context_length
+    fixed = signature.padded or config.padding == "attended"
+    module = text_embedder(model, DTYPES[precision], signature.normalize)
+    tokens = sample_tokens(model.config, 2).to(signature.ids)
+    axes = {signature.input: {0: "batch"} if fixed else {0: "batch", 1: "length"}}
+    graph = onnx_files.trace(module, {signature.input: tokens}, [signature.output], axes, 0 if fixed else context)
+    onnx_files.save(graph, path, signature.external)
+    lengths = (context,) if fixed else (context, max(1, context // 2), 1)
+    batches = (
+        sample_tokens(model.config, batch, seed=batch, length=length).to(signature.ids)
+        for batch in BATCHES
+        for length in lengths
+    )
+    _verify(model, path, signature, batches, precision)
+
+
+@torch.no_grad()
+def _verify(
+    model: CLIPModel, path: Path, signature: Signature, batches: Iterator[Tensor], precision: Precision
+) -> None:
+    limit = MAX_ERROR if precision == "float32" else MAX_HALF_ERROR
+    embed = _reference(model, signature)
+    verify(path, (({signature.input: batch.numpy()}, embed(batch).numpy()) for batch in batches), limit)
+
+
+def _reference(model: CLIPModel, signature: Signature) -> Callable[[Tensor], Tensor]:
+    """Return the function of pixels or token ids that a file must equal.
+
+    It is the model itself; for a model on a GPU or in another precision, its weights in float32 on the CPU.
+    """
+    if model.device.type != "cpu" or model.log_scale.dtype != torch.float32:
+        images, texts = (make(model, normalize=signature.normalize) for make in (image_embedder, text_embedder))
+    else:
+        images, texts = (
+            partial(encode, normalize=signature.normalize) for encode in (model.encode_image, model.encode_text)
+        )
+    return lambda batch: (images if batch.is_floating_point() else texts)(batch)

@@ -1,0 +1,31 @@
+"""Export of a model to the layout of an application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from miniclip.checkpoints.native import unwrap_clip
+from miniclip.deployment import bare
+from miniclip.deployment.directory import written_directory
+from miniclip.deployment.onnx_files import require_onnx
+from miniclip.deployment.options import Options
+from miniclip.inference.model import CLIPModel
+
+Writer = Callable[[CLIPModel, Path, Options], None]  # writes to an empty folder, and checks the files
+
+WRITERS: Mapping[str, Writer] = {
+    "onnx": bare.write,
+}
+
+
+def deploy(
+    model: nn.Module, path: str | Path, *, layout: str, options: Options | None = None, overwrite: bool = False
+) -> None:
+    """Write a model for an application, checked in onnxruntime. `miniclip.export` describes the arguments."""
+    require_onnx()
+    clip = unwrap_clip(model)
+    with written_directory(path, overwrite) as folder:
+        WRITERS[layout](clip, folder, options or Options())

@@ -1,0 +1,81 @@
+"""Towers in the form that is exported: plain, on a CPU, in one precision, with embeddings of length 1.
+
+Letters: B batch, S image side, T tokens, E embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from miniclip.config import CLIPConfig
+from miniclip.fast import plain
+from miniclip.losses.reference import l2_normalize
+from miniclip.models.clip import CLIP
+from miniclip.models.text import TextTransformer
+from miniclip.models.vision import VisionTransformer
+
+Tower = TypeVar("Tower", bound=nn.Module)
+
+
+class ImageEmbedder(nn.Module):
+    """Pixels (B, 3, S, S) of float32, normalized by the model's preprocessing, to embeddings (B, E) of float32."""
+
+    def __init__(self, tower: VisionTransformer, normalize: bool = True) -> None:
+        super().__init__()
+        self.tower, self.normalize = tower, normalize
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) to (B, E)."""
+        embeddings = self.tower(pixels.to(self.tower.patches.weight.dtype)).float()
+        return l2_normalize(embeddings) if self.normalize else embeddings
+
+
+class TextEmbedder(nn.Module):
+    """Token ids (B, T) of int32 or int64 to embeddings (B, E) of float32."""
+
+    def __init__(self, tower: TextTransformer, normalize: bool = True) -> None:
+        super().__init__()
+        self.tower, self.normalize = tower, normalize
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, E)."""
+        embeddings = self.tower(tokens).float()
+        return l2_normalize(embeddings) if self.normalize else embeddings
+
+
+def image_embedder(model: CLIP, dtype: torch.dtype = torch.float32, normalize: bool = True) -> ImageEmbedder:
+    """Return a copy of a model's image tower to export."""
+    return ImageEmbedder(_copy(model.image, dtype), normalize).eval()
+
+
+def text_embedder(model: CLIP, dtype: torch.dtype = torch.float32, normalize: bool = True) -> TextEmbedder:
+    """Return a copy of a model's text tower to export."""
+    return TextEmbedder(_copy(model.text, dtype), normalize).eval()
+
+
+def sample_pixels(config: CLIPConfig, batch: int, seed: int = 0) -> Tensor:
+    """Draw normalized pixels, (B, 3, S, S) float32."""
+    size = config.image.image_size
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed), device="cpu")
+
+
+def sample_tokens(config: CLIPConfig, batch: int, seed: int = 0, length: int | None = None) -> Tensor:
+    """Draw rows of token ids that end at different places, (B, T) int64; T is `length`, or the context length."""
+    text = config.text
+    length = length or text.context_length
+    generator = torch.Generator().manual_seed(seed)
+    end = text.vocab_size - 1 if text.end_id is None else text.end_id
+    tokens = torch.randint(0, text.vocab_size, (batch, length), generator=generator, device="cpu")
+    tokens[tokens == end] = 0 if end else 1
+    ends = torch.randint(0, length, (batch,), generator=generator, device="cpu")
+    tokens[torch.arange(batch, device="cpu"), ends] = end
+    tokens[torch.arange(length, device="cpu") > ends[:, None]] = 0
+    return tokens
+
+
+def _copy(tower: Tower, dtype: torch.dtype) -> Tower:
+    return plain(copy.deepcopy(tower)).to("cpu", dtype).requires_grad_(False)

@@ -1,0 +1,58 @@
+"""Export of a model in the layout of another project: weights for a library, or ONNX for an application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from miniclip.checkpoints import LAYOUTS, Layout
+from miniclip.checkpoints.export import export as export_weights
+from miniclip.deployment import DEPLOYMENT_LAYOUTS, DeploymentLayout
+from miniclip.deployment.options import Options, Precision
+from miniclip.utils.checks import did_you_mean
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    layout: Layout | DeploymentLayout,
+    repo: str | None = None,
+    precision: Precision = "float32",
+    preprocessing: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write a model in another project's layout, for that project's code to open.
+
+    Args:
+        model: a CLIPModel of any precision. torch.compile and DataParallel may wrap the model or its parts.
+        path: a directory, made if it is missing.
+        layout: weights, in the model's precision, for another library: "openai" (a state dict, `model.pt`, for
+            `clip.load`), "open_clip" (for `local-dir:`) or "transformers" (for `from_pretrained`: a CLIPModel, or a
+            SiglipModel if images are pooled by attention). ONNX for an application: "onnx" (`visual.onnx` and
+            `textual.onnx`).
+        repo: for weights: the repository that the files will be pushed to, which open_clip's configuration names for
+            its tokenizer.
+        precision: for ONNX: "float32", or "float16" for half the size.
+        preprocessing: for "onnx": also write `visual_uint8.onnx`, which takes uint8 images of any size.
+        overwrite: allow a directory with files; those of the same names are replaced.
+
+    Raises:
+        TypeError: the model is not a CLIPModel.
+        FileExistsError: the directory has files, or belongs to a run.
+        ValueError: the layout is unknown, or the other project cannot open this model; the message gives the reason.
+        ImportError: an export to ONNX lacks a library.
+        CheckpointError: the files do not give the model's embeddings; nothing is left at the path.
+    """
+    options = Options(precision, preprocessing)
+    if layout in LAYOUTS:
+        if options != Options():
+            raise ValueError(f"the layout {layout!r} has the model's own precision, and no preprocessing inside")
+        export_weights(model, path, layout=layout, repo=repo, overwrite=overwrite)  # type: ignore[arg-type]
+    elif layout in DEPLOYMENT_LAYOUTS:
+        from miniclip.deployment.exporting import deploy
+
+        deploy(model, path, layout=layout, options=options, overwrite=overwrite)
+    else:
+        raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, (*LAYOUTS, *DEPLOYMENT_LAYOUTS))}")
