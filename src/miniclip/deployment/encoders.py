@@ -97,10 +97,8 @@ def _reference(model: CLIPModel, signature: Signature) -> Callable[[Tensor], Ten
 
     It is the model itself; for a model on a GPU or in another precision, its weights in float32 on the CPU.
     """
+    images: Callable[..., Tensor] = partial(model.encode_image, normalize=signature.normalize)
+    texts: Callable[..., Tensor] = partial(model.encode_text, normalize=signature.normalize)
     if model.device.type != "cpu" or model.log_scale.dtype != torch.float32:
         images, texts = (make(model, normalize=signature.normalize) for make in (image_embedder, text_embedder))
-    else:
-        images, texts = (
-            partial(encode, normalize=signature.normalize) for encode in (model.encode_image, model.encode_text)
-        )
     return lambda batch: (images if batch.is_floating_point() else texts)(batch)

@@ -62,10 +62,9 @@ def verify(path: Path, cases: Iterable[tuple[Arrays, npt.NDArray[Any]]], limit: 
                 REFUSED.format(problem=f"{path.name} gives {output.shape} for {shapes}; expected {expected.shape}")
             )
         lengths = np.linalg.norm(expected.astype(np.float64), axis=-1, keepdims=True)
-        error = float((np.abs(output.astype(np.float64) - expected) / lengths).max())
-        if not error <= limit:
-            raise CheckpointError(
-                REFUSED.format(problem=f"{path.name} differs by {error:.1e} for {shapes} (the limit is {limit:.0e})")
-            )
-        largest = max(largest, error)
+        difference = float((np.abs(output.astype(np.float64) - expected) / lengths).max())
+        if not difference <= limit:
+            problem = f"{path.name} differs by {difference:.1e} for {shapes} (the limit is {limit:.0e})"
+            raise CheckpointError(REFUSED.format(problem=problem))
+        largest = max(largest, difference)
     return largest
