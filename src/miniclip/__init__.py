@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from miniclip.inference.texts import Texts
     from miniclip.losses import contrastive_loss, sigmoid_loss
     from miniclip.models.clip import CLIP, CLIPOutput
+    from miniclip.search import Index
     from miniclip.tokenizer import Tokenizer
     from miniclip.train import TrainConfig, Trainer
 
@@ -39,6 +40,7 @@ _MODULES = {
     "CheckpointError": "errors",
     "DataError": "errors",
     "ImageConfig": "config",
+    "Index": "search",
     "TextConfig": "config",
     "Tokenizer": "tokenizer",
     "TrainConfig": "train",
@@ -88,6 +90,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "ImageConfig",
+    "Index",
     "TextConfig",
     "Tokenizer",
     "TrainConfig",

@@ -29,6 +29,7 @@ ORDER: list[tuple[str, ...]] = [
     ("train", "runtime", "runs"),
     ("loggers", "plots", "diagnostics"),
     ("explanation",),
+    ("search",),
     ("train.setup", "train.trainer"),
     ("diagnostics.plan", "diagnostics.timing"),  # they plan and time a trainer
     ("train.__init__",),
@@ -45,6 +46,7 @@ PUBLIC = [
     "CheckpointError",
     "DataError",
     "ImageConfig",
+    "Index",
     "TextConfig",
     "Tokenizer",
     "TrainConfig",

@@ -41,7 +41,11 @@ def read_pixels(
     Raises:
         DataError: the file cannot be read as an image.
     """
-    image = decode_image(source, name, at_least)
+    return to_pixels(decode_image(source, name, at_least), preprocess)
+
+
+def to_pixels(image: Image.Image | Tensor, preprocess: Preprocess) -> Tensor:
+    """Resize and crop a result of `decode_image` to (3, S, S) uint8."""
     if isinstance(image, Image.Image):
         return preprocess.pixels(image)
     height, width = image.shape[1:]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from miniclip.data.shapes import Shapes
 from miniclip.evaluation.labelled import LabelledImages
 from miniclip.evaluation.shape_classes import ShapeClasses
+from miniclip.inference.fingerprint import image_fingerprint
 from miniclip.losses.reference import l2_normalize
 from miniclip.utils.atomic import write_atomically
 
@@ -60,7 +61,7 @@ class CachedEncoder:
 
     def __init__(self, model: Any, folder: str | Path) -> None:
         self.model, self.folder = model, Path(folder)
-        self._fingerprint = model_fingerprint(model)
+        self._fingerprint = image_fingerprint(model)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -101,15 +102,6 @@ def _read_features(path: Path, count: int) -> dict[str, Tensor] | None:
     except (SafetensorError, OSError):
         return None
     return tensors if "features" in tensors and all(len(rows) == count for rows in tensors.values()) else None
-
-
-def model_fingerprint(model: Any) -> str:
-    """Return a digest of the image tower's weights and of the preprocessing."""
-    digest = hashlib.sha256(repr((model.preprocess, model.config.image)).encode())
-    for name, tensor in sorted(model.image.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:24]
 
 
 def data_fingerprint(images: Any) -> str | None:

@@ -194,6 +194,8 @@ def _load_checkpoint(name: str | Path, options: LoadOptions) -> CLIPModel:
     checkpoint = CheckpointReader(path, given, options.prefix)
     model = checkpoint.model(options.dtype, options.image_size, keep_half=options.device.type != "cpu")
     attach_tokenizer(model, checkpoint, options.tokenizer, options.cache_dir)
+    local = Path(name).expanduser()
+    model.source = str(local.absolute() if local.exists() else name)
     return model.to(device=options.device).eval()
 
 

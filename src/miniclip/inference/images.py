@@ -10,11 +10,11 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from itertools import islice
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ MAX_WORKERS = 16  # more threads wait for the interpreter's lock and for the dis
 MAX_NAMED = 10  # images that a warning names
 
 OnError = Literal["raise", "skip"]
+Item = TypeVar("Item")
 
 
 class ImageBatch(NamedTuple):
@@ -88,8 +89,7 @@ class ImageReader:
     ) -> None:
         check_options(num_workers, on_error)
         self.items, self.preprocess, self.batch_size = items, preprocess, whole_number("batch_size", batch_size, 1)
-        workers = min(MAX_WORKERS, available_cores()) if num_workers is None else int(num_workers)
-        self.num_workers = min(workers, len(items)) if len(items) > 1 else 0
+        self.num_workers = count_workers(num_workers, len(items))
         self.on_error, self.pinned = on_error, pinned
         self.failed: list[str] = []
 
@@ -112,18 +112,7 @@ class ImageReader:
 
     def _results(self) -> Generator[list[Tensor | str], None, None]:
         """Yield, for each batch, pixels or an error message per image."""
-        total, size = len(self.items), self.batch_size
-        sizes = [min(size, total - start) for start in range(0, total, size)]
-        indices = iter(range(total))
-        if not self.num_workers:
-            for count in sizes:
-                yield [self._read(index) for index in islice(indices, count)]
-            return
-        pending: deque[Future[Tensor | str]] = deque()
-        with thread_pool(self.num_workers) as pool:
-            for count in sizes:
-                pending.extend(pool.submit(self._read, index) for index in islice(indices, 2 * size - len(pending)))
-                yield [pending.popleft().result() for _ in range(count)]
+        return read_ahead(self._read, len(self.items), self.batch_size, self.num_workers)
 
     def _read(self, index: int) -> Tensor | str:
         """Pixels of an image (3, S, S), or the reason why it cannot be read."""
@@ -148,6 +137,31 @@ class ImageReader:
         if readable:
             torch.stack(list(readable.values()), out=stacked)  # writes every row, or raises
         return ImageBatch(stacked, list(readable))
+
+
+def count_workers(num_workers: int | None, count: int) -> int:
+    """Return the number of threads that read `count` images; None: one per core, at most 16."""
+    workers = min(MAX_WORKERS, available_cores()) if num_workers is None else int(num_workers)
+    return min(workers, count) if count > 1 else 0
+
+
+def read_ahead(
+    read: Callable[[int], Item], total: int, batch_size: int, num_workers: int
+) -> Generator[list[Item], None, None]:
+    """Yield `read(0)` to `read(total - 1)` in lists of `batch_size`; threads work at most two lists ahead.
+
+    Closing the generator ends the threads.
+    """
+    sizes, indices = _batch_sizes(total, batch_size), iter(range(total))
+    if not num_workers:
+        for count in sizes:
+            yield [read(index) for index in islice(indices, count)]
+        return
+    pending: deque[Future[Item]] = deque()
+    with thread_pool(num_workers) as pool:
+        for count in sizes:
+            pending.extend(pool.submit(read, index) for index in islice(indices, 2 * batch_size - len(pending)))
+            yield [pending.popleft().result() for _ in range(count)]
 
 
 def _named(error: DataError | OSError, index: int) -> DataError | OSError:
@@ -177,18 +191,23 @@ def embed_images(model: CLIP, preprocess: Preprocess, reader: ImageReader, progr
     sizes = _batch_sizes(len(reader.items), reader.batch_size)
 
     def embed(batch: ImageBatch, count: int) -> Tensor:
-        pixels = batch.pixels.to(device_of(model), non_blocking=True)  # uint8: a quarter of the bytes of float32
         if len(batch.indices) == count:
-            return _embed(model, preprocess.normalise(pixels))
+            return embed_batch(model, preprocess, batch.pixels)
         rows = torch.full((count, model.config.embed_dim), torch.nan, dtype=torch.float32, device=device_of(model))
         if batch.indices:
-            rows[batch.indices] = _embed(model, preprocess.normalise(pixels))
+            rows[batch.indices] = embed_batch(model, preprocess, batch.pixels)
         return rows
 
     with closing(reader.batches()) as batches:
         return _collect(
             model, (embed(batch, size) for batch, size in zip(batches, sizes, strict=True)), sizes, progress
         )
+
+
+def embed_batch(model: CLIP, preprocess: Preprocess, pixels: Tensor) -> Tensor:
+    """Embed pixels (B, 3, S, S) of uint8: (B, E) float32, not normalized."""
+    moved = pixels.to(device_of(model), non_blocking=True)  # uint8: a quarter of the bytes of float32
+    return _embed(model, preprocess.normalise(moved))
 
 
 def embed_pixels(model: CLIP, pixels: Tensor, batch_size: int, progress: bool = False) -> Tensor:

@@ -34,6 +34,7 @@ class CLIPModel(CLIP):
         preprocess: image to the pixels that the image tower takes.
         tokenizer: the tokenizer, or None.
         tokenizer_source: function that fetches the tokenizer on first use, or None.
+        source: the name or the absolute path that `miniclip.load` read the weights from; None for other weights.
 
     Raises:
         ValueError: the tokenizer's ids do not fit the text tower.
@@ -51,6 +52,7 @@ class CLIPModel(CLIP):
         self.preprocess = Preprocess(config)
         self.tokenizer_source: Callable[[], TextTokenizer] | None = None
         self.tokenizer = tokenizer
+        self.source: str | None = None
 
     @property
     def device(self) -> torch.device:

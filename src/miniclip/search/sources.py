@@ -1,0 +1,142 @@
+"""Sources of images: a folder, whose files are listed, or a dataset in any layout of the library."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from miniclip.data.cache.format import INDEX
+from miniclip.data.cache.reading import CachedDataset
+from miniclip.data.dataset import file_of, image_of, names_of
+from miniclip.data.given import Concatenation
+from miniclip.data.opening import absolute_spec, open_data, parse_spec, spec_name
+from miniclip.search.store import FileState
+from miniclip.search.walking import Listed, Listing, image_suffixes, walk
+
+
+class Source(Protocol):
+    """Images with names."""
+
+    spec: str
+
+    def list(self) -> Listing:
+        """List the images."""
+
+    def open(self, key: Path | int) -> Path | bytes | Image.Image:
+        """Return the file, the bytes or the pixels of an image."""
+
+
+class FolderSource:
+    """Image files at and below a folder.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.spec = root, str(root)
+
+    def list(self) -> Listing:
+        """List the files."""
+        return walk(self.root)
+
+    def open(self, key: Path | int) -> Path:
+        """Return the path of a file."""
+        return Path(str(key))
+
+
+class DataSource:
+    """Images of a dataset. Those that are files have their state, others are compared by content.
+
+    Args:
+        data: the dataset.
+        spec: of `open_data`.
+    """
+
+    def __init__(self, data: Any, spec: str) -> None:
+        self.data, self.spec = data, spec
+
+    def list(self) -> Listing:
+        """List the images by their names in the dataset."""
+        paths = getattr(self.data, "paths", None) or [None] * len(self.data)
+        images = {
+            name: Listed(index, _file_state(path))
+            for index, (name, path) in enumerate(zip(names_of(self.data), paths, strict=True))
+        }
+        return Listing(images, dict(getattr(getattr(self.data, "skip_log", None), "reasons", {})))
+
+    def open(self, key: Path | int) -> Path | bytes | Image.Image:
+        """Return the file, the bytes or the pixels of an image."""
+        if isinstance(key, Path):
+            return key
+        file = file_of(self.data, key)
+        return image_of(self.data, key) if file is None else file
+
+
+def _file_state(path: object) -> FileState | None:
+    """Return the state of an image's file; None for an image that is not a file."""
+    if not isinstance(path, Path):
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # reported when it is read
+    return FileState(status.st_size, status.st_mtime_ns, True)
+
+
+def open_source(spec: str | Path) -> FolderSource | DataSource:
+    """Open a folder of images, or a dataset.
+
+    A folder is searched for image files. If it has none, or a layout or columns follow a question mark, it is opened as
+    a dataset, as are tables, tars, parquet files and caches.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: it is an image.
+        DataError: it holds no images.
+    """
+    text = str(spec)
+    path, columns, layout = parse_spec(text) if text != "shapes" and "://" not in text else (Path(text), None, None)
+    is_plain = layout is None and not any(columns or ())
+    if is_plain and path.is_dir() and not CachedDataset.is_cache(path) and _holds_images(path):
+        return FolderSource(path.resolve())
+    if is_plain and path.is_file() and path.suffix.lower() in image_suffixes():
+        raise ValueError(f"{path}: is an image; expected the folder of images: {path.parent}")
+    if is_plain and path.is_dir() and not any(path.iterdir()):
+        raise ValueError(f"{path}: holds no images")
+    return DataSource(_open_dataset(text, path), absolute_spec(text))
+
+
+def _open_dataset(spec: str, path: Path) -> Any:
+    """Open all splits of a dataset."""
+    if spec == "shapes":
+        return open_data(spec, "train")
+    if not CachedDataset.is_cache(path):
+        return open_data(spec, "all", on_error="skip", max_skip_fraction=1.0)
+    splits = sorted(index.parent.name for index in path.glob(f"*/{INDEX}"))
+    parts: list[Any] = [CachedDataset(path, split) for split in splits]
+    return parts[0] if len(parts) == 1 else Concatenation(parts)
+
+
+def _holds_images(root: Path) -> bool:
+    """Return whether an image file is at or below a folder."""
+    suffixes = image_suffixes()
+    for _, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(os.path.splitext(name)[1].lower() in suffixes for name in names if name[0] != "."):  # noqa: PTH122
+            return True
+    return False
+
+
+def default_path(spec: str | Path) -> Path:
+    """Return the directory of an index beside its source: `photos.index` for `photos`."""
+    text = str(spec)
+    if text == "shapes":
+        return Path("shapes.index")
+    path, columns, layout = parse_spec(text)
+    path = path.absolute()
+    name = path.name if layout is None and not any(columns) and path.name else spec_name(text)
+    return path.with_name(f"{name}.index")
