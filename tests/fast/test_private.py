@@ -70,3 +70,11 @@ def test_onednn_linear_equals_torchs():
         expected = nn.functional.linear(x, weight, bias)
         torch.testing.assert_close(private.mkldnn_linear(x, weight, bias), expected, rtol=1e-5, atol=1e-5)
         assert isinstance(private.mkldnn_has_bfloat16(), bool)
+
+
+def test_int8_product_equals_that_of_integers():
+    a = torch.randint(-128, 128, (5, 64), dtype=torch.int8)
+    b = torch.randint(-128, 128, (64, 2), dtype=torch.int8)
+    if private.int8_matmul_is_exact(64):
+        assert torch.equal(private.int8_matmul(a, b), a.int() @ b.int())
+        assert private.int8_matmul(a, b).dtype == torch.int32

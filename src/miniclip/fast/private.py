@@ -1,9 +1,11 @@
-"""Private symbols of torch that the fast forms use. No other file of the library names one.
+"""Private symbols of torch that the fast forms and the search use. No other file of the library names one.
 
 tests/fast/test_private.py fails for each symbol that a new version of torch has removed or changed.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -54,3 +56,21 @@ def mkldnn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def mkldnn_has_bfloat16() -> bool:
     """Whether oneDNN multiplies bfloat16 matrices on this processor."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Product of int8 matrices: (N, K), (K, M) to (N, M) int32."""
+    return torch._int_mm(a, b)
+
+
+@functools.cache
+def int8_matmul_is_exact(width: int) -> bool:
+    """Whether the int8 product of this processor is exact: without VNNI, sums of two products can exceed 16 bits.
+
+    Args:
+        width: K, the number of products of a sum.
+    """
+    extreme = torch.tensor([127, -127, -128], dtype=torch.int8)
+    a = extreme[:, None].expand(3, width).contiguous()
+    product = int8_matmul(a, a.T.contiguous())
+    return torch.equal(product.double(), extreme[:, None].double() * extreme.double() * width)

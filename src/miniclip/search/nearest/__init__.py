@@ -1,0 +1,1 @@
+"""Nearest vectors: exact, and by engines for more than a million."""
