@@ -58,7 +58,8 @@ def create_database(path: Path, settings: dict[str, str]) -> None:
     """Create a database with its settings and without items, in one transaction."""
     with database_errors(path), closing(_connect(f"{path.as_uri()}?mode=rwc")) as connection:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA}")
-        connection.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
+        rows = ((key, encode_name(value)) for key, value in settings.items())
+        connection.executemany("INSERT INTO settings VALUES (?, CAST(? AS TEXT))", rows)
         connection.execute("COMMIT")
 
 
@@ -67,6 +68,7 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
     with database_errors(path):
         connection = _connect(f"{path.as_uri()}?mode=rw")
         connection.execute("PRAGMA synchronous = EXTRA")  # also flushes the directory after the journal's deletion
+        connection.execute("PRAGMA cache_spill = OFF")  # a spill would lock readers out until the commit
         return connection
 
 
@@ -78,8 +80,14 @@ def copy_database(path: Path) -> sqlite3.Connection:
     with database_errors(path):
         copy = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         copy.text_factory = decode_name
-        with closing(_connect(f"{path.as_uri()}?mode=ro")) as source:
-            source.backup(copy)
+        for mode in ("ro", "rw"):
+            try:
+                with closing(_connect(f"{path.as_uri()}?mode={mode}")) as source:
+                    source.backup(copy)
+                break
+            except sqlite3.OperationalError as error:  # a killed commit is rolled back first, which writes
+                if mode == "rw" or error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                    raise
         return copy
 
 

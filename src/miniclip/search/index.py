@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,20 +20,21 @@ from PIL import Image
 from miniclip.data.decoding import open_image
 from miniclip.errors import UnreadableError
 from miniclip.hub.loading import load
-from miniclip.inference.fingerprint import model_fingerprint
-from miniclip.inference.images import check_options
 from miniclip.inference.model import CLIPModel
-from miniclip.search.snapshot import Item, Snapshot, require_index
-from miniclip.search.sources import DataSource, FolderSource, default_path, open_source
-from miniclip.search.store import FileState, Store
-from miniclip.search.updating import Report, Update, UpdateOptions
-from miniclip.search.walking import Listed, Listing, walk
-from miniclip.utils.checks import did_you_mean, whole_number
-from miniclip.utils.items import describe
+from miniclip.search.snapshot import Item, Snapshot
+from miniclip.search.store import Store
+from miniclip.search.updating.building import (
+    PathInput,
+    add_images,
+    require_fingerprint,
+    require_model,
+    update_index,
+)
+from miniclip.search.updating.sources import DataSource, FolderSource, open_source
+from miniclip.search.updating.update import Report, UpdateOptions
+from miniclip.utils.checks import did_you_mean
 
 MAX_NAMED = 10  # images that a warning names
-
-PathInput: TypeAlias = str | Path
 
 
 class Index:
@@ -99,9 +100,10 @@ class Index:
             ValueError: the index is of another model or source, or the source has no images.
             TypeError: the model is not a CLIPModel.
         """
-        options = UpdateOptions(whole_number("batch_size", batch_size, 1), num_workers, progress, retry)
-        check_options(num_workers, "skip")
-        index = update_index(model, source, path, options, device)
+        options = UpdateOptions(batch_size, num_workers, progress, retry)
+        built = update_index(model, source, path, options, device)
+        index = cls(built.path)
+        index._model, index.report = built.model, built.report
         _warn(index.report)
         return index
 
@@ -132,6 +134,7 @@ class Index:
             if not name:
                 raise ValueError(f"{self.path}: does not record its model; pass it: Index.open(path, model)")
             model = load(name, dtype=self.snapshot.settings["dtype"])  # type: ignore[arg-type]
+            model = model.float()  # the same values, in the dtype that a CPU computes fast
             self._require_same(model)
             self._model = model
         return self._model
@@ -184,14 +187,7 @@ class Index:
         Raises:
             FileNotFoundError: a path does not exist; nothing is added.
         """
-        inside, outside = _added(images, self.snapshot.settings["root"])
-        self.report = Report()
-        with self._store.writing() as writer:
-            for files, is_added in ((inside, False), (outside, True)):
-                source = FolderSource(self.path)
-                update = Update(writer, self.model, source, UpdateOptions(), is_added)
-                report = update.run(files, ())
-                self.report = self.report + report
+        self.report = add_images(self._store, self.model, images, self.snapshot.settings["root"])
         self.refresh()
         _warn(self.report)
 
@@ -246,133 +242,6 @@ class Index:
 
     def _require_same(self, model: CLIPModel) -> None:
         require_fingerprint(self.path, self.snapshot.settings, model)
-
-
-def require_model(model: Any) -> None:
-    """Raise TypeError unless a model has both towers and its preprocessing."""
-    if not isinstance(model, CLIPModel):
-        raise TypeError(f"model: found {describe(model)}; expected a CLIPModel, as miniclip.load(name) returns")
-
-
-def require_fingerprint(path: Path, settings: dict[str, str], model: CLIPModel) -> None:
-    """Raise ValueError if an index was built with another model."""
-    if model_fingerprint(model) != settings["fingerprint"]:
-        built = f"{settings['model']} as it was then" if settings["model"] else "one whose place is not recorded"
-        raise ValueError(
-            f"{path}: was built with another model: {built}; its vectors cannot be compared with those of "
-            f"{model.source or 'this one'}: use the same model, or build an index of its own in another directory"
-        )
-
-
-def update_index(
-    model: CLIPModel | PathInput, source: PathInput, path: PathInput | None, options: UpdateOptions, device: Any = None
-) -> Index:
-    """Build an index or update it, as `Index.build`, without a warning about unreadable images."""
-    opened = open_source(source)
-    store = Store(Path(default_path(source) if path is None else path).expanduser())
-    _require_target(store, opened)
-    listing = opened.list()
-    if isinstance(model, str | os.PathLike):
-        model = load(model, device=device)
-    require_model(model)
-    if not store.exists:
-        if not listing.images:
-            raise ValueError(f"{opened.spec}: holds no images")
-        settings = {"model": model.source or "", "dtype": str(next(model.parameters()).dtype).removeprefix("torch.")}
-        settings |= {"fingerprint": model_fingerprint(model), **_source_settings(opened)}
-        store.create(model.config.embed_dim, settings)
-    with store.writing() as writer:
-        require_fingerprint(store.path, writer.settings, model)
-        _require_source(writer.settings, opened, store.path)
-        writer.set(**_source_settings(opened))
-        update = Update(writer, model, opened, options)
-        gone = _gone(update, listing)
-        if not listing.images and len(gone) == len(update.known) > 0:
-            raise ValueError(
-                f"{opened.spec}: holds no images, and {store.path} has {len(gone):,}: is a disk not mounted? To begin "
-                "again, delete the index"
-            )
-        report = update.run(listing, gone)
-    index = Index(store.path)
-    index._model, index.report = model, report
-    return index
-
-
-def _gone(update: Update, listing: Listing) -> list[str]:
-    """Return the items whose files do not exist; files that were added stay in the listing while they exist."""
-    folders = tuple(name for name in listing.problems if not name or name.endswith("/"))
-    gone = []
-    for name, known in update.known.items():
-        if name in listing.images or name.startswith(folders):
-            continue
-        if known.added and (listed := _listed(Path(name))) is not None:
-            listing.images[name] = listed
-        else:
-            gone.append(name)
-    return gone
-
-
-def _added(images: PathInput | Iterable[PathInput], root: str) -> tuple[Listing, Listing]:
-    """Return the files at some paths: those in a folder, by their relative names, and others, by their paths."""
-    inside, outside = Listing({}, {}), Listing({}, {})
-    for given in [images] if isinstance(images, str | os.PathLike) else list(images):
-        path = Path(given).absolute()
-        if not path.exists():
-            raise FileNotFoundError(f"{given}: does not exist")
-        below = walk(path) if path.is_dir() else Listing({"": Listed(path, None)}, {})
-        for listed in below.images.values():
-            file = Path(str(listed.key))
-            if root and file.is_relative_to(root):
-                inside.images[file.relative_to(root).as_posix()] = _listed(file) or listed
-            else:
-                outside.images[str(file)] = _listed(file) or listed
-        outside.problems.update({str(path / name): reason for name, reason in below.problems.items()})
-    return inside, outside
-
-
-def _listed(path: Path) -> Listed | None:
-    """Return a file with its state, or None if it does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return Listed(path, FileState(status.st_size, status.st_mtime_ns, True))
-
-
-def _source_settings(source: FolderSource | DataSource) -> dict[str, str]:
-    root = str(source.root) if isinstance(source, FolderSource) else ""
-    return {"source": source.spec, "root": root}
-
-
-def _require_source(settings: dict[str, str], source: FolderSource | DataSource, path: Path) -> None:
-    """Raise ValueError if an index is of another source that still exists; a folder can be moved."""
-    recorded = settings["source"]
-    if recorded == source.spec:
-        return
-    place = Path(recorded.partition("?")[0])
-    if place.exists() or recorded == "shapes" or bool(settings["root"]) != isinstance(source, FolderSource):
-        raise ValueError(
-            f"{path}: is the index of {recorded}, not of {source.spec}, whose images would replace it: choose another "
-            "directory for it"
-        )
-
-
-def _require_target(store: Store, source: FolderSource | DataSource) -> None:
-    """Check that an index can be written to a directory."""
-    path = store.path
-    if isinstance(source, FolderSource) and source.root.is_relative_to(path.resolve()):
-        raise ValueError(f"{path}: holds the images themselves; choose another directory for the index")
-    if store.exists:
-        require_index(path)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(f"{path}: this user may not write there; choose another directory")
-        return
-    store.require_free()
-    place = next(place for place in (path, *path.parents) if place.exists())
-    if not place.is_dir():
-        raise FileExistsError(f"{place}: is a file; an index is a directory: choose another name")
-    if not os.access(place, os.W_OK):
-        raise PermissionError(f"{place}: this user may not write there; choose another directory")
 
 
 def _warn(report: Report) -> None:

@@ -184,7 +184,7 @@ class Writer:
     def set(self, **settings: str) -> None:
         """Change settings."""
         for key, value in settings.items():
-            self._execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
+            self._execute("INSERT OR REPLACE INTO settings VALUES (?, CAST(? AS TEXT))", (key, encode_name(value)))
         self.settings |= settings
 
     def query(self, text: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -16,10 +16,10 @@ from torch import Tensor
 from miniclip.inference.batching import progress_bar
 from miniclip.inference.images import count_workers, embed_batch, read_ahead
 from miniclip.losses.reference import l2_normalize
-from miniclip.search.reading import ReadImage, read_image
-from miniclip.search.sources import Source
 from miniclip.search.store import Facts, FileState, Writer
-from miniclip.search.walking import Listed, Listing
+from miniclip.search.updating.reading import ReadImage, read_image
+from miniclip.search.updating.sources import Source
+from miniclip.search.updating.walking import Listed, Listing
 
 COMMIT_SECONDS = 2.0  # at most this much work is lost if the process is killed
 

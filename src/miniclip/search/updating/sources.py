@@ -13,8 +13,11 @@ from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import file_of, image_of, names_of
 from miniclip.data.given import Concatenation
 from miniclip.data.opening import absolute_spec, open_data, parse_spec, spec_name
+from miniclip.errors import DataError
 from miniclip.search.store import FileState
-from miniclip.search.walking import Listed, Listing, image_suffixes, walk
+from miniclip.search.updating.walking import Listed, Listing, image_suffixes, walk
+
+EXAMPLES = (".jpg", ".png", ".webp")
 
 
 class Source(Protocol):
@@ -99,21 +102,26 @@ def open_source(spec: str | Path) -> FolderSource | DataSource:
         DataError: it holds no images.
     """
     text = str(spec)
-    path, columns, layout = parse_spec(text) if text != "shapes" and "://" not in text else (Path(text), None, None)
-    is_plain = layout is None and not any(columns or ())
-    if is_plain and path.is_dir() and not CachedDataset.is_cache(path) and _holds_images(path):
-        return FolderSource(path.resolve())
-    if is_plain and path.is_file() and path.suffix.lower() in image_suffixes():
+    if text == "shapes" or "://" in text:
+        return DataSource(open_data(text, "train"), text)
+    path, columns, layout = parse_spec(text)
+    if layout is not None or any(columns):
+        return DataSource(_open_dataset(path, absolute_spec(text)), absolute_spec(text))
+    if path.is_file() and path.suffix.lower() in image_suffixes():
         raise ValueError(f"{path}: is an image; expected the folder of images: {path.parent}")
-    if is_plain and path.is_dir() and not any(path.iterdir()):
-        raise ValueError(f"{path}: holds no images")
-    return DataSource(_open_dataset(text, path), absolute_spec(text))
+    if path.is_dir() and not CachedDataset.is_cache(path) and (_holds_images(path) or not any(path.iterdir())):
+        return FolderSource(path.resolve())
+    try:
+        return DataSource(_open_dataset(path, absolute_spec(text)), absolute_spec(text))
+    except DataError as error:
+        if not path.is_dir():
+            raise
+        reason = str(error).partition("; searched for")[0].removeprefix(f"{path.absolute()}: ")
+        raise DataError(f"{path}: holds no image files ({', '.join(EXAMPLES)}, …); as a dataset: {reason}") from error
 
 
-def _open_dataset(spec: str, path: Path) -> Any:
+def _open_dataset(path: Path, spec: str) -> Any:
     """Open all splits of a dataset."""
-    if spec == "shapes":
-        return open_data(spec, "train")
     if not CachedDataset.is_cache(path):
         return open_data(spec, "all", on_error="skip", max_skip_fraction=1.0)
     splits = sorted(index.parent.name for index in path.glob(f"*/{INDEX}"))

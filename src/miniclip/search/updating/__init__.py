@@ -1,0 +1,1 @@
+"""Building and updating an index: sources of images, their reading, and what changed."""
