@@ -65,7 +65,7 @@ def probe() -> None:
     """A linear probe by logistic regression separates two clusters."""
     import torch
 
-    from miniclip.evaluation.linear_probe import Features, Splits, probe
+    from miniclip.evaluation.probes.linear_probe import Features, Splits, probe
 
     features = Features(torch.cat([torch.randn(20, 4), torch.randn(20, 4) + 9]), torch.arange(40) // 20)
     assert probe(Splits(features, features, None, 2), "lbfgs").metrics()["top1"] == 100

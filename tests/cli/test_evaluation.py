@@ -9,7 +9,8 @@ from PIL import Image
 import miniclip
 from miniclip import cli
 from miniclip.cli import explain
-from miniclip.evaluation import ShapeClasses, linear_models, zero_shot
+from miniclip.evaluation import ShapeClasses, zero_shot
+from miniclip.evaluation.probes import linear_models
 from miniclip.explanation.relevance import METHODS
 from tests.toys import make_model
 
@@ -93,8 +94,8 @@ def test_templates_and_corruptions(saved, classes, tmp_path, capsys):
     command = ["eval", saved / "a", "--task", "zero-shot", "--data", classes, "--templates", tmp_path / "t.txt"]
     assert run(*command, "--corruptions") == 0
     out = capsys.readouterr().out
-    assert "corruptions, " in out
-    assert all(name in out for name in ("gaussian_noise", "jpeg", "mean of the corruptions", "drop"))
+    assert f"zero-shot top1 under corruptions, {classes.name}, 6 images" in out
+    assert all(name in out for name in ("gaussian_noise", "jpeg", "severity 5", "without corruption", "drop"))
     (tmp_path / "t.txt").write_text("a circle\n")
     assert run(*command) == 2
     assert "template 1: 'a circle' has 0 fields" in capsys.readouterr().err
@@ -102,7 +103,7 @@ def test_templates_and_corruptions(saved, classes, tmp_path, capsys):
 
 def test_messages_name_what_to_do(saved, classes, tmp_path, capsys):
     assert run("eval", saved / "a", "--task", "zero-shot", "--data", tmp_path / "none") == 2
-    assert "expected 'shapes', or a folder with a folder per class" in capsys.readouterr().err
+    assert "expected 'shapes', a folder with a folder per class" in capsys.readouterr().err
     assert run("eval", saved / "a") == 2
     assert "add --data" in capsys.readouterr().err
     assert run("explain", saved / "a") == 2

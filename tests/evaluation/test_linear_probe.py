@@ -5,8 +5,8 @@ import torch
 
 from miniclip.evaluation import ShapeClasses, few_shot, linear_probe
 from miniclip.evaluation.features import image_features
-from miniclip.evaluation.linear_models import Features, train_layer
-from miniclip.evaluation.linear_probe import SWEEP_STEPS, Splits, draw_shots, hold_out, probe, sweep
+from miniclip.evaluation.probes.linear_models import Features, train_layer
+from miniclip.evaluation.probes.linear_probe import SWEEP_STEPS, Splits, draw_shots, hold_out, probe, sweep
 
 
 def clusters(images: int, classes: int = 3, seed: int = 0, spread: float = 0.5) -> Features:

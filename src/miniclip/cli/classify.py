@@ -30,7 +30,7 @@ def classify_command(
 ) -> None:
     """Run `miniclip classify`."""
     import miniclip
-    from miniclip.evaluation.labelled import checked_class_names
+    from miniclip.evaluation.labelled.images import checked_class_names
     from miniclip.runtime.devices import select_device
 
     for image in map(Path, images):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from miniclip.cli.parsing import add_command
 
-TASKS = ("retrieval", "zero-shot", "probe", "all")
+TASKS = ("retrieval", "zero-shot", "probe", "few-shot", "all")
 EPILOG = """examples:
   miniclip eval runs/shapes                          the best model of a run, on the run's validation data
   miniclip eval runs/shapes/last --data photos --split test
   miniclip eval runs/shapes vit_b_16 --task zero-shot --data animals --out figures
                                                      animals/cat/*.jpg, animals/dog/*.jpg, ...
-  miniclip eval runs/shapes --task all --data shapes --json results.json
+  miniclip eval vit_b_16 --task probe --data "torchvision:CIFAR10?root=data" --split test
+  miniclip eval vit_b_16 --task few-shot --data "food.parquet?label=dish" --split test --shots 1 4 16 --seeds 5
+  miniclip eval runs/shapes --task all --data shapes --split test --json results.json
+  miniclip eval runs/shapes --task zero-shot --data shapes --corruptions --out figures
 
-A star marks a difference to the first model with p < 0.05 (paired bootstrap over images).
+Brackets hold a 95% interval (bootstrap over images); ± is the standard deviation over seeds. A star marks a difference
+to the first model with p < 0.05 (paired bootstrap).
 """
 
 
@@ -30,15 +35,25 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--data",
         help="for retrieval as in train (default: the data of the run); for the other tasks a folder with a folder per "
-        "class, or shapes",
+        "class, parquet files or a folder of save_to_disk with class labels, torchvision:NAME?root=FOLDER, or shapes",
     )
     evaluate.add_argument(
         "--split", default="val", help="train, val or test (default val), for retrieval also all; probes train on train"
     )
     evaluate.add_argument("--templates", help="file of prompt templates: .json, .py or one a line")
     evaluate.add_argument(
-        "--corruptions", action="store_true", help="also zero-shot classification of corrupted images, 5 severities"
+        "--corruptions",
+        action="store_true",
+        help="also retrieval, zero-shot classification and probes under 12 corruptions at 5 severities",
     )
+    evaluate.add_argument(
+        "--shots",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="training images per class of few-shot probes (default: 1 2 4 8 16, up to the smallest class)",
+    )
+    evaluate.add_argument("--seeds", type=int, default=3, metavar="N", help="draws of few-shot probes (default 3)")
     evaluate.add_argument("--out", help="folder for figures")
     evaluate.add_argument("--json", help="file for the metrics")
     evaluate.add_argument("--csv", help="file for the metrics")
@@ -63,19 +78,21 @@ def eval_command(
 ) -> None:
     """Run `miniclip eval`."""
     import miniclip
-    from miniclip.cli.evaluation import Evaluation
-    from miniclip.evaluation import CachedEncoder
+    from miniclip.cli.evaluation.files import Targets
+    from miniclip.cli.evaluation.measuring import Evaluation
+    from miniclip.evaluation.comparison import table
     from miniclip.runtime.devices import select_device
 
+    targets = Targets(json, csv, out, cache)
+    targets.require()
     place = select_device(device)
     if options["data"] is None and not (Path(checkpoints[0]).exists() or checkpoints[0] in miniclip.list_models()):
         miniclip.load(checkpoints[0], device=place, dtype=dtype)  # a wrong name has a better message than missing data
-    evaluation = Evaluation(checkpoint=checkpoints[0], **options)
+    evaluation = Evaluation(checkpoint=checkpoints[0], progress=sys.stderr.isatty(), **options)
     for checkpoint in checkpoints:
-        model = miniclip.load(checkpoint, device=place, dtype=dtype)
-        evaluation.add(checkpoint, CachedEncoder(model, cache) if cache else model)
-    print(evaluation.text())
-    for path in evaluation.write(json, csv, out):
+        evaluation.add(checkpoint, miniclip.load(checkpoint, device=place, dtype=dtype), cache)
+    print(table(evaluation.results))
+    for path in targets.write(evaluation):
         print(f"wrote {path}")
 
 

@@ -44,7 +44,10 @@ def explain_command(
     import miniclip
     from miniclip.explanation import explain, plot_explanation
     from miniclip.runtime.devices import select_device
+    from miniclip.utils.outputs import require_output_file
 
+    if not faithfulness:
+        require_output_file(output, "--output", ".png")
     chosen, text = (None, text) if faithfulness else _pair(image, text)
     model = miniclip.load(checkpoint, device=select_device(device))
     if faithfulness:

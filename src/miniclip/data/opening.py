@@ -26,9 +26,10 @@ from miniclip.data.formats.flickr30k import (
     is_flickr_file,
 )
 from miniclip.data.formats.folder import holds_images, holds_images_with_texts
-from miniclip.data.formats.json_layouts import json_layout, read_head
+from miniclip.data.formats.json_layouts import json_layout
 from miniclip.data.formats.multifile import TABLE_SUFFIXES
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
+from miniclip.data.formats.saved import is_saved, load_saved
 from miniclip.data.formats.shards import TAR_SUFFIXES, find_shards, is_tar
 from miniclip.data.formats.webdataset import WebDataset, holds_samples
 from miniclip.data.shapes import Shapes
@@ -68,7 +69,7 @@ def parse_spec(spec: str | Path) -> DatasetSpec:
         ValueError: the part after the question mark has keys other than image, caption and layout, or two images, or
             the layout is unknown.
     """
-    path, query = _split_query(str(spec))
+    path, query = split_query(str(spec))
     values = urllib.parse.parse_qs(query, keep_blank_values=True)
     unknown = values.keys() - {"image", "caption", "layout"}
     if unknown:
@@ -86,7 +87,8 @@ def parse_spec(spec: str | Path) -> DatasetSpec:
     return DatasetSpec(path, ColumnNames(image, captions[0] if captions and len(captions) == 1 else captions), layout)
 
 
-def _split_query(spec: str) -> tuple[Path, str]:
+def split_query(spec: str) -> tuple[Path, str]:
+    """Return the path of a spec, and the query after its question mark; a file of the whole name is the path."""
     path, mark, query = spec.rpartition("?")
     if not mark or "=" not in query or Path(spec).expanduser().exists():
         return Path(spec).expanduser(), ""
@@ -97,13 +99,13 @@ def absolute_spec(spec: str) -> str:
     """Return a spec with an absolute path, so that a run can be resumed from any folder."""
     if spec == "shapes" or "://" in spec:
         return spec
-    path, query = _split_query(spec)
+    path, query = split_query(spec)
     return f"{path.resolve()}?{query}" if query else str(path.resolve())
 
 
 def spec_name(spec: str) -> str:
     """Return a short name for runs on the data: "photos" for "datasets/photos.csv?image=file"."""
-    path, _ = _split_query(spec)
+    path, _ = split_query(spec)
     name = path.stem if path.suffix.lower() in (*TABLE_SUFFIXES, ".tar") else path.name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
 
@@ -126,6 +128,8 @@ def open_data(spec: str | Path, split: Split = "train", **options: Unpack[ReadKe
     """
     if spec == "shapes":
         return Shapes(split, seed=options.get("seed", 0))
+    if str(spec).startswith("torchvision:"):
+        raise ValueError(f"{spec}: has classes and no captions; evaluate it by zero-shot classification or a probe")
     if "://" in str(spec):
         raise ValueError(
             f"{spec}: data are read from disk; download them (`miniclip data get`, hf download, wget; img2dataset for "
@@ -252,26 +256,12 @@ def _names_flickr(root: Path, _: ColumnNames) -> bool:
     return find_captions(root) is not None
 
 
-def _is_saved(root: Path, _: ColumnNames) -> bool:
-    """Return whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder."""
-    return '"_data_files"' in read_head(root / "state.json") or '"splits"' in read_head(root / "dataset_dict.json")
-
-
 def _open_saved(root: Path, columns: ColumnNames, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
-    """Open what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(
-            f'{root}: reading a dataset of save_to_disk needs the datasets library: pip install "miniclip[datasets]"',
-            name="datasets",
-        ) from None
-    try:
-        saved = datasets.load_from_disk(str(root))
-    except (OSError, ValueError, LookupError) as error:  # pyarrow's errors are ValueErrors
-        reason = " ".join(str(error).split())
-        raise DataError(f"{root}: cannot be read as a dataset of save_to_disk: {reason}; save it again") from error
+    """Open a folder of `save_to_disk`; the splits of a `DatasetDict` are put together."""
+    saved = load_saved(root)
     if isinstance(saved, dict):
+        import datasets
+
         parts = list(saved.values())
         if not all("split" in part.column_names for part in parts):  # else the column is the split, as everywhere
             parts = [part.add_column("split", [name] * len(part)) for name, part in saved.items()]
@@ -286,7 +276,7 @@ def _never(_root: Path, _columns: ColumnNames) -> bool:
 # In this order; layouts with the most specific files come first.
 LAYOUTS: dict[str, Layout] = {
     "cache": Layout(lambda root, _: CachedDataset.is_cache(root), _never, _open_cache),
-    "datasets": Layout(_is_saved, _never, _open_saved),
+    "datasets": Layout(lambda root, _: is_saved(root), _never, _open_saved),
     "webdataset": Layout(_holds_samples, lambda root, _: is_tar(root), _open_tars),
     "coco": Layout(_is_coco, _names_coco, lambda path, _, split, options: CocoCaptions(path, split, **options)),
     "flickr8k": Layout(_is_flickr8k, _never, lambda path, _, split, options: Flickr8k(path, split, **options)),

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from miniclip.inference.batching import progress_bar
+
 DRAWS = 1000
 LEVEL = 0.95
 
@@ -37,7 +39,9 @@ def means(scores: Scores) -> Tensor:
     return scores.hits.sum(dim=0) / scores.counts.sum()
 
 
-def intervals(scores: Scores, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0) -> Tensor:
+def intervals(
+    scores: Scores, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0, progress: bool = False
+) -> Tensor:
     """Return percentile intervals of the metrics.
 
     Args:
@@ -45,17 +49,25 @@ def intervals(scores: Scores, *, level: float = LEVEL, draws: int = DRAWS, seed:
         level: coverage, in 0..1.
         draws: resampled datasets.
         seed: seed of the resampling.
+        progress: show a progress bar.
 
     Returns:
         (K, 2) lower and upper ends.
     """
-    drawn = torch.stack([_resampled(scores, weights) for weights in _weights(len(scores.counts), draws, seed)])
+    weights = _weights(len(scores.counts), draws, seed, progress)
+    drawn = torch.stack([_resampled(scores, each) for each in weights])  # (draws, K)
     tail = (1 - level) / 2
     return torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=drawn.dtype), dim=0).T
 
 
 def paired_differences(
-    first: Scores, second: Scores, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+    first: Scores,
+    second: Scores,
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: bool = False,
 ) -> list[Difference]:
     """Compare two models that were scored on the same images, in the same order (paired bootstrap).
 
@@ -72,7 +84,7 @@ def paired_differences(
     drawn = torch.stack(
         [
             _resampled(second, weights) - _resampled(first, weights)
-            for weights in _weights(len(first.counts), draws, seed)
+            for weights in _weights(len(first.counts), draws, seed, progress)
         ]
     )  # (draws, K)
     tail = (1 - level) / 2
@@ -83,11 +95,13 @@ def paired_differences(
     return [Difference(*map(float, row)) for row in zip(values, low, high, p, strict=True)]
 
 
-def _weights(images: int, draws: int, seed: int) -> Iterator[Tensor]:
+def _weights(images: int, draws: int, seed: int, progress: bool) -> Iterator[Tensor]:
     """Yield, for each resampled dataset, how often each image was drawn: (N,)."""
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(draws):
-        yield torch.bincount(torch.randint(images, (images,), generator=generator), minlength=images).double()
+    with progress_bar(draws, " draws", progress, "bootstrap", delay=1) as advance:
+        for _ in range(draws):
+            yield torch.bincount(torch.randint(images, (images,), generator=generator), minlength=images).double()
+            advance(1)
 
 
 def _resampled(scores: Scores, weights: Tensor) -> Tensor:

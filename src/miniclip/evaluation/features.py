@@ -1,4 +1,4 @@
-"""Image features of a dataset, computed once and kept on disk for all tasks.
+"""Image features of a dataset, computed once for all tasks, and kept in memory or on disk.
 
 Features are the image tower's output before its projection. The embeddings follow from them, so one file serves
 retrieval, zero-shot classification and probes. Letters: N images, D width of the tower, E embedding.
@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from miniclip.data.shapes import Shapes
-from miniclip.evaluation.labelled import LabelledImages
-from miniclip.evaluation.shape_classes import ShapeClasses
+from miniclip.evaluation.labelled.images import LabelledImages
+from miniclip.evaluation.labelled.shape_classes import ShapeClasses
+from miniclip.evaluation.retrieval import LazyImages
 from miniclip.inference.fingerprint import image_fingerprint
 from miniclip.losses.reference import l2_normalize
 from miniclip.utils.atomic import write_atomically
@@ -49,50 +50,73 @@ def without_projection(model: Any) -> Any:
 
 
 class CachedEncoder:
-    """A model that keeps the features of file-based and synthetic datasets in a folder.
+    """A model that computes the features of a dataset once.
 
-    A file's name is made of the fingerprints of the model (weights and preprocessing of its image tower) and of the
-    data (paths, sizes and times of change). Data without a fingerprint, such as images in memory, is encoded each time.
+    With a folder, those of file-based and synthetic datasets are kept there. A file's name is made of the fingerprints
+    of the model (weights and preprocessing of its image tower) and of the data (paths, sizes and times of change).
+    Other datasets, and all of them without a folder, are kept in memory as long as this object. Images without a
+    dataset, such as a list, are encoded each time.
 
     Args:
         model: a CLIPModel.
-        folder: folder of the files; made if it is missing.
+        folder: folder of the files, made if it is missing; None: memory only.
     """
 
-    def __init__(self, model: Any, folder: str | Path) -> None:
-        self.model, self.folder = model, Path(folder)
-        self._fingerprint = image_fingerprint(model)
+    def __init__(self, model: Any, folder: str | Path | None = None) -> None:
+        self.model, self.folder = model, None if folder is None else Path(folder)
+        self._fingerprint = "" if folder is None else f"{image_fingerprint(model)}-{_precision(model)}"
+        self._memory: list[tuple[Any, Any, dict[str, Tensor]]] = []  # dataset, class names, tensors
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def features(self, images: Any, progress: bool = False) -> Tensor:
-        """Image features (N, D), from the folder if they are in it."""
-        key = data_fingerprint(images)
-        if key is None:
-            return image_features(self.model, images, progress=progress)
-        path = self.folder / f"{self._fingerprint}-{key}.safetensors"
-        tensors = _read_features(path, len(images))
+        """Image features (N, D), computed only if they are neither in memory nor in the folder."""
+        key = None if self.folder is None else data_fingerprint(images)
+        path = None if self.folder is None or key is None else self.folder / f"{self._fingerprint}-{key}.safetensors"
+        tensors = self._remembered(images) if path is None else _read_features(path, len(images))
         if tensors is None:
-            features = image_features(self.model, images, progress=progress)
-            tensors = {"features": features.cpu()}
+            tensors = {"features": image_features(self.model, images, progress=progress).cpu()}
             if isinstance(images, LabelledImages):
-                tensors["labels"] = images.labels
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda temporary: save_file(tensors, temporary))
-            return features
-        if isinstance(images, LabelledImages):
-            images.labels = tensors["labels"]
+                tensors["labels"] = images.labels.clone()
+            self._keep(images, tensors, path)
+        elif isinstance(images, LabelledImages):
+            images.labels = tensors["labels"].clone()
         return tensors["features"].to(self.model.device)
 
     @torch.no_grad()
     def encode_image(self, images: Any, *, normalize: bool = True, progress: bool = False) -> Tensor:
         """As `CLIPModel.encode_image`: (N, E) float32."""
-        projection = self.model.image.projection
-        weight = next(projection.parameters(), None)
-        features = self.features(images, progress)
-        embeddings = projection(features if weight is None else features.to(weight.dtype)).float()
-        return l2_normalize(embeddings) if normalize else embeddings
+        return project(self.model, self.features(images, progress), normalize=normalize)
+
+    def _remembered(self, images: Any) -> dict[str, Tensor] | None:
+        names = getattr(images, "class_names", None)
+        return next((kept for data, of, kept in self._memory if data is _dataset_of(images) and of == names), None)
+
+    def _keep(self, images: Any, tensors: dict[str, Tensor], path: Path | None) -> None:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda temporary: save_file(tensors, temporary))
+        elif (data := _dataset_of(images)) is not None:
+            self._memory.append((data, getattr(images, "class_names", None), tensors))
+
+
+@torch.no_grad()
+def project(model: Any, features: Tensor, *, normalize: bool = True) -> Tensor:
+    """Return the embeddings (N, E) float32 of image features (N, D)."""
+    projection = model.image.projection
+    weight = next(projection.parameters(), None)
+    embeddings = projection(features if weight is None else features.to(weight.dtype)).float()
+    return l2_normalize(embeddings) if normalize else embeddings
+
+
+def _precision(model: Any) -> str:
+    return str(next(model.image.parameters()).dtype).removeprefix("torch.")
+
+
+def _dataset_of(images: Any) -> Any:
+    """Return the dataset of labelled or captioned images; None for other images."""
+    return images.data if isinstance(images, LabelledImages | LazyImages) else None
 
 
 def _read_features(path: Path, count: int) -> dict[str, Tensor] | None:
@@ -110,9 +134,10 @@ def data_fingerprint(images: Any) -> str | None:
     if isinstance(data, Shapes | ShapeClasses):
         facts: Any = repr(data)
     else:
-        paths = getattr(data, "paths", None)
+        paths = getattr(data, "source_files", None) or getattr(data, "paths", None)
         if not paths or not all(isinstance(path, Path) for path in paths):
             return None
-        facts = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
+        files = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
+        facts = (files, data.about) if hasattr(data, "source_files") else files
     labelled = images.class_names if isinstance(images, LabelledImages) else None
     return hashlib.sha256(repr((facts, labelled)).encode("utf-8", "surrogatepass")).hexdigest()[:24]

@@ -17,6 +17,7 @@ from torch import Tensor
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.given import as_dataset
 from miniclip.evaluation.bootstrap import Scores
+from miniclip.inference.batching import progress_bar
 from miniclip.utils.checks import whole_number
 from miniclip.utils.items import describe, listed
 
@@ -86,11 +87,12 @@ def retrieval(model: Encoder, data: Any) -> Recalls:
     return recalls(embed(model, data.captions, LazyImages(data)))
 
 
-def embed(model: Encoder, captions: Sequence[Sequence[str]], images: Any) -> Embeddings:
+def embed(model: Encoder, captions: Sequence[Sequence[str]], images: Any, *, progress: bool = False) -> Embeddings:
     """Embed images, in any form that the model accepts, and all captions of each image."""
     counts = torch.tensor([len(group) for group in captions], dtype=torch.int64, device="cpu")
     texts = [caption for group in captions for caption in group]
-    image_embeddings, text_embeddings = model.encode_image(images), model.encode_text(texts)
+    options: dict[str, Any] = {"progress": True} if progress else {}  # a user's own model need not have it
+    image_embeddings, text_embeddings = model.encode_image(images, **options), model.encode_text(texts, **options)
     _check_rows("encode_image", image_embeddings, len(counts))
     _check_rows("encode_text", text_embeddings, len(texts))
     image_indices = torch.arange(len(counts), device="cpu").repeat_interleave(counts).to(image_embeddings.device)
@@ -140,9 +142,12 @@ def _check_embeddings(embeddings: Any) -> None:
         raise ValueError(f"embeddings: images {lowest} to {highest} of captions; there are 0 to {len(images) - 1}")
 
 
-def ranks_of(embeddings: Embeddings) -> dict[str, Tensor]:
+def ranks_of(embeddings: Embeddings, *, progress: bool = False) -> dict[str, Tensor]:
     """Return the ranks of the right answers in both directions: (N,) and (M,), 0 is best."""
-    return {"image_to_text": image_to_text_ranks(embeddings), "text_to_image": text_to_image_ranks(embeddings)}
+    return {
+        "image_to_text": image_to_text_ranks(embeddings, progress=progress),
+        "text_to_image": text_to_image_ranks(embeddings, progress=progress),
+    }
 
 
 def median_ranks(ranks: Mapping[str, Tensor]) -> dict[str, float]:
@@ -169,13 +174,13 @@ def recall_scores(ranks: Mapping[str, Tensor], image_indices: Tensor, ks: Sequen
     }
 
 
-def text_to_image_ranks(embeddings: Embeddings) -> Tensor:
+def text_to_image_ranks(embeddings: Embeddings, *, progress: bool = False) -> Tensor:
     """Return the rank of each caption's image among all images: (M,), 0 is best.
 
     Ties and NaN count against the model; otherwise a model that maps everything to one point would score 100.
     """
     ranks = []
-    for start in range(0, len(embeddings.texts), ROWS):
+    for start in _starts(len(embeddings.texts), " captions", progress):
         own = embeddings.image_indices[start : start + ROWS, None]
         blocks = Similarities(embeddings.texts[start : start + ROWS], embeddings.images)
         positive = torch.full(own.shape, torch.nan, dtype=embeddings.texts.dtype, device=own.device)
@@ -191,10 +196,10 @@ def text_to_image_ranks(embeddings: Embeddings) -> Tensor:
     return torch.cat(ranks)
 
 
-def image_to_text_ranks(embeddings: Embeddings) -> Tensor:
+def image_to_text_ranks(embeddings: Embeddings, *, progress: bool = False) -> Tensor:
     """Return the rank of each image's nearest caption among the captions of other images: (N,), 0 is best."""
     ranks = []
-    for start in range(0, len(embeddings.images), ROWS):
+    for start in _starts(len(embeddings.images), " images", progress):
         blocks = Similarities(embeddings.images[start : start + ROWS], embeddings.texts)
         rows = torch.arange(start, min(start + ROWS, len(embeddings.images)), device=embeddings.texts.device)[:, None]
         positive = torch.full(rows.shape, -torch.inf, dtype=embeddings.texts.dtype, device=rows.device)
@@ -208,6 +213,14 @@ def image_to_text_ranks(embeddings: Embeddings) -> Tensor:
             count += (~(similarity < positive) & ~is_positive).sum(dim=1)
         ranks.append(count)
     return torch.cat(ranks)
+
+
+def _starts(total: int, unit: str, progress: bool) -> Iterator[int]:
+    """Yield the first row of each block of rows."""
+    with progress_bar(total, unit, progress, "ranks", delay=1) as advance:
+        for start in range(0, total, ROWS):
+            yield start
+            advance(min(ROWS, total - start))
 
 
 class Similarities:

@@ -7,6 +7,7 @@ Letters: N images, C classes, E embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from miniclip.evaluation.bootstrap import Scores
 from miniclip.evaluation.calibration import calibration_error
-from miniclip.evaluation.labelled import as_labelled
+from miniclip.evaluation.labelled.images import LabelledImages, as_labelled
 from miniclip.inference.zero_shot import Template, class_embeddings
 
 ROWS = 4096  # images at a time; the full N x C matrix of a large dataset would not fit
@@ -76,12 +77,22 @@ def predict(
 ) -> Predictions:
     """Classify a labelled dataset; arguments and errors are those of `zero_shot`."""
     images = as_labelled(data, class_names)
-    classes = class_embeddings(
-        model.encode_text, images.class_names, images.templates if templates is None else templates
-    )
+    classes = class_vectors(model, images, templates, progress=progress)
     embeddings = model.encode_image(images, progress=progress)
-    scale = model.log_scale.detach().exp()
-    return predictions(embeddings, classes, images.labels, scale, images.class_names)
+    return predictions(embeddings, classes, images.labels, scale_of(model), images.class_names)
+
+
+def class_vectors(
+    model: Any, images: LabelledImages, templates: Sequence[Template] | None, *, progress: bool = False
+) -> Tensor:
+    """Return the unit vectors (C, E) of the classes; the templates are those given, or else the dataset's."""
+    encode = partial(model.encode_text, progress=True) if progress else model.encode_text
+    return class_embeddings(encode, images.class_names, images.templates if templates is None else templates)
+
+
+def scale_of(model: Any) -> Tensor:
+    """Return the model's temperature, as a factor of the cosines."""
+    return model.log_scale.detach().exp()  # type: ignore[no-any-return]
 
 
 def predictions(

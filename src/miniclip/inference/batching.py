@@ -110,14 +110,24 @@ def device_of(model: CLIP) -> torch.device:
 
 
 @contextmanager
-def progress_bar(total: int, unit: str, enabled: bool) -> Iterator[Callable[[int], object]]:
-    """Context with a function that advances a progress bar by a number of items."""
+def progress_bar(
+    total: int, unit: str, enabled: bool, description: str = "", delay: float = 0
+) -> Iterator[Callable[[int], object]]:
+    """Context with a function that advances a progress bar by a number of items.
+
+    Args:
+        total: number of items.
+        unit: their name.
+        enabled: show the bar.
+        description: text before the bar.
+        delay: seconds until the bar appears; short work then shows none.
+    """
     if not enabled:
         yield lambda count: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=unit) as bar:
+    with tqdm(total=total, unit=unit, desc=description or None, delay=delay) as bar:
         yield bar.update
 
 

@@ -78,7 +78,7 @@ class ParquetFile:
         self._process = os.getpid()
         file = self._open()
         self.header: list[str] = list(file.schema_arrow.names)
-        self._label_names = _read_label_names(file.schema_arrow.metadata)
+        self.label_names = _read_label_names(file.schema_arrow.metadata)
         self._starts: list[int] = []  # first row of each row group
         self._length = 0
         for group in range(file.metadata.num_row_groups):
@@ -112,7 +112,7 @@ class ParquetFile:
         Class labels of Hugging Face's datasets are given by their names.
         """
         values: list[Any] = []
-        names = self._label_names.get(column)
+        names = self.label_names.get(column)
 
         def read(file: Any) -> None:
             self._require_sizes(file)

@@ -18,18 +18,19 @@ import torch
 from torch import Tensor
 
 from miniclip.evaluation.features import image_features
-from miniclip.evaluation.labelled import as_labelled
-from miniclip.evaluation.linear_models import Features, Fit, adamw, lbfgs
+from miniclip.evaluation.labelled.images import as_labelled
+from miniclip.evaluation.probes.linear_models import Classifier, Features, Fit, adamw, lbfgs
 from miniclip.evaluation.zero_shot import mean_per_class_recall
+from miniclip.inference.batching import progress_bar
 
 Protocol = Literal["lbfgs", "adamw"]
-SHOTS = (1, 2, 4, 8, 16)
 VALIDATION_FRACTION = 0.2  # share of the training images, without a validation split
 # by protocol: the exponents of ten between which the strength is swept, and that of a few-shot probe without validation
 RANGES: dict[str, tuple[int, int]] = {"lbfgs": (-6, 6), "adamw": (-6, 2)}
 DEFAULT_STRENGTHS = {"lbfgs": 0.316, "adamw": 0.0}  # OpenAI's example; CLIP_benchmark
 FITS: dict[str, Callable[[int, int], Fit]] = {"lbfgs": lbfgs, "adamw": adamw}
 SWEEP_STEPS = 96
+MAX_FITS = 7 + 2 * 4 + 1  # of a probe with a sweep
 
 
 class ProbeResult(NamedTuple):
@@ -39,6 +40,7 @@ class ProbeResult(NamedTuple):
     labels: Tensor  # (N,)
     classes: int
     strength: float  # C of "lbfgs", weight decay of "adamw"
+    classifier: Classifier  # of features in the form of the protocol
 
     @property
     def correct(self) -> Tensor:
@@ -73,6 +75,7 @@ def linear_probe(
     protocol: Protocol = "lbfgs",
     shots: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> dict[str, float]:
     """Train a linear classifier on the model's image features and measure it.
 
@@ -85,76 +88,92 @@ def linear_probe(
         shots: training images per class, drawn by `seed`; None: all. A few-shot probe sweeps only if `validation` is
             given, and is never trained on it.
         seed: seed of all draws.
+        progress: show progress bars.
 
     Returns:
         "top1", "top5" (NaN with fewer than 5 classes) and "mean_per_class_recall", in percent, and "strength": C of
         "lbfgs", the weight decay of "adamw".
 
     Raises:
-        ValueError: the classes differ, or a class has fewer than `shots` images.
+        ValueError: the classes differ, a class has fewer than `shots` images, or features are NaN.
         ImportError: the extra `probe` is not installed.
     """
-    splits = encode_splits(model, train, test, validation, protocol)
-    return probe(splits, protocol, shots=shots, seed=seed).metrics()
+    splits = encode_splits(model, train, test, validation, protocol, progress=progress)
+    return probe(splits, protocol, shots=shots, seed=seed, progress=progress).metrics()
 
 
-def few_shot(
-    model: Any,
-    train: Any,
-    test: Any,
-    validation: Any = None,
-    *,
-    protocol: Protocol = "lbfgs",
-    shots: Sequence[int] = SHOTS,
-    seeds: int = 3,
-) -> dict[int, list[float]]:
-    """Measure `linear_probe` with few images per class; every image is encoded once.
-
-    Returns:
-        For each number of shots, the top-1 accuracy of each seed, in percent.
-    """
-    splits = encode_splits(model, train, test, validation, protocol)
-    return {
-        count: [probe(splits, protocol, shots=count, seed=seed).metrics()["top1"] for seed in range(seeds)]
-        for count in shots
-    }
-
-
-def encode_splits(model: Any, train: Any, test: Any, validation: Any, protocol: Protocol) -> Splits:
+def encode_splits(
+    model: Any, train: Any, test: Any, validation: Any, protocol: Protocol, *, progress: bool = False
+) -> Splits:
     """Compute a protocol's features: before the projection for "lbfgs", unit vectors for "adamw"."""
     if protocol not in get_args(Protocol):
         raise ValueError(f"protocol {protocol!r}: expected 'lbfgs' or 'adamw'")
-    rows: list[Features] = []
-    names: list[list[str]] = []
-    for data in (train, test) if validation is None else (train, test, validation):
-        images = as_labelled(data)
-        x = image_features(model, images) if protocol == "lbfgs" else model.encode_image(images)
-        rows.append(Features(x.float().cpu(), images.labels.clone()))
-        names.append(images.class_names)
-    if any(other != names[0] for other in names):
-        raise ValueError("the splits have different class names; a probe needs the same classes in the same order")
-    return Splits(rows[0], rows[1], rows[2] if validation is not None else None, len(names[0]))
+    named = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
+    images = {name: as_labelled(data) for name, data in named.items()}
+    names = images["train"].class_names
+    for split, each in images.items():
+        if each.class_names != names:
+            raise ValueError(f"the splits have different class names: {_difference(names, each.class_names, split)}")
+    rows = []
+    for split, each in images.items():
+        x = (
+            image_features(model, each, progress=progress)
+            if protocol == "lbfgs"
+            else model.encode_image(each, progress=progress)
+        ).cpu()
+        broken = int((~x.isfinite().all(dim=1)).sum())
+        if broken:
+            raise ValueError(f"{broken} of {len(x)} features of the {split} split are NaN or infinite; check the model")
+        rows.append(Features(x.float(), each.labels.clone()))
+    return Splits(rows[0], rows[1], rows[2] if validation is not None else None, len(names))
 
 
-def probe(splits: Splits, protocol: Protocol, *, shots: int | None = None, seed: int = 0) -> ProbeResult:
+def _difference(names: Sequence[str], others: Sequence[str], split: str) -> str:
+    """Describe the first difference of the class names of the train split and of another one."""
+    missing = [name for name in others if name not in names]
+    if missing:
+        return f"the {split} split has {missing[0]!r}, which the train split lacks"
+    missing = [name for name in names if name not in others]
+    if missing:
+        return f"the train split has {missing[0]!r}, which the {split} split lacks; an empty class folder is a class"
+    return f"those of the {split} split have another order"
+
+
+def probe(
+    splits: Splits, protocol: Protocol, *, shots: int | None = None, seed: int = 0, progress: bool = False
+) -> ProbeResult:
     """Sweep, train and measure a probe on features; arguments as in `linear_probe`."""
-    fit = FITS[protocol](splits.classes, seed)
     train, validation = splits.train, splits.validation
-    if shots is not None:
-        train = draw_shots(train, splits.classes, shots, seed)
-        strength = DEFAULT_STRENGTHS[protocol] if validation is None else sweep(fit, train, validation, protocol)
-    else:
-        kept, held_out = (train, validation) if validation is not None else hold_out(train, seed)
-        strength = sweep(fit, kept, held_out, protocol)
-        train = (
-            train
-            if validation is None
-            else Features(*(torch.cat(pair) for pair in zip(train, validation, strict=True)))
-        )
-    scores = fit(train, strength)(splits.test.x)
-    labels = splits.test.labels
-    ranks = (scores >= scores.gather(1, labels[:, None])).sum(dim=1) - 1
-    return ProbeResult(ranks, labels, splits.classes, strength)
+    sweeps = shots is None or validation is not None
+    with progress_bar(MAX_FITS if sweeps else 1, " fits", progress, "probe") as advance:
+        fit = _counted(FITS[protocol](splits.classes, seed), advance)
+        if shots is not None:
+            train = draw_shots(train, splits.classes, shots, seed)
+            strength = DEFAULT_STRENGTHS[protocol] if validation is None else sweep(fit, train, validation, protocol)
+        else:
+            kept, held_out = (train, validation) if validation is not None else hold_out(train, seed)
+            strength = sweep(fit, kept, held_out, protocol)
+            if validation is not None:
+                train = Features(*(torch.cat(pair) for pair in zip(train, validation, strict=True)))
+        classifier = fit(train, strength)
+    ranks = ranks_of_scores(classifier(splits.test.x), splits.test.labels)
+    return ProbeResult(ranks, splits.test.labels, splits.classes, strength, classifier)
+
+
+def ranks_of_scores(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the rank of the right class of each image: (N, C) scores and (N,) classes to (N,), 0 is best."""
+    return (scores >= scores.gather(1, labels[:, None])).sum(dim=1) - 1
+
+
+def _counted(fit: Fit, advance: Callable[[int], object]) -> Fit:
+    """Return a function that fits and then advances a progress bar."""
+
+    def run(data: Features, strength: float) -> Classifier:
+        classifier = fit(data, strength)
+        advance(1)
+        return classifier
+
+    return run
 
 
 def sweep(fit: Fit, train: Features, validation: Features, protocol: Protocol) -> float:

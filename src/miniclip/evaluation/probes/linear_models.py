@@ -24,7 +24,8 @@ class Features(NamedTuple):
     labels: Tensor  # (N,) int64
 
 
-Fit = Callable[[Features, float], Callable[[Tensor], Tensor]]  # features and strength to a function: (N, D) to (N, C)
+Classifier = Callable[[Tensor], Tensor]  # features (N, D) to scores (N, C)
+Fit = Callable[[Features, float], Classifier]  # features and strength to a classifier
 
 
 def lbfgs(classes: int, seed: int) -> Fit:
@@ -38,7 +39,7 @@ def lbfgs(classes: int, seed: int) -> Fit:
     except ImportError as error:
         raise ImportError("the protocol 'lbfgs' needs scikit-learn: pip install 'miniclip[probe]'") from error
 
-    def fit(data: Features, strength: float) -> Callable[[Tensor], Tensor]:
+    def fit(data: Features, strength: float) -> Classifier:
         present = torch.unique(data.labels)
         if len(present) < 2:
             raise ValueError("the training images have one class; a probe needs at least 2")
@@ -52,7 +53,9 @@ def lbfgs(classes: int, seed: int) -> Fit:
             filled = torch.full(
                 (len(x), classes), -torch.inf, dtype=torch.float64
             )  # absent classes are never predicted
-            filled[:, present] = torch.from_numpy(regression.predict_log_proba(x.numpy())).double()
+            logits = torch.from_numpy(regression.decision_function(x.numpy())).double()
+            # of two classes, scikit-learn returns the logit of the second
+            filled[:, present] = logits if logits.dim() == 2 else torch.stack([-logits, logits], dim=1)
             return filled
 
         return scores
@@ -63,7 +66,7 @@ def lbfgs(classes: int, seed: int) -> Fit:
 def adamw(classes: int, seed: int) -> Fit:
     """Linear layer trained by AdamW; the strength is the weight decay."""
 
-    def fit(data: Features, strength: float) -> Callable[[Tensor], Tensor]:
+    def fit(data: Features, strength: float) -> Classifier:
         torch_state = torch.random.get_rng_state()
         torch.manual_seed(seed)
         layer = nn.Linear(data.x.shape[1], classes)

@@ -1,4 +1,4 @@
-"""Datasets of images with one class each: folders by class, torchvision's, Hugging Face's, and Shapes.
+"""Images of a labelled dataset: pairs of image and class, of torchvision, Hugging Face or your own.
 
 Letters: N images, C classes.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from miniclip.data.formats.folder import IMAGE_SUFFIXES
-from miniclip.errors import DataError, UnreadableError
+from miniclip.errors import UnreadableError
 
 
 class LabelledImages(Sequence[Any]):
@@ -87,47 +85,6 @@ def as_labelled(data: Any, class_names: Sequence[str] | None = None) -> Labelled
     return data if class_names is None else LabelledImages(data.data, class_names)
 
 
-class ClassFolders:
-    """Images in one folder per class; the folders' names are the class names, in alphabetical order.
-
-    A folder without images is a class without images: a possible wrong answer. Hidden files are ignored.
-
-    Args:
-        root: folder of class folders.
-        class_names: names in place of the folders' names, in the folders' order; None: the folders' names, with "_"
-            read as a space.
-
-    Raises:
-        DataError: the folder lacks class folders or images.
-    """
-
-    def __init__(self, root: str | Path, class_names: Sequence[str] | None = None) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise DataError(f"{root}: not a folder; expected one with a folder per class")
-        folders = sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if not folders:
-            raise DataError(f"{root}: holds no folders; expected one folder per class, named after it")
-        self.class_names = list(class_names or (folder.name.replace("_", " ") for folder in folders))
-        if len(self.class_names) != len(folders):
-            raise DataError(f"{root}: {len(folders)} class folders and {len(self.class_names)} class names")
-        self.samples = [(path, label) for label, folder in enumerate(folders) for path in _images_below(folder)]
-        if not self.samples:
-            raise DataError(f"{root}: its {len(folders)} class folders hold no images")
-
-    @property
-    def paths(self) -> list[Path]:
-        """The N image files."""
-        return [path for path, _ in self.samples]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Path, int]:
-        """Return an image's path and the index of its class."""
-        return self.samples[index]
-
-
 def checked_class_names(names: Any, argument: str = "class_names") -> list[str]:
     """Return class names as a list.
 
@@ -151,11 +108,6 @@ def checked_class_names(names: Any, argument: str = "class_names") -> list[str]:
             f"{len(texts) - 1 - texts[::-1].index(duplicate)}; each class needs a name of its own"
         )
     return texts
-
-
-def _images_below(folder: Path) -> list[Path]:
-    paths = folder.rglob("*")
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
 
 
 def _huggingface_columns(data: Any) -> tuple[str, str, list[str]] | None:

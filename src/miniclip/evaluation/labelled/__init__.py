@@ -1,0 +1,1 @@
+"""Labelled datasets: images with one class each."""

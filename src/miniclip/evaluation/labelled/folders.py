@@ -1,0 +1,55 @@
+"""Images in one folder per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from miniclip.data.formats.folder import IMAGE_SUFFIXES
+from miniclip.errors import DataError
+
+
+class ClassFolders:
+    """Images in one folder per class; the folders' names are the class names, in alphabetical order.
+
+    A folder without images is a class without images: a possible wrong answer. Hidden files are ignored.
+
+    Args:
+        root: folder of class folders.
+        class_names: names in place of the folders' names, in the folders' order; None: the folders' names, with "_"
+            read as a space.
+
+    Raises:
+        DataError: the folder lacks class folders or images.
+    """
+
+    def __init__(self, root: str | Path, class_names: Sequence[str] | None = None) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"{root}: not a folder; expected one with a folder per class")
+        folders = sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if not folders:
+            raise DataError(f"{root}: holds no folders; expected one folder per class, named after it")
+        self.class_names = list(class_names or (folder.name.replace("_", " ") for folder in folders))
+        if len(self.class_names) != len(folders):
+            raise DataError(f"{root}: {len(folders)} class folders and {len(self.class_names)} class names")
+        self.samples = [(path, label) for label, folder in enumerate(folders) for path in _images_below(folder)]
+        if not self.samples:
+            raise DataError(f"{root}: its {len(folders)} class folders hold no images")
+
+    @property
+    def paths(self) -> list[Path]:
+        """The N image files."""
+        return [path for path, _ in self.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Path, int]:
+        """Return an image's path and the index of its class."""
+        return self.samples[index]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    paths = folder.rglob("*")
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))

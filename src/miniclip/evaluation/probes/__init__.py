@@ -1,0 +1,1 @@
+"""Linear probes: classifiers trained on image features."""
