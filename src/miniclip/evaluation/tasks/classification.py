@@ -99,7 +99,7 @@ def run_few_shot(
         test: another one with the same classes.
         shots: numbers of training images per class; None: those of 1, 2, 4, 8 and 16 that the smallest class has.
         seeds: number of draws.
-        reference: the outcome of the first model.
+        reference: not used: a bootstrap over images leaves out the draws of the training images, which differ more.
         progress: show progress bars.
     """
     splits = encode_splits(model, train, test, None, "lbfgs", progress=progress)
@@ -109,7 +109,7 @@ def run_few_shot(
     for count, drawn in results.items():
         name = f"{count} shot{'s' if count > 1 else ''}"
         all_scores[name] = _scores(drawn)
-        (metric,) = with_intervals([name], all_scores[name], reference and reference.scores[name], progress=progress)
+        (metric,) = with_intervals([name], all_scores[name], progress=progress)
         values = tuple(each.metrics()["top1"] for each in drawn)
         metrics.append(metric._replace(seeds=values, shots=count))
     return Outcome(metrics, all_scores, {})
