@@ -33,7 +33,8 @@ def plot_bars(results: Sequence[Result], path: str | Path) -> None:
         values = [metric.value for metric in metrics]
         axes.bar(x, values, 0.92 * width, yerr=[low, high], capsize=3, label=result.model, color=f"C{number}")
     axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axes.set(ylim=(0, 100), ylabel="percent", title=f"{results[0].task}, with 95% intervals")
+    axes.set(ylim=(0, 102), ylabel="percent")
+    axes.set_title(f"{results[0].task}, with 95% intervals", fontsize=10, parse_math=False)
     finish_axes(axes)
     legend = axes.legend(fontsize=9, frameon=False)
     for text in legend.get_texts():

@@ -17,7 +17,7 @@ def plot_few_shot(results: Sequence[Result], path: str | Path, *, zero_shot: Seq
         path: PNG file, written atomically.
         zero_shot: zero-shot results of the same models on the same images, drawn as dashed lines.
     """
-    figure = new_figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.6)
     axes = figure.add_subplot()
     colors = {result.model: f"C{number}" for number, result in enumerate(results)}
     for result in results:
@@ -35,9 +35,10 @@ def plot_few_shot(results: Sequence[Result], path: str | Path, *, zero_shot: Seq
     axes.set_xticks(ticks, [str(count) for count in ticks])
     axes.minorticks_off()
     seeds = len(results[0].metrics[0].seeds)
-    axes.set(xlabel="training images per class", ylabel="top-1, percent", ylim=(0, 100))
+    axes.set(xlabel="training images per class", ylabel="top-1, percent", ylim=(0, 102))
     axes.set_title(f"{results[0].task}\nmean and range of {seeds} seeds", fontsize=10, parse_math=False)
     finish_axes(axes)
-    for text in axes.legend(fontsize=9, frameon=False, loc="lower right").get_texts():
+    legend = figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)
+    for text in legend.get_texts():
         text.set_parse_math(False)
     write_figure(figure, path)

@@ -34,7 +34,7 @@ def plot_robustness(results: Sequence[Result], path: str | Path) -> None:
         axes.set_title(result.model, fontsize=10, parse_math=False)
         axes.set(xlabel="severity", xticks=range(6))
         finish_axes(axes)
-    panels[0].set(ylim=(0, 100), ylabel=f"{getattr(results[0].robustness, 'figure', '')}, percent")
+    panels[0].set(ylim=(0, 102), ylabel=f"{getattr(results[0].robustness, 'figure', '')}, percent")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8.5, frameon=False, loc="outside right center")
     figure.suptitle(results[0].task, fontsize=10, parse_math=False)
