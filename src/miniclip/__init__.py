@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from miniclip import data, evaluation
     from miniclip import train as train
     from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+    from miniclip.embedding import embed
     from miniclip.errors import CheckpointError, DataError
     from miniclip.explanation import explain
     from miniclip.hub import export, list_models, load, push_to_hub, save
@@ -46,6 +47,7 @@ _MODULES = {
     "TrainConfig": "train",
     "Trainer": "train",
     "contrastive_loss": "losses",
+    "embed": "embedding",
     "explain": "explanation",
     "export": "hub",
     "list_models": "hub",
@@ -97,6 +99,7 @@ __all__ = [
     "Trainer",
     "contrastive_loss",
     "data",
+    "embed",
     "encode_image",
     "encode_text",
     "evaluation",

@@ -30,6 +30,7 @@ ORDER: list[tuple[str, ...]] = [
     ("loggers", "plots", "diagnostics"),
     ("explanation",),
     ("search",),
+    ("embedding",),
     ("train.setup", "train.trainer"),
     ("diagnostics.plan", "diagnostics.timing"),  # they plan and time a trainer
     ("train.__init__",),
@@ -53,6 +54,7 @@ PUBLIC = [
     "Trainer",
     "contrastive_loss",
     "data",
+    "embed",
     "encode_image",
     "encode_text",
     "evaluation",

@@ -144,6 +144,12 @@ def open_data(spec: str | Path, split: Split = "train", **options: Unpack[ReadKe
     return LAYOUTS[layout].open(path, columns, split, options)
 
 
+def stores_images(folder: Path) -> bool:
+    """Return whether the files of a folder hold images inside: a cache, a dataset of save_to_disk, or tar shards."""
+    columns = ColumnNames()
+    return any(LAYOUTS[name].fits(folder, columns) for name in ("cache", "datasets", "webdataset"))
+
+
 def _check_path(path: Path) -> None:
     """Raise FileNotFoundError if a path cannot exist, such as a name that is too long or links that form a loop."""
     try:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from miniclip.cli.search import index
+from miniclip.cli.search import embed, index
 
-COMMANDS: tuple[ModuleType, ...] = (index,)
+COMMANDS: tuple[ModuleType, ...] = (index, embed)

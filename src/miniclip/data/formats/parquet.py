@@ -107,27 +107,28 @@ class ParquetFile:
         return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
     def values(self, column: str) -> list[Any]:
-        """Read all values of a column, in parts, so that a small file cannot fill the memory.
+        """Read all values of a column. Class labels of Hugging Face's datasets are given by their names."""
+        return list(self.stream(column))
+
+    def stream(self, column: str) -> Iterator[Any]:
+        """Yield the values of a column, read in parts, so that a small file cannot fill the memory.
 
         Class labels of Hugging Face's datasets are given by their names.
         """
-        values: list[Any] = []
-        names = self.label_names.get(column)
-
-        def read(file: Any) -> None:
+        names, place = self.label_names.get(column), f" in the column {column!r}"
+        file = self._read(lambda file: file, place)
+        count, allowed = 0, MAX_UNCHECKED_BYTES + MAX_TEXT_EXPANSION * self.path.stat().st_size
+        with self._readable(place):
             self._require_sizes(file)
-            allowed = MAX_UNCHECKED_BYTES + MAX_TEXT_EXPANSION * self.path.stat().st_size
             for batch in file.iter_batches(BATCH_ROWS, columns=[column]):
                 allowed -= batch.nbytes
                 if allowed < 0 or batch.nbytes > MAX_UNCHECKED_BYTES + MAX_ROW_BYTES * batch.num_rows:
                     raise ValueError("it is much larger than text, or than its file")
                 cells = batch.column(0).to_pylist()
-                values.extend(cells if names is None else [name_labels(cell, names) for cell in cells])
-            if len(values) != len(self):
-                raise ValueError(f"it has {len(values):,} values, expected {len(self):,}")
-
-        self._read(read, f" in the column {column!r}")
-        return values
+                count += len(cells)
+                yield from cells if names is None else (name_labels(cell, names) for cell in cells)
+            if count != len(self):
+                raise ValueError(f"it has {count:,} values, expected {len(self):,}")
 
     def _require_sizes(self, file: Any) -> None:
         for group in range(file.metadata.num_row_groups):
