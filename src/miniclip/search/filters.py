@@ -1,0 +1,121 @@
+"""Filters of a search: by path, date, bytes and pixels, as a condition in SQL on the items of an index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from miniclip.search.database import encode_name
+from miniclip.utils.items import describe
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", re.IGNORECASE)
+MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Images to search among. All conditions hold together; of `paths`, one.
+
+    Attributes:
+        paths: patterns of names, as in "2023/*" or "*.png": `*` stands for any letters, slashes too, `?` for one, `[ab]`
+            for one of several. A name without these is a file or a folder. Upper and lower case differ.
+        after: first moment of the last change of the file, in ISO format, as "2024-05-01" or "2024-05-01T18:30+02:00";
+            in the local time zone if it has none. Images that are not files have no date.
+        before: the moment at which the range ends, not part of it.
+        min_size: bytes of the file, a number or a string such as "2 MB" or "500kB"; MiB has 1024 KiB.
+        max_size: likewise.
+        min_width: pixels of the upright image.
+        min_height: likewise.
+
+    Raises:
+        ValueError: a date or size is not one, or a range is empty.
+        TypeError: a value is of another type.
+    """
+
+    paths: str | Sequence[str] = ()
+    after: str | datetime | None = None
+    before: str | datetime | None = None
+    min_size: int | str | None = None
+    max_size: int | str | None = None
+    min_width: int | None = None
+    min_height: int | None = None
+
+    def __post_init__(self) -> None:
+        condition, _ = self.condition()
+        for low, high, name in (
+            (_nanoseconds("after", self.after), _nanoseconds("before", self.before), "after and before"),
+            (_bytes("min_size", self.min_size), _bytes("max_size", self.max_size), "min_size and max_size"),
+        ):
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"{name}: the range is empty, because it ends before it begins")
+
+    def condition(self, root: str = "") -> tuple[str, list[Any]]:
+        """Return the condition in SQL and its parameters.
+
+        Args:
+            root: the indexed folder; a path that begins with it is relative to it.
+        """
+        parts, parameters = ["1"], list[Any]()
+        patterns = [self.paths] if isinstance(self.paths, str) else list(self.paths)
+        if patterns:
+            globs = [glob for pattern in patterns for glob in _globs(pattern, root)]
+            parts.append("(" + " OR ".join(["name = CAST(? AS TEXT) OR name GLOB CAST(? AS TEXT)"] * len(globs)) + ")")
+            parameters += [encode_name(glob) for glob in globs for _ in range(2)]
+        after, before = _nanoseconds("after", self.after), _nanoseconds("before", self.before)
+        comparisons = [
+            ("mtime_ns >= ?", after),
+            ("mtime_ns < ?", before),
+            ("mtime_ns > ?", 0 if before is not None else None),
+            ("size >= ?", _bytes("min_size", self.min_size)),
+            ("size <= ?", _bytes("max_size", self.max_size)),
+            ("width >= ?", self.min_width),
+            ("height >= ?", self.min_height),
+        ]
+        for comparison, value in comparisons:
+            if value is not None:
+                parts.append(comparison)
+                parameters.append(value)
+        return " AND ".join(parts), parameters
+
+
+def _globs(pattern: str, root: str) -> list[str]:
+    """Return the patterns of SQLite for a pattern: a plain name stands for a file and for all below a folder."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"paths: found {describe(pattern)}; expected patterns such as '2023/*'")
+    if root and pattern.startswith(root.rstrip("/") + "/"):
+        pattern = pattern[len(root.rstrip("/")) + 1 :] or "*"
+    pattern = pattern.removeprefix("./")
+    if not pattern:
+        raise ValueError("paths: found an empty pattern; expected one such as '2023/*'")
+    return [pattern] if MAGIC.search(pattern) else [pattern.rstrip("/"), pattern.rstrip("/") + "/*"]
+
+
+def _nanoseconds(name: str, moment: str | datetime | None) -> int | None:
+    """Return a moment in nanoseconds since 1970."""
+    if moment is None:
+        return None
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment.strip())
+        except ValueError:
+            raise ValueError(f"{name}: found {moment!r}; expected a date such as 2024-05-01 or 2024-05-01T18:30") from None
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{name}: found {describe(moment)}; expected a date such as '2024-05-01', or a datetime")
+    try:
+        return round(moment.timestamp()) * 10**9
+    except (OverflowError, OSError):
+        raise ValueError(f"{name}: {moment} is out of range") from None
+
+
+def _bytes(name: str, size: int | str | None) -> int | None:
+    """Return a size in bytes."""
+    if size is None or (isinstance(size, int) and not isinstance(size, bool) and size >= 0):
+        return size
+    match = SIZE.fullmatch(size) if isinstance(size, str) else None
+    if match is None or match[2].lower() not in UNITS:
+        raise ValueError(f"{name}: found {size!r}; expected bytes, as in 500000, '500kB' or '2 MB'")
+    return round(float(match[1]) * UNITS[match[2].lower()])
