@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from miniclip.search.nearest.estimates import as_tensor
@@ -91,7 +90,7 @@ def similar_pairs(
         left = as_tensor(vectors[rows[first : first + BLOCK]]).float()
         for second in range(first, len(rows), BLOCK):
             right = left if second == first else as_tensor(vectors[rows[second : second + BLOCK]]).float()
-            found = (left @ right.T >= threshold - SLACK).nonzero().numpy() + (first, second)
+            found = (left @ right.T >= threshold - SLACK).nonzero().numpy() + np.array([first, second])
             found = found[found[:, 0] < found[:, 1]]
             for start in range(0, len(found), PAIRS):
                 part = found[start : start + PAIRS]

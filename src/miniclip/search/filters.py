@@ -21,8 +21,8 @@ class Filter:
     """Images to search among. All conditions hold together; of `paths`, one.
 
     Attributes:
-        paths: patterns of names, as in "2023/*" or "*.png": `*` stands for any letters, slashes too, `?` for one, `[ab]`
-            for one of several. A name without these is a file or a folder. Upper and lower case differ.
+        paths: patterns of names, as in "2023/*" or "*.png": `*` stands for any letters, slashes too, `?` for one, and
+            `[ab]` for a or b. A name without these is a file or a folder. Upper and lower case differ.
         after: first moment of the last change of the file, in ISO format, as "2024-05-01" or "2024-05-01T18:30+02:00";
             in the local time zone if it has none. Images that are not files have no date.
         before: the moment at which the range ends, not part of it.
@@ -45,7 +45,7 @@ class Filter:
     min_height: int | None = None
 
     def __post_init__(self) -> None:
-        condition, _ = self.condition()
+        self.condition()
         for low, high, name in (
             (_nanoseconds("after", self.after), _nanoseconds("before", self.before), "after and before"),
             (_bytes("min_size", self.min_size), _bytes("max_size", self.max_size), "min_size and max_size"),
@@ -102,7 +102,9 @@ def _nanoseconds(name: str, moment: str | datetime | None) -> int | None:
         try:
             moment = datetime.fromisoformat(moment.strip())
         except ValueError:
-            raise ValueError(f"{name}: found {moment!r}; expected a date such as 2024-05-01 or 2024-05-01T18:30") from None
+            raise ValueError(
+                f"{name}: found {moment!r}; expected a date such as 2024-05-01 or 2024-05-01T18:30"
+            ) from None
     if not isinstance(moment, datetime):
         raise TypeError(f"{name}: found {describe(moment)}; expected a date such as '2024-05-01', or a datetime")
     try:

@@ -6,6 +6,7 @@ Letters: N images, E embedding.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterable
@@ -21,7 +22,12 @@ from miniclip.data.decoding import open_image
 from miniclip.errors import UnreadableError
 from miniclip.hub.loading import load
 from miniclip.inference.model import CLIPModel
-from miniclip.search.snapshot import Item, Snapshot
+from miniclip.inference.zero_shot import Template
+from miniclip.search.duplicates import DuplicateGroup, find_duplicates
+from miniclip.search.filters import Filter
+from miniclip.search.queries import Query
+from miniclip.search.searching import SnapshotSearch, is_vector
+from miniclip.search.snapshot import Hit, Item, Snapshot
 from miniclip.search.store import Store
 from miniclip.search.updating.building import (
     PathInput,
@@ -58,6 +64,8 @@ class Index:
         self._model: CLIPModel | None = None
         self._source: FolderSource | DataSource | None = None
         self.snapshot: Snapshot = self._store.snapshot()
+        self._search: SnapshotSearch | None = None
+        self._lock = threading.Lock()
         if model is not None:
             require_model(model)
             self._require_same(model)
@@ -177,6 +185,69 @@ class Index:
             raise UnreadableError(item.name, f"is not in {self.snapshot.settings['source']} any more")
         image = self._source.open(self._keys[item.name])
         return image if isinstance(image, Image.Image) else open_image(image, item.name)
+
+    def search(
+        self,
+        query: Any,
+        k: int | None = 10,
+        *,
+        where: Filter | None = None,
+        threshold: float | None = None,
+        templates: Template | Iterable[Template] | None = None,
+    ) -> list[Hit]:
+        """Find the images that are most similar to a query; the result is exact.
+
+        Args:
+            query: a string, as "a red bicycle", the path of an image, or a sum of both with weights, as in
+                '2*beach + sunset.jpg - "people"' (`miniclip.search.queries`). A Path, a PIL image or the bytes of a
+                file are an image. An array, a tensor or a list of E numbers is a vector.
+            k: greatest number of images; None: all.
+            where: images to search among; None: all.
+            threshold: the smallest cosine similarity, -1..1; None: none.
+            templates: prompts with one `{}` in place of a text, whose embeddings are averaged; None: the text itself.
+
+        Returns:
+            Hits, the best first.
+
+        Raises:
+            ValueError: the query or an option is wrong, or another model is now where the index's model was.
+            FileNotFoundError: an image of the query does not exist.
+            DataError: an image of the query cannot be read.
+            TypeError: the query is something else.
+        """
+        if is_vector(query):
+            vectors = query[None] if hasattr(query, "ndim") else [query]
+        else:
+            vectors = Query.of(query).vector(self.model, templates)[None]
+        return self.search_vectors(vectors, k, where=where, threshold=threshold)[0]
+
+    def search_vectors(
+        self, vectors: Any, k: int | None = 10, *, where: Filter | None = None, threshold: float | None = None
+    ) -> list[list[Hit]]:
+        """Find the images of several query vectors (Q, E) in one reading of the index; options as in `search`."""
+        with self._lock:
+            if self._search is None or self._search.snapshot is not self.snapshot:
+                self._search = SnapshotSearch(self.snapshot, self.path_of, self._search)
+            search = self._search
+        return search.search_each(vectors, k, where, threshold)
+
+    def duplicates(self, threshold: float = 0.95, progress: bool = False) -> list[DuplicateGroup]:
+        """Find groups of equal files and of similar images. The time grows with the square of the number of images.
+
+        Args:
+            threshold: the smallest cosine similarity of similar images, above 0 and at most 1; at 1, equal files only.
+            progress: show a progress bar.
+
+        Returns:
+            Groups of at least two images, each with the image of the most pixels first.
+
+        Raises:
+            ValueError: the threshold is out of range.
+        """
+        from tqdm import tqdm
+
+        with tqdm(total=len(self), disable=not progress, unit=" images", leave=False) as bar:
+            return find_duplicates(self.snapshot, self.path_of, threshold, bar.update)
 
     def add(self, images: PathInput | Iterable[PathInput]) -> None:
         """Encode image files and add them; those outside of the index's folder stay until they are deleted.

@@ -213,7 +213,7 @@ def _require_file(path: Path, value: str) -> None:
     if path.is_dir():
         raise ValueError(f"query: {value} is a folder; expected an image file, or quotes around a text")
     if not path.is_file():
-        raise FileNotFoundError(f'query: {value}: no such image file; to search for the text, write "{value}" in quotes')
+        raise FileNotFoundError(f"query: {value}: no such image file; to search for this text, put it in quotes")
 
 
 def _after_spaces(text: str, position: int) -> int:

@@ -31,10 +31,11 @@ class SnapshotSearch:
         rows = np.unique(snapshot.rows)
         self.rows = None if len(rows) == len(snapshot.vectors) else rows  # None: no holes
         if previous is not None and _is_continuation(previous.snapshot, snapshot):
-            self.searcher = previous.searcher
-            self.searcher.extend(snapshot.vectors)
+            searcher: Searcher = previous.searcher
+            searcher.extend(snapshot.vectors)
         else:
-            self.searcher = Searcher(snapshot.vectors)
+            searcher = Searcher(snapshot.vectors)
+        self.searcher = searcher
 
     def search_each(
         self, vectors: Any, k: int | None = 10, where: Filter | None = None, threshold: float | None = None
@@ -95,7 +96,8 @@ def unit_vectors(vectors: Any) -> npt.NDArray[np.float32]:
     lengths = np.linalg.norm(queries, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():
         raise ValueError("query: the vector is zero or not finite, so that it has no direction")
-    return (queries / lengths).astype(np.float32)
+    result: npt.NDArray[np.float32] = (queries / lengths).astype(np.float32)
+    return result
 
 
 def is_vector(query: Any) -> bool:
