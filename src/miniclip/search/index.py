@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from miniclip.data.decoding import open_image
 from miniclip.errors import UnreadableError
 from miniclip.hub.loading import load
 from miniclip.inference.model import CLIPModel
@@ -36,6 +35,7 @@ from miniclip.search.updating.building import (
     require_model,
     update_index,
 )
+from miniclip.search.updating.reading import open_decoded
 from miniclip.search.updating.sources import DataSource, FolderSource, open_source
 from miniclip.search.updating.update import Report, UpdateOptions
 from miniclip.utils.checks import did_you_mean
@@ -177,14 +177,13 @@ class Index:
         """
         path = Path(self.path_of(item))
         if path.is_absolute() and (self.snapshot.settings["root"] or path.is_file()):
-            return open_image(path)
+            return open_decoded(path, str(path))
         if self._source is None:
             self._source = open_source(self.snapshot.settings["source"])
             self._keys = {name: listed.key for name, listed in self._source.list().images.items()}
         if item.name not in self._keys:
             raise UnreadableError(item.name, f"is not in {self.snapshot.settings['source']} any more")
-        image = self._source.open(self._keys[item.name])
-        return image if isinstance(image, Image.Image) else open_image(image, item.name)
+        return open_decoded(self._source.open(self._keys[item.name]), item.name)
 
     def search(
         self,

@@ -153,7 +153,7 @@ class Writer:
             "INSERT INTO items (name, row, size, mtime_ns, sha256, width, height, certain, added) "
             "VALUES (CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET row = excluded.row, "
             "size = excluded.size, mtime_ns = excluded.mtime_ns, sha256 = excluded.sha256, width = excluded.width, "
-            "height = excluded.height, certain = excluded.certain, added = min(added, excluded.added)",
+            "height = excluded.height, certain = excluded.certain, added = excluded.added",
             (encode_name(name), row, facts.state.size, facts.state.mtime_ns, facts.sha256, facts.width, facts.height,
              facts.state.certain, added),
         )  # fmt: skip

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from miniclip.data.decoding import MAX_FILE_BYTES, missing_reader, to_rgb
+from miniclip.data.decoding import MAX_FILE_BYTES, missing_reader, open_image, to_rgb
+from miniclip.data.formats.raw import is_raw, open_raw
 from miniclip.data.jpeg import MAX_JPEG_BYTES, decode_image, to_pixels
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import reason_of
@@ -128,7 +129,20 @@ def _decode(name: str, content: Content) -> Image.Image | Tensor:
     source = content.source
     if isinstance(source, Image.Image):
         return to_rgb(source)
+    if is_raw(name):
+        return open_raw(source, name)
     start = source[:12] if isinstance(source, bytes) else b""
     if reason := missing_reader(start):
         raise ImportError(reason)
     return decode_image(source, name)
+
+
+def open_decoded(source: Path | bytes | Image.Image, name: str) -> Image.Image:
+    """Open an image of a source as an upright RGB image.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(source, Image.Image):
+        return to_rgb(source)
+    return open_raw(source, name) if is_raw(name) else open_image(source, name)

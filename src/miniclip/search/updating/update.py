@@ -185,8 +185,11 @@ class Update:
         pixels = [image.pixels for image in batch if image.pixels is not None]
         if not pixels:
             return None
+        pinned = self.model.device.type == "cuda"  # copied to the GPU while it computes
+        stacked = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, device="cpu", pin_memory=pinned)
+        torch.stack(pixels, out=stacked)
         with torch.no_grad():
-            return l2_normalize(embed_batch(self.model, self.model.preprocess, torch.stack(pixels)))
+            return l2_normalize(embed_batch(self.model, self.model.preprocess, stacked))
 
     def _take(self, batch: list[ReadImage], vectors: Tensor | None) -> None:
         """Store all images of a batch, and those that waited for their content."""
@@ -239,7 +242,7 @@ class Update:
             self.report.renamed += 1
             return
         facts = Facts(image.state, image.sha256, vector.width, vector.height)
-        self.writer.put(image.name, vector.row, facts, self.is_added)
+        self.writer.put(image.name, vector.row, facts, self.is_added if known is None else known.added)
         if known is None:
             self.report.added += 1
             self.report.duplicates += not is_encoded

@@ -12,13 +12,13 @@ from typing import NamedTuple
 from PIL import Image
 
 from miniclip.data.formats.folder import IMAGE_SUFFIXES
+from miniclip.data.formats.raw import RAW_SUFFIXES
 from miniclip.search.database import DATABASE
 from miniclip.search.store import FileState
 from miniclip.utils.system_errors import system_message
 
 # Formats that Pillow opens and does not decode, or that can be compressed without a limit.
 NOT_DECODED = frozenset(("BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"))
-RAW_SUFFIXES = frozenset((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"))
 
 
 class Listed(NamedTuple):
