@@ -101,10 +101,10 @@ def _write(model: CLIPModel, tokenizer: TextTokenizer | None, folder: Path, plan
         write_json(folder / name, values)
     if plan.config_files and tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
-        write_json(folder / TOKENIZER_CONFIG, _tokenizer_config(folder / TOKENIZER, model.config))
+        write_json(folder / TOKENIZER_CONFIG, tokenizer_config(folder / TOKENIZER, model.config))
 
 
-def _tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
+def tokenizer_config(file: Path, config: CLIPConfig) -> dict[str, Any]:
     """Return the settings that transformers, and open_clip through it, need beside a tokenizer.json.
 
     Raises:

@@ -1,6 +1,7 @@
 """Layout "onnx": the two towers and what belongs to them, for programs of one's own.
 
-- `visual.onnx`: `image` (batch, 3, S, S) float32, normalized, to `embedding` (batch, E), unit vectors.
+- `visual.onnx`: `image` (batch, 3, S, S) float32, normalized, to `embedding` (batch, E), unit vectors. With the option
+  `preprocessing`, `image` is (batch, height, width, 3) uint8 instead, RGB images of any one size.
 - `textual.onnx`: `text` (batch, length) int64 to `embedding` (batch, E), unit vectors. A model that attends to its
   padding takes rows of the context length only.
 - `config.json`: the configuration of the model; `preprocess_cfg.json`: size, mean, standard deviation, interpolation,
@@ -15,17 +16,19 @@ from miniclip.checkpoints.native import CONFIG, TOKENIZER, available_tokenizer, 
 from miniclip.deployment.encoders import Signature, write_image_encoder, write_text_encoder
 from miniclip.deployment.onnx_files import OPSET
 from miniclip.deployment.options import Options
+from miniclip.deployment.settings import preprocess_cfg, save_tokenizer
 from miniclip.inference.model import CLIPModel
 
 IMAGE, TEXT = Signature("image"), Signature("text")
-VISUAL, TEXTUAL, PREPROCESS = "visual.onnx", "textual.onnx", "preprocess_cfg.json"
+VISUAL, TEXTUAL, PREPROCESSING = "visual.onnx", "textual.onnx", "preprocess_cfg.json"
 
 
 def write(model: CLIPModel, folder: Path, options: Options) -> None:
     """Write the files of the layout to an empty folder."""
-    write_image_encoder(model, folder / VISUAL, IMAGE, options.precision)
+    write_image_encoder(model, folder / VISUAL, IMAGE, options.precision, raw=options.preprocessing)
     write_text_encoder(model, folder / TEXTUAL, TEXT, options.precision)
-    config = model.config
-    write_json(folder / CONFIG, {"format": "miniclip onnx", "opset": OPSET, **config.to_dict()})
+    settings = {"format": "miniclip onnx", "opset": OPSET, "precision": options.precision}
+    write_json(folder / CONFIG, {**settings, **model.config.to_dict()})
+    write_json(folder / PREPROCESSING, preprocess_cfg(model) | {"inside": options.preprocessing})
     if (tokenizer := available_tokenizer(model)) is not None:
-        tokenizer.save(folder / TOKENIZER)
+        save_tokenizer(tokenizer, folder / TOKENIZER)

@@ -5,18 +5,21 @@ Letters: B batch, S image side, T tokens, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from miniclip.deployment import onnx_files
 from miniclip.deployment.options import Precision
-from miniclip.deployment.towers import image_embedder, sample_pixels, sample_tokens, text_embedder
-from miniclip.deployment.verification import MAX_ERROR, MAX_HALF_ERROR, verify
+from miniclip.deployment.preprocessing import prepend_preprocessing
+from miniclip.deployment.towers import image_embedder, sample_images, sample_pixels, sample_tokens, text_embedder
+from miniclip.deployment.verification import MAX_ERROR, MAX_HALF_ERROR, MAX_RAW_ERROR, verify
 from miniclip.inference.model import CLIPModel
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
@@ -44,8 +47,18 @@ class Signature:
     external: str | None = None
 
 
-def write_image_encoder(model: CLIPModel, path: Path, signature: Signature, precision: Precision = "float32") -> None:
-    """Write an image tower: pixels (B, 3, S, S) of float32, normalized, to embeddings (B, E) of float32.
+def write_image_encoder(
+    model: CLIPModel, path: Path, signature: Signature, precision: Precision = "float32", raw: bool = False
+) -> None:
+    """Write an image tower: images to embeddings (B, E) of float32.
+
+    Args:
+        model: the model.
+        path: the file.
+        signature: names in the file.
+        precision: of the weights.
+        raw: take RGB images (B, H, W, 3) of uint8, whose one size is any, and preprocess them inside. Else take
+            pixels (B, 3, S, S) of float32, from the model's preprocessing.
 
     Raises:
         CheckpointError: onnxruntime does not give the model's embeddings.
@@ -53,9 +66,17 @@ def write_image_encoder(model: CLIPModel, path: Path, signature: Signature, prec
     module = image_embedder(model, DTYPES[precision], signature.normalize)
     axes = {signature.input: {0: "batch"}}
     graph = onnx_files.trace(module, {signature.input: sample_pixels(model.config, 2)}, [signature.output], axes)
+    if raw:
+        prepend_preprocessing(graph, model.config)
     onnx_files.save(graph, path, signature.external)
-    batches = (sample_pixels(model.config, batch, seed=batch) for batch in BATCHES)
-    _verify(model, path, signature, batches, precision)
+    embed, limit = _reference(model, signature), _limit(precision)
+    if raw:
+        images = (sample_images(model.config, batch, seed=batch) for batch in BATCHES)
+        cases = (({signature.input: batch}, embed(_preprocess(model, batch)).numpy()) for batch in images)
+        verify(path, cases, max(limit, MAX_RAW_ERROR))
+    else:
+        batches = (sample_pixels(model.config, batch, seed=batch) for batch in BATCHES)
+        verify(path, (({signature.input: batch.numpy()}, embed(batch).numpy()) for batch in batches), limit)
 
 
 def write_text_encoder(model: CLIPModel, path: Path, signature: Signature, precision: Precision = "float32") -> None:
@@ -80,16 +101,16 @@ def write_text_encoder(model: CLIPModel, path: Path, signature: Signature, preci
         for batch in BATCHES
         for length in lengths
     )
-    _verify(model, path, signature, batches, precision)
-
-
-@torch.no_grad()
-def _verify(
-    model: CLIPModel, path: Path, signature: Signature, batches: Iterator[Tensor], precision: Precision
-) -> None:
-    limit = MAX_ERROR if precision == "float32" else MAX_HALF_ERROR
     embed = _reference(model, signature)
-    verify(path, (({signature.input: batch.numpy()}, embed(batch).numpy()) for batch in batches), limit)
+    verify(path, (({signature.input: batch.numpy()}, embed(batch).numpy()) for batch in batches), _limit(precision))
+
+
+def _limit(precision: Precision) -> float:
+    return MAX_ERROR if precision == "float32" else MAX_HALF_ERROR
+
+
+def _preprocess(model: CLIPModel, images: npt.NDArray[np.uint8]) -> Tensor:
+    return torch.stack([model.preprocess(image) for image in images])
 
 
 def _reference(model: CLIPModel, signature: Signature) -> Callable[[Tensor], Tensor]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +63,14 @@ def sample_pixels(config: CLIPConfig, batch: int, seed: int = 0) -> Tensor:
     """Draw normalized pixels, (B, 3, S, S) float32."""
     size = config.image.image_size
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed), device="cpu")
+
+
+def sample_images(config: CLIPConfig, batch: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Draw images of noise in coarse blocks, (B, H, W, 3) uint8; the shape of the images depends on the seed."""
+    generator = np.random.default_rng(seed)
+    height, width = (int(side) for side in generator.integers(8, 2 * config.image.image_size, 2))
+    blocks = generator.integers(0, 256, (batch, height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    return blocks.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width]
 
 
 def sample_tokens(config: CLIPConfig, batch: int, seed: int = 0, length: int | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from miniclip.errors import CheckpointError
 
 MAX_ERROR = 1e-5  # largest difference of unit vectors in float32, where only the order of sums differs
 MAX_HALF_ERROR = 1e-2  # in float16
+MAX_RAW_ERROR = 2e-3  # with preprocessing inside, where single pixels differ by one grey level of 255
 REFUSED = "the export was checked and refused: {problem}; please report this, with config.json"
 
 Arrays = Mapping[str, npt.NDArray[Any]]
