@@ -5,5 +5,5 @@ This module imports no torch: the help of a command lists the names of the layou
 
 from typing import Literal, get_args
 
-DeploymentLayout = Literal["onnx"]
+DeploymentLayout = Literal["onnx", "immich", "transformers.js", "optimum", "rclip"]
 DEPLOYMENT_LAYOUTS: tuple[str, ...] = get_args(DeploymentLayout)

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from miniclip.deployment import onnx_files
-from miniclip.deployment.options import Precision
+from miniclip.deployment.options import DTYPES, Precision
 from miniclip.deployment.preprocessing import prepend_preprocessing
 from miniclip.deployment.towers import image_embedder, sample_images, sample_pixels, sample_tokens, text_embedder
-from miniclip.deployment.verification import MAX_ERROR, MAX_HALF_ERROR, MAX_RAW_ERROR, verify
+from miniclip.deployment.verification import MAX_RAW_ERROR, limit_of, verify
 from miniclip.inference.model import CLIPModel
 
-DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 BATCHES = (1, 2, 7)  # of the check
 
 
@@ -36,6 +35,8 @@ class Signature:
         ids: type of token ids.
         padded: rows of token ids always have the context length.
         normalize: embeddings have length 1.
+        mask: name of the attention mask of token ids; None: the file has none.
+        row_end: id that `TextEmbedder` ends rows with, or None.
         external: name of the file of weights that do not fit in the file; None: the file's name with `.data`.
     """
 
@@ -44,6 +45,8 @@ class Signature:
     ids: torch.dtype = torch.int64
     padded: bool = False
     normalize: bool = True
+    mask: str | None = None
+    row_end: int | None = None
     external: str | None = None
 
 
@@ -69,7 +72,7 @@ def write_image_encoder(
     if raw:
         prepend_preprocessing(graph, model.config)
     onnx_files.save(graph, path, signature.external)
-    embed, limit = _reference(model, signature), _limit(precision)
+    embed, limit = _reference(model, signature), limit_of(precision)
     if raw:
         images = (sample_images(model.config, batch, seed=batch) for batch in BATCHES)
         cases = (({signature.input: batch}, embed(_preprocess(model, batch)).numpy()) for batch in images)
@@ -87,26 +90,28 @@ def write_text_encoder(model: CLIPModel, path: Path, signature: Signature, preci
     Raises:
         CheckpointError: onnxruntime does not give the model's embeddings.
     """
-    config = model.config.text
-    context = config.context_length
-    fixed = signature.padded or config.padding == "attended"
-    module = text_embedder(model, DTYPES[precision], signature.normalize)
-    tokens = sample_tokens(model.config, 2).to(signature.ids)
-    axes = {signature.input: {0: "batch"} if fixed else {0: "batch", 1: "length"}}
-    graph = onnx_files.trace(module, {signature.input: tokens}, [signature.output], axes, 0 if fixed else context)
+    text = model.config.text
+    context = text.context_length
+    fixed = signature.padded or text.padding == "attended"
+    module = text_embedder(model, DTYPES[precision], signature.normalize, signature.row_end)
+    inputs = _text_inputs(sample_tokens(model.config, 2), signature)
+    axes = dict.fromkeys(inputs, {0: "batch"} if fixed else {0: "batch", 1: "length"})
+    graph = onnx_files.trace(module, inputs, [signature.output], axes, 0 if fixed else context)
     onnx_files.save(graph, path, signature.external)
     lengths = (context,) if fixed else (context, max(1, context // 2), 1)
-    batches = (
-        sample_tokens(model.config, batch, seed=batch, length=length).to(signature.ids)
-        for batch in BATCHES
-        for length in lengths
-    )
+    batches = [sample_tokens(model.config, batch, seed=batch, length=length) for batch in BATCHES for length in lengths]
     embed = _reference(model, signature)
-    verify(path, (({signature.input: batch.numpy()}, embed(batch).numpy()) for batch in batches), _limit(precision))
+    cases = (
+        ({name: value.numpy() for name, value in _text_inputs(tokens, signature).items()}, embed(tokens).numpy())
+        for tokens in batches
+    )
+    verify(path, cases, limit_of(precision))
 
 
-def _limit(precision: Precision) -> float:
-    return MAX_ERROR if precision == "float32" else MAX_HALF_ERROR
+def _text_inputs(tokens: Tensor, signature: Signature) -> dict[str, Tensor]:
+    """Return the inputs of a text tower's file for token ids (B, T) without padding to hide."""
+    inputs = {signature.input: tokens.to(signature.ids)}
+    return inputs if signature.mask is None else inputs | {signature.mask: torch.ones_like(inputs[signature.input])}
 
 
 def _preprocess(model: CLIPModel, images: npt.NDArray[np.uint8]) -> Tensor:

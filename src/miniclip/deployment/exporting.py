@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from miniclip.checkpoints.native import unwrap_clip
-from miniclip.deployment import bare
 from miniclip.deployment.directory import written_directory
+from miniclip.deployment.layouts import bare, immich, optimum, rclip, transformers_js
 from miniclip.deployment.onnx_files import require_onnx
 from miniclip.deployment.options import Options
 from miniclip.inference.model import CLIPModel
@@ -18,6 +18,10 @@ Writer = Callable[[CLIPModel, Path, Options], None]  # writes to an empty folder
 
 WRITERS: Mapping[str, Writer] = {
     "onnx": bare.write,
+    "immich": immich.write,
+    "transformers.js": transformers_js.write,
+    "optimum": optimum.write,
+    "rclip": rclip.write,
 }
 
 

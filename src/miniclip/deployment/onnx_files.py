@@ -35,6 +35,7 @@ def require_onnx() -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+        import tokenizers  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"{error.name} is not installed, and an export to ONNX needs it: pip install 'miniclip[onnx]'"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
+from miniclip.utils.checks import did_you_mean
+
 Precision = Literal["float32", "float16"]
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+FORMS = ("fp32", "fp16", "q8", "int8", "q4")
 
 
 @dataclass(frozen=True)
@@ -14,8 +21,32 @@ class Options:
 
     Attributes:
         precision: of the weights and of the arithmetic; inputs and embeddings are float32 in both.
-        preprocessing: also write an image tower that takes uint8 images of any size.
+        preprocessing: the image tower of "onnx" takes uint8 images of any size.
+        forms: precisions of "transformers.js", by its names.
     """
 
     precision: Precision = "float32"
     preprocessing: bool = False
+    forms: Sequence[str] = FORMS
+
+    def require_layout(self, layout: str) -> None:
+        """Check that a layout has these options.
+
+        Raises:
+            ValueError: an option belongs to another layout, or its value is unknown.
+        """
+        if self.precision not in DTYPES:
+            raise ValueError(f"unknown precision {self.precision!r}{did_you_mean(str(self.precision), DTYPES)}")
+        for form in self.forms:
+            if form not in FORMS:
+                raise ValueError(f"unknown form {form!r}{did_you_mean(str(form), FORMS)}")
+        if not self.forms:
+            raise ValueError(f"forms is empty; expected some of {', '.join(FORMS)}")
+        without_precision = ("openai", "open_clip", "transformers", "transformers.js")
+        if self.precision != "float32" and layout in without_precision:
+            instead = "forms" if layout == "transformers.js" else "the model's own precision"
+            raise ValueError(f"the layout {layout!r} has no option precision: it writes {instead}")
+        if self.preprocessing and layout != "onnx":
+            raise ValueError(f"the layout {layout!r} has no preprocessing inside; only 'onnx' has")
+        if tuple(self.forms) != FORMS and layout != "transformers.js":
+            raise ValueError(f"the layout {layout!r} has no forms; only 'transformers.js' has")

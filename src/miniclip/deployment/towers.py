@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from miniclip.config import CLIPConfig
 from miniclip.fast import plain
+from miniclip.inference.model import CLIPModel
 from miniclip.losses.reference import l2_normalize
 from miniclip.models.clip import CLIP
 from miniclip.models.text import TextTransformer
@@ -37,16 +38,35 @@ class ImageEmbedder(nn.Module):
 
 
 class TextEmbedder(nn.Module):
-    """Token ids (B, T) of int32 or int64 to embeddings (B, E) of float32."""
+    """Token ids (B, T) of int32 or int64 to embeddings (B, E) of float32.
 
-    def __init__(self, tower: TextTransformer, normalize: bool = True) -> None:
+    Args:
+        tower: the text tower.
+        normalize: return unit vectors.
+        row_end: id that ends rows, to repair the rows of tokenizers that pad and cut in their own way. Ids that the
+            attention mask excludes become this id, and so does the last one of a row that does not have it. None: ids
+            stay as they are, and an attention mask has no effect.
+    """
+
+    def __init__(self, tower: TextTransformer, normalize: bool = True, row_end: int | None = None) -> None:
         super().__init__()
-        self.tower, self.normalize = tower, normalize
+        self.tower, self.normalize, self.row_end = tower, normalize, row_end
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) to (B, E)."""
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T), and a mask (B, T) that is positive for tokens and 0 for padding, to (B, E)."""
+        if self.row_end is not None:
+            tokens = end_rows(tokens, attention_mask, self.row_end)
         embeddings = self.tower(tokens).float()
         return l2_normalize(embeddings) if self.normalize else embeddings
+
+
+def end_rows(tokens: Tensor, attention_mask: Tensor | None, end_id: int) -> Tensor:
+    """Replace masked ids by the end id, and the last id of each row without an end: (B, T) to (B, T)."""
+    if attention_mask is not None:
+        tokens = torch.where(attention_mask > 0, tokens, end_id)
+    lacks_end = (tokens != end_id).all(dim=1, keepdim=True)
+    is_last = torch.arange(tokens.shape[1], device=tokens.device) == tokens.shape[1] - 1
+    return torch.where(lacks_end & is_last, end_id, tokens)
 
 
 def image_embedder(model: CLIP, dtype: torch.dtype = torch.float32, normalize: bool = True) -> ImageEmbedder:
@@ -54,9 +74,18 @@ def image_embedder(model: CLIP, dtype: torch.dtype = torch.float32, normalize: b
     return ImageEmbedder(_copy(model.image, dtype), normalize).eval()
 
 
-def text_embedder(model: CLIP, dtype: torch.dtype = torch.float32, normalize: bool = True) -> TextEmbedder:
+def text_embedder(
+    model: CLIP, dtype: torch.dtype = torch.float32, normalize: bool = True, row_end: int | None = None
+) -> TextEmbedder:
     """Return a copy of a model's text tower to export."""
-    return TextEmbedder(_copy(model.text, dtype), normalize).eval()
+    return TextEmbedder(_copy(model.text, dtype), normalize, row_end).eval()
+
+
+def row_end(model: CLIPModel) -> int | None:
+    """Return the id that ends the rows of a model's tokenizer, or None if its rows have no end token."""
+    tokenizer = model.tokenizer
+    ends = tuple(getattr(tokenizer, "after", ()))
+    return tokenizer.end_id if tokenizer is not None and ends[-1:] == (tokenizer.end_id,) else None
 
 
 def sample_pixels(config: CLIPConfig, batch: int, seed: int = 0) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from miniclip.deployment.options import Precision
 from miniclip.errors import CheckpointError
 
 MAX_ERROR = 1e-5  # largest difference of unit vectors in float32, where only the order of sums differs
@@ -18,6 +19,12 @@ MAX_RAW_ERROR = 2e-3  # with preprocessing inside, where single pixels differ by
 REFUSED = "the export was checked and refused: {problem}; please report this, with config.json"
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Case = tuple[Arrays, npt.NDArray[Any] | Sequence[npt.NDArray[Any]]]  # inputs by name, and the first expected outputs
+
+
+def limit_of(precision: Precision) -> float:
+    """Return the largest difference of unit vectors that an export in a precision may have."""
+    return MAX_ERROR if precision == "float32" else MAX_HALF_ERROR
 
 
 def session(path: Path, threads: int = 0) -> Any:
@@ -37,12 +44,12 @@ def session(path: Path, threads: int = 0) -> Any:
         raise CheckpointError(REFUSED.format(problem=f"onnxruntime cannot open {path.name} ({error})")) from error
 
 
-def verify(path: Path, cases: Iterable[tuple[Arrays, npt.NDArray[Any]]], limit: float = MAX_ERROR) -> float:
-    """Compare the first output of a file with expected values.
+def verify(path: Path, cases: Iterable[Case], limit: float = MAX_ERROR) -> float:
+    """Compare the outputs of a file with expected values.
 
     Args:
         path: an ONNX file.
-        cases: inputs by name, and the expected output.
+        cases: inputs by name, and the expected output, or the first ones of several.
         limit: largest difference of any element, as a fraction of the length of its row.
 
     Returns:
@@ -55,17 +62,37 @@ def verify(path: Path, cases: Iterable[tuple[Arrays, npt.NDArray[Any]]], limit: 
     for inputs, expected in cases:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
         try:
-            output = run(None, dict(inputs))[0]
+            outputs = run(None, dict(inputs))
         except Exception as error:
             raise CheckpointError(REFUSED.format(problem=f"{path.name} fails for {shapes} ({error})")) from error
-        if output.shape != expected.shape:
-            raise CheckpointError(
-                REFUSED.format(problem=f"{path.name} gives {output.shape} for {shapes}; expected {expected.shape}")
-            )
-        lengths = np.linalg.norm(expected.astype(np.float64), axis=-1, keepdims=True)
-        difference = float((np.abs(output.astype(np.float64) - expected) / lengths).max())
-        if not difference <= limit:
-            problem = f"{path.name} differs by {difference:.1e} for {shapes} (the limit is {limit:.0e})"
-            raise CheckpointError(REFUSED.format(problem=problem))
-        largest = max(largest, difference)
+        expected = [expected] if isinstance(expected, np.ndarray) else expected
+        for output, values in zip(outputs, expected, strict=False):
+            if output.shape != values.shape:
+                problem = f"{path.name} gives {output.shape} for {shapes}; expected {values.shape}"
+                raise CheckpointError(REFUSED.format(problem=problem))
+            difference = _difference(output, values)
+            if not difference <= limit:
+                problem = f"{path.name} differs by {difference:.1e} for {shapes} (the limit is {limit:.0e})"
+                raise CheckpointError(REFUSED.format(problem=problem))
+            largest = max(largest, difference)
     return largest
+
+
+def require_cosine(path: Path, exact: Path, inputs: Arrays, least: float) -> float:
+    """Compare the embeddings of two files on the same inputs; return the smallest cosine.
+
+    Raises:
+        CheckpointError: it is below `least`, or not a number.
+    """
+    given, expected = (session(file).run(None, dict(inputs))[0].astype(np.float64) for file in (path, exact))
+    lengths = np.linalg.norm(given, axis=-1) * np.linalg.norm(expected, axis=-1)
+    cosine = float(((given * expected).sum(-1) / lengths).min())
+    if not cosine >= least:
+        problem = f"{path.name} has a cosine of {cosine:.3f} with {exact.name} (at least {least} is expected)"
+        raise CheckpointError(REFUSED.format(problem=problem))
+    return cosine
+
+
+def _difference(output: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    lengths = np.linalg.norm(expected.astype(np.float64), axis=-1, keepdims=True)
+    return float((np.abs(output.astype(np.float64) - expected) / lengths).max())

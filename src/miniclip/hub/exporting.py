@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from miniclip.checkpoints import LAYOUTS, Layout
 from miniclip.checkpoints.export import export as export_weights
 from miniclip.deployment import DEPLOYMENT_LAYOUTS, DeploymentLayout
-from miniclip.deployment.options import Options, Precision
+from miniclip.deployment.options import FORMS, Options, Precision
 from miniclip.utils.checks import did_you_mean
 
 
@@ -21,6 +22,7 @@ def export(
     repo: str | None = None,
     precision: Precision = "float32",
     preprocessing: bool = False,
+    forms: Sequence[str] = FORMS,
     overwrite: bool = False,
 ) -> None:
     """Write a model in another project's layout, for that project's code to open.
@@ -31,11 +33,12 @@ def export(
         layout: weights, in the model's precision, for another library: "openai" (a state dict, `model.pt`, for
             `clip.load`), "open_clip" (for `local-dir:`) or "transformers" (for `from_pretrained`: a CLIPModel, or a
             SiglipModel if images are pooled by attention). ONNX for an application: "onnx" (`visual.onnx` and
-            `textual.onnx`).
+            `textual.onnx`), "immich", "transformers.js", "optimum" or "rclip".
         repo: for weights: the repository that the files will be pushed to, which open_clip's configuration names for
             its tokenizer.
-        precision: for ONNX: "float32", or "float16" for half the size.
-        preprocessing: for "onnx": also write `visual_uint8.onnx`, which takes uint8 images of any size.
+        precision: for ONNX: "float32", or "float16" for half the size. Inputs and embeddings are float32 in both.
+        preprocessing: for "onnx": `visual.onnx` takes uint8 RGB images (B, H, W, 3) of any size, in place of pixels.
+        forms: for "transformers.js": the precisions to write, by its names.
         overwrite: allow a directory with files; those of the same names are replaced.
 
     Raises:
@@ -45,10 +48,10 @@ def export(
         ImportError: an export to ONNX lacks a library.
         CheckpointError: the files do not give the model's embeddings; nothing is left at the path.
     """
-    options = Options(precision, preprocessing)
+    options = Options(precision, preprocessing, tuple(forms))
+    if layout in (*LAYOUTS, *DEPLOYMENT_LAYOUTS):
+        options.require_layout(layout)
     if layout in LAYOUTS:
-        if options != Options():
-            raise ValueError(f"the layout {layout!r} has the model's own precision, and no preprocessing inside")
         export_weights(model, path, layout=layout, repo=repo, overwrite=overwrite)  # type: ignore[arg-type]
     elif layout in DEPLOYMENT_LAYOUTS:
         from miniclip.deployment.exporting import deploy

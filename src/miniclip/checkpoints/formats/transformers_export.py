@@ -20,11 +20,12 @@ def export_plan(config: CLIPConfig) -> ExportPlan:
     siglip = config.image.pooling == "attention"
     _require_supported(config, siglip)
     warn_if_cropped_differently(config, "floored", "transformers")
-    files = {CONFIG: _model_config(config, siglip), PREPROCESSOR: _processor_config(config, siglip)}
+    files = {CONFIG: model_config(config, siglip), PREPROCESSOR: processor_config(config, siglip)}
     return ExportPlan(key_map(config), files, WEIGHTS)
 
 
-def _model_config(config: CLIPConfig, siglip: bool) -> dict[str, Any]:
+def model_config(config: CLIPConfig, siglip: bool) -> dict[str, Any]:
+    """Return the content of config.json, for a SiglipModel or a CLIPModel, whether the library can build it or not."""
     image, text = config.image, config.text
     vision_config = {
         **_tower_config(image),
@@ -86,7 +87,12 @@ def _tower_config(tower: ImageConfig | TextConfig) -> dict[str, Any]:
     }
 
 
-def _processor_config(config: CLIPConfig, siglip: bool) -> dict[str, Any]:
+def processor_config(config: CLIPConfig, siglip: bool) -> dict[str, Any]:
+    """Return the content of preprocessor_config.json.
+
+    Raises:
+        ValueError: a SiglipImageProcessor does not resize in the model's way.
+    """
     size = config.image.image_size
     square = {"height": size, "width": size}
     crop = {"do_center_crop": config.resize == "shortest", "crop_size": square} if not siglip else {}

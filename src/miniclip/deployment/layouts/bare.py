@@ -14,9 +14,9 @@ from pathlib import Path
 
 from miniclip.checkpoints.native import CONFIG, TOKENIZER, available_tokenizer, write_json
 from miniclip.deployment.encoders import Signature, write_image_encoder, write_text_encoder
+from miniclip.deployment.layouts.settings import preprocess_cfg, save_tokenizer
 from miniclip.deployment.onnx_files import OPSET
 from miniclip.deployment.options import Options
-from miniclip.deployment.settings import preprocess_cfg, save_tokenizer
 from miniclip.inference.model import CLIPModel
 
 IMAGE, TEXT = Signature("image"), Signature("text")
