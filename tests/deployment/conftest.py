@@ -1,10 +1,15 @@
-"""Exported towers of every kind, each exported once for all tests."""
+"""One exported folder for each layout, each of another kind of model: an export takes seconds."""
 
-import itertools
+import json
+import os
+import subprocess
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import miniclip
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.inference.model import CLIPModel
 
@@ -18,15 +23,25 @@ TEXTS = {
     "masked": {},
     "siglip": {"padding": "attended", "pooling": "last", "projection": "bias"},
 }
-PAIRS = list(zip(IMAGES, TEXTS, strict=True))
+KINDS = {
+    "onnx": ("mean", "causal", {"preprocessing": True}),
+    "immich": ("attention", "siglip", {}),
+    "transformers.js": ("class", "masked", {"forms": ("fp32", "q8", "q4")}),
+    "optimum": ("class", "causal", {}),
+    "rclip": ("class", "causal", {"precision": "float16"}),
+}
+LAYOUTS = tuple(KINDS)
+CAPTIONS = ["a dog", "a red circle above a blue square", "", "A green  triangle!", "a dog " * 90]
 
 
-def build(image, text, tokenizer):
+def build(image, text, tokenizer, layout="onnx"):
     """A model of one layer per tower whose biases and gains all affect the result."""
+    size, context, width = (256, 77, 512) if layout == "rclip" else (16, 12, 16)
     config = CLIPConfig(
-        ImageConfig(16, 8, 16, 1, 2, **IMAGES[image]),
-        TextConfig(12, tokenizer.vocab_size, 16, 1, 2, **TEXTS[text]),
-        16,
+        ImageConfig(size, size // 2, 16, 1, 2, **IMAGES[image]),
+        TextConfig(context, tokenizer.vocab_size, 16, 1, 2, **TEXTS[text]),
+        width,
+        logit_bias=-1.0 if text == "siglip" else None,
     )
     torch.manual_seed(0)
     model = CLIPModel(config, tokenizer).initialise().eval()
@@ -38,22 +53,48 @@ def build(image, text, tokenizer):
 
 @pytest.fixture(scope="package")
 def models(toy_tokenizer):
-    """A model for each kind of pooling and of text tower."""
-    return {pair: build(*pair, toy_tokenizer) for pair in PAIRS}
+    return {layout: build(image, text, toy_tokenizer, layout) for layout, (image, text, _) in KINDS.items()}
 
 
 @pytest.fixture(scope="package")
 def exported(models, tmp_path_factory):
-    """The folders of the layout "onnx" of all models."""
-    import miniclip
+    """Return the function of a layout that gives the folder which was exported for it, once."""
+    for library in ("onnx", "onnxscript", "onnxruntime", "tokenizers"):
+        pytest.importorskip(library)
+    folder, done = tmp_path_factory.mktemp("exported"), set()
 
-    pytest.importorskip("onnxruntime")
-    folders = {pair: tmp_path_factory.mktemp("exported") / "-".join(pair) for pair in PAIRS}
-    for pair, folder in folders.items():
-        miniclip.export(models[pair], folder, layout="onnx")
-    return folders
+    def export(layout):
+        if layout not in done:
+            miniclip.export(models[layout], folder / layout, layout=layout, **KINDS[layout][2])
+            done.add(layout)
+        return folder / layout
+
+    return export
 
 
-def captions(count):
-    """Captions of several lengths."""
-    return list(itertools.islice(itertools.cycle(["a dog", "a red circle above a blue square", "", "square"]), count))
+def run(file, **inputs):
+    """Outputs of an ONNX file in onnxruntime."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, inputs)
+
+
+def unit(rows):
+    rows = np.asarray(rows)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def output_of(command, **variables):
+    """Run a program, without this package on its path; return the JSON of its last line."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", **variables}
+    result = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def tool(variable):
+    """Path in an environment variable that .ci/run sets; without it, the test is skipped."""
+    if variable not in os.environ:
+        pytest.skip(f"{variable} is not set: .ci/run installs the application and sets it")
+    return Path(os.environ[variable])

@@ -107,7 +107,7 @@ def require_same_ids(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = tokenizer([caption], context_length=text.context_length, pad=True)[0].tolist()
-        ids = list(encode(caption))
+            ids = list(encode(caption))
         if text.padding == "masked":
             ids, expected = _until_end(ids, text.end_id), _until_end(expected, text.end_id)
         if ids != expected:
