@@ -133,7 +133,8 @@ def test_optimum_contract(models, exported):
     per_image, per_text, texts, images = run(file, **inputs)
     np.testing.assert_allclose(images, model.encode_image(pixels), rtol=0, atol=1e-5)
     np.testing.assert_allclose(texts, model.encode_text(tokens), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(per_image, images @ texts.T * float(model.log_scale.detach().exp()), rtol=1e-5, atol=1e-5)
+    scale = float(model.log_scale.detach().exp())
+    np.testing.assert_allclose(per_image, images @ texts.T * scale, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(per_text, per_image.T, rtol=1e-6)
 
 

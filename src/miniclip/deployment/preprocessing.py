@@ -1,8 +1,8 @@
 """Preprocessing inside an ONNX file: uint8 images of any size to the normalised pixels of `data/preprocess.py`.
 
-`Resize` with `antialias` and a coefficient of -0.5 is Pillow's filter. onnxruntime computes it for uint8 in integers, as
-Pillow does. Measured at S = 224, on noise and on smooth images with sides from 30 to 4,000: a pixel differs by at most 2
-of 255 grey levels, and on average by less than 0.06 (bicubic) or 0.21 (bilinear). Source:
+`Resize` with `antialias` and a coefficient of -0.5 is Pillow's filter. For uint8, onnxruntime computes it in integers,
+as Pillow does. Measured at S = 224, on noise and on smooth images with sides from 30 to 4,000: a pixel differs by at
+most 2 of 255 grey levels, and on average by less than 0.06 (bicubic) or 0.21 (bilinear). Source:
 https://onnx.ai/onnx/operators/onnx__Resize.html.
 """
 
