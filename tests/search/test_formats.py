@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import io
 import struct
+import sys
 import tarfile
 
 import numpy as np
@@ -88,9 +89,11 @@ def test_raw_file(tmp_path, search_model, monkeypatch):
     write_dng(folder / "camera.dng", levels)
     photo().save(folder / "both.jpg")
     write_dng(folder / "both.dng", levels)
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match=r"camera.dng: .*miniclip\[raw\]"):
-        patch.setitem(__import__("sys").modules, "rawpy", None)
-        assert Index.build(search_model, folder).snapshot.names == ["both.jpg"]  # cameras write both
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "rawpy", None)
+        with pytest.warns(UserWarning, match=r"camera.dng: .*miniclip\[raw\]"):
+            index = Index.build(search_model, folder)
+    assert index.snapshot.names == ["both.jpg"]  # cameras write both
     pytest.importorskip("rawpy")
     index = Index.build(search_model, folder)
     assert index.snapshot.names == ["both.jpg", "camera.dng"]

@@ -62,7 +62,7 @@ class Index:
         self.path, self.report = Path(path).expanduser().absolute(), Report()
         self._store = Store(self.path)
         self._model: CLIPModel | None = None
-        self._source: FolderSource | DataSource | None = None
+        self._dataset: tuple[FolderSource | DataSource, dict[str, Path | int]] | None = None
         self.snapshot: Snapshot = self._store.snapshot()
         self._search: SnapshotSearch | None = None
         self._lock = threading.Lock()
@@ -178,12 +178,14 @@ class Index:
         path = Path(self.path_of(item))
         if path.is_absolute() and (self.snapshot.settings["root"] or path.is_file()):
             return open_decoded(path, str(path))
-        if self._source is None:
-            self._source = open_source(self.snapshot.settings["source"])
-            self._keys = {name: listed.key for name, listed in self._source.list().images.items()}
-        if item.name not in self._keys:
+        with self._lock:
+            if self._dataset is None:
+                source = open_source(self.snapshot.settings["source"])
+                self._dataset = source, {name: listed.key for name, listed in source.list().images.items()}
+            source, keys = self._dataset
+        if item.name not in keys:
             raise UnreadableError(item.name, f"is not in {self.snapshot.settings['source']} any more")
-        return open_decoded(self._source.open(self._keys[item.name]), item.name)
+        return open_decoded(source.open(keys[item.name]), item.name)
 
     def search(
         self,
