@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -9,9 +10,11 @@ from PIL import Image
 import miniclip
 from miniclip import cli
 from miniclip.cli import explain
-from miniclip.evaluation import ShapeClasses, zero_shot
+from miniclip.cli.evaluation import measuring
+from miniclip.evaluation import ShapeClasses, corruptions, robustness, zero_shot
 from miniclip.evaluation.probes import linear_models
 from miniclip.explanation.relevance import METHODS
+from miniclip.inference.model import CLIPModel
 from tests.toys import make_model
 
 
@@ -37,6 +40,18 @@ def classes(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def split_classes(tmp_path_factory):
+    """Folders train and test of red and blue images."""
+    folder = tmp_path_factory.mktemp("split")
+    for split, counts in (("train", (3, 3)), ("test", (3, 2))):
+        for color, count in zip(("red", "blue"), counts, strict=True):
+            (folder / split / color).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (20, 20 + number), color).save(folder / split / color / f"{number}.png")
+    return folder
+
+
 def run(*arguments) -> int:
     return cli.main([*map(str, arguments), "--device", "cpu"])
 
@@ -44,12 +59,14 @@ def run(*arguments) -> int:
 def test_all_tasks_on_shapes(saved, capsys, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.setattr(linear_models, "MAX_ITERATIONS", 10)
-    assert run("eval", saved / "a", "--task", "all", "--data", "shapes", "--split", "test") == 0
+    command = ["eval", saved / "a", "--task", "all", "--data", "shapes", "--split", "test"]
+    assert run(*command, "--shots", "1", "--seeds", "1") == 0
     out = capsys.readouterr().out
     for line in (
         "retrieval, shapes test, 500 images",
         "zero-shot, color, 117 images, 8 classes",
         "probe, shape, 113 images",
+        "few-shot, shape, 113 images",
     ):
         assert line in out
     model = miniclip.load(saved / "a", device="cpu")
@@ -99,6 +116,100 @@ def test_templates_and_corruptions(saved, classes, tmp_path, capsys):
     (tmp_path / "t.txt").write_text("a circle\n")
     assert run(*command) == 2
     assert "template 1: 'a circle' has 0 fields" in capsys.readouterr().err
+
+
+def test_few_shot_with_splits_of_folders(saved, split_classes, tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    command = ["eval", saved / "a", saved / "b", "--task", "few-shot", "--data", split_classes, "--split", "test"]
+    assert run(*command, "--seeds", "2", "--out", tmp_path / "out", "--json", tmp_path / "r.json") == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if " shot" in line] == ["1", "2"]  # 3 images per class
+    records = json.loads((tmp_path / "r.json").read_text())
+    assert [(record["shots"], len(record["seeds"])) for record in records] == [(1, 2), (2, 2)] * 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"few-shot-{split_classes.name}-curve.png"]
+    assert run(*command, "--shots", "5") == 2
+    assert "5 shots: expected 1 to 3" in capsys.readouterr().err
+
+
+def test_corruptions_of_retrieval_and_probes(saved, split_classes, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(robustness, "CORRUPTIONS", {"jpeg": corruptions.CORRUPTIONS["jpeg"]})
+    command = ["eval", saved / "a", "--corruptions", "--csv", tmp_path / "r.csv", "--out", tmp_path / "out"]
+    assert run(*command, "--task", "probe", "--data", split_classes, "--split", "test") == 0
+    assert "probe top1 under corruptions" in capsys.readouterr().out
+    with (tmp_path / "r.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["corruption"] == "jpeg"]
+    assert [row["severity"] for row in rows] == ["1", "2", "3", "4", "5", ""]
+    assert f"probe-top1-under-corruptions-{split_classes.name}-severities.png" in {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (20, 20), "red").save(tmp_path / "photos" / f"{name}.png")
+        (tmp_path / "photos" / f"{name}.txt").write_text(f"the letter {name}")
+    assert run(*command, "--data", tmp_path / "photos", "--split", "all") == 0
+    assert "text_to_image R@1 under corruptions" in capsys.readouterr().out
+    assert run("eval", saved / "a", "--task", "few-shot", "--data", "shapes", "--corruptions") == 2
+    assert "--corruptions measures retrieval, zero-shot, probe, and not few-shot" in capsys.readouterr().err
+
+
+def test_images_are_encoded_once_for_all_tasks(saved, split_classes, monkeypatch):
+    pytest.importorskip("sklearn")
+    encoded = []
+    plain = CLIPModel.encode_image
+    count = lambda self, images, **options: encoded.append(len(images)) or plain(self, images, **options)  # noqa: E731
+    monkeypatch.setattr(CLIPModel, "encode_image", count)
+    monkeypatch.setitem(measuring.PARTS, "all", ("zero-shot", "probe", "few-shot"))
+    assert run("eval", saved / "a", "--task", "all", "--data", split_classes, "--split", "test") == 0
+    assert sorted(encoded) == [5, 6]  # the test and the training images
+
+
+def test_progress_is_shown_on_a_terminal_only(saved, classes, capsys, monkeypatch):
+    command = ["eval", saved / "a", "--task", "zero-shot", "--data", classes]
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    assert run(*command) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(*command) == 0
+    captured = capsys.readouterr()
+    assert "6/6" in captured.err
+    assert "6/6" not in captured.out
+
+
+def test_outputs_are_checked_before_measuring(saved, classes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(miniclip, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    (tmp_path / "file").write_text("")
+    command = ["eval", saved / "a", "--task", "zero-shot", "--data", classes]
+    for options, message in (
+        (("--json", tmp_path), "is a folder; expected a file"),
+        (("--csv", tmp_path / "file" / "r.csv"), "is a file; expected a folder"),
+        (("--out", tmp_path / "file"), "is a file; expected a folder"),
+        (("--cache", tmp_path / "file"), "is a file; expected a folder"),
+        (("--json", tmp_path / "r", "--csv", tmp_path / "r"), "are the same file"),
+    ):
+        assert run(*command, *options) == 2
+        assert message in capsys.readouterr().err
+    assert run("explain", saved / "a", "shapes:1", "-o", tmp_path) == 2
+    assert "is a folder; expected a file" in capsys.readouterr().err
+
+
+def test_classes_that_are_numbers_get_a_warning(saved, tmp_path, capsys):
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    assert run("eval", saved / "a", "--task", "zero-shot", "--data", tmp_path) == 0
+    assert "are numbers (0, 1, …), and the prompts will hold them" in capsys.readouterr().err
+
+
+def test_probes_need_other_images_than_those_of_training(saved, split_classes, capsys):
+    assert run("eval", saved / "a", "--task", "probe", "--data", split_classes, "--split", "train") == 2
+    assert "need another split; add --split test" in capsys.readouterr().err
+    (split_classes / "test" / "green").mkdir()
+    try:
+        assert run("eval", saved / "a", "--task", "probe", "--data", split_classes, "--split", "test") == 2
+    finally:
+        (split_classes / "test" / "green").rmdir()
+    assert "the test split has 'green', which the train split lacks" in capsys.readouterr().err
 
 
 def test_messages_name_what_to_do(saved, classes, tmp_path, capsys):

@@ -36,6 +36,18 @@ def test_tasks_give_the_same_results_with_a_cache(shape_model, colors, small_sha
         assert retrieval(cached, small_shapes) == retrieval(shape_model, small_shapes)
 
 
+def test_without_a_folder_features_are_kept_in_memory(shape_model, colors, small_shapes, passes):
+    encoder = CachedEncoder(shape_model)
+    for _ in range(2):
+        assert zero_shot(encoder, colors) == pytest.approx(zero_shot(shape_model, colors), abs=1e-3)
+        encoder.encode_image(LabelledImages(colors))
+        encoder.encode_image(LazyImages(small_shapes))
+    assert len(passes) == 2  # one for each dataset
+    encoder.encode_image([small_shapes[0][0]])
+    encoder.encode_image([small_shapes[1][0]])
+    assert len(passes) == 4
+
+
 def test_a_changed_file_or_model_is_encoded_again(shape_model, tmp_path, passes):
     folder(tmp_path / "data", {"cat": 2})
     data, cache = ClassFolders(tmp_path / "data"), tmp_path / "cache"

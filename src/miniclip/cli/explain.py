@@ -80,17 +80,21 @@ def _pair(image: str | None, text: str | None) -> tuple[Any, str]:
 
 
 def _faithfulness_table(model: Any) -> str:
-    """Deletion, insertion, pointing game and sanity check of both methods and of a random map."""
+    """Deletion, insertion, pointing game and sanity check of both methods and of a random map; then of words."""
     from miniclip.data.shapes import Shapes
-    from miniclip.explanation import faithfulness, pointing_game, sanity
+    from miniclip.explanation import faithfulness, pointing_game, sanity, word_faithfulness
 
     data = Shapes("test", 64)
     images, texts = zip(*((data[i][0], data[i][1][0]) for i in range(len(data))), strict=True)
-    lines = [f"{'':12}{'deletion':>10}{'insertion':>11}{'pointing %':>12}{'random weights':>16}"]
+    lines = [f"{'patches':12}{'deletion':>10}{'insertion':>11}{'pointing %':>12}{'random weights':>16}"]
     for method in (*METHODS, "random"):
         scores = faithfulness(model, images, texts, method)
         check = "" if method == "random" else f"{sanity(model, images, texts, method):16.2f}"  # type: ignore[arg-type]
         pointing = pointing_game(model, method)
         lines.append(f"{method:12}{scores.deletion:10.3f}{scores.insertion:11.3f}{pointing:12.1f}{check}")
-    lines.append("deletion: lower is better; insertion, pointing: higher; random weights: near 0 is better")
+    lines.append(f"\n{'words':12}{'deletion':>10}{'insertion':>11}")
+    for method in (*METHODS, "random"):
+        scores = word_faithfulness(model, images, texts, method)
+        lines.append(f"{method:12}{scores.deletion:10.3f}{scores.insertion:11.3f}")
+    lines.append("\ndeletion: lower is better; insertion, pointing: higher; random weights: near 0 is better")
     return "\n".join(lines)

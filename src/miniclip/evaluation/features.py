@@ -101,6 +101,13 @@ class CachedEncoder:
             self._memory.append((data, getattr(images, "class_names", None), tensors))
 
 
+def require_finite(rows: Tensor, name: str) -> None:
+    """Raise ValueError if a row of embeddings or features (N, D) has a number that is NaN or infinite."""
+    broken = int((~rows.isfinite().all(dim=1)).sum())
+    if broken:
+        raise ValueError(f"{broken} of {len(rows)} {name} are NaN or infinite; the model cannot be scored")
+
+
 @torch.no_grad()
 def project(model: Any, features: Tensor, *, normalize: bool = True) -> Tensor:
     """Return the embeddings (N, E) float32 of image features (N, D)."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from miniclip.evaluation.bootstrap import Scores
 from miniclip.evaluation.calibration import calibration_error
+from miniclip.evaluation.features import require_finite
 from miniclip.evaluation.labelled.images import LabelledImages, as_labelled
 from miniclip.inference.zero_shot import Template, class_embeddings
 
@@ -110,12 +111,8 @@ def predictions(
     Raises:
         ValueError: an embedding is NaN or infinite.
     """
-    for name, rows in (("image", images), ("class", classes)):
-        broken = int((~rows.isfinite().all(dim=1)).sum())
-        if broken:
-            raise ValueError(
-                f"{broken} of {len(rows)} {name} embeddings are NaN or infinite; the model cannot be scored"
-            )
+    require_finite(images, "image embeddings")
+    require_finite(classes, "class embeddings")
     parts = []
     for start in range(0, len(images), ROWS):
         logits = scale * images[start : start + ROWS].float() @ classes.float().T  # (rows, C)

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from miniclip.explanation.patches import enlarge, keep_patches, to_unit_range, top_patches
-from miniclip.explanation.relevance import Method, image_relevance, text_relevance
-from miniclip.explanation.words import Word, group_words
+from miniclip.explanation.relevance import Method, image_relevance
+from miniclip.explanation.word_relevance import explain_words, tokens_of
+from miniclip.explanation.words import Word
 from miniclip.inference.images import read_pixels
 from miniclip.inference.model import CLIPModel
 
@@ -69,35 +70,24 @@ def explain(model: CLIPModel, image: Any, text: str, *, method: Method = "legrad
         raise TypeError(f"text: found a {type(text).__name__}, expected one string")
     if not text.strip():
         raise ValueError("text: it is empty; expected a description of the image")
-    if model.tokenizer is None:
-        raise ValueError("the model has no tokenizer, so it cannot explain a text: set model.tokenizer")
     seen = read_pixels(image, model.preprocess)
     pixels = model.preprocess.normalise(seen[None].to(model.device))
     config = model.config
-    tokens = model.tokenizer(text, config.text.context_length, pad=config.text.padding == "attended")
-    words = group_words(model.tokenizer, text, tokens[0])
+    tokens = tokens_of(model, text)
     with torch.no_grad():
         image_embedding, text_embedding = model.image(pixels), model.text(tokens.to(model.device))
+        if not (image_embedding.isfinite().all() and text_embedding.isfinite().all()):
+            raise ValueError("the embeddings of image or text are NaN or infinite; the model cannot be explained")
         relevance = image_relevance(model.image, pixels, text_embedding, method)
         without_top = model.image(keep_patches(pixels, top_patches(relevance, TOP_FRACTION), keep=False))
     patches = to_unit_range(relevance)[0].view(config.image.grid, config.image.grid).cpu()
     return Explanation(
         heat_map=enlarge(patches, config.image.image_size),
         patches=patches,
-        words=_word_relevance(model, tokens, words, image_embedding, method),
+        words=explain_words(model, text, image_embedding, method),
         similarity=float(F.cosine_similarity(image_embedding, text_embedding)),
         similarity_without_top=float(F.cosine_similarity(without_top, text_embedding)),
         image=seen,
         text=text,
         method=method,
     )
-
-
-def _word_relevance(model: CLIPModel, tokens: Tensor, words: list[Word], image: Tensor, method: Method) -> list[Word]:
-    if not words:
-        return []
-    items = torch.zeros_like(tokens, dtype=torch.bool)
-    items[0, [position for word in words for position in word.positions]] = True
-    relevance = text_relevance(model.text, tokens.to(model.device), items.to(model.device), image, method)[0].cpu()
-    totals = torch.stack([relevance[list(word.positions)].sum() for word in words])
-    return [word._replace(relevance=float(value)) for word, value in zip(words, to_unit_range(totals), strict=True)]

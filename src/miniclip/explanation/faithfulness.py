@@ -70,8 +70,7 @@ def faithfulness(model: CLIPModel, images: Sequence[Any], texts: Sequence[str], 
     Raises:
         ValueError: the lists are empty, or their lengths differ.
     """
-    if not len(images) or len(images) != len(texts):
-        raise ValueError(f"{len(images)} images and {len(texts)} texts; expected equal numbers, at least 1")
+    require_pairs(images, texts)
     relevance = relevance_of(method)
     deletion: list[Tensor] = []
     insertion: list[Tensor] = []
@@ -85,6 +84,12 @@ def faithfulness(model: CLIPModel, images: Sequence[Any], texts: Sequence[str], 
     removed, uncovered = (torch.cat(part).mean(dim=0).cpu() for part in (deletion, insertion))
     areas = [float(torch.trapezoid(curve) / STEPS / removed[0]) for curve in (removed, uncovered)]
     return Faithfulness(areas[0], areas[1], removed, uncovered)
+
+
+def require_pairs(images: Sequence[Any], texts: Sequence[str]) -> None:
+    """Raise ValueError unless there are as many images as texts, at least one."""
+    if not len(images) or len(images) != len(texts):
+        raise ValueError(f"{len(images)} images and {len(texts)} texts; expected equal numbers, at least 1")
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def _draw(axes: Any, of: Robustness) -> None:
 
     for name, family in FAMILIES.items():
         shades = colormaps[name]
-        for number, kind in enumerate(family):
+        for number, kind in enumerate(kind for kind in family if kind in of.corrupted):
             color = shades(0.9 - 0.5 * number / (len(family) - 1))
             axes.plot(range(6), [of.clean, *of.corrupted[kind]], "o-", ms=3, lw=1.3, color=color, label=_label(kind))
     means = [of.clean, *(of.at(severity) for severity in range(1, 6))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from miniclip.data.formats.folder import IMAGE_SUFFIXES
 from miniclip.errors import DataError
+from miniclip.evaluation.labelled.images import checked_class_names
 
 
 class ClassFolders:
@@ -30,7 +31,8 @@ class ClassFolders:
         folders = sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
         if not folders:
             raise DataError(f"{root}: holds no folders; expected one folder per class, named after it")
-        self.class_names = list(class_names or (folder.name.replace("_", " ") for folder in folders))
+        names = list(class_names or (folder.name.replace("_", " ") for folder in folders))
+        self.class_names = checked_class_names(names, f"{root}: the names of the class folders, with _ as a space")
         if len(self.class_names) != len(folders):
             raise DataError(f"{root}: {len(folders)} class folders and {len(self.class_names)} class names")
         self.samples = [(path, label) for label, folder in enumerate(folders) for path in _images_below(folder)]

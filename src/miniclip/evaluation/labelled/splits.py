@@ -19,7 +19,10 @@ def require_split(source: str, known: Iterable[str], split: str) -> None:
     """
     known = sorted(known)
     if split not in known:
-        hint = likely_split(split, known) or f"; choose one of them, as in {option('split', known[-1])}"
+        hint = (
+            likely_split(split, known)
+            or f"; choose one of them, as in {option('split', 'test' if 'test' in known else known[0])}"
+        )
         raise DataError(f"{source}: found the splits {', '.join(known)}, expected {split}{hint}")
 
 

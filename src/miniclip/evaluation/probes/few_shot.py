@@ -67,13 +67,15 @@ def few_shot_probes(
     return results
 
 
-def possible_shots(train: Features, classes: int) -> list[int]:
+def possible_shots(train: Features, class_names: Sequence[str]) -> list[int]:
     """Return the usual numbers of shots that the smallest class has.
 
     Raises:
         ValueError: a class has no training image.
     """
-    smallest = int(torch.bincount(train.labels, minlength=classes).min())
+    counts = torch.bincount(train.labels, minlength=len(class_names))
+    smallest = int(counts.min())
     if smallest < 1:
-        raise ValueError("a class has no training images; few-shot probes need at least one of each class")
+        name = class_names[int(counts.argmin())]
+        raise ValueError(f"the class {name!r} has no training images; few-shot probes need some of each class")
     return [count for count in SHOTS if count <= smallest]

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from miniclip.evaluation.features import image_features
+from miniclip.evaluation.features import image_features, require_finite
 from miniclip.evaluation.labelled.images import as_labelled
 from miniclip.evaluation.probes.linear_models import Classifier, Features, Fit, adamw, lbfgs
 from miniclip.evaluation.zero_shot import mean_per_class_recall
@@ -121,9 +121,7 @@ def encode_splits(
             if protocol == "lbfgs"
             else model.encode_image(each, progress=progress)
         ).cpu()
-        broken = int((~x.isfinite().all(dim=1)).sum())
-        if broken:
-            raise ValueError(f"{broken} of {len(x)} features of the {split} split are NaN or infinite; check the model")
+        require_finite(x, f"features of the {split} split")
         rows.append(Features(x.float(), each.labels.clone()))
     return Splits(rows[0], rows[1], rows[2] if validation is not None else None, len(names))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def run_probe(
 
     kept = _scores([result])
     metrics = with_intervals(["top1"], kept, reference and reference.scores["top"], progress=progress)
-    rest = {name: value for name, value in result.metrics().items() if name != "top1"}
+    rest = {name: value for name, value in result.metrics().items() if name != "top1" and not math.isnan(value)}
     metrics += [Metric(name, value) for name, value in rest.items()]
     return Outcome(metrics, {"top": kept}, {"probe top1": top1})
 
@@ -103,7 +104,7 @@ def run_few_shot(
         progress: show progress bars.
     """
     splits = encode_splits(model, train, test, None, "lbfgs", progress=progress)
-    counts = possible_shots(splits.train, splits.classes) if shots is None else shots
+    counts = possible_shots(splits.train, as_labelled(train).class_names) if shots is None else shots
     results = few_shot_probes(splits, "lbfgs", counts, seeds, progress=progress)
     metrics, all_scores = [], {}
     for count, drawn in results.items():

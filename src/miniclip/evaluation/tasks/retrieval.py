@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from miniclip.evaluation.comparison import Metric, with_intervals
-from miniclip.evaluation.features import project
+from miniclip.evaluation.features import project, require_finite
 from miniclip.evaluation.retrieval import (
     KS,
     Embeddings,
@@ -33,6 +33,8 @@ def run_retrieval(model: Any, data: Any, reference: Outcome | None = None, *, pr
         progress: show progress bars.
     """
     embeddings = embed(model, data.captions, LazyImages(data), progress=progress)
+    require_finite(embeddings.images, "image embeddings")
+    require_finite(embeddings.texts, "caption embeddings")
     ranks = ranks_of(embeddings, progress=progress)
     all_scores, metrics = recall_scores(ranks, embeddings.image_indices), []
     for way, median in median_ranks(ranks).items():
