@@ -85,7 +85,7 @@ def bytes_of(content):
         ("none.parquet", "val", "does not exist; expected 'shapes', a folder"),
     ],
 )
-def test_what_is_not_certain_is_refused(tables, spec, split, message):
+def test_uncertain_classes_are_refused(tables, spec, split, message):
     with pytest.raises(DataError, match=message):
         open_labelled(str(tables / spec), split)
 
