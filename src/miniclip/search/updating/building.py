@@ -58,7 +58,7 @@ def update_index(
     """Build an index or update it; `Index.build` has the arguments and the errors."""
     whole_number("batch_size", options.batch_size, 1)
     check_options(options.num_workers, "skip")
-    images, listing = open_source(source), None
+    images, listing, fingerprint = open_source(source), None, ""
     store = Store(Path(default_path(source) if path is None else path).expanduser())
     _require_target(store, images)
     if not store.exists:
@@ -67,12 +67,14 @@ def update_index(
             raise ValueError(f"{images.spec}: holds no images{_first_problem(listing)}")
         model = _loaded(model, device)
         settings = {"model": model.source or "", "dtype": str(next(model.parameters()).dtype).removeprefix("torch.")}
-        settings |= {"fingerprint": model_fingerprint(model), **_source_settings(images)}
+        fingerprint = model_fingerprint(model)
+        settings |= {"fingerprint": fingerprint, **_source_settings(images)}
         store.create(model.config.embed_dim, settings)
     with store.writing() as writer:
         _require_source(writer.settings, images, store.path)
         model = _loaded(model, device)
-        require_fingerprint(store.path, writer.settings, model)
+        if writer.settings["fingerprint"] != fingerprint:  # else this call has created the index
+            require_fingerprint(store.path, writer.settings, model)
         writer.set(**_source_settings(images))
         update = Update(writer, model, images, options)
         listing = listing or images.list()
