@@ -7,3 +7,7 @@ from typing import Literal, get_args
 
 DeploymentLayout = Literal["onnx", "immich", "transformers.js", "optimum", "rclip"]
 DEPLOYMENT_LAYOUTS: tuple[str, ...] = get_args(DeploymentLayout)
+
+Precision = Literal["float32", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+FORMS = ("fp32", "fp16", "q8", "int8", "q4")  # precisions of transformers.js, by its names

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from miniclip.deployment import onnx_files
-from miniclip.deployment.options import DTYPES, Precision
+from miniclip.deployment import Precision, onnx_files
+from miniclip.deployment.options import DTYPES
 from miniclip.deployment.preprocessing import prepend_preprocessing
 from miniclip.deployment.towers import image_embedder, sample_images, sample_pixels, sample_tokens, text_embedder
 from miniclip.deployment.verification import MAX_RAW_ERROR, limit_of, verify

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from miniclip.deployment import onnx_files
-from miniclip.deployment.options import DTYPES, Precision
+from miniclip.deployment import Precision, onnx_files
+from miniclip.deployment.options import DTYPES
 from miniclip.deployment.towers import (
     ImageEmbedder,
     TextEmbedder,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from miniclip.deployment import FORMS, Precision
 from miniclip.utils.checks import did_you_mean
 
-Precision = Literal["float32", "float16"]
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
-FORMS = ("fp32", "fp16", "q8", "int8", "q4")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from miniclip.deployment.options import Precision
+from miniclip.deployment import Precision
 from miniclip.errors import CheckpointError
 
 MAX_ERROR = 1e-5  # largest difference of unit vectors in float32, where only the order of sums differs

@@ -9,8 +9,8 @@ from torch import nn
 
 from miniclip.checkpoints import LAYOUTS, Layout
 from miniclip.checkpoints.export import export as export_weights
-from miniclip.deployment import DEPLOYMENT_LAYOUTS, DeploymentLayout
-from miniclip.deployment.options import FORMS, Options, Precision
+from miniclip.deployment import DEPLOYMENT_LAYOUTS, FORMS, DeploymentLayout, Precision
+from miniclip.deployment.options import Options
 from miniclip.utils.checks import did_you_mean
 
 

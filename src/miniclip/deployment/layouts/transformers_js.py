@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from miniclip.deployment import Precision
 from miniclip.deployment.encoders import Signature, write_image_encoder, write_text_encoder
 from miniclip.deployment.layouts.settings import required_tokenizer, write_tokenizer
 from miniclip.deployment.layouts.transformers_files import is_siglip, write_settings
-from miniclip.deployment.options import Options, Precision
+from miniclip.deployment.options import Options
 from miniclip.deployment.towers import row_end, sample_pixels, sample_tokens
 from miniclip.deployment.verification import require_cosine
 from miniclip.deployment.weight_forms import WEIGHT_FORMS

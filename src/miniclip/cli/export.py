@@ -1,0 +1,79 @@
+"""`miniclip export`: write a model in the files that an application opens."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from miniclip.checkpoints import LAYOUTS
+from miniclip.cli.parsing import add_command
+from miniclip.deployment import DEPLOYMENT_LAYOUTS, FORMS, PRECISIONS
+from miniclip.utils.checks import did_you_mean
+
+EPILOG = """examples:
+  miniclip export runs/mine models/mine                                two ONNX files and what belongs to them
+  miniclip export runs/mine models/mine --preprocessing                the image file takes uint8 images of any size
+  miniclip export runs/mine ViT-B-32__openai --layout immich
+  miniclip export runs/mine models/web --layout transformers.js --forms fp32 q8
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    export = add_command(commands, "export", export_command, "write ONNX files for an application", EPILOG)
+    export.add_argument("source", help="a checkpoint of any layout, a run, a model name, or a repository of the Hub")
+    export.add_argument("target", help="directory to write")
+    export.add_argument(
+        "--layout",
+        type=layout_name,
+        default="onnx",
+        metavar="NAME",
+        help=f"{', '.join(DEPLOYMENT_LAYOUTS)} (default onnx)",
+    )
+    export.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (default float32)")
+    export.add_argument("--preprocessing", action="store_true", help="onnx: take uint8 images of any size")
+    export.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=FORMS, help="transformers.js: precisions to write (default: all)"
+    )
+    export.add_argument("--revision", help="branch, tag or commit of a repository")
+    export.add_argument("--overwrite", action="store_true", help="replace files of a target that is not empty")
+
+
+def layout_name(name: str) -> str:
+    """Return the name of a layout.
+
+    Raises:
+        ArgumentTypeError: it is that of weights, or unknown.
+    """
+    if name in (*LAYOUTS, "miniclip"):
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is a layout of weights: use `miniclip convert SOURCE TARGET --layout {name}`"
+        )
+    if name not in DEPLOYMENT_LAYOUTS:
+        raise argparse.ArgumentTypeError(f"unknown value {name!r}{did_you_mean(name, DEPLOYMENT_LAYOUTS)}")
+    return name
+
+
+def export_command(
+    source: str, target: str, layout: Any, precision: Any, preprocessing: bool, forms: Any, overwrite: bool, **load: Any
+) -> None:
+    """Run `miniclip export`."""
+    import miniclip
+    from miniclip.deployment.onnx_files import require_onnx
+    from miniclip.deployment.options import Options
+    from miniclip.utils.formatting import format_bytes
+    from miniclip.utils.target import require_target
+
+    require_onnx()  # all that can fail, before a download
+    options = Options(precision, preprocessing, tuple(forms))
+    options.require_layout(layout)
+    require_target(target, overwrite)
+    model = miniclip.load(source, device="cpu", **load)
+    settings = {"precision": precision, "preprocessing": preprocessing, "forms": tuple(forms)}
+    miniclip.export(model, target, layout=layout, overwrite=overwrite, **settings)
+    files = sorted(file for file in Path(target).rglob("*") if file.is_file())
+    width = max(len(str(file)) for file in files)
+    for file in files:
+        print(f"{file!s:<{width}}  {format_bytes(file.stat().st_size):>9}")
+    print(f"{target}: in the layout of {layout}, checked in onnxruntime against {source}")
