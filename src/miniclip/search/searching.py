@@ -35,7 +35,7 @@ class SnapshotSearch:
             searcher.extend(snapshot.vectors)
         else:
             searcher = Searcher(snapshot.vectors)
-        self.searcher = searcher
+        self.searcher: Searcher = searcher
 
     def search_each(
         self, vectors: Any, k: int | None = 10, where: Filter | None = None, threshold: float | None = None
