@@ -80,6 +80,16 @@ def test_images_without_captions(make, data, message):
         make(train_data=data)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
+def test_half_weights(make, model, precision):
+    config = TrainConfig(epochs=1, batch_size=8, precision=precision)
+    with pytest.raises(
+        ValueError, match=r"log_scale is float16; training needs float32 weights: call model\.float\(\)"
+    ):
+        make(model=model.half(), config=config)
+    make(model=model.float(), config=config)
+
+
 def test_resume_with_a_list(start, train_data):
     trainer = start(max_steps=1)
     trainer.fit()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.inference.model import CLIPModel
@@ -19,11 +21,12 @@ def require_trainable(
     """Check that a run can start.
 
     Raises:
-        ValueError: the model has no tokenizer, cannot be saved or does not fit the loss; a cache was built for another
-            model; a batch has fewer than two pairs, or not the same number on each rank under FSDP.
+        ValueError: the model has float16 weights or no tokenizer, cannot be saved or does not fit the loss; a cache was
+            built for another model; a batch has fewer than two pairs, or not the same number on each rank under FSDP.
         TypeError: the model is not a CLIPModel.
     """
     require_saveable(model)
+    require_wide_weights(model)
     require_tokenizer(model)
     loss_function(config, model)
     pairs = require_pairs(config, len(train_data))
@@ -31,6 +34,20 @@ def require_trainable(
         require_pixels(data, model)  # now, not after an epoch
     if config.fsdp:
         fsdp.require_even(pairs, skips_samples=config.on_error == "skip")
+
+
+def require_wide_weights(model: CLIPModel) -> None:
+    """Check that no weight is float16, which no precision of training computes with: updates of a weight vanish in it.
+
+    Raises:
+        ValueError: a weight is float16.
+    """
+    for name, weight in model.named_parameters():
+        if weight.dtype == torch.float16:
+            raise ValueError(
+                f"the weight {name} is float16; training needs float32 weights: call model.float() before, and choose "
+                f"{option('precision', 'bfloat16')} for speed"
+            )
 
 
 def require_tokenizer(model: CLIPModel) -> TextTokenizer:
