@@ -1,5 +1,6 @@
 """Messages of the command line: flags instead of Python, likely suggestions only, sentences for system errors."""
 
+import argparse
 import errno
 import json
 import os
@@ -11,6 +12,8 @@ import pytest
 import miniclip
 from miniclip import cli
 from miniclip.cli import run_data
+from miniclip.cli.parsing import ALIASES
+from miniclip.cli.running import build_parser
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.inference.model import CLIPModel
 from miniclip.utils.checks import did_you_mean, nearest
@@ -59,13 +62,41 @@ class TestSuggestions:
 
     def test_flags(self, fails):
         assert fails("train", "--learning-rate", "1") == (
-            "miniclip train: unknown argument '--learning-rate'; see `miniclip train --help`"
+            "miniclip train: unknown argument '--learning-rate'; did you mean '--lr'? see `miniclip train --help`"
         )
         assert fails("train", "--epocs=3") == (
             "miniclip train: unknown argument '--epocs'; did you mean '--epochs'? see `miniclip train --help`"
         )
+        assert fails("train", "--zzz", "1") == ("miniclip train: unknown argument '--zzz'; see `miniclip train --help`")
         assert "unknown argument 'more'" in fails("models", "vit_b_16", "more")
         assert "found '--epochs' before a command" in fails("--epochs", "3")
+
+    @pytest.mark.parametrize(
+        ("command", "flag", "expected"),
+        [
+            ("train", "--learning_rate=1", "--lr"),
+            ("train", "--num-train-epochs", "--epochs"),
+            ("train", "--output-dir", "--run-dir"),
+            ("train", "--fp16", "--precision"),
+            ("eval", "--fp16", "--dtype"),
+            ("classify", "--classes", "--labels"),
+            ("convert", "--force", "--overwrite"),
+        ],
+    )
+    def test_names_of_flags_in_other_projects(self, fails, command, flag, expected):
+        required = {"eval": ["m"], "classify": ["m", "a.jpg", "--labels", "a"], "convert": ["m", "out"], "train": []}
+        assert f"did you mean '{expected}'?" in fails(command, *required[command], flag)
+
+    def test_aliases_lead_to_existing_flags(self):
+        """An alias whose flag was renamed would never be suggested."""
+        flags, pending = set(), [build_parser()]
+        while pending:
+            for action in pending.pop()._actions:
+                flags.update(action.option_strings)
+                if isinstance(action, argparse._SubParsersAction):
+                    pending += action.choices.values()
+        targets = {target for aliases in ALIASES.values() for target in aliases}
+        assert targets - flags <= {"-k", "--threshold"}  # of `miniclip search`
 
     def test_commands_layouts_and_presets(self, fails, tmp_path):
         assert "unknown command 'trian'; did you mean 'train'?" in fails("trian")

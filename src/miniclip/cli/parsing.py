@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from miniclip.utils.checks import did_you_mean, types_and_literals
+from miniclip.utils.checks import did_you_mean, nearest, types_and_literals
 
 # Options of the library that only some commands have, for messages of the others.
 OTHER_COMMANDS = {
@@ -20,6 +20,75 @@ OTHER_COMMANDS = {
     "image=": "`?image=NAME` after the path",
     "caption=": "`?caption=NAME` after the path",
 }
+
+
+# Names of flags in other projects, and ours; of several, the first that a command has is suggested.
+ALIASES = {
+    "--learning-rate": ("--lr",),
+    "--wd": ("--weight-decay",),
+    "--bs": ("--batch-size",),
+    "--per-device-train-batch-size": ("--batch-size",),
+    "--num-epochs": ("--epochs",),
+    "--num-train-epochs": ("--epochs",),
+    "--max-epochs": ("--epochs",),
+    "--steps": ("--max-steps",),
+    "--iterations": ("--max-steps",),
+    "--max-iters": ("--max-steps",),
+    "--warmup-ratio": ("--warmup-fraction",),
+    "--warmup-steps": ("--warmup-fraction",),
+    "--clip-grad": ("--max-grad-norm",),
+    "--grad-clip-norm": ("--max-grad-norm",),
+    "--accum-freq": ("--micro-batch-size",),
+    "--gradient-accumulation-steps": ("--micro-batch-size",),
+    "--grad-checkpointing": ("--gradient-checkpointing",),
+    "--amp": ("--precision", "--dtype"),
+    "--fp16": ("--precision", "--dtype"),
+    "--bf16": ("--precision", "--dtype"),
+    "--half": ("--dtype", "--precision"),
+    "--torchcompile": ("--compile",),
+    "--workers": ("--num-workers",),
+    "--threads": ("--num-workers",),
+    "--jobs": ("--num-workers",),
+    "--gpu": ("--device",),
+    "--cuda": ("--device",),
+    "--dataset": ("--data",),
+    "--train-data": ("--data",),
+    "--input": ("--data",),
+    "--images": ("--data",),
+    "--checkpoint": ("--model",),
+    "--pretrained": ("--model",),
+    "--weights": ("--model",),
+    "--arch": ("--preset", "--architecture"),
+    "--output-dir": ("--run-dir", "--output", "--out"),
+    "--out-dir": ("--run-dir", "--output", "--out"),
+    "--save-dir": ("--run-dir", "--output", "--out"),
+    "--logs": ("--run-dir",),
+    "--report-to": ("--tensorboard",),
+    "--save-frequency": ("--save-every",),
+    "--classes": ("--labels",),
+    "--class-names": ("--labels",),
+    "--prompt": ("--template", "--templates"),
+    "--prompts": ("--template", "--templates"),
+    "--resolution": ("--image-size",),
+    "--format": ("--layout",),
+    "--force": ("--overwrite", "--allow-changes"),
+    "--top-k": ("-k",),
+    "--topk": ("-k",),
+    "--limit": ("-k",),
+    "--min-score": ("--threshold",),
+    "--skip-errors": ("--on-error",),
+}
+
+
+def suggested_flag(name: str, flags: Iterable[str]) -> str | None:
+    """Return the flag of a command that an unknown one most likely stands for, or None.
+
+    >>> suggested_flag("--learning_rate", ["--lr", "--epochs"]), suggested_flag("--epocs", ["--lr", "--epochs"])
+    ('--lr', '--epochs')
+    """
+    known = list(flags)
+    aliases = ALIASES.get(name.replace("_", "-").lower(), ())
+    return next((flag for flag in aliases if flag in known), None) or nearest(name, known)
 
 
 class Parser(argparse.ArgumentParser):

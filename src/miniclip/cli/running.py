@@ -75,7 +75,7 @@ def interrupts_end_the_process() -> Iterator[None]:
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the command, its parser and its options; exit with the nearest flag's name if a flag does not exist."""
-    from miniclip.utils.checks import nearest
+    from miniclip.cli.parsing import suggested_flag
 
     main_parser = build_parser()
     if arguments and arguments[0].startswith("-") and arguments[0] not in main_parser._option_string_actions:
@@ -84,8 +84,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     values = vars(options)
     if unknown:
         parser, name = values["parser"], unknown[0].split("=")[0]
-        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
-        near = nearest(name, flags) if name.startswith("-") else None
+        near = suggested_flag(name, parser._option_string_actions) if name.startswith("-") else None
         parser.error(f"unknown argument {name!r}" + (f"; did you mean {near!r}?" if near else ""))
     return values
 
