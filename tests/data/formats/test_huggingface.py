@@ -2,12 +2,15 @@
 
 import io
 import pickle
+import struct
 
 import pytest
 from PIL import Image
 
 from miniclip.data import Captions, open_data
 from miniclip.errors import DataError
+
+OFFSETS = struct.pack("<3i", 0, 3, 6)  # of the texts "dog" and "cat"
 
 
 def png(value: int) -> bytes:
@@ -103,6 +106,31 @@ class TestLibrary:
             Captions.from_huggingface(datasets.DatasetDict(train=dataset))
         with pytest.raises(TypeError, match="without streaming"):
             Captions.from_huggingface(dataset.to_iterable_dataset())
+
+    @pytest.mark.parametrize(
+        ("damage", "words"),
+        [
+            (lambda content: content[:-8], "ends with"),
+            (lambda content: content[: len(content) // 2], "not a complete Arrow file"),
+            (lambda content: b"ARROW1\0\0" + content, "begins with b'ARRO'"),
+            (lambda content: b"", "begins with b''"),
+            (lambda content: content.replace(OFFSETS, struct.pack("<3i", 0, 1 << 30, 6)), "damaged"),
+            (lambda content: content.replace(OFFSETS, struct.pack("<3i", 0, -9, 6)), "damaged"),
+        ],
+        ids=["end", "half", "start", "empty", "offset", "negative"],
+    )
+    def test_damaged_file_of_save_to_disk(self, tmp_path, damage, words):
+        """Without a check, pyarrow ends the process at a wrong offset."""
+        datasets = pytest.importorskip("datasets")
+        rows = {"image": [{"bytes": png(1), "path": None}] * 2, "caption": ["dog", "cat"]}
+        datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "one")
+        (file,) = (tmp_path / "one").glob("*.arrow")
+        content = file.read_bytes()
+        file.write_bytes(damage(content))
+        assert file.read_bytes() != content
+        with pytest.raises(DataError, match=words) as caught:
+            open_data(tmp_path / "one", "all")
+        assert str(caught.value).startswith(f"{file}: ")
 
     def test_opens_save_to_disk(self, dataset, tmp_path):
         datasets = pytest.importorskip("datasets")

@@ -120,7 +120,7 @@ def test_imagefolder_of_datasets(tmp_path):
     check(open_data(tmp_path / ".saved", "all"))
     for file in (tmp_path / ".saved").rglob("*.arrow"):
         file.write_bytes(b"damaged")
-    assert "cannot be read as a dataset of save_to_disk" in error_of(open_data, tmp_path / ".saved")
+    assert "begins with b'dama', and is not a complete Arrow file" in error_of(open_data, tmp_path / ".saved")
 
 
 def test_clone_of_a_hub_repository(tmp_path):
