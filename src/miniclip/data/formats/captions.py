@@ -13,7 +13,7 @@ from miniclip.data.formats.folder import read_folder
 from miniclip.data.formats.huggingface import read_dataset
 from miniclip.data.formats.multifile import find_parquet, read_files
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
-from miniclip.data.formats.rows import ImageRows, select
+from miniclip.data.formats.rows import ImageRows, refuse_numbers, select
 from miniclip.data.formats.tables import read_table
 from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import Split
@@ -73,7 +73,7 @@ class Captions(ImageFiles):
         """
         file, names = Path(path).expanduser(), ColumnNames(image, caption)
         read_options = ReadOptions(split, **options)
-        return _load(lambda log: read_table(file, log, names, separator=separator), read_options)
+        return _load(lambda log: read_table(file, log, names, separator=separator), read_options, names)
 
     @classmethod
     def from_jsonl(
@@ -152,14 +152,18 @@ class Captions(ImageFiles):
             TypeError: the dataset is a dict of splits, or is streamed.
         """
         names = ColumnNames(image, caption)
-        return _load(lambda log: read_dataset(dataset, log, names), ReadOptions(split, **options))
+        return _load(lambda log: read_dataset(dataset, log, names), ReadOptions(split, **options), names)
 
 
 def load_tables(files: Sequence[Path], root: Path, names: ColumnNames, options: ReadOptions) -> Captions:
     """Read one table, or several that make up one dataset; image names start from `root`."""
-    return _load(lambda log: read_files(files, root, log, names), options)
+    return _load(lambda log: read_files(files, root, log, names), options, names)
 
 
-def _load(read: Callable[[SkipLog], ImageRows], options: ReadOptions) -> Captions:
+def _load(read: Callable[[SkipLog], ImageRows], options: ReadOptions, names: ColumnNames | None = None) -> Captions:
     skip_log = options.new_skip_log()
-    return Captions(*select(read(skip_log), options, skip_log))
+    rows = read(skip_log)
+    data = Captions(*select(rows, options, skip_log))
+    if names is not None and names.caption is not None:
+        refuse_numbers(rows.source, data.captions)
+    return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -60,6 +61,9 @@ SPLIT_COLUMN = "split"
 NAME_COLUMNS = ("filename", "file_name", "image_name", "image_id", "img_id", "imgid", "cocoid")
 MAX_LISTED = 20  # column names in a message
 MAX_COMPARED = 1_000  # column names that are searched for the nearest to a wrong one
+_CAPTION_WORD = re.compile(r"(?:^|[^a-z])captions?(?:[^a-z]|$)")
+_ABOUT = "id|ids|number|count|num|length|len|lang|language|source|score|index|model"  # as in caption_id
+_NOT_CAPTIONS = re.compile(rf"(?:^|[^a-z])(?:{_ABOUT})(?:[^a-z]|$)")
 _NUMBERED = re.compile(rf"({'|'.join(CAPTION_COLUMNS)})[ _-]?[0-9]+")
 
 
@@ -120,6 +124,25 @@ def choose_columns(source: Path | str, header: Sequence[str], names: ColumnNames
     columns = Columns(image, captions, by_lower.get(SPLIT_COLUMN), name)
     _require_unique(source, header, columns, names)
     return columns
+
+
+def warn_of_other_captions(source: Path | str, header: Sequence[str], columns: Columns, names: ColumnNames) -> None:
+    """Warn if columns that were not chosen, such as "alt_caption", probably hold captions too."""
+    if names.caption is not None:
+        return
+    others = [
+        column
+        for column in header[:MAX_COMPARED]
+        if column not in (*columns.captions, columns.image)
+        and _CAPTION_WORD.search(column.strip().lower())
+        and not _NOT_CAPTIONS.search(column.strip().lower())
+    ]
+    if others:
+        warnings.warn(
+            f"{source}: captions are read from {_listed(columns.captions)} and not from {_listed(others)}; choose one "
+            f"or several with {option('caption=')}",
+            stacklevel=3,
+        )
 
 
 def _require_unique(source: Path | str, header: Sequence[str], columns: Columns, names: ColumnNames) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from miniclip.data.decoding import read_encoded
 from miniclip.data.formats.cells import name_labels
-from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
+from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns, warn_of_other_captions
 from miniclip.data.formats.rows import ImageRows
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError, UnreadableError
@@ -157,6 +157,7 @@ def read_dataset(dataset: Any, skip_log: SkipLog, names: ColumnNames) -> ImageRo
             "length and its captions are needed at the start"
         )
     columns = choose_columns("the dataset", list(dataset.column_names), names)
+    warn_of_other_captions("the dataset", list(dataset.column_names), columns, names)
     rows = read_columns(HuggingFaceTable(dataset, columns.image), columns, skip_log)
     about, exact = f"a Hugging Face dataset, {columns}", columns.split is not None
     return ImageRows(Path("the dataset"), rows, about, folder=Path.cwd(), exact_split=exact)

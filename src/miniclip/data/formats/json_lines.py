@@ -17,6 +17,7 @@ from miniclip.data.formats.columns import (
     ColumnNames,
     Columns,
     choose_columns,
+    warn_of_other_captions,
 )
 from miniclip.data.formats.rows import ImageRow, ImageRows, shown
 from miniclip.data.formats.text_files import read_text
@@ -50,6 +51,7 @@ def read_json_lines(path: Path, skip_log: SkipLog, names: ColumnNames, split: st
         raise DataError(f'{path}: holds no objects; expected lines such as {{"image": "a.jpg", "caption": "a dog"}}')
     header = dict.fromkeys(key for _, content in objects for key in content)  # the first may have fewer captions
     columns = choose_columns(path, list(header), names)
+    warn_of_other_captions(path, list(header), columns, names)
     rows = _read_rows(objects, columns, names, skip_log, split)
     return ImageRows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)
 

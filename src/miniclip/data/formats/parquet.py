@@ -19,7 +19,7 @@ from typing import Any
 
 from miniclip.data.decoding import read_encoded
 from miniclip.data.formats.cells import name_labels
-from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns
+from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns, warn_of_other_captions
 from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError, UnreadableError
@@ -254,6 +254,7 @@ def read_parquet(path: Path, skip_log: SkipLog, names: ColumnNames, split: str |
     """
     file = ParquetFile(path)
     columns = choose_columns(path, file.header, names)
+    warn_of_other_captions(path, file.header, columns, names)
     file.image_column = columns.image
     rows = read_columns(file, columns, skip_log, split)
     if "status" in file.header and not file.is_text(columns.image):

@@ -29,9 +29,11 @@ from miniclip.data.formats.text_files import text_problem
 from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import normalize_split, resolve_splits, select_split
 from miniclip.errors import DataError
+from miniclip.utils.option_names import option
 
 MAX_CAPTION_LENGTH = 100_000  # characters; a longer one is an unclosed quote, or the text of another file
 
+_NUMBER = re.compile(r"[+-]?\d+(?:\.0*)?")
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
 
 
@@ -164,6 +166,20 @@ def _add(row: ImageRow, base: str, images: dict[str, _GroupedImage], skip_log: S
         return f"{row.name} has the split {image.split!r} in {image.location} and {split!r} here"
     image.captions += _clean(row, skip_log)
     return None
+
+
+def refuse_numbers(source: Path | str, captions: Sequence[Sequence[str]]) -> None:
+    """Check that the captions of a column that the user chose are not only whole numbers, which are labels.
+
+    Raises:
+        DataError: all of them are whole numbers.
+    """
+    if captions and all(_NUMBER.fullmatch(caption) for texts in captions for caption in texts):
+        raise DataError(
+            f"{source}: all captions are numbers, such as {captions[0][0]!r}; a text encoder learns nothing from the "
+            "number of a class: write the name of the class, or choose another column of captions with "
+            f"{option('caption=')}"
+        )
 
 
 def _one_spelling(name: str, base: str) -> str:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from miniclip.data.formats.cells import read_cells
-from miniclip.data.formats.columns import ColumnNames, Columns, choose_columns, count_usual_names
+from miniclip.data.formats.columns import (
+    ColumnNames,
+    Columns,
+    choose_columns,
+    count_usual_names,
+    warn_of_other_captions,
+)
 from miniclip.data.formats.flickr_tables import is_flickr_table, read_flickr_table
 from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
@@ -73,6 +79,7 @@ def read_table(
         raise DataError(f"{path}, line 1: {records[0].problem}")
     header = [name.strip() for name in records[0].fields]
     columns = choose_columns(f"{path}, line 1", header, names)
+    warn_of_other_captions(f"{path}, line 1", header, columns, names)
     joins = [header.index(name) for name in columns.captions] == [len(header) - 1]
     records = [_fit(record, len(header), separator, joins) for record in records[1:]]
     return ImageRows(

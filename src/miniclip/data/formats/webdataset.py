@@ -18,7 +18,7 @@ from miniclip.data.decoding import MAX_FILE_BYTES
 from miniclip.data.formats.captions import Captions
 from miniclip.data.formats.cells import read_quoted_list
 from miniclip.data.formats.options import ReadKeywords, ReadOptions
-from miniclip.data.formats.rows import ImageRow, ImageRows, select
+from miniclip.data.formats.rows import ImageRow, ImageRows, refuse_numbers, select
 from miniclip.data.formats.shards import ShardSpec, TarShard, find_shards, name_shards
 from miniclip.data.formats.tars import Member, list_members
 from miniclip.data.skipping import SkipLog
@@ -85,6 +85,8 @@ class WebDataset(Captions):
         rows = _read_shards(named, _Fields(image, caption), skip_log)
         dataset = ImageRows(named[0].path, rows, about, exact_split=len(splits) > 1)
         super().__init__(*select(dataset, read_options, skip_log))
+        if caption is not None:
+            refuse_numbers(named[0].path, self.captions)
 
 
 @dataclass(frozen=True, slots=True)
