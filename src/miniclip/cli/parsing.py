@@ -22,7 +22,7 @@ OTHER_COMMANDS = {
 }
 
 
-# Names of flags in other projects, and ours; of several, the first that a command has is suggested.
+# Names of flags in other projects, and those of miniclip: the first one that a command has is suggested.
 ALIASES = {
     "--learning-rate": ("--lr",),
     "--wd": ("--weight-decay",),
