@@ -30,7 +30,7 @@ ORDER: list[tuple[str, ...]] = [
     ("loggers", "plots", "diagnostics"),
     ("explanation",),
     ("search",),
-    ("embedding",),
+    ("embedding", "demo"),
     ("train.setup", "train.trainer"),
     ("diagnostics.plan", "diagnostics.timing"),  # they plan and time a trainer
     ("train.__init__",),

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from miniclip.explanation.explain import TOP_FRACTION, Explanation
+from miniclip.explanation.patches import enlarge
 from miniclip.plots.figure import new_figure, write_figure
 
 WORD_COLOR = "#f28e2b"
@@ -50,3 +54,21 @@ def _draw_words(figure: Any, explanation: Explanation) -> None:
     for text, extent in zip(texts, widths, strict=True):
         text.set_x((left + gap / 2) / width)
         left += extent
+
+
+def heat_layer(explanation: Explanation, side: int) -> Image.Image:
+    """Return the heat map of an explanation as a layer to lay over the image.
+
+    Args:
+        explanation: an explanation.
+        side: width and height of the layer in pixels.
+
+    Returns:
+        RGBA; irrelevant parts are transparent, so that they show the image.
+    """
+    from matplotlib import colormaps
+
+    values = enlarge(explanation.patches, side).numpy()
+    pixels = (colormaps["turbo"](values) * 255).astype(np.uint8)
+    pixels[..., 3] = (255 * values**0.7).astype(np.uint8)
+    return Image.fromarray(pixels)

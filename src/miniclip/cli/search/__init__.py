@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from miniclip.cli.search import embed, index
+from miniclip.cli.search import demo, embed, index
 
-COMMANDS: tuple[ModuleType, ...] = (index, embed)
+COMMANDS: tuple[ModuleType, ...] = (index, embed, demo)
