@@ -66,10 +66,11 @@ def names(tab):
 def test_typing_searches_without_a_click(tab, demo_model, demo_index):
     tab.keyboard.press("/")
     tab.keyboard.type("a red circle")
+    expect(tab).to_have_url(re.compile("q=a.red.circle$"))
     expect(tab.locator("#status")).to_have_text(re.compile(r"The 24 most similar of 24 images, in \d+ ms"))
     scores = demo_index.embeddings.astype("float32") @ demo_model.encode_text("a red circle")[0].numpy()
-    assert names(tab)[0].startswith(demo_index.snapshot.names[scores.argmax()])
-    assert "q=a+red+circle" in tab.url
+    best = re.compile(rf"^{re.escape(demo_index.snapshot.names[scores.argmax()])}, similarity {scores.max():.2f}")
+    expect(tab.locator(".card .open").first).to_have_attribute("aria-label", best)
     tab.keyboard.type(" - ")  # not finished, so an error; the hits stay
     expect(tab.locator("#problem")).to_contain_text("expected a text")
     assert len(names(tab)) == 24
@@ -102,12 +103,13 @@ def test_keys_move_open_and_close(tab):
     assert tab.locator("#detail-name").text_content() != first
     tab.keyboard.press("Escape")
     expect(tab.locator("#detail")).to_be_hidden()
-    assert tab.evaluate(focused) is not None
+    expect(tab.locator(".card:focus-within")).to_have_count(1)
+    expect(tab.locator(".open[tabindex='0']")).to_have_count(1)
     tab.keyboard.press("m")
     expect(tab.locator("#chip")).to_be_visible()
     tab.go_back()
     expect(tab.locator("#chip")).to_be_hidden()
-    assert tab.locator("[tabindex='0'].open").count() == 1  # one stop of the tab key for all images
+    expect(tab.locator(".open[tabindex='0']")).to_have_count(1)  # one stop of the tab key for all images
 
 
 def test_dropped_image_finds_itself(tab, photos):
@@ -167,9 +169,11 @@ def test_phone_width_has_no_sideways_scroll(tab, scheme):
 
 
 def test_every_control_has_a_name(tab):
-    unnamed = "[...document.querySelectorAll('button, input:not([hidden])')].filter(control => !(control.textContent.trim() " \
-              "|| control.getAttribute('aria-label') || control.labels?.length)).map(control => control.outerHTML)"  # fmt: skip
-    assert tab.evaluate(unnamed) == []
+    unnamed = tab.locator("button, input:not([hidden])").evaluate_all(
+        "controls => controls.filter(control => !(control.textContent.trim() || control.getAttribute('aria-label') "
+        "|| control.labels?.length)).map(control => control.outerHTML)"
+    )
+    assert unnamed == []
 
 
 def test_another_page_cannot_use_it(browser, page, tmp_path):

@@ -60,7 +60,14 @@ def test_other_model_is_refused(checkpoint, demo_index, tmp_path, tokenizer, cap
 def test_page_on_shapes_starts_at_once_and_ends_with_ctrl_c(demo_model, tmp_path):
     run = tmp_path / "run"  # as `miniclip train` leaves it
     miniclip.save(demo_model, run / "best")
-    config = {"format": "miniclip run 1", "train": {}, "model": {}, "data": {}, "about": {"data": "shapes"}, "changes": []}
+    config = {
+        "format": "miniclip run 1",
+        "train": {},
+        "model": {},
+        "data": {},
+        "about": {"data": "shapes"},
+        "changes": [],
+    }
     (run / "config.json").write_text(json.dumps(config))
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "miniclip", "demo", str(run), "--port", "0", "--device", "cpu"]

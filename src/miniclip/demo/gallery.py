@@ -62,7 +62,7 @@ class Gallery:
 
         Args:
             item: an item.
-            side: pixels that both sides keep if the image has so many; None: full size.
+            side: pixels that both sides of a large image keep; None: full size.
 
         Raises:
             DataError: it cannot be read, is missing, or is not the file that was indexed.

@@ -52,7 +52,7 @@ class RefusalError(Exception):
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use the page.
+    """Permission to use the page.
 
     Attributes:
         host: address or name that the server is bound to.
@@ -74,7 +74,7 @@ def is_loopback(host: str) -> bool:
 
 
 def access_to(host: str, port: int, token: str | None = None) -> Access:
-    """Return who may use a server: this machine without a token, others with one.
+    """Return the permission to use a server: this machine needs no token, others do.
 
     Args:
         host: address or name that the server is bound to.

@@ -20,7 +20,7 @@ def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens on a host and a port; port 0 is any free one.
 
     Raises:
-        ValueError: the port is not one, is used, or needs the rights of root; the host is not an address of this machine.
+        ValueError: the port is out of range, used, or only for root; the host is not an address of this machine.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"--port {port}: expected 0 to 65535; 0 is any free one")

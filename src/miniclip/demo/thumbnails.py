@@ -51,8 +51,8 @@ class Thumbnails(Generic[T]):
     """Images of an index as small JPEG files.
 
     Args:
-        read: function of an item and a side in pixels that returns its RGB image, with both sides at least so long
-            if the original has so many pixels.
+        read: function of an item and a side in pixels that returns its RGB image; it may be reduced, if both
+            sides keep this number of pixels.
         capacity: bytes in memory.
         workers: threads that decode.
     """

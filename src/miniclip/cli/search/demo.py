@@ -27,9 +27,7 @@ def add(commands: Any) -> None:
     demo.add_argument("--index", help="an index of images, built with the same model (default: images of shapes)")
     demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     demo.add_argument("--port", type=int, default=PORT, help=f"port to listen on; 0: any free one (default {PORT})")
-    demo.add_argument(
-        "--token", help="secret that the page needs (default: none for this machine, else random)"
-    )
+    demo.add_argument("--token", help="secret that the page needs (default: none for this machine, else random)")
     demo.add_argument("--open", action="store_true", help="open the page in the browser")
     demo.add_argument("--device", help="cpu, cuda or mps (default: the GPU if there is one)")
 

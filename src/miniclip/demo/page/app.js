@@ -244,10 +244,8 @@ function focusCard(index) {
   const cards = $("results").children;
   if (!cards.length) return;
   const next = Math.max(0, Math.min(cards.length - 1, index));
-  for (const number of [Math.max(0, state.current), next]) {
-    if (!cards[number]) continue;
-    for (const button of cards[number].querySelectorAll("button")) button.tabIndex = number === next ? 0 : -1;
-  }
+  for (const button of $("results").querySelectorAll("[tabindex='0']")) button.tabIndex = -1;
+  for (const button of cards[next].querySelectorAll("button")) button.tabIndex = 0; // one stop of the tab key
   state.current = next;
   cards[next].querySelector(".open").focus();
   cards[next].scrollIntoView({ block: "nearest" });
