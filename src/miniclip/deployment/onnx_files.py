@@ -60,7 +60,7 @@ def trace(
     bounds = {"length": {"min": 1, "max": longest}} if longest else {}
     dims = {name: torch.export.Dim(name, **bounds.get(name, {})) for part in axes.values() for name in part.values()}
     shapes = tuple({axis: dims[dim] for axis, dim in axes.get(name, {}).items()} for name in inputs)
-    with _quiet(), torch.no_grad():
+    with _quiet(), _interruptible(), torch.no_grad():
         program = torch.onnx.export(
             module, tuple(inputs.values()), dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, verbose=False
         )
@@ -80,6 +80,20 @@ def _rename(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     for values, names in ((model.graph.inputs, inputs), (model.graph.outputs, outputs)):
         for value, name in zip(values, names, strict=True):
             value.name = name
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Context in which Ctrl-C ends the export: the exporter can turn it into an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 @contextmanager
