@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the command, its parser and its options; exit with the nearest flag's name if a flag does not exist."""
     from miniclip.cli.parsing import suggested_flag
 
-    main_parser = build_parser()
+    main_parser, arguments = build_parser(), joined_names(arguments)
     if arguments and arguments[0].startswith("-") and arguments[0] not in main_parser._option_string_actions:
         main_parser.error(f"found {arguments[0]!r} before a command; expected it after one, as in `miniclip train`")
     options, unknown = main_parser.parse_known_args(arguments)
@@ -87,6 +87,15 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
         near = suggested_flag(name, parser._option_string_actions) if name.startswith("-") else None
         parser.error(f"unknown argument {name!r}" + (f"; did you mean {near!r}?" if near else ""))
     return values
+
+
+def joined_names(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the arguments with the name of a command of two words as one argument.
+
+    The first argument of `miniclip index` is a model, so that argparse cannot have commands below it.
+    """
+    names = " ".join(arguments[:2])
+    return [names, *arguments[2:]] if names == "index dupes" else arguments
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -67,9 +67,7 @@ class Index:
         self._search: SnapshotSearch | None = None
         self._lock = threading.Lock()
         if model is not None:
-            require_model(model)
-            self._require_same(model)
-            self._model = model
+            self.use_model(model)
 
     @classmethod
     def build(
@@ -147,6 +145,16 @@ class Index:
             self._model = model
         return self._model
 
+    def use_model(self, model: CLIPModel) -> None:
+        """Use a model that is loaded already, instead of the recorded one.
+
+        Raises:
+            ValueError: the index was built with another model.
+        """
+        require_model(model)
+        self._require_same(model)
+        self._model = model
+
     def __len__(self) -> int:
         return len(self.snapshot)
 
@@ -195,8 +203,9 @@ class Index:
         where: Filter | None = None,
         threshold: float | None = None,
         templates: Template | Iterable[Template] | None = None,
+        engine: Literal["exact", "faiss", "usearch"] = "exact",
     ) -> list[Hit]:
-        """Find the images that are most similar to a query; the result is exact.
+        """Find the images that are most similar to a query.
 
         Args:
             query: a string, as "a red bicycle", the path of an image, or a sum of both with weights, as in
@@ -206,6 +215,8 @@ class Index:
             where: images to search among; None: all.
             threshold: the smallest cosine similarity, -1..1; None: none.
             templates: prompts with one `{}` in place of a text, whose embeddings are averaged; None: the text itself.
+            engine: "exact", or an approximate engine for many millions of images, which is built beside the index at
+                its first use. It takes no filter and needs k. The extra `search` installs both.
 
         Returns:
             Hits, the best first.
@@ -220,17 +231,23 @@ class Index:
             vectors = query[None] if hasattr(query, "ndim") else [query]
         else:
             vectors = Query.of(query).vector(self.model, templates)[None]
-        return self.search_vectors(vectors, k, where=where, threshold=threshold)[0]
+        return self.search_vectors(vectors, k, where=where, threshold=threshold, engine=engine)[0]
 
     def search_vectors(
-        self, vectors: Any, k: int | None = 10, *, where: Filter | None = None, threshold: float | None = None
+        self,
+        vectors: Any,
+        k: int | None = 10,
+        *,
+        where: Filter | None = None,
+        threshold: float | None = None,
+        engine: Literal["exact", "faiss", "usearch"] = "exact",
     ) -> list[list[Hit]]:
         """Find the images of several query vectors (Q, E) in one reading of the index; options as in `search`."""
         with self._lock:
             if self._search is None or self._search.snapshot is not self.snapshot:
                 self._search = SnapshotSearch(self.snapshot, self.path_of, self._search)
             search = self._search
-        return search.search_each(vectors, k, where, threshold)
+        return search.search_each(vectors, k, where, threshold, engine)
 
     def duplicates(self, threshold: float = 0.95, progress: bool = False) -> list[DuplicateGroup]:
         """Find groups of equal files and of similar images. The time grows with the square of the number of images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from miniclip.search.filters import Filter
+from miniclip.search.nearest.engines import Engine, open_engine, require_engine
 from miniclip.search.nearest.searcher import Searcher
 from miniclip.search.snapshot import Hit, Item, Snapshot
 from miniclip.utils.checks import whole_number
@@ -24,6 +26,8 @@ class SnapshotSearch:
         previous: search in an earlier snapshot; its codes are used again if the vectors only have further rows.
     """
 
+    searcher: Searcher
+
     def __init__(
         self, snapshot: Snapshot, path_of: Callable[[Item], str], previous: SnapshotSearch | None = None
     ) -> None:
@@ -31,14 +35,21 @@ class SnapshotSearch:
         rows = np.unique(snapshot.rows)
         self.rows = None if len(rows) == len(snapshot.vectors) else rows  # None: no holes
         if previous is not None and _is_continuation(previous.snapshot, snapshot):
-            searcher: Searcher = previous.searcher
+            searcher = previous.searcher
             searcher.extend(snapshot.vectors)
         else:
             searcher = Searcher(snapshot.vectors)
-        self.searcher: Searcher = searcher
+        self.searcher = searcher
+        self._engines: dict[str, Engine] = {}
+        self._lock = threading.Lock()
 
     def search_each(
-        self, vectors: Any, k: int | None = 10, where: Filter | None = None, threshold: float | None = None
+        self,
+        vectors: Any,
+        k: int | None = 10,
+        where: Filter | None = None,
+        threshold: float | None = None,
+        engine: str = "exact",
     ) -> list[list[Hit]]:
         """Return the best images of each query, the best first; equal scores are in the order of rows, then of names.
 
@@ -47,20 +58,44 @@ class SnapshotSearch:
             k: greatest number of images of a query; None: all.
             where: images to search among; None: all.
             threshold: the smallest cosine similarity of a hit, -1..1; None: none.
+            engine: "exact", or the name of an approximate engine.
 
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: an argument is out of range, or an engine cannot take it.
+            ImportError: the engine is not installed.
         """
         k = None if k is None else whole_number("k", k, 1)
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold: found {threshold}; expected a cosine similarity from -1 to 1")
         queries = unit_vectors(vectors)
+        if engine != "exact":
+            return self._approximate(queries, k, where, threshold, engine)
         rows, ids = self.rows, None
         if where is not None:
             positions = self._positions(where)
             rows, ids = self.snapshot.rows[positions], set(self.snapshot.ids[positions].tolist())
         results = self.searcher.top_k_each(queries, k, rows, threshold)
         return [self._hits(scores, found, k, ids) for scores, found in results]
+
+    def _approximate(
+        self, queries: npt.NDArray[np.float32], k: int | None, where: Filter | None, threshold: float | None, name: str
+    ) -> list[list[Hit]]:
+        """Return the hits that an engine finds."""
+        require_engine(name)
+        if k is None or where is not None:
+            raise ValueError(f"engine {name}: takes no filter and needs k; use engine 'exact'")
+        if not len(self.snapshot):
+            return [[] for _ in queries]
+        snapshot = self.snapshot
+        if queries.shape[1] != snapshot.vectors.shape[1]:
+            raise ValueError(f"query: found {queries.shape[1]} values; expected {snapshot.vectors.shape[1]}")
+        with self._lock:
+            if name not in self._engines:
+                rows = np.unique(snapshot.rows)
+                folder, generation = snapshot.path, snapshot.settings["generation"]
+                self._engines[name] = open_engine(name, folder, generation, snapshot.vectors, rows)
+        results = self._engines[name].top_k_each(snapshot.vectors, queries, k, threshold)
+        return [self._hits(scores, found, k, None) for scores, found in results]
 
     def _positions(self, where: Any) -> npt.NDArray[np.int64]:
         if not isinstance(where, Filter):

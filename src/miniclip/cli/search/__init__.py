@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from miniclip.cli.search import demo, embed, index
+from miniclip.cli.search import demo, dupes, embed, index, search
 
-COMMANDS: tuple[ModuleType, ...] = (index, embed, demo)
+COMMANDS: tuple[ModuleType, ...] = (index, dupes, search, embed, demo)

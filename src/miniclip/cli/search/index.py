@@ -14,6 +14,7 @@ EPILOG = """examples:
   miniclip index runs/shapes photos/ -o my.index
   miniclip index vit_b_16 shards/                  also tars, parquet files, tables and caches
   miniclip index photos.index                      updates it: the same model, the same folder
+  miniclip index dupes photos.index                lists equal and similar images (`miniclip index dupes --help`)
 
 The same command updates an index, and continues an interrupted build. Only new and changed images are encoded.
 """
