@@ -53,7 +53,10 @@ def dupes_command(index: str, threshold: float, rest: bool, json: bool, null: bo
             for path, item in list(zip(group.paths, group.items, strict=True))[first:]:
                 print(f"  {output.shown(path)}  {item.width} × {item.height}, {item.size:,} bytes")
     count = sum(len(group.paths) for group in groups)
-    print(f"{count:,} images in {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else "no duplicates", file=sys.stderr)
+    print(
+        f"{count:,} images in {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else "no duplicates",
+        file=sys.stderr,
+    )
 
 
 def _record(group: Any, first: int) -> dict[str, Any]:
