@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from miniclip.losses import contrastive_loss, reference, sigmoid_loss
 from miniclip.runtime import distributed
 
-SIZES = {2: [(4, 4), (1, 6), (5, 0)], 4: [(3, 3, 3, 3), (1, 4, 2, 5), (0, 1, 7, 0)]}  # rows of each rank
+SIZES = {2: [(4, 4), (1, 6), (5, 0)], 3: [(3, 3, 3), (1, 4, 2), (0, 7, 0)]}  # rows of each rank
 FEATURES, E = 6, 5
 MEMORY = {"n": 128, "columns": 16, "E": 32}
 
@@ -163,7 +163,7 @@ def results(tmp_path_factory):
     return {}
 
 
-@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def ranks_results(request, results, ranks, tmp_path):
     if request.param not in results:
         ranks(request.param, __file__, tmp_path)

@@ -34,7 +34,7 @@ SETTINGS = {
     "epochs": 3, "batch_size": 8, "precision": "float32", "log_every": 2, "save_every": 2, "keep_checkpoints": 2,
     "ema_decay": 0.9, "color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "micro_batch_size": 5,
 }  # fmt: skip
-KILLS = 20
+KILLS = 12
 TIMES = {"samples_per_second", "data_wait", "mfu"}
 
 
@@ -82,7 +82,7 @@ def attempt(run: Path, events: int | None = None) -> int:
 
 
 def main(folder: Path) -> None:
-    """Train one undisturbed run, then others until there were 20 kills; the test runs it in a separate process."""
+    """Train one undisturbed run, then others until there were `KILLS` kills; the test runs it in a separate process."""
     torch.set_num_threads(1)
     train(folder / "whole")
     draw, kills = random.Random(0), 0
