@@ -2,17 +2,12 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
-from torch.distributed import TCPStore
 
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
@@ -20,6 +15,7 @@ from miniclip.inference.model import CLIPModel
 from miniclip.plots.callbacks import EvaluationPlots
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import Callback, TrainConfig, Trainer
+from tests.ranks import Ranks
 from tests.toys import make_model
 
 settings.register_profile("miniclip", deadline=None, derandomize=True, max_examples=50)
@@ -72,59 +68,18 @@ def hub_server(monkeypatch, tmp_path_factory):
         yield server
 
 
-@pytest.fixture
-def start_ranks():
-    """Start a command in several processes with torchrun's environment variables; they end with the test.
-
-    The rendezvous store lives in this process, as in torchrun. The system chooses its port, so tests do not clash.
-    """
-    started = []
-
-    def start(count, *command):
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
-        common = {
-            "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(store.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        processes = [
-            subprocess.Popen(
-                [sys.executable, *map(str, command)],
-                env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=Path(__file__).parents[1],
-            )
-            for rank in range(count)
-        ]
-        started.append((processes, store))
-        return processes
-
-    yield start
-    for processes, _ in started:
-        for process in processes:
-            process.kill()
-            process.communicate()
+@pytest.fixture(scope="session")
+def rank_starter():
+    """Process that starts ranks; it and they end with the session."""
+    starter = Ranks()
+    yield starter
+    starter.close()
 
 
 @pytest.fixture
-def ranks(start_ranks):
-    """Run a command in several processes; return (exit code, standard output, standard error) of each."""
-
-    def run(count, *command, seconds=120, succeed=True):
-        end = time.monotonic() + seconds
-        processes = start_ranks(count, *command)
-        results = [(*p.communicate(timeout=max(0.1, end - time.monotonic())), p.returncode) for p in processes]
-        if succeed:
-            assert all(code == 0 for *_, code in results), "\n".join(error for _, error, _ in results)
-        return [(code, out, error) for out, error, code in results]
-
-    return run
+def ranks(rank_starter):
+    """Function that calls a function in several ranks; see `Ranks.run`."""
+    return rank_starter.run
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,9 @@
 """The distributed losses: value and gradients of one process with the whole batch, with less memory.
 
-The file is also the program of each rank, which runs all cases.
+The file also holds the function of a rank, which runs all cases.
 """
 
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
@@ -166,7 +165,7 @@ def results(tmp_path_factory):
 @pytest.fixture(params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def ranks_results(request, results, ranks, tmp_path):
     if request.param not in results:
-        ranks(request.param, __file__, tmp_path)
+        ranks(request.param, work, tmp_path)
         results[request.param] = [torch.load(tmp_path / f"{r}.pt") for r in range(request.param)]
     return results[request.param]
 
@@ -221,7 +220,3 @@ def test_bfloat16_embeddings_under_autocast(ranks_results):
         assert dtype == torch.float32
         assert error < 1e-6
         assert finite
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])

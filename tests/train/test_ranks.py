@@ -1,7 +1,6 @@
 """Training on several ranks: the run of one process up to the order of sums, one writer, a common end.
 
-The file is also the program of each rank (`python -m tests.train.test_ranks FUNCTION FOLDER`). All cases share one
-start, which takes seconds, and end with a failure.
+The file also holds the functions of the ranks. All cases share one start, and end with a failure.
 """
 
 import dataclasses
@@ -96,7 +95,7 @@ def in_float64(tower: CLIPModel, arguments: tuple) -> tuple:
     return arguments[0].double(), *arguments[1:]
 
 
-# program of a rank
+# functions of a rank
 
 
 def train_all(folder: Path) -> None:
@@ -219,7 +218,7 @@ def finished(ranks, tmp_path_factory):
     def run(count: int) -> tuple[Path, list[tuple[int, str, str]]]:
         if count not in RESULTS:
             folder = tmp_path_factory.mktemp(f"ranks{count}")
-            results = ranks(count, "-m", "tests.train.test_ranks", "train_all", folder, succeed=False)
+            results = ranks(count, train_all, folder, succeed=False)
             assert len(list(folder.glob("*.done"))) == count, "\n".join(error for *_, error in results)
             RESULTS[count] = folder, results
         return RESULTS[count]
@@ -327,7 +326,3 @@ def test_command_under_torchrun(tmp_path):
     lines = [line for line in again.stderr.splitlines() if line.startswith("miniclip, rank ")]
     assert len(lines) == 1, again.stderr
     assert "already holds a run" in lines[0]
-
-
-if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]))
