@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from miniclip.runtime.precision import TABLE, capabilities_of, choose, dtype_named, resolve
+from miniclip.runtime.precision import AMD_BFLOAT16, TABLE, capabilities_of, choose, dtype_named, resolve
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -16,8 +16,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
     [
         ("cuda", {"sm_80"}, 0),
         ("cuda", set(), 1),
-        ("cpu", {"avx512_bf16", "amx_bf16"}, 2),
-        ("cpu", {"avx512_bf16"}, 3),
+        ("cpu", {AMD_BFLOAT16, "amx_bf16"}, 2),
+        ("cpu", {AMD_BFLOAT16}, 3),
+        ("cpu", {"avx512_bf16"}, 4),
         ("cpu", {"sm_80"}, 4),
         ("cpu", set(), 4),
         ("mps", {"amx_bf16", "sm_80"}, 5),
@@ -42,23 +43,52 @@ def test_a_gpu_is_chosen_by_compute_capability(monkeypatch, capability, expected
     assert resolve("auto", GPU) == expected
 
 
+@pytest.fixture
+def cpuinfo(monkeypatch):
+    """Function that sets the content of /proc/cpuinfo."""
+    monkeypatch.setattr("platform.processor", lambda: "x86_64")
+    return lambda text: monkeypatch.setattr(Path, "read_text", lambda path, encoding: text)
+
+
+AMD, INTEL = "vendor_id\t: AuthenticAMD\n", "vendor_id\t: GenuineIntel\n"
+
+
 @pytest.mark.parametrize(
-    ("flags", "expected"),
-    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": False}, "float32")],
+    ("vendor", "flags", "expected"),
+    [
+        (AMD, {"avx512_bf16": True}, "bfloat16"),
+        (INTEL, {"avx512_bf16": True}, "float32"),  # as on a virtual machine that hides AMX
+        (INTEL, {"avx512_bf16": True, "amx_bf16": True}, "bfloat16"),
+        (AMD, {"avx512_bf16": False}, "float32"),
+    ],
 )
-def test_a_cpu_is_chosen_by_torchs_capabilities(monkeypatch, flags, expected):
+def test_a_cpu_is_chosen_by_torchs_capabilities(monkeypatch, cpuinfo, vendor, flags, expected):
+    cpuinfo(vendor)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_tile": True, **flags}, raising=False)
     assert resolve("auto", CPU) == expected
     assert dtype_named("auto", CPU) == getattr(torch, expected)
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"), [("fpu avx512_bf16 clwb", "bfloat16"), ("fpu amx_bf16", "bfloat16"), ("avx2", "float32")]
+    ("vendor", "flags", "expected"),
+    [
+        (AMD, "fpu avx512_bf16 clwb", "bfloat16"),
+        (INTEL, "fpu avx512_bf16 clwb", "float32"),
+        (INTEL, "fpu amx_bf16", "bfloat16"),
+        (AMD, "avx2", "float32"),
+    ],
 )
-def test_older_torch_reads_the_flags_of_linux(monkeypatch, flags, expected):
+def test_older_torch_reads_the_flags_of_linux(monkeypatch, cpuinfo, vendor, flags, expected):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    monkeypatch.setattr(Path, "read_text", lambda path, encoding: f"flags\t\t: {flags}\n")
+    cpuinfo(f"{vendor}flags\t\t: {flags}\n")
     assert resolve("auto", CPU) == expected
+
+
+def test_windows_names_the_vendor_itself(monkeypatch, cpuinfo):
+    cpuinfo("")
+    monkeypatch.setattr("platform.processor", lambda: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert resolve("auto", CPU) == "bfloat16"
 
 
 def test_without_any_source_of_flags_it_is_float32(monkeypatch):
