@@ -21,7 +21,7 @@ from miniclip.search.database import DATABASE, FORMAT, copy_database, database_e
 ATTEMPTS = 5  # a writer can replace the vectors between the two reads, but not often
 MAX_PARAMETERS = 500  # of one SQL statement
 BYTES = 2  # of a float16
-COLUMNS = "id, name, row, size, mtime_ns, hex(sha256), width, height"
+COLUMNS = "id, name, row, size, mtime_ns, lower(hex(sha256)), width, height"
 
 
 @dataclass(frozen=True)
