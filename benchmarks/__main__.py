@@ -32,6 +32,7 @@ PARTS = (
     "losses",
     "preprocessing",
     "loading",
+    "search",
 )
 
 

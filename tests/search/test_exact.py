@@ -82,6 +82,7 @@ def test_every_small_search_equals_brute_force(count, width, k, threshold, numbe
     first_passes = [None] + ([Codes(vectors)] if count else [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "BLOCK", block)
+        patch.setattr(exact, "REFINED", block // 8)
         for estimates in first_passes:
             found = top_k_each(vectors, queries, k, rows, threshold, estimates)
             for query, result in zip(queries, found, strict=True):

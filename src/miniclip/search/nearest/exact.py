@@ -21,6 +21,7 @@ Result = tuple[NDArray[np.float64], NDArray[np.int64]]  # scores, the best first
 
 BLOCK = 32_768  # rows of an estimated product: 32 MiB of float16 vectors of 512
 RESCORED = 4_096  # rows of a product in float64: 16 MiB at 512
+REFINED = 256  # candidates up to which a further estimate does not pay
 DENSE = 0.25  # part of a block from which on the product over the whole block is faster than a copy of the chosen rows
 
 
@@ -85,6 +86,9 @@ def top_k_each(
     for (numbers, _), estimates_of_block in zip(blocks, in_threads(estimated, blocks), strict=True):
         for own, scores in zip(candidates, estimates_of_block, strict=True):
             own.add(numbers, scores)
+    if estimates is not None:
+        units = queries / lengths[:, None]
+        candidates = [_refined(vectors, query, own) for query, own in zip(units, candidates, strict=True)]
     return [_ranked(vectors, query, own.rows(), k, threshold) for query, own in zip(queries, candidates, strict=True)]
 
 
@@ -126,6 +130,20 @@ class Candidates:
             keep = scores >= self.floor
             rows, scores = rows[keep], scores[keep]
         self.parts = [(rows, scores)]
+
+
+def _refined(vectors: Array, query: NDArray[np.float64], candidates: Candidates) -> Candidates:
+    """Return the candidates that remain after an estimate in half precision: coarse estimates can leave thousands."""
+    rows, half = candidates.rows(), HalfPrecision(vectors)
+    if len(rows) <= REFINED:
+        return candidates
+    prepared, (error,) = half.prepare(query[None])
+    refined = Candidates(candidates.k, None, error)
+    refined.floor = candidates.floor + candidates.error - error  # of exact scores: the floor plus the first error
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        refined.add(part, half.scores(prepared, part)[0])
+    return refined
 
 
 def exact_scores(vectors: Array, rows: Array, query: NDArray[np.float64]) -> NDArray[np.float64]:
