@@ -71,6 +71,14 @@ def probe() -> None:
     assert probe(Splits(features, features, None, 2), "lbfgs").metrics()["top1"] == 100
 
 
+def onnx() -> None:
+    """A fresh model exports to ONNX, and onnxruntime gives its embeddings."""
+    tokenizer = miniclip.Tokenizer.train(CAPTIONS, 540)
+    model = miniclip.load("bert_vit_tiny", pretrained=False, tokenizer=tokenizer)
+    miniclip.export(model, "exported", layout="onnx", preprocessing=True)
+    assert Path("exported/visual.onnx").is_file()
+
+
 def wandb() -> None:
     """The library of Weights & Biases has the functions that the logger calls."""
     import wandb as library
@@ -95,7 +103,7 @@ def train(*flags: str) -> None:
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb, probe)
+    check.__name__: check for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb, probe, onnx)
 }
 
 
