@@ -261,8 +261,8 @@ def bind(path):
 
 NOT_FILES = {
     "nothing": (lambda path: None, "no such file"),
-    "a folder": (lambda path: path.mkdir(), "it is a folder"),
-    "a pipe": (lambda path: os.mkfifo(path), "it is a pipe"),
+    "a folder": (lambda path: path.mkdir(), "it is a directory"),
+    "a pipe": (lambda path: os.mkfifo(path), "it is a named pipe"),
     "a socket": (bind, "it is a socket"),
     "a device that never ends": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
     "a device without end": (lambda path: path.symlink_to("/dev/null"), "it is a device"),

@@ -6,7 +6,6 @@ import functools
 import io
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from miniclip.errors import DataError, UnreadableError
-from miniclip.utils.files import is_system_file, read_limited
+from miniclip.utils.files import irregular_kind, read_limited
 
 # Limits on an image's header, checked before memory is allocated for the pixels.
 MAX_BYTES = 1 << 30  # memory of the decoder, the decoded image and its RGB copy
@@ -35,13 +34,6 @@ _DECODER_BYTES = {"WEBP": 20, "AVIF": 16, "JPEG2000": 26, "TIFF": 8, "HEIF": 16}
 _NOT_DECODED = {
     "EPS": "EPS files are programs, which are not run",
     "FITS": "FITS files can be compressed without a limit",
-}
-_FILE_TYPES = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
 }
 _ORIENTATION = 0x0112  # the EXIF tag
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
@@ -164,16 +156,9 @@ def read_encoded(path: Path) -> bytes:
 
 
 def _open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading; opening a pipe would wait for its writer.
-
-    Raises:
-        OSError: the file is missing, not readable, or not a regular file.
-    """
-    status = Path(path).stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"it is {_FILE_TYPES.get(stat.S_IFMT(status.st_mode), 'not a regular file')}")
-    if is_system_file(path, status):
-        raise OSError("it is a file of the system's kernel")
+    """Open a regular file for reading; unlike `open_regular`, the OSErrors keep their numbers and do not name it."""
+    if kind := irregular_kind(path):
+        raise OSError(f"it is {kind}")
     return Path(path).open("rb")
 
 

@@ -7,6 +7,7 @@ user added cannot be rebuilt. Their names are kept, and a resumed run is refused
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from miniclip.checkpoints.names import unwrapped_name
+from miniclip.config import CLIPConfig
 from miniclip.data.preprocess import Preprocess
 from miniclip.errors import CheckpointError
 from miniclip.fast.private import has_hooks
@@ -72,8 +74,7 @@ def tied_names(model: nn.Module) -> list[list[str]]:
 
 def foreign_parts(model: CLIPModel) -> list[str]:
     """Describe the modules, hooks, buffers and preprocessing that differ from those of the model's configuration."""
-    with torch.device("meta"):
-        expected = CLIPModel(model.config)
+    expected = _expected(model.config)
     modules = {unwrapped_name(name): module for name, module in model.named_modules()}  # a wrapped one comes last
     expected_modules = dict(expected.named_modules())
     parts = [
@@ -88,6 +89,13 @@ def foreign_parts(model: CLIPModel) -> list[str]:
     if repr(model.preprocess) != repr(Preprocess(model.config)):
         parts.append("preprocess")
     return sorted(parts)
+
+
+@functools.lru_cache(maxsize=1)
+def _expected(config: CLIPConfig) -> CLIPModel:
+    """The model of a configuration, without memory; a run compares its model with it at each save."""
+    with torch.device("meta"):
+        return CLIPModel(config)
 
 
 def _is_alike(module: nn.Module, other: nn.Module | None) -> bool:

@@ -41,12 +41,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """
     name = str(path) if str(path).isprintable() else ascii(str(path))
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+        if kind := irregular_kind(path):
             raise FileNotFoundError(f"{name}: {kind}; expected a regular file")
-        if is_system_file(path, status):
-            raise FileNotFoundError(f"{name}: a file of the system's kernel; expected a regular file")
         return Path(path).open("rb")
     except PermissionError:
         raise PermissionError(f"{name}: this user may not read it: change its permissions") from None
@@ -60,9 +56,17 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise FileNotFoundError(f"{name}: {reason}") from None
 
 
-def is_system_file(path: str | os.PathLike[str], status: os.stat_result) -> bool:
-    """Return whether a path leads to a file of the kernel, given its status: it can block, and has no end."""
-    return not getattr(status, "st_blocks", 1) and os.path.realpath(path).startswith(SYSTEM)
+def irregular_kind(path: str | os.PathLike[str]) -> str | None:
+    """Return the kind of a file that must not be read as one, such as "a directory"; None for a regular file.
+
+    Raises:
+        OSError: the path is missing, or cannot be reached.
+    """
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        return KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+    has_no_end = not getattr(status, "st_blocks", 1) and os.path.realpath(path).startswith(SYSTEM)
+    return "a file of the system's kernel" if has_no_end else None
 
 
 def read_limited(path: str | os.PathLike[str], limit: int = MAX_JSON) -> bytes:
