@@ -119,6 +119,24 @@ def test_broken_file_is_tried_again_once_it_has_changed(photos, search_model, re
     assert (index.report.added, index.snapshot.unreadable()) == (1, {})
 
 
+def test_failures_are_remembered_after_add(photos, search_model, recwarn):
+    (photos / "broken.png").write_bytes(b"not an image")
+    age(photos)
+    index = Index.build(search_model, photos)
+    index.add(photos / "0.png")
+    assert list(index.snapshot.unreadable()) == ["broken.png"]
+    assert Index.build(search_model, photos).report.remembered == 1
+
+
+def test_large_files_are_read_without_a_copy_in_memory(photos, search_model, monkeypatch):
+    before = Index.build(search_model, photos)
+    monkeypatch.setattr(reading_module, "MAX_JPEG_BYTES", 10)
+    after = Index.build(search_model, photos, photos.with_name("other.index"))
+    assert after.report.encoded == 12
+    assert after.snapshot.items() == before.snapshot.items()
+    assert (after.embeddings == before.embeddings).all()
+
+
 def test_file_that_breaks_leaves_the_index(photos, search_model, recwarn):
     Index.build(search_model, photos)
     content = (photos / "0.png").read_bytes()

@@ -204,13 +204,18 @@ def test_full_disk_leaves_the_index_as_it_was(photos, search_model, monkeypatch)
         with pytest.raises(OSError, match="No space left"):
             Index.build(search_model, photos)
     assert len(Index.open(index.path)) == 12
+    with index._store.writing() as writer, monkeypatch.context() as patch:
+        patch.setattr("miniclip.search.store.Writer._write_rows", lambda *_: full(0))
+        writer.remove(index.snapshot.names[:8])
+        assert not writer.compact()
+    assert len(Index.open(index.path)) == 4
     with index._store.writing() as writer:
         (pages,) = writer.query("PRAGMA page_count")[0]
         writer.query(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OSError, match="No space left") as error:
             writer.put("x" * 100_000, 0, FACTS)
         assert error.value.errno == errno.ENOSPC
-    assert Index.build(search_model, photos).report.added == 4
+    assert Index.build(search_model, photos).report.added == 12
 
 
 def test_command(photos, saved, capsys, monkeypatch):

@@ -200,7 +200,10 @@ class Writer:
         self._execute("BEGIN IMMEDIATE")
 
     def compact(self) -> bool:
-        """Commit, and write the vectors again without holes if these are too many; return whether it was done."""
+        """Commit, and write the vectors again without holes if these are too many; return whether it was done.
+
+        A full disk leaves the holes.
+        """
         self.commit()
         used = np.array(self.query("SELECT DISTINCT row FROM items ORDER BY row"), np.int64).reshape(-1)
         if self.rows - len(used) <= MAX_HOLES * self.rows:
@@ -208,12 +211,11 @@ class Writer:
         old = vectors_path(self.path, self.settings)
         settings = self.settings | {"generation": str(int(self.settings["generation"]) + 1)}
         new = vectors_path(self.path, settings)
-        with new.open("wb") as file:
-            source = np.memmap(old, np.float16, "r", shape=(self.rows, self.embed_dim)) if len(used) else None
-            for start in range(0, len(used), COPY_ROWS):
-                file.write(np.ascontiguousarray(source[used[start : start + COPY_ROWS]]).data)  # type: ignore[index]
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self._write_rows(old, new, used)
+        except OSError:
+            new.unlink(missing_ok=True)
+            return False
         with database_errors(self.path / DATABASE):
             self.database.execute("CREATE TEMP TABLE moved (old INTEGER PRIMARY KEY, new INTEGER)")
             pairs = ((int(row), number) for number, row in enumerate(used))
@@ -227,6 +229,15 @@ class Writer:
         self.commit()
         self._delete_other_generations()
         return True
+
+    def _write_rows(self, old: Path, new: Path, rows: npt.NDArray[np.int64]) -> None:
+        """Write some rows of a file of vectors to another one."""
+        with new.open("wb") as file:
+            source = np.memmap(old, np.float16, "r", shape=(self.rows, self.embed_dim))
+            for start in range(0, len(rows), COPY_ROWS):
+                file.write(np.ascontiguousarray(source[rows[start : start + COPY_ROWS]]).data)
+            file.flush()
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Drop changes without a commit, and close the files."""

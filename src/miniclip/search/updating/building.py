@@ -95,7 +95,7 @@ def add_images(store: Store, model: CLIPModel, images: PathInput | Iterable[Path
     with store.writing() as writer:
         for files, is_added in ((inside, False), (outside, True)):
             update = Update(writer, model, FolderSource(store.path), UpdateOptions(retry=True), is_added)
-            report = report + update.run(files, ())
+            report = report + update.run(files, (), is_whole=False)
     return report
 
 

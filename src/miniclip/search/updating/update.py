@@ -118,12 +118,13 @@ class Update:
             for name, size, mtime_ns, certain in writer.query("SELECT name, size, mtime_ns, certain FROM failures")
         }
 
-    def run(self, listing: Listing, removed: Iterable[str]) -> Report:
+    def run(self, listing: Listing, removed: Iterable[str], is_whole: bool = True) -> Report:
         """Encode the images of a listing that are new or have changed; remove others.
 
         Args:
             listing: the images.
             removed: names of items to remove, unless a new image has their content.
+            is_whole: whether the listing has all images of the source.
         """
         started = time.monotonic()
         gone = set(removed)
@@ -135,7 +136,8 @@ class Update:
         left = [name for names in self._gone.values() for name in names]
         self.writer.remove(left)
         self.report.removed += len(left)
-        self.writer.remove(name for name in self._failures if name not in listing.images and not self.is_added)
+        if is_whole:
+            self.writer.remove(name for name in self._failures if name not in listing.images)
         self.writer.compact()
         self.report.seconds = time.monotonic() - started
         return self.report
