@@ -129,7 +129,7 @@ def main(folder: Path) -> None:
                 print(kills, "kills; in", step, "of", other.name, flush=True)
 
 
-EVENTS = 60_000
+EVENTS = 35_000
 
 
 def test_killed_index_equals_undisturbed(tmp_path):
