@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from miniclip.embedding import embed
     from miniclip.errors import CheckpointError, DataError
     from miniclip.explanation import explain
+    from miniclip.fast.int8 import quantize
     from miniclip.hub import export, list_models, load, push_to_hub, save
     from miniclip.inference.image_items import Images
     from miniclip.inference.model import CLIPModel
@@ -53,6 +54,7 @@ _MODULES = {
     "list_models": "hub",
     "load": "hub",
     "push_to_hub": "hub",
+    "quantize": "fast.int8",
     "save": "hub",
     "sigmoid_loss": "losses",
 }
@@ -108,6 +110,7 @@ __all__ = [
     "list_models",
     "load",
     "push_to_hub",
+    "quantize",
     "save",
     "sigmoid_loss",
 ]

@@ -5,6 +5,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from miniclip.fast import private
+from miniclip.fast.int8 import is_supported
 
 
 def test_transforms_are_noticed():
@@ -78,3 +79,13 @@ def test_int8_product_equals_that_of_integers():
     if private.int8_matmul_is_exact(64):
         assert torch.equal(private.int8_matmul(a, b), a.int() @ b.int())
         assert private.int8_matmul(a, b).dtype == torch.int32
+
+
+def test_onednn_int8_linear_equals_integers():
+    if not is_supported():
+        return
+    x, weight = torch.randint(0, 256, (3, 8), dtype=torch.uint8), torch.randint(-60, 61, (5, 8), dtype=torch.int8)
+    scale = torch.rand(5)
+    expected = (x.int() - 128) @ weight.int().T * scale
+    result = private.onednn_int8_linear(x, 128, private.onednn_int8_pack(weight), scale)
+    torch.testing.assert_close(result, expected.float(), rtol=1e-5, atol=1e-5)

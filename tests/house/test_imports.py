@@ -63,6 +63,7 @@ PUBLIC = [
     "list_models",
     "load",
     "push_to_hub",
+    "quantize",
     "save",
     "sigmoid_loss",
 ]

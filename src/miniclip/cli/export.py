@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from miniclip.checkpoints import LAYOUTS
 from miniclip.cli.parsing import add_command
-from miniclip.deployment import DEPLOYMENT_LAYOUTS, FORMS, PRECISIONS
+from miniclip.deployment import DEPLOYMENT_LAYOUTS, FORMS, INT8_CHECK, PRECISIONS
 from miniclip.utils.checks import did_you_mean
 
 EPILOG = """examples:
   miniclip export runs/mine models/mine                                two ONNX files and what belongs to them
   miniclip export runs/mine models/mine --preprocessing                the image file takes uint8 images of any size
+  miniclip export runs/mine models/mine --int8 --check-data photos.csv    beside them int8 files for a CPU
   miniclip export runs/mine ViT-B-32__openai --layout immich
   miniclip export runs/mine models/web --layout transformers.js --forms fp32 q8
 """
@@ -36,6 +38,10 @@ def add(commands: Any) -> None:
     export.add_argument(
         "--forms", nargs="+", choices=FORMS, default=FORMS, help="transformers.js: precisions to write (default: all)"
     )
+    export.add_argument("--int8", action="store_true", help="onnx: also write both towers in int8, for a CPU")
+    export.add_argument(
+        "--check-data", metavar="DATA", help="int8: captioned images whose recall may fall by half a point at most"
+    )
     export.add_argument("--revision", help="branch, tag or commit of a repository")
     export.add_argument("--overwrite", action="store_true", help="replace files of a target that is not empty")
 
@@ -56,24 +62,50 @@ def layout_name(name: str) -> str:
 
 
 def export_command(
-    source: str, target: str, layout: Any, precision: Any, preprocessing: bool, forms: Any, overwrite: bool, **load: Any
+    source: str,
+    target: str,
+    layout: Any,
+    precision: Any,
+    preprocessing: bool,
+    forms: Any,
+    int8: bool,
+    check_data: str | None,
+    overwrite: bool,
+    **load: Any,
 ) -> None:
     """Run `miniclip export`."""
     import miniclip
+    from miniclip.data.opening import open_data
     from miniclip.deployment.onnx_files import require_onnx
     from miniclip.deployment.options import Options
     from miniclip.utils.formatting import format_bytes
     from miniclip.utils.target import require_target
 
     require_onnx()  # all that can fail, before a download
-    options = Options(precision, preprocessing, tuple(forms))
+    options = Options(precision, preprocessing, tuple(forms), int8, check_data)
     options.require_layout(layout)
     require_target(target, overwrite)
+    data = open_data(check_data, "all") if check_data else None
     model = miniclip.load(source, device="cpu", **load)
     settings = {"precision": precision, "preprocessing": preprocessing, "forms": tuple(forms)}
+    settings |= {"int8": int8, "check_data": data}
     miniclip.export(model, target, layout=layout, overwrite=overwrite, **settings)
     files = sorted(file for file in Path(target).rglob("*") if file.is_file())
     width = max(len(str(file)) for file in files)
     for file in files:
         print(f"{file!s:<{width}}  {format_bytes(file.stat().st_size):>9}")
+    if int8:
+        print_check(json.loads((Path(target) / INT8_CHECK).read_text()))
     print(f"{target}: in the layout of {layout}, checked in onnxruntime against {source}")
+
+
+def print_check(report: dict[str, Any]) -> None:
+    """Print the report of an int8 check."""
+    cosines = ", ".join(f"{tower} {cosine:.4f}" for tower, cosine in report["cosine"].items())
+    print(f"int8: smallest cosine with float32: {cosines}; the limit is {report['limits']['cosine']}")
+    if report["recall"] is None:
+        print("int8: recall was not checked; --check-data DATA checks it on captioned images")
+        return
+    for direction, values in report["recall"]["float32"].items():
+        pairs = (f"{name} {value:.1f} to {report['recall']['int8'][direction][name]:.1f}" for name, value in values.items())
+        print(f"int8: {direction.replace('_', ' ')}, float32 to int8: {', '.join(pairs)} %")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from miniclip.checkpoints.native import unwrap_clip
+from miniclip.checkpoints.native import require_plain, unwrap_clip
 from miniclip.deployment.directory import written_directory
 from miniclip.deployment.layouts import bare, immich, optimum, rclip, transformers_js
 from miniclip.deployment.onnx_files import require_onnx
@@ -31,5 +31,6 @@ def deploy(
     """Write a model for an application, checked in onnxruntime. `miniclip.export` describes the arguments."""
     require_onnx()
     clip = unwrap_clip(model)
+    require_plain(clip, clip.state_dict())
     with written_directory(path, overwrite) as folder:
         WRITERS[layout](clip, folder, options or Options())

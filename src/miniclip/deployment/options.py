@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,11 +22,15 @@ class Options:
         precision: of the weights and of the arithmetic; inputs and embeddings are float32 in both.
         preprocessing: the image tower of "onnx" takes uint8 images of any size.
         forms: precisions of "transformers.js", by its names.
+        int8: also write int8 forms of the towers of "onnx".
+        check_data: image-caption dataset on which the int8 forms must keep the recall; None: it is not checked.
     """
 
     precision: Precision = "float32"
     preprocessing: bool = False
     forms: Sequence[str] = FORMS
+    int8: bool = False
+    check_data: Any = None
 
     def require_layout(self, layout: str) -> None:
         """Check that a layout has these options.
@@ -46,5 +51,12 @@ class Options:
             raise ValueError(f"the layout {layout!r} has no option precision: it writes {instead}")
         if self.preprocessing and layout != "onnx":
             raise ValueError(f"the layout {layout!r} has no preprocessing inside; only 'onnx' has")
+        if self.int8 and (layout != "onnx" or self.precision != "float32" or self.preprocessing):
+            raise ValueError(
+                "int8 is written for the layout 'onnx' in float32, without preprocessing inside; 'transformers.js' has "
+                "the form 'int8'"
+            )
+        if self.check_data is not None and not self.int8:
+            raise ValueError("check_data is for int8: pass int8=True too")
         if tuple(self.forms) != FORMS and layout != "transformers.js":
             raise ValueError(f"the layout {layout!r} has no forms; only 'transformers.js' has")

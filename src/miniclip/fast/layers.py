@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from miniclip.fast.attention import attention
+from miniclip.fast.int8 import Int8Linear
 from miniclip.fast.matmul import apply_linear, is_plain_linear, linear
 from miniclip.fast.prefix import SharedPrefix
 from miniclip.fast.private import has_global_hooks, has_hooks, is_transformed
 from miniclip.fast.unpadding import PackedSequences
 from miniclip.models.layers import MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
 
+MLP_ROWS = 256  # tokens of an int8 MLP at a time: the arithmetic is so fast that traffic between caches would dominate
 PackedLayout = SharedPrefix | PackedSequences
 Mask = Tensor | PackedLayout | None
 
@@ -57,7 +59,7 @@ class FastAttention(Attention):
         D = x.shape[2]
         if isinstance(mask, PackedLayout):
             query = x[0, mask.packed_indices(pool_indices)]
-            k, v = mask.unpack(linear(x, self.qkv.weight[D:], self.qkv.bias[D:]), 2, self.heads)
+            k, v = mask.unpack(self._project(x, D, 3 * D), 2, self.heads)
             return self._attend_from(self._query(query), k, v, mask.key_mask(pool_indices))
         if causal:
             mask = (torch.arange(x.shape[1], device=x.device) <= pool_indices[:, None])[:, None, None, :]
@@ -68,15 +70,21 @@ class FastAttention(Attention):
         return self._attend_from(self._query(query).expand(x.shape[0], -1), *self._keys_and_values(x), None)
 
     def _query(self, x: Tensor) -> Tensor:
-        D = x.shape[-1]
-        return linear(x, self.qkv.weight[:D], self.qkv.bias[:D])
+        return self._project(x, 0, x.shape[-1])
 
     def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of x (B, T, D), (B, H, T, D / H) each."""
         B, T, D = x.shape
-        kv = linear(x, self.qkv.weight[D:], self.qkv.bias[D:])
+        kv = self._project(x, D, 3 * D)
         k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         return k, v
+
+    def _project(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Outputs start..stop of the layer `qkv`."""
+        layer: nn.Module = self.qkv
+        if isinstance(layer, Int8Linear):
+            return layer.part(x, start, stop)
+        return linear(x, self.qkv.weight[start:stop], self.qkv.bias[start:stop])
 
     def _attend_from(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """One query per sequence, (B, D), to (B, D)."""
@@ -89,6 +97,11 @@ class FastMLP(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
+        unhooked = not any(map(has_hooks, self.children())) and not has_global_hooks()
+        up: nn.Module = self.up
+        down: nn.Module = self.down
+        if isinstance(up, Int8Linear) and isinstance(down, Int8Linear) and unhooked:
+            return int8_mlp(x, up, self.activation, down)
         hidden = apply_linear(self.up, x)
         in_place = is_plain_linear(self.up) and not has_hooks(self.activation) and not has_global_hooks()
         if in_place and hidden.device.type == "cpu" and not hidden.requires_grad and not is_transformed():
@@ -142,16 +155,19 @@ class FastAttentionPool(AttentionPool):
 
 # Modules whose inner shapes may change without anybody noticing.
 KNOWN = frozenset(
-    (FastAttention, FastAttentionPool, FastBlock, FastMLP, FastTransformer, QuickGELU, nn.GELU, nn.LayerNorm, nn.Linear)
+    (
+        *(FastAttention, FastAttentionPool, FastBlock, FastMLP, FastTransformer),
+        *(Int8Linear, QuickGELU, nn.GELU, nn.LayerNorm, nn.Linear),
+    )
 )
 
 
 def is_exact(module: nn.Module) -> bool:
     """Whether the inner shapes of a module may change: it has no foreign modules and no hooks, and is not traced.
 
-    Foreign modules are adapters, quantized or parametrized layers and FSDP's units. Hooks and tracing would record
-    other shapes than those of the plain form. Hooks on all modules are those of profilers and FLOP counters: they
-    record the work that is really done.
+    Foreign modules are adapters, layers that another library quantized, parametrized layers and FSDP's units. Hooks
+    and tracing would record other shapes than those of the plain form. Hooks on all modules are those of profilers and
+    FLOP counters: they record the work that is really done.
     """
     if torch.compiler.is_exporting() or (is_transformed() and not torch.compiler.is_compiling()):
         return False
@@ -171,3 +187,18 @@ def activate_(x: Tensor, activation: nn.Module) -> Tensor:
         result: Tensor = torch.ops.aten.gelu_(x, approximate=activation.approximate)
         return result
     return activation(x)  # type: ignore[no-any-return]
+
+
+def int8_mlp(x: Tensor, up: Int8Linear, activation: nn.Module, down: Int8Linear) -> Tensor:
+    """MLP in int8, in parts that a core's cache holds: (..., D) to (..., D)."""
+    rows = x.reshape(-1, x.shape[-1])
+    parts = [_int8_mlp(part, up, activation, down) for part in torch.split(rows, MLP_ROWS)]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*x.shape[:-1], -1)
+
+
+def _int8_mlp(x: Tensor, up: Int8Linear, activation: nn.Module, down: Int8Linear) -> Tensor:
+    if type(activation) is not QuickGELU:
+        return down(activate_(up(x), activation))  # type: ignore[no-any-return]
+    # the factors of QuickGELU become parts of the scales
+    hidden = F.silu(up.part(x, 0, up.out_features, scale_out=1.702), inplace=True)
+    return down.part(hidden, 0, down.out_features, scale_in=1 / 1.702)

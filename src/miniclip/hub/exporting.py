@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +24,8 @@ def export(
     precision: Precision = "float32",
     preprocessing: bool = False,
     forms: Sequence[str] = FORMS,
+    int8: bool = False,
+    check_data: Any = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model in another project's layout, for that project's code to open.
@@ -39,6 +42,9 @@ def export(
         precision: for ONNX: "float32", or "float16" for half the size. Inputs and embeddings are float32 in both.
         preprocessing: for "onnx": `visual.onnx` takes uint8 RGB images (B, H, W, 3) of any size, in place of pixels.
         forms: for "transformers.js": the precisions to write, by its names.
+        int8: for "onnx": also write `visual_int8.onnx` and `textual_int8.onnx` for a CPU, and check them.
+        check_data: for int8: an image-caption dataset. Each recall on it may fall by half a point at most. None: only
+            cosines on noise are checked, with a warning.
         overwrite: allow a directory with files; those of the same names are replaced.
 
     Raises:
@@ -48,7 +54,7 @@ def export(
         ImportError: an export to ONNX lacks a library.
         CheckpointError: the files do not give the model's embeddings; nothing is left at the path.
     """
-    options = Options(precision, preprocessing, tuple(forms))
+    options = Options(precision, preprocessing, tuple(forms), int8, check_data)
     if layout in (*LAYOUTS, *DEPLOYMENT_LAYOUTS):
         options.require_layout(layout)
     if layout in LAYOUTS:

@@ -4,6 +4,8 @@
   `preprocessing`, `image` is (batch, height, width, 3) uint8 instead, RGB images of any one size.
 - `textual.onnx`: `text` (batch, length) int64 to `embedding` (batch, E), unit vectors. A model that attends to its
   padding takes rows of the context length only.
+- With the option `int8`: `visual_int8.onnx` and `textual_int8.onnx`, the same for onnxruntime on a CPU in int8, and
+  `int8_check.json`, their cosines and recalls beside float32.
 - `config.json`: the configuration of the model; `preprocess_cfg.json`: size, mean, standard deviation, interpolation,
   resizing and cropping; `tokenizer.json`: the tokenizer, for the tokenizers library.
 """
@@ -17,6 +19,7 @@ from miniclip.deployment.encoders import Signature, write_image_encoder, write_t
 from miniclip.deployment.layouts.settings import preprocess_cfg, save_tokenizer
 from miniclip.deployment.onnx_files import OPSET
 from miniclip.deployment.options import Options
+from miniclip.deployment.quantization.check import write_int8
 from miniclip.inference.model import CLIPModel
 
 IMAGE, TEXT = Signature("image"), Signature("text")
@@ -27,6 +30,8 @@ def write(model: CLIPModel, folder: Path, options: Options) -> None:
     """Write the files of the layout to an empty folder."""
     write_image_encoder(model, folder / VISUAL, IMAGE, options.precision, raw=options.preprocessing)
     write_text_encoder(model, folder / TEXTUAL, TEXT, options.precision)
+    if options.int8:
+        write_int8(model, folder / VISUAL, folder / TEXTUAL, options.check_data)
     settings = {"format": "miniclip onnx", "opset": OPSET, "precision": options.precision}
     write_json(folder / CONFIG, {**settings, **model.config.to_dict()})
     write_json(folder / PREPROCESSING, preprocess_cfg(model) | {"inside": options.preprocessing})

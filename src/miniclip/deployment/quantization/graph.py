@@ -1,0 +1,128 @@
+"""Dynamic int8 for ONNX files: weights by output channel, activations by token. Needs onnxruntime's own operators.
+
+Each product of activations with constant weights becomes
+
+    scale = max |x| / 127                                       per token
+    y = (round(x / scale) + 128 - 128) @ weights * channel_scale * scale     in integers, then float32
+
+Attention, norms, patches and the projection stay in float32. The product of two activations has no constant weights.
+Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
+Letters: M tokens of a batch, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from miniclip.fast.int8 import quantize_weight
+
+RUNTIME = "com.microsoft"  # domain of onnxruntime's own operators
+ZERO_POINT = 128  # of activations; int8 shifted to uint8, which processors multiply fastest
+SMALLEST = 1e-30  # scale of a token of zeros
+
+
+def quantize_file(source: Path, target: Path) -> int:
+    """Write an int8 form of a float32 ONNX file.
+
+    Args:
+        source: an ONNX file with opset 18, and weights inside or beside it.
+        target: the new file, whose weights are inside it.
+
+    Returns:
+        The number of products that are computed in int8.
+
+    Raises:
+        ValueError: no product has constant weights.
+    """
+    import onnx
+
+    model = onnx.load(str(source))
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    uses = [name for node in graph.node for name in node.input]
+    nodes, added, replaced = [], [*_constants()], set()
+    for node in graph.node:
+        weight = weights.get(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is None or weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) != 2:
+            nodes.append(node)
+            continue
+        values, channel_scale = _quantize(onnx.numpy_helper.to_array(weight))
+        if weight.name not in replaced:
+            added += [
+                onnx.numpy_helper.from_array(values, f"{weight.name}_int8"),
+                onnx.numpy_helper.from_array(channel_scale, f"{weight.name}_scale"),
+                onnx.numpy_helper.from_array(np.array([-1, values.shape[0]]), f"{weight.name}_rows"),
+                onnx.numpy_helper.from_array(np.array([values.shape[1]]), f"{weight.name}_outputs"),
+            ]
+            replaced.add(weight.name)
+        nodes += _product(node.input[0], node.output[0], weight.name)
+    if not replaced:
+        raise ValueError(f"{source}: no product with constant weights; expected a tower that miniclip exported")
+    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced or uses.count(tensor.name) > 1]
+    for field, entries in ((graph.node, nodes), (graph.initializer, [*kept, *added])):
+        del field[:]
+        field.extend(entries)
+    model.opset_import.append(onnx.helper.make_opsetid(RUNTIME, 1))
+    onnx.save(model, str(target))
+    return len(replaced)
+
+
+def _quantize(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Quantize a weight (K, N): its integers (K, N), and a scale per output (N,)."""
+    values, scale = quantize_weight(torch.from_numpy(weight.T.copy()))
+    return np.ascontiguousarray(values.numpy().T), scale.numpy()
+
+
+def _constants() -> list[Any]:
+    from onnx import numpy_helper
+
+    values = {
+        "int8_one": np.float32(1),
+        "int8_zero_point": np.uint8(ZERO_POINT),
+        "int8_levels": np.float32(127),
+        "int8_smallest": np.float32(SMALLEST),
+        "int8_last": np.array([1]),
+        "int8_first": np.array([0]),
+        "int8_minus_one": np.array([-1]),
+    }
+    return [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+
+
+def _product(x: str, y: str, weight: str) -> list[Any]:
+    """Nodes of x (..., K) times a quantized weight (K, N), to y (..., N)."""
+    from onnx import helper
+
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        return helper.make_node(kind, inputs, [output], name=output, **attributes)
+
+    def inner(name: str) -> str:
+        return f"{y}_{name}"
+
+    return [
+        node("Reshape", [x, f"{weight}_rows"], inner("x")),  # (M, K)
+        node("ReduceMax", [inner("x"), "int8_last"], inner("max"), keepdims=0),  # (M,)
+        node("ReduceMin", [inner("x"), "int8_last"], inner("min"), keepdims=0),
+        node("Neg", [inner("min")], inner("negative")),
+        node("Max", [inner("max"), inner("negative"), "int8_smallest"], inner("range")),
+        node("Div", [inner("range"), "int8_levels"], inner("scale")),
+        node("Shape", [inner("scale")], inner("count")),
+        node("Expand", ["int8_zero_point", inner("count")], inner("zero_points")),
+        node("QuantizeLinear", [inner("x"), inner("scale"), inner("zero_points")], inner("uint8"), axis=0),
+        node(
+            "MatMulIntegerToFloat",
+            [inner("uint8"), f"{weight}_int8", "int8_one", f"{weight}_scale", "int8_zero_point"],
+            inner("product"),
+            domain=RUNTIME,
+        ),
+        node("Unsqueeze", [inner("scale"), "int8_last"], inner("factor")),  # (M, 1)
+        node("Mul", [inner("product"), inner("factor")], inner("rows")),  # (M, N)
+        node("Shape", [x], inner("shape")),
+        node("Slice", [inner("shape"), "int8_first", "int8_minus_one"], inner("leading")),
+        node("Concat", [inner("leading"), f"{weight}_outputs"], inner("shape_out"), axis=0),
+        node("Reshape", [inner("rows"), inner("shape_out")], y),
+    ]

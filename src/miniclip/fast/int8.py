@@ -1,0 +1,177 @@
+"""Linear layers in int8 on a CPU: weights by output channel, activations by token, both symmetric.
+
+A token x has the scale max |x| / 127, found at each call (dynamic). With integers q and w,
+
+    y = (q @ w.T) * token_scale * channel_scale + bias
+
+Activations are shifted by 128 to uint8, because processors multiply uint8 by int8 (VNNI). Older ones add two products
+in 16 bits. The sum of two neighbouring weights is therefore at most 128, since 255 * 128 fits in 16 bits. Source: https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html.
+Letters: M tokens, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from miniclip.fast.private import onednn_int8_linear, onednn_int8_pack
+from miniclip.models.clip import CLIP
+from miniclip.models.layers import MLP, Attention
+from miniclip.utils.items import describe
+
+LEVELS = 127  # largest integer of a weight or an activation
+MAX_PAIR = 128  # largest sum of two neighbouring weights: 255 * 128 fits in 16 bits with a sign
+SMALLEST = 1e-30  # range of a token of zeros
+Model = TypeVar("Model", bound=CLIP)
+Packed = tuple[Tensor, Tensor, Tensor | None]
+
+
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize a weight (N, K) by output channel.
+
+    Returns:
+        Integers (N, K) of int8 in -127..127, and the scale of each output (N,) of float32.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    weight = weight.detach().float()
+    if not bool(weight.isfinite().all()):
+        raise ValueError("a weight is NaN or infinite; expected finite weights to quantize")
+    padded = nn.functional.pad(weight, (0, weight.shape[1] % 2))
+    sums = (padded[:, ::2] + padded[:, 1::2]).abs().amax(dim=1)
+    # rounding adds half a step to each weight of a pair, so the limit of sums is one lower
+    scale = torch.maximum(weight.abs().amax(dim=1) / LEVELS, sums / (MAX_PAIR - 1)).clamp_min(SMALLEST)
+    return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
+def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize activations (M, K) by token: integers (M, K) of uint8, shifted by 128, and the range of each (M, 1)."""
+    limit = torch.maximum(x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True).neg_()).clamp_min_(SMALLEST)
+    # conversion to uint8 is slow in torch; int8 with another sign bit has the same bits
+    values = (x * (LEVELS / limit)).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(128)
+    return values, limit
+
+
+class Int8Linear(nn.Module):
+    """Linear layer in int8, for inference in float32 on a CPU."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        weight, scale = quantize_weight(layer.weight)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.register_buffer("weight", weight)  # (N, K) int8
+        self.register_buffer("scale", scale)  # (N,)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+        self._packed: dict[tuple[int, int], Packed] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        return self.part(x, 0, self.out_features)
+
+    def part(self, x: Tensor, start: int, stop: int, scale_in: float = 1.0, scale_out: float = 1.0) -> Tensor:
+        """Outputs start..stop of `scale_in * x`, times `scale_out`: (..., K) to (..., stop - start)."""
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError("an int8 model has no gradients: train or explain the model before miniclip.quantize")
+        rows = x.reshape(-1, self.in_features).float()
+        if not rows.shape[0]:
+            return x.new_zeros(*x.shape[:-1], stop - start)
+        weight, scale, bias = self._pack(start, stop)
+        values, limit = quantize_tokens(rows)
+        y = onednn_int8_linear(values, 128, weight, scale)
+        factor = limit * (scale_in * scale_out / LEVELS)
+        if bias is None:
+            y = y.mul_(factor)
+        else:
+            torch.addcmul(bias if scale_out == 1 else bias * scale_out, y, factor, out=y)
+        return y.view(*x.shape[:-1], stop - start)
+
+    def extra_repr(self) -> str:
+        """Sizes, as `nn.Linear` prints them."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def _pack(self, start: int, stop: int) -> Packed:
+        """Weights of some outputs in oneDNN's layout, made at their first use."""
+        if (start, stop) not in self._packed:
+            weight = onednn_int8_pack(self.weight[start:stop].contiguous())
+            bias = None if self.bias is None else self.bias[start:stop]
+            self._packed[start, stop] = (weight, self.scale[start:stop].contiguous(), bias)
+        return self._packed[start, stop]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
+        """Refuse to move or convert the layer."""
+        for name in ("weight", "scale"):
+            buffer = getattr(self, name)
+            moved = fn(buffer)
+            if moved.device.type != "cpu" or moved.dtype != buffer.dtype:
+                raise ValueError(
+                    f"an int8 model runs in float32 on a CPU; found {moved.dtype} on {moved.device}: move or convert "
+                    "the model before miniclip.quantize"
+                )
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the packed weights, which copies make again."""
+        return {**self.__dict__, "_packed": {}}
+
+
+def quantize(model: Model) -> Model:
+    """Return a copy of a model that computes the linear layers of its blocks in int8, for inference on a CPU.
+
+    Weights are quantized by output channel, activations by token, at each call. Attention, norms, patches and
+    projections stay in float32. The copy embeds, classifies and evaluates, but has no gradients, and is not saved: save
+    the model itself, and quantize what `load` returns.
+
+    Args:
+        model: a model in float32 on a CPU.
+
+    Returns:
+        The copy, in evaluation mode. Its embeddings have cosines above 0.99 with those of the model.
+
+    Raises:
+        TypeError: the model is not a CLIP.
+        ValueError: it is not in float32 on a CPU, is quantized already, has weights that are not finite, or torch has
+            no int8 product for this processor.
+    """
+    if not isinstance(model, CLIP):
+        raise TypeError(f"model: found {describe(model)}; expected a CLIPModel, as miniclip.load returns")
+    weight = model.log_scale
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        raise ValueError(
+            f"the model is {weight.dtype} on {weight.device}; expected float32 on a CPU: model.float().cpu()"
+        )
+    if not is_supported():
+        raise ValueError(
+            "torch has no exact int8 product for this processor; export for onnxruntime instead: "
+            "miniclip.export(model, path, layout='onnx', int8=True)"
+        )
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    for parent in list(copied.modules()):
+        if isinstance(parent, (Attention, MLP)):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, Int8Linear):
+                    raise ValueError("the model is quantized already")  # noqa: TRY004 - a wrong value
+                if type(layer) is nn.Linear:
+                    setattr(parent, name, Int8Linear(layer))
+    return copied
+
+
+@functools.cache
+def is_supported() -> bool:
+    """Whether torch has oneDNN's int8 product on this machine, and its sums are exact, tried once."""
+    values = torch.full((2, 64), 255, dtype=torch.uint8, device="cpu")
+    weight = torch.full((16, 64), MAX_PAIR // 2, dtype=torch.int8, device="cpu")
+    ones = torch.ones(16, device="cpu")
+    try:
+        result = onednn_int8_linear(values, 128, onednn_int8_pack(weight), ones)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
+    return bool((result == 64 * (255 - 128) * (MAX_PAIR // 2)).all())

@@ -1,0 +1,122 @@
+"""int8 files: close to float32, checked on data, refused when broken, and equal to the formula."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import miniclip
+from miniclip.cli import main
+from miniclip.deployment.quantization import check
+from miniclip.deployment.quantization.graph import quantize_file
+from miniclip.deployment.verification import session
+from miniclip.errors import CheckpointError
+from miniclip.fast.int8 import quantize_weight
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def write_linear(path, weight, axes=("tokens",)):
+    """Write an ONNX file with one product of x (..., K) and a weight (K, N)."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    dims = [*axes, weight.shape[0]]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [*axes, weight.shape[1]])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+
+
+def test_product_equals_the_formula(tmp_path):
+    generator = np.random.default_rng(0)
+    weight = generator.normal(size=(19, 7)).astype(np.float32)
+    write_linear(tmp_path / "exact.onnx", weight, ("batch", "tokens"))
+    assert quantize_file(tmp_path / "exact.onnx", tmp_path / "int8.onnx") == 1
+    x = generator.normal(size=(2, 5, 19)).astype(np.float32) * np.logspace(-3, 3, 5, dtype=np.float32)[:, None]
+    x[0, 0] = 0
+    values, scale = quantize_weight(torch.from_numpy(weight.T.copy()))
+    limit = np.abs(x).max(-1, keepdims=True).clip(1e-30)
+    tokens = np.rint(x / (limit / 127))
+    expected = (tokens @ values.numpy().T.astype(np.float64)) * (limit / 127) * scale.numpy()
+    result = session(tmp_path / "int8.onnx", 1).run(None, {"x": x})[0]
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_file_without_constant_products_is_refused(tmp_path):
+    import onnx
+
+    write_linear(tmp_path / "exact.onnx", np.ones((2, 2), np.float32))
+    model = onnx.load(tmp_path / "exact.onnx")
+    model.graph.node[0].op_type = "Add"
+    onnx.save(model, tmp_path / "exact.onnx")
+    with pytest.raises(ValueError, match="no product with constant weights"):
+        quantize_file(tmp_path / "exact.onnx", tmp_path / "int8.onnx")
+
+
+def test_command_checks_recall_and_prints_cosines(model, val_data, tmp_path, capsys):
+    miniclip.save(model, tmp_path / "model")
+    rows = ["image,caption"]
+    for number, (image, captions) in enumerate(val_data):
+        image.save(tmp_path / f"{number}.png")
+        rows.append(f'{number}.png,"{captions[0]}"')
+    (tmp_path / "photos.csv").write_text("\n".join(rows))
+    options = ["--int8", "--check-data", str(tmp_path / "photos.csv")]
+    main(["export", str(tmp_path / "model"), str(tmp_path / "out"), *options])
+    out = capsys.readouterr().out
+    assert "smallest cosine with float32: image 0.9" in out
+    assert "image to text, float32 to int8: R@1" in out
+    report = json.loads((tmp_path / "out" / "int8_check.json").read_text())
+    assert min(report["cosine"].values()) > 0.99
+    encoder = check.OnnxEncoder(model, *(tmp_path / "out" / f"{name}_int8.onnx" for name in ("visual", "textual")))
+    for inputs, encode in ((torch.randn(3, 3, 16, 16), "encode_image"), (["a dog", "a red circle"], "encode_text")):
+        cosines = (getattr(encoder, encode)(inputs) * getattr(model, encode)(inputs)).sum(1)
+        assert float(cosines.min()) > 0.99
+
+
+def test_broken_int8_leaves_nothing(model, val_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "retrieval", lambda encoder, data: {"image_to_text": {"R@1": encoder.value}})
+    for value, refused in ((49.5, False), (49.4, True)):
+        monkeypatch.setattr(
+            check.OnnxEncoder, "value", property(lambda self, v=value: v if self.textual.int8 else 50.0), raising=False
+        )
+        opened = check.session
+        with monkeypatch.context() as patch:
+            patch.setattr(check, "session", lambda path, opened=opened: Named(opened(path), "int8" in path.name))
+            if refused:
+                with pytest.raises(CheckpointError, match=r"image_to_text R@1 falls from 50.0 to 49.4 %"):
+                    miniclip.export(model, tmp_path / "out", layout="onnx", int8=True, check_data=val_data)
+                assert not (tmp_path / "out").exists()
+            else:
+                miniclip.export(model, tmp_path / "kept", layout="onnx", int8=True, check_data=val_data)
+    monkeypatch.setattr(check, "MIN_COSINE", 1.1)
+    with pytest.raises(CheckpointError, match="image tower was checked and refused"):
+        miniclip.export(model, tmp_path / "out", layout="onnx", int8=True)
+    assert not (tmp_path / "out").exists()
+
+
+class Named:
+    """A session that carries whether its file is int8."""
+
+    def __init__(self, session, int8):
+        self.run, self.int8 = session.run, int8
+
+
+def test_without_data_a_warning_says_that_recall_was_not_checked(model, tmp_path):
+    with pytest.warns(UserWarning, match="Recall was not checked"):
+        miniclip.export(model, tmp_path / "out", layout="onnx", int8=True)
+    assert json.loads((tmp_path / "out" / "int8_check.json").read_text())["recall"] is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"int8": True, "preprocessing": True}, {"int8": True, "precision": "float16"}, {"check_data": [1]}]
+)
+def test_options_that_do_not_go_together_are_refused(model, tmp_path, options):
+    with pytest.raises(ValueError, match="int8"):
+        miniclip.export(model, tmp_path / "out", layout="onnx", **options)
