@@ -1,6 +1,7 @@
 """int8 files: close to float32, checked on data, refused when broken, and equal to the formula."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import torch
 
 import miniclip
 from miniclip.cli import main
+from miniclip.deployment.layouts import bare
 from miniclip.deployment.quantization import check
 from miniclip.deployment.quantization.graph import quantize_file
 from miniclip.deployment.verification import session
 from miniclip.errors import CheckpointError
 from miniclip.fast.int8 import quantize_weight
+from tests.toys import make_model
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -60,7 +63,22 @@ def test_file_without_constant_products_is_refused(tmp_path):
         quantize_file(tmp_path / "exact.onnx", tmp_path / "int8.onnx")
 
 
-def test_command_checks_recall_and_prints_cosines(model, val_data, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def towers(tokenizer, tmp_path_factory):
+    """The float32 files of the fixture `model`, traced once."""
+    folder = tmp_path_factory.mktemp("towers")
+    miniclip.export(make_model(tokenizer), folder / "float32", layout="onnx")
+    return folder / "float32"
+
+
+@pytest.fixture
+def traced(towers, monkeypatch):
+    """Let exports of the fixture `model` copy the traced files."""
+    for writer in ("write_image_encoder", "write_text_encoder"):
+        monkeypatch.setattr(bare, writer, lambda model, path, *_, **__: shutil.copy(towers / path.name, path))
+
+
+def test_command_checks_recall_and_prints_cosines(model, val_data, tmp_path, capsys, traced):
     miniclip.save(model, tmp_path / "model")
     rows = ["image,caption"]
     for number, (image, captions) in enumerate(val_data):
@@ -80,7 +98,7 @@ def test_command_checks_recall_and_prints_cosines(model, val_data, tmp_path, cap
         assert float(cosines.min()) > 0.99
 
 
-def test_broken_int8_leaves_nothing(model, val_data, tmp_path, monkeypatch):
+def test_broken_int8_leaves_nothing(model, val_data, tmp_path, monkeypatch, traced):
     monkeypatch.setattr(check, "retrieval", lambda encoder, data: {"image_to_text": {"R@1": encoder.value}})
     for value, refused in ((49.5, False), (49.4, True)):
         monkeypatch.setattr(
@@ -108,7 +126,7 @@ class Named:
         self.run, self.int8 = session.run, int8
 
 
-def test_without_data_a_warning_says_that_recall_was_not_checked(model, tmp_path):
+def test_without_data_recall_is_not_checked(model, tmp_path, traced):
     with pytest.warns(UserWarning, match="Recall was not checked"):
         miniclip.export(model, tmp_path / "out", layout="onnx", int8=True)
     assert json.loads((tmp_path / "out" / "int8_check.json").read_text())["recall"] is None

@@ -107,5 +107,7 @@ def print_check(report: dict[str, Any]) -> None:
         print("int8: recall was not checked; --check-data DATA checks it on captioned images")
         return
     for direction, values in report["recall"]["float32"].items():
-        pairs = (f"{name} {value:.1f} to {report['recall']['int8'][direction][name]:.1f}" for name, value in values.items())
+        pairs = (
+            f"{name} {value:.1f} to {report['recall']['int8'][direction][name]:.1f}" for name, value in values.items()
+        )
         print(f"int8: {direction.replace('_', ' ')}, float32 to int8: {', '.join(pairs)} %")
