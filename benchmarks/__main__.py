@@ -27,6 +27,7 @@ PARTS = (
     "texts",
     "strings",
     "images",
+    "deployment",
     "recall",
     "steps",
     "losses",
