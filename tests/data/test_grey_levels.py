@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from miniclip.data import Captions
-from miniclip.data.decoding import open_image, to_rgb
+from miniclip.data.decoding import open_image
+from miniclip.data.decoding.rgb import to_rgb
 from miniclip.errors import DataError
 from tests.data.bad_images import png, saved
 

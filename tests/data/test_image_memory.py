@@ -9,7 +9,7 @@ import torchvision  # noqa: F401  # else the first image pays for its import
 from PIL import Image, features
 
 from miniclip.data import decoding
-from miniclip.data.decoding import open_image
+from miniclip.data.decoding import open_image, rgb
 from miniclip.data.jpeg import decode_image
 from miniclip.errors import DataError
 
@@ -97,9 +97,9 @@ def test_strips_change_no_pixel(monkeypatch):
     for mode in ("RGBA", "LA", "P", "CMYK", "I;16", "F", "L"):
         kind = "TIFF" if mode in ("CMYK", "F") else "PNG"
         content = encoded(kind, mode, **({"transparency": 3} if mode == "P" else {}))
-        monkeypatch.setattr(decoding, "STRIP_PIXELS", PIXELS)
+        monkeypatch.setattr(rgb, "STRIP_PIXELS", PIXELS)
         whole = open_image(content).resize((320, 250), Image.Resampling.NEAREST).tobytes()
-        monkeypatch.setattr(decoding, "STRIP_PIXELS", 3200 * 7)
+        monkeypatch.setattr(rgb, "STRIP_PIXELS", 3200 * 7)
         assert open_image(content).resize((320, 250), Image.Resampling.NEAREST).tobytes() == whole
 
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from miniclip.data.decoding import as_tensor, contiguous, decode, opened_image, orientation_of
+from miniclip.data.decoding import decode, opened_image, orientation_of
+from miniclip.data.decoding.rgb import as_tensor, contiguous
 from miniclip.data.preprocess import MAX_RESIZED, Preprocess
 
 FAST_CAPABILITIES = {"AVX2", "AVX512"}  # torch resizes uint8 with these, as Pillow does and 6 times as fast

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from miniclip.config import CLIPConfig
-from miniclip.data.decoding import as_tensor, contiguous, to_rgb
+from miniclip.data.decoding.rgb import as_tensor, contiguous, to_rgb
 from miniclip.data.image_types import ImageInput, as_image, is_uint8
 
 MAX_RESIZED = 1 << 26  # pixels, 256 MiB: an extremely long image is cropped before it is resized
