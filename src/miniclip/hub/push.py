@@ -34,7 +34,7 @@ def push_to_hub(
     Args:
         model: the model.
         repo: `org/name`; created if it does not exist.
-        layout: "miniclip", or one of `export`.
+        layout: "miniclip", or one of the layouts of weights of `export`.
         metrics: results for the card, as `evaluation.retrieval` returns them.
         private: make a new repository private.
         message: commit message.

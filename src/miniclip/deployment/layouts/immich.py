@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from miniclip.checkpoints.export import TOKENIZER_CONFIG
+from miniclip.checkpoints.foreign_config import warn_if_cropped_differently
 from miniclip.checkpoints.native import CONFIG, TOKENIZER, read_json, write_json
 from miniclip.deployment.encoders import Signature, write_image_encoder, write_text_encoder
 from miniclip.deployment.layouts.settings import preprocess_cfg, require_same_ids, required_tokenizer, write_tokenizer
@@ -39,6 +40,7 @@ def write(model: CLIPModel, folder: Path, options: Options) -> None:
         ValueError: the model has no tokenizer, or immich would tokenize captions in another way.
     """
     tokenizer = required_tokenizer(model, "immich")
+    warn_if_cropped_differently(model.config, "floored", "immich")
     text, visual, textual = model.config.text, folder / "visual", folder / "textual"
     write_tokenizer(tokenizer, textual, text.context_length)
     require_same_ids(tokenizer, model.config, reader(textual, text.context_length), "immich")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from miniclip.checkpoints.foreign_config import warn_if_cropped_differently
 from miniclip.checkpoints.formats.transformers import CONFIG, PREPROCESSOR
 from miniclip.checkpoints.formats.transformers_export import model_config, processor_config
 from miniclip.checkpoints.native import write_json
@@ -30,5 +31,6 @@ def write_settings(model: CLIPModel, folder: Path, **extra: Any) -> None:
         extra: more values of `config.json`.
     """
     config, siglip = model.config, is_siglip(model.config)
+    warn_if_cropped_differently(config, "floored", "transformers")
     write_json(folder / CONFIG, {**model_config(config, siglip), **extra})
     write_json(folder / PREPROCESSOR, processor_config(config, siglip and config.resize == "squash"))
