@@ -28,6 +28,7 @@ PARTS = (
     "strings",
     "images",
     "deployment",
+    "evaluation",
     "recall",
     "steps",
     "losses",
