@@ -62,6 +62,15 @@ def test_json_has_the_properties(place, capsys):
     assert found["hits"][0]["modified"].endswith("+00:00")
 
 
+def test_engine_gives_the_same_table(place, capsys):
+    pytest.importorskip("usearch")
+    tables = []
+    for engine in ("exact", "usearch"):
+        assert cli.main(["search", "photos.index", "a ring", "--engine", engine]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+
+
 def test_null_prints_paths_only(place, capfdbinary):
     assert cli.main(["search", "photos.index", "photos/übung 2.png", "-k", "2", "-0"]) == 0
     paths = capfdbinary.readouterr().out.split(b"\0")

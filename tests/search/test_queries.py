@@ -67,6 +67,7 @@ def test_expression_has_these_terms(expression, terms):
         ("2*", "found the end at position 3"),
         ('""', "position 1: expected a text"),
         ("image:.", "is a folder"),
+        ("./", "is a folder"),
     ],
 )
 def test_wrong_expression_is_refused_with_its_position(expression, message, folder):

@@ -198,8 +198,9 @@ def _unquoted(text: str, position: int) -> tuple[str, int]:
 
 
 def _is_image(value: str) -> bool:
-    """Return whether an item is the path of a file, or has the form of an image's name."""
-    return _is_file(value) or (IMAGE_NAME.fullmatch(value) is not None)
+    """Return whether an item is a path, even of a folder, or has the form of an image's name."""
+    is_folder = "/" in value and "\0" not in value and Path(value).is_dir()
+    return is_folder or _is_file(value) or IMAGE_NAME.fullmatch(value) is not None
 
 
 def _is_file(value: str) -> bool:

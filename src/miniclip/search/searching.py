@@ -68,6 +68,7 @@ class SnapshotSearch:
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold: found {threshold}; expected a cosine similarity from -1 to 1")
         queries = unit_vectors(vectors)
+        where = None if where == Filter() else where
         if engine != "exact":
             return self._approximate(queries, k, where, threshold, engine)
         rows, ids = self.rows, None
