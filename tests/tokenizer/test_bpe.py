@@ -118,6 +118,6 @@ def test_training_on_many_captions_takes_seconds():
     rng = random.Random(2)
     words = ["".join(rng.choice("etaoinshrdlu") for _ in range(rng.randint(2, 9))) for _ in range(8_000)]
     captions = [" ".join(rng.choices(words, k=9)) for _ in range(30_000)] + ["x" * 1_000_000]
-    start = time.perf_counter()
+    start = time.process_time()
     assert Tokenizer.train(captions, 8_192).vocab_size == 8_192
-    assert time.perf_counter() - start < 30  # about two seconds; the specification takes hours
+    assert time.process_time() - start < 30  # about two seconds; the specification takes hours

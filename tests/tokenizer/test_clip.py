@@ -215,10 +215,10 @@ def test_decode(trained: Tokenizer):
 
 
 def test_long_words_do_not_take_quadratic_time(trained: Tokenizer):
-    start = time.perf_counter()
+    start = time.process_time()
     for text in ("e" * 1_000_000, "the" * 350_000):
         assert trained.decode(trained.encode(text)) == text
-    assert time.perf_counter() - start < 30  # about three seconds
+    assert time.process_time() - start < 30  # about three seconds
     assert max(map(len, trained._word_cache)) <= module.MAX_CACHED_LENGTH
 
 

@@ -436,9 +436,9 @@ def test_refuses_pickles_that_would_never_end(path):
         module(a=b"X\xff\xff\xff\x7f"),
         b"(" * 500_000,
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         refuses(write_archive(path, body))
-        assert time.perf_counter() - start < 30
+        assert time.process_time() - start < 30
 
 
 # Pickles that run code
