@@ -1,6 +1,6 @@
 """Smaller forms of an ONNX file, under the names of transformers.js: 8-bit and 4-bit weights.
 
-- "int8" and "q8": weights of matrix products by output channel, activations in 8 bits while the model runs
+- "int8" and "q8": weights of matrix products by output channel and of tokens, activations in 8 bits at run time
   (onnxruntime's dynamic quantization).
 - "q4": weights in 4 bits, one scale for 32 inputs of an output (`MatMulNBits`); the arithmetic stays float32.
 """
@@ -21,7 +21,9 @@ def write_int8(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quiet():
-        quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
+        quantize_dynamic(
+            source, target, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gather"]
+        )  # older versions of onnxruntime cannot run the integer convolution of the patches
 
 
 def write_q4(source: Path, target: Path) -> None:
