@@ -79,6 +79,22 @@ def onnx() -> None:
     assert Path("exported/visual.onnx").is_file()
 
 
+def demo() -> None:
+    """The page of a run on shapes answers, and ends with SIGTERM."""
+    import subprocess
+    import urllib.request
+
+    train()
+    command = [sys.executable, "-u", "-m", "miniclip", "demo", "run", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        address = next(line.split()[1] for line in process.stdout or () if line.startswith("open "))
+        with urllib.request.urlopen(address + "api/about", timeout=60) as answer:
+            assert b'"images":500' in answer.read()
+        process.terminate()
+        process.communicate()
+    assert process.returncode == 0
+
+
 def wandb() -> None:
     """The library of Weights & Biases has the functions that the logger calls."""
     import wandb as library
@@ -103,7 +119,7 @@ def train(*flags: str) -> None:
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb, probe, onnx)
+    check.__name__: check for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb, probe, onnx, demo)
 }
 
 

@@ -70,5 +70,5 @@ def heat_layer(explanation: Explanation, side: int) -> Image.Image:
 
     values = enlarge(explanation.patches, side).numpy()
     pixels = (colormaps["turbo"](values) * 255).astype(np.uint8)
-    pixels[..., 3] = (255 * values**0.7).astype(np.uint8)
+    pixels[..., 3] = (255 * values).astype(np.uint8)
     return Image.fromarray(pixels)
