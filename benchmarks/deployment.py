@@ -160,9 +160,9 @@ def faster_clip_rows(scale: Scale, folder: Path) -> Iterator[Row]:
         miniclip.export(model, folder / "b32", layout="transformers")
     name = "sentence-transformers/clip-ViT-B-32"
     cache = folder / "faster-clip"
-    for place in (cache / name / "0_CLIPModel", cache / name.replace("/", "--") / "0_CLIPModel"):
-        place.mkdir(parents=True)
-        (place / "model.safetensors").write_bytes((folder / "b32" / "model.safetensors").read_bytes())
+    place = cache / name.replace("/", "__") / "0_CLIPModel"
+    place.mkdir(parents=True)
+    (place / "model.safetensors").write_bytes((folder / "b32" / "model.safetensors").read_bytes())
     os.environ["FASTER_CLIP_CACHE"] = str(cache)
     other = ClipModel()
     expected = model.encode_image(images)
