@@ -60,6 +60,7 @@ def test_text_image_and_vector_are_queries(index):
         (Filter(min_size="1kB", min_height=30), {"7.png"}),
         (Filter("*.png", max_size=1), set()),
     ],
+    ids=range(11),
 )
 def test_filter_selects(filtered_index, where, expected):
     assert set(names(filtered_index.search("a red heart", k=50, where=where))) == expected
