@@ -45,6 +45,9 @@ def test_text_image_and_vector_are_queries(index):
     assert len(index.search("a red heart", k=None)) == 12
 
 
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
@@ -55,7 +58,7 @@ def test_text_image_and_vector_are_queries(index):
         (Filter("nothing/*"), set()),
         (Filter(after="2024-05-01", before="2024-05-02"), {"4.png"}),
         (Filter(after="2024-05-01T12:00+00:00", before="2024-05-01T12:00:01+00:00"), {"4.png"}),
-        (Filter(before=datetime(2024, 5, 1, 12, tzinfo=UTC)), {"5.png"}),
+        (Filter(before=NOON), {"5.png"}),
         (Filter(min_width=17), {"7.png"}),
         (Filter(min_size="1kB", min_height=30), {"7.png"}),
         (Filter("*.png", max_size=1), set()),
@@ -73,7 +76,7 @@ def filtered_index(tmp_path_factory, search_model):
     write_images(folder / "below", 3, 9)
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "7.png")
-    for name, date in (("4.png", datetime(2024, 5, 1, 12, tzinfo=UTC)), ("5.png", datetime(2023, 1, 1, tzinfo=UTC))):
+    for name, date in (("4.png", NOON), ("5.png", datetime(2023, 1, 1, tzinfo=UTC))):
         os.utime(folder / name, (date.timestamp(), date.timestamp()))
     return Index.build(search_model, folder)
 
