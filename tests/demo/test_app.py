@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -75,6 +76,24 @@ def test_search_by_expression_uses_weights(client, demo_model, demo_index):
     scores = demo_index.embeddings.astype(np.float32) @ (vector / np.linalg.norm(vector))
     assert answer["hits"][0]["score"] == pytest.approx(scores.max(), abs=1e-3)
     assert answer["texts"] == ["heart"]
+
+
+def test_weights_of_a_query_may_be_small(client):
+    assert ids(search(client, text="0.00001*heart")) == ids(search(client, text="heart"))
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ({"after": "0002-01-01"}, 24),
+        ({"after": "2300-01-01"}, 0),
+        ({"before": "9000-01-01"}, 24),
+        ({"before": "0020-01-01"}, 0),
+    ],
+)
+def test_dates_far_away(client, filters, count):
+    """A browser sends the years 2, 20 and 202 while 2024 is typed."""
+    assert len(ids(search(client, **filters))) == count
 
 
 def test_empty_query_shows_images_of_the_whole_index(client):
@@ -166,6 +185,9 @@ def test_file_that_has_changed_since_it_was_indexed_is_not_shown(client, photos,
         ({"count": 0}, "count"),
         ({"threshold": 3}, "threshold"),
         ({"sql": "1"}, "sql: extra"),
+        ({"before": "9999-12-31"}, "before: found '9999-12-31'; expected a date"),
+        ({"after": "0001-01-01"}, "after: 0001-01-01 00:00:00 is out of range"),
+        ({"before": "soon"}, "before: found 'soon'; expected a date"),
     ],
 )
 def test_wrong_searches_have_one_message(client, body, message):
@@ -195,6 +217,15 @@ def test_query_reads_no_image_file(client, name):
 )
 def test_bad_uploads_are_refused(client, content, status, message):
     assert message in refused(client.post("/api/uploads", content=content), status)
+
+
+def test_upload_that_ends_early_prints_nothing(client, page, caplog):
+    host, port = page.removeprefix("http://").strip("/").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"POST /api/uploads HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\nabc".encode())
+        client.get("/api/about")  # the server has taken the connection
+    assert client.post("/api/search", json={"count": 1}).status_code == 200
+    assert not caplog.records
 
 
 def test_bodies_that_are_not_json_are_refused(client):
@@ -283,3 +314,33 @@ def test_page_follows_an_update_of_the_index(demo_model, photos, tmp_path, monke
         assert (len(before), len(after)) == (24, 23)
         assert shown.item(before[0].item.id) is None
         assert shown.item(before[1].item.id) == before[1].item
+        assert shown.embedding(before[0].item.id) is None
+        rows = dict(zip(index.snapshot.ids.tolist(), index.embeddings, strict=True))
+        number = before[1].item.id
+        assert shown.embedding(number).tolist() == rows[number].tolist()
+
+
+def test_page_keeps_its_index_if_another_model_replaces_it(demo_model, photos, tmp_path, monkeypatch):
+    import copy
+    import shutil
+
+    from miniclip import Index
+    from miniclip.demo import gallery
+    from miniclip.demo.gallery import Gallery
+
+    monkeypatch.setattr(gallery, "REFRESH_SECONDS", 0)
+    (tmp_path / "photos").mkdir()
+    shutil.copy(photos / "00.jpg", tmp_path / "photos")
+    other = copy.deepcopy(demo_model)
+    other.log_scale.data.add_(0.1)
+    Index.build(demo_model, tmp_path / "photos", tmp_path / "index").close()
+    with Index.open(tmp_path / "index", demo_model) as index:
+        shown = Gallery(index)
+        shutil.rmtree(tmp_path / "index")
+        assert len(shown.sample(100)) == 1
+        shutil.copy(photos / "01.jpg", tmp_path / "photos")
+        Index.build(other, tmp_path / "photos", tmp_path / "index").close()
+        with pytest.warns(UserWarning, match="another model.*the page shows the index as it was"):
+            assert len(shown.sample(100)) == 1
+        with pytest.raises(ValueError, match="built again with another model"):
+            index.refresh()

@@ -61,6 +61,11 @@ def test_names_of_this_machine_pass(host):
     assert ask(headers={"host": host})[0] == 200
 
 
+def test_name_that_the_server_is_bound_to_passes():
+    assert ask(headers={"host": "127.0.0.2:7860"}, access=Access("127.0.0.2"))[0] == 200
+    assert ask(headers={"host": "127.0.0.2:7860"})[0] == 403
+
+
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "127.0.0.1.evil.example:7860", "192.168.1.7:7860", "localhost@evil.example", "", "[", "x:y"],

@@ -237,6 +237,14 @@ def test_command(writer, model, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+def test_files_stay_in_the_file_system_of_a_directory_that_exists(tmp_path):
+    (tmp_path / "mount").mkdir()
+    with written_directory(tmp_path / "mount") as folder:
+        assert folder.parent == tmp_path / "mount"
+        (folder / "a").write_text("a")
+    assert names(tmp_path) == ["mount", "mount/a"]
+
+
 def test_directory_has_usual_permissions(tmp_path):
     with written_directory(tmp_path / "out") as folder:
         (folder / "a").write_text("a")

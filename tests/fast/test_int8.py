@@ -130,6 +130,20 @@ def test_int8_model_has_no_gradients_and_stays_on_the_cpu(pair):
         copy.deepcopy(quantized).to("meta")
 
 
+def test_weights_of_another_int8_model_are_used(pair):
+    model, quantized = pair
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.text.blocks[0].mlp.up.weight.mul_(-1)
+    other = miniclip.quantize(other)
+    expected = quantized.encode_text(["a dog"])
+    assert not torch.equal(other.encode_text(["a dog"]), expected)
+    other.load_state_dict(quantized.state_dict())
+    torch.testing.assert_close(other.encode_text(["a dog"]), expected)
+    with pytest.raises(RuntimeError, match=r"found torch\.float32; expected torch\.int8"):
+        other.load_state_dict(model.state_dict(), strict=False)
+
+
 def test_refusals(pair, monkeypatch):
     model, quantized = pair
     with pytest.raises(ValueError, match="quantized already"):

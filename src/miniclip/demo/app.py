@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from miniclip.demo.batching import BusyError
 from miniclip.demo.guard import Access, Application, Guard, RefusalError
@@ -73,7 +74,10 @@ class SearchBody(Body):
         """
         if not (self.paths or self.after or self.before):
             return None
-        end = datetime.fromisoformat(self.before) + timedelta(days=1) if self.before else None
+        try:
+            end = datetime.fromisoformat(self.before) + timedelta(days=1) if self.before else None
+        except (ValueError, OverflowError):  # no date, or the last day of all
+            raise ValueError(f"before: found {self.before!r}; expected a date such as 2024-05-01") from None
         return Filter(self.paths or (), after=self.after or None, before=end)
 
 
@@ -170,6 +174,10 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     async def refused(request: Request, error: RefusalError) -> Response:
         too_large = request.url.path == UPLOADS and error.status == 413
         return _error(error.status, too_many_bytes(service.limits) if too_large else error.message)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:  # the connection is closed
+        return _error(400, "the request ended before its body did")
 
     @app.exception_handler(BusyError)
     async def busy(_: Request, error: BusyError) -> Response:

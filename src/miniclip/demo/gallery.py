@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from miniclip.search.database import DATABASE
 from miniclip.search.filters import Filter
 from miniclip.search.index import Index
 from miniclip.search.searching import SnapshotSearch
-from miniclip.search.snapshot import Item
+from miniclip.search.snapshot import Item, Snapshot
 
 REFRESH_SECONDS = 5.0  # between two checks whether another process has updated the index
 DRAFT_SUFFIXES = (".jpg", ".jpeg")  # decoded at a part of their size
@@ -32,7 +33,7 @@ class Shown(NamedTuple):
 
 
 class Gallery:
-    """Images of an index. Only `read` and `item` are called from several threads at once.
+    """Images of an index. Only `read`, `item` and `embedding` are called from several threads at once.
 
     Args:
         index: an index. If another process updates it, the gallery follows.
@@ -49,13 +50,15 @@ class Gallery:
 
     def item(self, number: int) -> Item | None:
         """Return the item of a number, or None."""
-        with self._lock:
-            snapshot, position = self._search.snapshot, self._position(number)
+        snapshot, position = self._find(number)
         return None if position is None else snapshot.items([position])[0]
 
-    def embedding(self, item: Item) -> Tensor:
-        """Return the embedding (E,) of an item, float32 on the CPU."""
-        return torch.from_numpy(self._search.snapshot.vectors[item.row].astype(np.float32))
+    def embedding(self, number: int) -> Tensor | None:
+        """Return the embedding (E,) of an item's number, float32 on the CPU, or None."""
+        snapshot, position = self._find(number)
+        if position is None:
+            return None
+        return torch.from_numpy(snapshot.vectors[snapshot.rows[position]].astype(np.float32))
 
     def read(self, item: Item, side: int | None = None) -> Image.Image:
         """Open the image of an item, upright and RGB.
@@ -109,6 +112,10 @@ class Gallery:
             self.index.refresh()
         except (OSError, DataError):
             return  # it is being written; the next check follows
+        except ValueError as error:  # another model: the vectors of before are still those of this one
+            self._state = state
+            warnings.warn(f"{error}; the page shows the index as it was", stacklevel=1)
+            return
         self._state = state
         self._use(SnapshotSearch(self.index.snapshot, self.index.path_of, self._search))
 
@@ -120,6 +127,11 @@ class Gallery:
     @property
     def _root(self) -> str:
         return self._search.snapshot.settings["root"]
+
+    def _find(self, number: int) -> tuple[Snapshot, int | None]:
+        """Return the snapshot of this moment, and the position in it of an item's number."""
+        with self._lock:
+            return self._search.snapshot, self._position(number)
 
     def _position(self, number: int) -> int | None:
         place = int(np.searchsorted(self._sorted_ids, number)) if 0 < number < 2**62 else len(self._sorted_ids)

@@ -159,8 +159,8 @@ def check_host(headers: dict[str, str], bound: str) -> None:
     """Check the name under which a browser reached the server, against DNS rebinding.
 
     A stranger's page can make its own name point to this machine, and would then be of the same origin. Its name stays
-    in the header Host. A server on this machine only takes loopback names. Another one takes addresses, this
-    machine's names and the name it is bound to.
+    in the header Host. A server takes the name it is bound to, and loopback names. One that other machines reach takes
+    addresses and this machine's names too.
 
     Raises:
         RefusalError: the host is another one.
@@ -170,10 +170,10 @@ def check_host(headers: dict[str, str], bound: str) -> None:
         name = (urlsplit(f"//{given}").hostname or "").rstrip(".")
     except ValueError:
         name = ""
-    allowed = name in LOOPBACK_NAMES
+    allowed = name in {*LOOPBACK_NAMES, bound.lower()}
     if not allowed and not is_loopback(bound):
         machine = socket.gethostname().lower()
-        allowed = name in {bound.lower(), machine, f"{machine}.local"} or _is_address(name)
+        allowed = name in {machine, f"{machine}.local"} or _is_address(name)
     if not allowed or "@" in given:
         shown = given[:100]
         raise RefusalError(403, f"host {shown!r}: not a name of this server; open the address that it has printed")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -25,12 +25,13 @@ from miniclip.inference.model import CLIPModel
 from miniclip.inference.zero_shot import TEMPLATES, class_embeddings, class_probabilities, fill
 from miniclip.losses.reference import l2_normalize
 from miniclip.search.filters import Filter
-from miniclip.search.queries import Term, parse
+from miniclip.search.queries import MIN_LENGTH, Term, parse
 from miniclip.search.snapshot import Item
 
 SIDES = (320, 1280)  # of a thumbnail and of the large view, in pixels
 EXPLAINED_SIDE = 448  # pixels of an explanation
 Answer = dict[str, Any]
+T = TypeVar("T")
 
 
 class MissingError(LookupError):
@@ -222,7 +223,8 @@ class Service:
         weights = texts.new_tensor([term.weight for term in terms])
         vector = weights @ texts if terms else texts.new_zeros(self.model.config.embed_dim)
         vector = vector if image is None else vector + image
-        if float(vector.norm()) < 1e-4:
+        largest = max([abs(term.weight) for term in terms] + [0 if image is None else 1])
+        if not float(vector.norm()) > MIN_LENGTH * largest:
             raise ValueError("query: its terms cancel, so that nothing remains to search for; change a term")
         return l2_normalize(vector)
 
@@ -236,17 +238,20 @@ class Service:
         if (key.item is None) == (key.upload is None):
             raise ValueError("image: expected an item or an upload")
         if key.item is not None:
-            return self.gallery.embedding(self._item(key.item))
+            return self._found(key.item, self.gallery.embedding(key.item))
         embedding = self.uploads.get(str(key.upload))
         if embedding is None:
             raise MissingError("the uploaded image is not kept any more; upload it again")
         return embedding
 
     def _item(self, number: int) -> Item:
-        item = self.gallery.item(number)
-        if item is None:
+        return self._found(number, self.gallery.item(number))
+
+    @staticmethod
+    def _found(number: int, value: T | None) -> T:
+        if value is None:
             raise MissingError(f"image {number}: the index has no such image; search again")
-        return item
+        return value
 
 
 def as_json(shown: Shown) -> Answer:

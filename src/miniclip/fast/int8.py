@@ -118,6 +118,18 @@ class Int8Linear(nn.Module):
                 )
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        """Load weights in int8; the packed ones are made again."""
+        weight = state.get(f"{prefix}weight")
+        if weight is not None and weight.dtype != torch.int8:  # else torch would round it to integers
+            *_, errors = rest
+            errors.append(
+                f"{prefix}weight: found {weight.dtype}; expected torch.int8, of a model that is quantized too"
+            )
+            return
+        self._packed = {}
+        super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[no-untyped-call]
+
     def __getstate__(self) -> dict[str, Any]:
         """State without the packed weights, which copies make again."""
         return {**self.__dict__, "_packed": {}}

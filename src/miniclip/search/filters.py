@@ -13,6 +13,7 @@ from miniclip.utils.items import describe
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", re.IGNORECASE)
+LARGEST = 2**63 - 1  # integer of SQLite; in nanoseconds, the years 1678 to 2262
 MAGIC = re.compile(r"[*?\[]")
 
 
@@ -78,7 +79,7 @@ class Filter:
         for comparison, value in comparisons:
             if value is not None:
                 parts.append(comparison)
-                parameters.append(value)
+                parameters.append(max(-LARGEST, min(LARGEST, value)))
         return " AND ".join(parts), parameters
 
 
@@ -109,7 +110,7 @@ def _nanoseconds(name: str, moment: str | datetime | None) -> int | None:
         raise TypeError(f"{name}: found {describe(moment)}; expected a date such as '2024-05-01', or a datetime")
     try:
         return round(moment.timestamp()) * 10**9
-    except (OverflowError, OSError):
+    except (OverflowError, OSError, ValueError):
         raise ValueError(f"{name}: {moment} is out of range") from None
 
 

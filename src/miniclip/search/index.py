@@ -299,8 +299,15 @@ class Index:
         self.refresh()
 
     def refresh(self) -> None:
-        """Replace the snapshot by the index of this moment."""
-        self.snapshot = self._store.snapshot()
+        """Replace the snapshot by the index of this moment.
+
+        Raises:
+            ValueError: it was deleted and built again with another model.
+        """
+        snapshot = self._store.snapshot()
+        if self._model is not None and snapshot.settings["fingerprint"] != self.snapshot.settings["fingerprint"]:
+            raise ValueError(f"{self.path}: was built again with another model; open it with that model")
+        self.snapshot = snapshot
 
     def close(self) -> None:
         """Release the snapshot."""

@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const PAGE = 60; // images at first, and with each "Show more"
 const DEBOUNCE = 90; // milliseconds between the last key and the search
 const PATIENCE = 700; // milliseconds until a query that cannot be parsed is reported
+const FILTERS = ["paths", "after", "before", "threshold"];
 const state = { image: null, count: PAGE, hits: [], texts: [], current: -1, open: null };
 let limits = { upload_bytes: Infinity, hits: PAGE };
 
@@ -118,7 +119,7 @@ function remember(asked, push = false) {
   const parts = new URLSearchParams();
   if (asked.text) parts.set("q", asked.text);
   if (asked.image && "item" in asked.image) parts.set("like", asked.image.item);
-  if (asked.paths) parts.set("paths", asked.paths);
+  for (const id of FILTERS) if ($(id).value) parts.set(id, $(id).value);
   const address = location.pathname + (parts.size ? `#${parts}` : "");
   if (push) history.pushState(state.image, "", address);
   else history.replaceState(state.image, "", address);
@@ -127,10 +128,10 @@ function remember(asked, push = false) {
 function restore(image) {
   const parts = new URLSearchParams(location.hash.slice(1));
   $("text").value = parts.get("q") || "";
-  $("paths").value = parts.get("paths") || "";
+  for (const id of FILTERS) $(id).value = parts.get(id) || "";
   const item = Number.parseInt(parts.get("like"), 10);
   setImage(image || (Number.isNaN(item) ? null : { key: { item }, name: "an image of the index", source: null }));
-  if ($("paths").value) toggleFilters(true);
+  if (FILTERS.some((id) => $(id).value)) toggleFilters(true);
   search();
 }
 
@@ -358,10 +359,10 @@ async function classify() {
   }
   const image = "id" in state.open ? { item: state.open.id } : state.open.key;
   try {
-    const { probabilities } = await post("api/labels", { image, labels, template: $("template").value });
+    const answer = await post("api/labels", { image, labels, template: $("template").value });
     if (number !== classifying.number) return;
     show($("detail-problem"), "");
-    const ranked = labels.map((label, i) => ({ label, value: probabilities[i] })).sort((a, b) => b.value - a.value);
+    const ranked = answer.labels.map((label, i) => ({ label, value: answer.probabilities[i] })).sort((a, b) => b.value - a.value);
     $("bars").replaceChildren(...ranked.map(({ label, value }) => {
       const bar = element("i");
       bar.style.width = `${100 * value}%`;
@@ -437,7 +438,7 @@ function onCardKey(event) {
 function listen() {
   $("search").addEventListener("submit", (event) => { event.preventDefault(); search(); });
   $("text").addEventListener("input", () => { state.count = PAGE; searchSoon(); });
-  for (const id of ["paths", "after", "before", "threshold"]) $(id).addEventListener("input", searchSoon);
+  for (const id of FILTERS) $(id).addEventListener("input", searchSoon);
   $("toggle").addEventListener("click", () => toggleFilters($("filters").hidden));
   $("clear").addEventListener("click", clear);
   $("chip-remove").addEventListener("click", () => { setImage(null); search(); $("text").focus(); });
