@@ -212,6 +212,31 @@ def test_probes_need_other_images_than_those_of_training(saved, split_classes, c
     assert "the test split has 'green', which the train split lacks" in capsys.readouterr().err
 
 
+def test_a_probe_is_not_tested_on_all_splits(saved, tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["red", "blue"])})
+    rows = {"image": [Image.new("RGB", (8, 8), color) for color in ("red", "blue")], "label": [0, 1]}
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
+    assert run("eval", saved / "a", "--task", "probe", "--data", tmp_path, "--split", "all") == 2
+    assert "need another split; add --split test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "few-shot", "--shots", 0], "--shots"),
+        (["--task", "few-shot", "--seeds", 0], "--seeds"),
+        (["--task", "probe", "--shots", 4], "--shots is for few-shot, and not for probe"),
+        (["--task", "retrieval", "--templates", "a.txt"], "--templates is for zero-shot, and not for retrieval"),
+    ],
+    ids=["shots", "seeds", "shots of a probe", "templates of retrieval"],
+)
+def test_options_are_checked_before_measuring(saved, capsys, options, message):
+    assert run("eval", saved / "a", "--data", "shapes", "--split", "test", *options) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_messages_name_what_to_do(saved, classes, tmp_path, capsys):
     assert run("eval", saved / "a", "--task", "zero-shot", "--data", tmp_path / "none") == 2
     assert "expected 'shapes', a folder with a folder per class" in capsys.readouterr().err

@@ -116,6 +116,16 @@ def test_features_of_a_table_are_cached_by_its_file(shape_model, tables, tmp_pat
     assert data_fingerprint(LabelledImages(train)) != data_fingerprint(LabelledImages(test))
 
 
+def test_each_image_column_has_its_own_features(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    data = table(4)
+    second = data.select_columns("image").rename_column("image", "picture")
+    datasets.concatenate_datasets([data, second], axis=1).to_parquet(tmp_path / "two.parquet")
+    columns = [open_labelled(f"{tmp_path / 'two.parquet'}?image={name}")["two"] for name in ("image", "picture")]
+    first, second = (data_fingerprint(LabelledImages(each)) for each in columns)
+    assert first != second
+
+
 @pytest.fixture
 def mnist(tmp_path):
     """Files of torchvision's MNIST: 20 training and 10 test images."""
@@ -202,3 +212,24 @@ def test_equal_names_of_class_folders_are_refused(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
     with pytest.raises(ValueError, match=r"the names of the class folders.*'red fox' stands for two classes"):
         open_labelled(str(tmp_path))
+
+
+def write_images(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / name)
+
+
+def test_usual_names_of_splits_are_not_classes(tmp_path):
+    write_images(tmp_path, "training/cat/0.png", "training/dog/0.png", "Validation/cat/0.png", "Validation/dog/0.png")
+    ((_, data),) = open_labelled(str(tmp_path), "val").items()
+    assert (data.class_names, [path.parts[-3] for path in data.paths]) == (["cat", "dog"], ["Validation"] * 2)
+    write_images(tmp_path, "valid/cat/0.png")
+    with pytest.raises(DataError, match="Validation and valid both stand for val"):
+        open_labelled(str(tmp_path), "val")
+
+
+def test_hidden_folders_hold_no_images(tmp_path):
+    write_images(tmp_path, "cat/0.png", "cat/.checkpoints/0.png", "dev/0.png", "__MACOSX/0.png")
+    ((_, data),) = open_labelled(str(tmp_path)).items()
+    assert (data.class_names, len(data)) == (["cat", "dev"], 2)

@@ -205,6 +205,14 @@ def test_scores_have_the_recalls_as_their_means(captions, seed):
 def test_median_rank_counts_from_one():
     embeddings = Embeddings(degrees(0, 40, 100), degrees(5, 39, 0, 60, 130), torch.tensor([0, 0, 1, 1, 2]))
     assert module.median_ranks(module.ranks_of(embeddings)) == {"image_to_text": 2.0, "text_to_image": 1.0}
+    assert module.median_ranks({"image_to_text": torch.tensor([7, 0, 3, 0])}) == {"image_to_text": 2.5}
+
+
+@pytest.mark.parametrize("count", [1, 16_000_002])
+def test_median_rank_of_any_number_of_images(count):
+    assert module.median_ranks({"image_to_text": torch.zeros(1, dtype=torch.int64).expand(count)}) == {
+        "image_to_text": 1.0
+    }
 
 
 def test_recalls_match_clip_benchmark():

@@ -36,10 +36,26 @@ def test_formats(tmp_path, name, text, expected):
         ("a.json", "[" * 100_000, "not JSON"),
         ("a.py", "[lambda c: open('x')]", "line 1: expected a text, or a lambda"),
         ("a.py", "[lambda c: f'{c.upper()}']", "line 1: expected a text, or a lambda"),
+        ("a.py", "[lambda c: f'{c!r}']", "line 1: expected a text, or a lambda"),
+        ("a.py", "[lambda c: f'{c:>9}']", "line 1: expected a text, or a lambda"),
         ("a.py", "x = (", "not Python"),
         ("a.py", "x = 5", "found 0 lists"),
     ],
-    ids=["empty", "no field", "two", "escaped", "dict", "broken", "deep", "call", "method", "syntax", "no list"],
+    ids=[
+        "empty",
+        "no field",
+        "two",
+        "escaped",
+        "dict",
+        "broken",
+        "deep",
+        "call",
+        "method",
+        "conversion",
+        "width",
+        "syntax",
+        "no list",
+    ],
 )
 def test_other_content_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
@@ -63,3 +79,9 @@ def test_a_device_is_refused(tmp_path):
     (tmp_path / "t.txt").symlink_to("/dev/zero")
     with pytest.raises(FileNotFoundError, match="a device; expected a regular file"):
         read_templates(tmp_path / "t.txt")
+
+
+def test_other_encodings_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes("un café {}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt: is not text in UTF-8"):
+        read_templates(tmp_path / "a.txt")

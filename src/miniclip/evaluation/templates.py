@@ -39,7 +39,10 @@ def read_templates(path: str | Path) -> list[str]:
         ValueError: the file holds something else, or a template has not exactly one field.
     """
     file = Path(path)
-    text = read_limited(file).decode("utf-8-sig")
+    try:
+        text = read_limited(file).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: is not text in UTF-8; save it as UTF-8") from None
     if file.suffix == ".json":
         templates = _from_json(file, text)
     elif file.suffix == ".py":
@@ -97,7 +100,11 @@ def _python_template(file: Path, node: Any) -> str:
             if isinstance(part, ast.Constant):
                 parts.append(str(part.value))
             elif (
-                isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name) and part.value.id == argument
+                isinstance(part, ast.FormattedValue)
+                and isinstance(part.value, ast.Name)
+                and part.value.id == argument
+                and part.conversion == -1
+                and part.format_spec is None
             ):
                 parts.append("{}")
         if len(parts) == len(node.body.values):

@@ -120,9 +120,13 @@ def sanity(model: CLIPModel, images: Sequence[Any], texts: Sequence[str], method
     with torch.random.fork_rng():
         torch.manual_seed(0)
         randomised.initialise()
-    pixels = _pixels(model, list(images))
-    maps = [image_relevance(each.image, pixels, each.encode_text(list(texts)), method) for each in (model, randomised)]
-    return float(torch.stack([_rank_correlation(a, b) for a, b in zip(*maps, strict=True)]).mean())
+    correlations = []
+    for start in range(0, len(images), BATCH):
+        rows = range(start, min(start + BATCH, len(images)))
+        pixels, named = _pixels(model, [images[row] for row in rows]), [texts[row] for row in rows]
+        maps = [image_relevance(each.image, pixels, each.encode_text(named), method) for each in (model, randomised)]
+        correlations += [_rank_correlation(a, b) for a, b in zip(*maps, strict=True)]
+    return float(torch.stack(correlations).mean())
 
 
 def _pixels(model: CLIPModel, images: list[Any]) -> Tensor:

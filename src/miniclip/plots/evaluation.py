@@ -83,7 +83,7 @@ def plot_reliability(confidence: Tensor, correct: Tensor, path: str | Path, titl
     axes, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (4, 1)})
     bins = reliability(confidence, correct)
     axes.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="calibrated")
-    axes.plot(bins.confidence, bins.accuracy, "o-", color=TRAIN_COLOR, label="model")
+    axes.plot(bins.confidence, bins.accuracy, "o-", color=TRAIN_COLOR, label="model", clip_on=False, zorder=3)
     for x, y in zip(bins.confidence.tolist(), bins.accuracy.tolist(), strict=True):
         axes.plot([x, x], [x, y], color=VALIDATION_COLOR, alpha=0.5)
     axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))

@@ -15,6 +15,7 @@ from miniclip.evaluation.comparison import Result
 from miniclip.evaluation.retrieval import LazyImages
 from miniclip.evaluation.robustness import Figure, robustness
 from miniclip.evaluation.templates import read_templates
+from miniclip.utils.checks import whole_number
 from miniclip.utils.option_names import option
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,12 @@ class Evaluation:
         self.parts = PARTS.get(task, (task,))
         if corruptions and not set(self.parts) & set(WITH_CORRUPTIONS):
             raise ValueError(f"--corruptions measures {', '.join(WITH_CORRUPTIONS)}, and not {task}; remove it")
+        for part, flag, value in (("zero-shot", "--templates", templates), ("few-shot", "--shots", shots)):
+            if value is not None and part not in self.parts:
+                raise ValueError(f"{flag} is for {part}, and not for {task}; remove it")
         self.split, self.corruptions, self.progress = split, corruptions, progress
-        self.shots, self.seeds = shots, seeds
+        self.shots = None if shots is None else [whole_number("--shots", count, 1) for count in shots]
+        self.seeds = whole_number("--seeds", seeds, 1)
         self.templates = read_templates(templates) if templates else None
         spec, options = (data, {}) if data else data_of_run(checkpoint)
         self.spec = str(spec)
@@ -92,7 +97,7 @@ class Evaluation:
         Raises:
             ValueError: probes would be tested on their training images, or class names are not unique.
         """
-        if self.training and self.split == "train":
+        if self.training and (self.split == "all" or self.split.startswith("train")):
             raise ValueError(f"probes train on train and need another split; add {option('split', 'test')}")
         for name, data in self.classes.items():
             class_names = LabelledImages(data).class_names

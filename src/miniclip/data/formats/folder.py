@@ -62,6 +62,11 @@ def read_folder(root: Path, skip_log: SkipLog) -> ImageRows:
     return ImageRows(root, _read_rows(root, texts_of, skip_log), "images with text files beside them")
 
 
+def find_images(root: Path) -> list[Path]:
+    """Return the images at or below a folder, sorted; files and folders whose names begin with a dot are ignored."""
+    return sorted(_find_files(root).images)
+
+
 def holds_images(root: Path) -> bool:
     """Return whether there is an image at or below a folder, in any format."""
     return any(files.images or files.unread for files in _walk(root))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from miniclip.data.formats.folder import IMAGE_SUFFIXES
+from miniclip.data.formats.folder import find_images
+from miniclip.data.splits import SPLIT_NAMES, normalize_split
 from miniclip.errors import DataError
 from miniclip.evaluation.labelled.images import checked_class_names
 
@@ -13,7 +14,8 @@ from miniclip.evaluation.labelled.images import checked_class_names
 class ClassFolders:
     """Images in one folder per class; the folders' names are the class names, in alphabetical order.
 
-    A folder without images is a class without images: a possible wrong answer. Hidden files are ignored.
+    A folder without images is a class without images: a possible wrong answer. Hidden files and folders are
+    ignored.
 
     Args:
         root: folder of class folders.
@@ -28,14 +30,14 @@ class ClassFolders:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"{root}: not a folder; expected one with a folder per class")
-        folders = sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        folders = folders_in(self.root)
         if not folders:
             raise DataError(f"{root}: holds no folders; expected one folder per class, named after it")
         names = list(class_names or (folder.name.replace("_", " ") for folder in folders))
         self.class_names = checked_class_names(names, f"{root}: the names of the class folders, with _ as a space")
         if len(self.class_names) != len(folders):
             raise DataError(f"{root}: {len(folders)} class folders and {len(self.class_names)} class names")
-        self.samples = [(path, label) for label, folder in enumerate(folders) for path in _images_below(folder)]
+        self.samples = [(path, label) for label, folder in enumerate(folders) for path in find_images(folder)]
         if not self.samples:
             raise DataError(f"{root}: its {len(folders)} class folders hold no images")
 
@@ -52,6 +54,26 @@ class ClassFolders:
         return self.samples[index]
 
 
-def _images_below(folder: Path) -> list[Path]:
-    paths = folder.rglob("*")
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+def folders_in(root: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones and those that macOS adds to archives."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of splits, if any is called train, val or test, or all have usual names such as "validation".
+
+    Raises:
+        DataError: two folders stand for one split.
+    """
+    folders = folders_in(root)
+    known = all(folder.name.lower() in SPLIT_NAMES for folder in folders)
+    if not known and not any(folder.name in ("train", "val", "test") for folder in folders):
+        return {}
+    splits: dict[str, Path] = {}
+    for folder in folders:
+        split = normalize_split(folder.name)
+        if split in splits:
+            raise DataError(f"{root}: {splits[split].name} and {folder.name} both stand for {split}; rename one")
+        if folder.name.lower() in SPLIT_NAMES:
+            splits[split] = folder
+    return splits

@@ -12,7 +12,7 @@ from miniclip.data.formats.multifile import find_parquet
 from miniclip.data.formats.saved import is_saved
 from miniclip.data.opening import spec_name, split_query
 from miniclip.errors import DataError
-from miniclip.evaluation.labelled.folders import ClassFolders
+from miniclip.evaluation.labelled.folders import ClassFolders, split_folders
 from miniclip.evaluation.labelled.shape_classes import Attribute, ShapeClasses
 from miniclip.evaluation.labelled.splits import require_split, require_whole
 from miniclip.evaluation.labelled.tables import LabelledTable, open_parquet, open_saved
@@ -104,10 +104,10 @@ def _open_table(path: Path, columns: dict[str, str], split: str) -> LabelledTabl
 
 
 def _open_folder(root: Path, split: str) -> ClassFolders:
-    splits = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+    splits = split_folders(root)
     if splits:
         require_split(str(root), splits, split)
-        return ClassFolders(root / split)
+        return ClassFolders(splits[split])
     require_whole(
         str(root),
         split,

@@ -66,7 +66,7 @@ class LabelledTable(Sequence[Any]):
         self.class_names = checked_class_names(first.label_names[self.label], f"{source}: the classes")
         if any(list(part.label_names.get(self.label, ())) != self.class_names for part in parts):
             raise DataError(f"{source}: its files have different names of the classes in {self.label!r}")
-        self.source_files, self.about = files, repr((source, split, self.label))
+        self.source_files, self.about = files, repr((source, split, self.label, first.table.image_column))
         cells = [(part, row) for part in parts for row in range(len(part.table))]
         splits = [name for part in parts for name in _splits(part)]
         labels = [name for part in parts for name in part.table.values(self.label)]
