@@ -69,6 +69,11 @@ class TestFormats:
             assert file.metadata()["normalized"] == "true"
             assert len(file.metadata()["model"]) == 64
 
+    def test_names_of_another_file_stay(self, toy, photos, tmp_path):
+        miniclip.embed(toy, photos, tmp_path / "out.npy")
+        with pytest.raises(FileExistsError, match=r"out\.names\.json: has the names of out\.npy"):
+            miniclip.embed(toy, photos / "été 夏", tmp_path / "out.safetensors")
+
     def test_not_normalized(self, toy, photos, tmp_path):
         miniclip.embed(toy, photos, tmp_path / "out.npy", normalize=False)
         vectors, names = rows(tmp_path / "out.npy")

@@ -1,6 +1,7 @@
 """Updates of an index: files that change between two updates, and while they are read."""
 
 import os
+import shutil
 import sys
 import threading
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from miniclip import Index
+from miniclip.search.database import DATABASE
 from miniclip.search.updating import building, walking
 from miniclip.search.updating import reading as reading_module
 from miniclip.search.updating.sources import FolderSource
@@ -116,6 +118,18 @@ def test_broken_file_is_tried_again_once_it_has_changed(photos, search_model, re
     (photos / "20.png").rename(photos / "broken.png")
     index = Index.build(search_model, photos)
     assert (index.report.added, index.snapshot.unreadable()) == (1, {})
+
+
+def test_duplicates_whose_reader_is_missing_are_tried_again(photos, search_model, monkeypatch, recwarn):
+    for name in ("phone.png", "twin.png"):
+        shutil.copy(photos / "0.png", photos / name)
+    (photos / "0.png").unlink()
+    age(photos)
+    with monkeypatch.context() as patch:
+        patch.setattr(reading_module, "missing_reader", lambda start: "needs an extra")
+        assert len(Index.build(search_model, photos).report.unreadable) == 13
+    report = Index.build(search_model, photos).report
+    assert (report.added, report.remembered) == (13, 0)
 
 
 def test_failures_are_remembered_after_add(photos, search_model, recwarn):
@@ -237,6 +251,15 @@ def test_walk_skips_hidden_names_indexes_and_loops(photos, search_model):
     assert listing.problems == {"dangling.png": "is a link to a file that does not exist"}
 
 
+def test_folder_of_links_and_a_time_of_the_far_future(photos, search_model, tmp_path):
+    os.utime(photos / "0.png", (2**33 * 1.5, 2**33 * 1.5))
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "all").symlink_to(photos)
+    assert len(Index.build(search_model, links)) == 12
+    assert Index.build(search_model, links).report.unchanged == 12
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have names of Unicode only")
 def test_names_need_not_be_text(photos, search_model):
     names = [b"not utf-8 \xff.png", "é ü 画像.png".encode(), b"line\nbreak.png", b"quote'\".png"]
@@ -246,6 +269,22 @@ def test_names_need_not_be_text(photos, search_model):
     assert {os.fsencode(name) for name in index.snapshot.names} >= set(names)
     assert all(os.path.exists(path) for path in index.paths)  # noqa: PTH110
     assert Index.build(search_model, photos).report.unchanged == 12
+
+
+def test_folder_with_a_database_of_another_program_is_walked(photos, search_model):
+    (photos / "below" / DATABASE).write_bytes(b"")
+    assert len(walk(photos).images) == 12
+
+
+def test_add_and_remove_by_other_paths(photos, search_model, tmp_path):
+    """A path over a link, or with `..`, is the same file."""
+    index = Index.build(search_model, photos)
+    (tmp_path / "link").symlink_to(photos)
+    others = [tmp_path / "link" / "0.png", photos / "below" / ".." / "1.png"]
+    index.add([*others, tmp_path / "link" / "below"])
+    assert (index.report.added, len(index)) == (0, 12)
+    index.remove(others)
+    assert not {"0.png", "1.png"} & set(index.snapshot.names)
 
 
 def test_add_and_remove(photos, search_model, tmp_path):

@@ -124,6 +124,8 @@ def test_moved_model_is_given_again(saved, tmp_path, fails, capsys, monkeypatch)
     shutil.move("elsewhere", "moved")
     assert "--model PLACE" in fails("search", "other.index", "x")
     assert cli.main(["search", "other.index", "x", "--model", "moved"]) == 0
+    assert cli.main(["index", "moved", "photos", "-o", "other.index"]) == 0
+    assert cli.main(["search", "other.index", "x"]) == 0  # the update has recorded the new place
     assert capsys.readouterr().out
 
 

@@ -75,6 +75,13 @@ def test_model_without_a_source_must_be_given(index, built):
     assert index.model
 
 
+def test_closed_index_is_not_called_damaged(built, search_model):
+    with Index.open(built, search_model) as index:
+        pass
+    with pytest.raises(ValueError, match="was closed"):
+        index.search("a red heart")
+
+
 def test_wrong_kinds_of_model_are_refused(photos, search_model):
     with pytest.raises(TypeError, match="expected a CLIPModel"):
         Index.build(search_model.text, photos)

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import sqlite3
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +16,7 @@ from miniclip import Index
 from miniclip.search import Filter, duplicates
 from tests.search.conftest import write_images
 from tests.search.test_exact import unit_rows
+from tests.toys import make_model
 
 
 def names(hits):
@@ -62,8 +65,12 @@ NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
         (Filter(min_width=17), {"7.png"}),
         (Filter(min_size="1kB", min_height=30), {"7.png"}),
         (Filter("*.png", max_size=1), set()),
+        (Filter("[1]"), {"[1]/9.jpg"}),
+        (Filter("./below", after="1900-01-01", before="9999-12-31"), {"below/9.png", "below/10.png", "below/11.png"}),
+        (Filter(after=NOON.replace(microsecond=1), before="2024-05-02"), set()),
+        (Filter([f"{number}.png" for number in range(2, 1000)], max_size=10**30, before="2023-02-01"), {"5.png"}),
     ],
-    ids=range(11),
+    ids=range(15),
 )
 def test_filter_selects(filtered_index, where, expected):
     assert set(names(filtered_index.search("a red heart", k=50, where=where))) == expected
@@ -74,6 +81,8 @@ def filtered_index(tmp_path_factory, search_model):
     folder = tmp_path_factory.mktemp("filters") / "photos"
     write_images(folder, 9)
     write_images(folder / "below", 3, 9)
+    write_images(folder / "[1]", 1, 9)
+    (folder / "[1]" / "9.png").rename(folder / "[1]" / "9.jpg")
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "7.png")
     for name, date in (("4.png", NOON), ("5.png", datetime(2023, 1, 1, tzinfo=UTC))):
@@ -81,9 +90,28 @@ def filtered_index(tmp_path_factory, search_model):
     return Index.build(search_model, folder)
 
 
-def test_path_of_a_filter_can_begin_with_the_folder(filtered_index):
+def test_path_of_a_filter_can_begin_with_the_folder(filtered_index, tmp_path):
     root = filtered_index.snapshot.settings["root"]
     assert len(filtered_index.search("x", where=Filter(f"{root}/below"))) == 3
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    for pattern, count in (
+        (link / "below", 3),
+        (link / "below" / "*1.png", 1),
+        (link, 13),
+        (f"{root}/", 13),
+        (".", 13),
+    ):
+        assert len(filtered_index.search("x", k=50, where=Filter(str(pattern)))) == count
+
+
+def test_images_without_a_date_are_in_no_range():
+    condition, parameters = Filter(after="1900-01-01").condition()
+    with sqlite3.connect(":memory:") as database:
+        database.execute("CREATE TABLE items (mtime_ns INTEGER)")
+        database.executemany("INSERT INTO items VALUES (?)", [(0,), (-1,), (1,)])
+        found = database.execute(f"SELECT mtime_ns FROM items WHERE {condition} ORDER BY mtime_ns", parameters)
+        assert found.fetchall() == [(-1,), (1,)]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +122,9 @@ def test_path_of_a_filter_can_begin_with_the_folder(filtered_index):
         ({"min_size": "2 parsec"}, "min_size: found '2 parsec'; expected bytes"),
         ({"min_size": -1}, "min_size"),
         ({"min_size": "2 MB", "max_size": "1 MB"}, "range is empty"),
-        ({"paths": ""}, "empty pattern"),
+        ({"paths": ""}, "expected a pattern"),
+        ({"paths": "a\0b"}, "expected a pattern"),
+        ({"min_width": -1}, "min_width"),
     ],
 )
 def test_wrong_filter_is_refused(options, message):
@@ -133,6 +163,24 @@ def test_searches_follow_changes_of_the_index(photos, search_model):
         write_images(photos / "new", 4, 20)
         index.add(photos / "new")
         assert len(index.search("x", k=99)) == 14
+
+
+def test_index_that_is_built_again_is_another_one(photos, search_model, tokenizer):
+    """A process that keeps an index open must not use codes or a model of the earlier one."""
+    index = Index.build(search_model, photos)
+    index.search("x")
+    first = index._search
+    shutil.rmtree(index.path)
+    Index.build(search_model, photos)
+    index.refresh()
+    index.search("x")
+    assert index._search.searcher is not first.searcher
+    shutil.rmtree(index.path)
+    other = make_model(tokenizer)
+    torch.nn.init.ones_(other.text.tokens.weight[:1])
+    Index.build(other, photos)
+    with pytest.raises(ValueError, match="built again with another model"):
+        index.refresh()
 
 
 def test_duplicates_are_equal_files_and_similar_images(tmp_path, search_model):

@@ -47,6 +47,10 @@ def require_output(path: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{path}: exists already; choose another name, or replace it: {option('overwrite', True)}"
         )
+    names = names_path(path)
+    for other in (path.with_suffix(suffix) for suffix in SUFFIXES if names and suffix != path.suffix.lower()):
+        if names_path(other) is not None and other.exists() and not overwrite:
+            raise FileExistsError(f"{names}: has the names of {other.name}; choose another name than {path.name}")
     place = next(place for place in path.absolute().parents if place.exists())
     if not place.is_dir():
         raise FileExistsError(f"{place}: is a file; expected a folder for {path.name}")

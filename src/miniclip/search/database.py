@@ -16,6 +16,7 @@ from miniclip.errors import DataError
 
 DATABASE = "index.sqlite"
 FORMAT = "miniclip index 1"
+MAX_INTEGER = 2**63 - 1  # of SQLite
 BUSY_SECONDS = 30.0  # how long a reader waits for a commit, and a commit for readers that copy the database
 
 SCHEMA = """
@@ -104,10 +105,13 @@ def database_errors(path: Path) -> Iterator[None]:
     Raises:
         OSError: the disk is full, or the file cannot be opened or written.
         DataError: the file is damaged.
+        ValueError: the index was closed.
     """
     try:
         yield
     except sqlite3.Error as error:
+        if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+            raise ValueError(f"{path.parent}: the index was closed; open it again") from error
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error

@@ -31,6 +31,7 @@ from miniclip.search.store import Store
 from miniclip.search.updating.building import (
     PathInput,
     add_images,
+    place_of,
     require_fingerprint,
     require_model,
     update_index,
@@ -306,8 +307,11 @@ class Index:
         """
         snapshot = self._store.snapshot()
         if self._model is not None and snapshot.settings["fingerprint"] != self.snapshot.settings["fingerprint"]:
+            snapshot.close()
             raise ValueError(f"{self.path}: was built again with another model; open it with that model")
         self.snapshot = snapshot
+        with self._lock:
+            self._dataset = None  # its images can be others now
 
     def close(self) -> None:
         """Release the snapshot."""
@@ -330,7 +334,8 @@ class Index:
         by_path = {self.path_of(name): name for name in names}
         found = []
         for path in paths:
-            name = path if path in names else by_path.get(str(Path(path).absolute()))
+            place = place_of(path, self.snapshot.settings["root"])
+            name = path if path in names else by_path.get(str(Path(path).absolute())) or by_path.get(str(place))
             if name is None:
                 raise ValueError(f"{path}: is not in the index {self.path}{did_you_mean(path, sorted(names))}")
             found.append(name)

@@ -145,5 +145,5 @@ def is_vector(query: Any) -> bool:
 
 def _is_continuation(before: Snapshot, after: Snapshot) -> bool:
     """Return whether a snapshot has the same rows as an earlier one, and perhaps further ones."""
-    same = all(before.settings[key] == after.settings[key] for key in ("generation", "embed_dim"))
+    same = all(before.settings.get(key) == after.settings.get(key) for key in ("id", "generation", "embed_dim"))
     return before.path == after.path and same and len(before.vectors) <= len(after.vectors)

@@ -10,6 +10,7 @@ Letters: N items, R rows, E embedding.
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from miniclip.search.database import (
     DATABASE,
     FORMAT,
+    MAX_INTEGER,
     connect_to_write,
     create_database,
     database_errors,
@@ -83,6 +85,7 @@ class Store:
             if self.exists:
                 return
             settings = {"format": FORMAT, "embed_dim": str(embed_dim), "rows": "0", "generation": "0", **settings}
+            settings["id"] = uuid.uuid4().hex  # tells an index that was deleted and built again from the earlier one
             vectors_path(self.path, settings).write_bytes(b"")
             new = self.path / f"{DATABASE}.new"
             for rest in self.path.glob(f"{DATABASE}*"):
@@ -154,8 +157,8 @@ class Writer:
             "VALUES (CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET row = excluded.row, "
             "size = excluded.size, mtime_ns = excluded.mtime_ns, sha256 = excluded.sha256, width = excluded.width, "
             "height = excluded.height, certain = excluded.certain, added = excluded.added",
-            (encode_name(name), row, facts.state.size, facts.state.mtime_ns, facts.sha256, facts.width, facts.height,
-             facts.state.certain, added),
+            (encode_name(name), row, facts.state.size, _stored(facts.state).mtime_ns, facts.sha256, facts.width,
+             facts.height, facts.state.certain, added),
         )  # fmt: skip
         self._execute("DELETE FROM failures WHERE name = CAST(? AS TEXT)", (encode_name(name),))
 
@@ -163,7 +166,7 @@ class Writer:
         """Give an item another name, and the state of its file."""
         self._execute(
             "UPDATE items SET name = CAST(? AS TEXT), size = ?, mtime_ns = ?, certain = ? WHERE name = CAST(? AS TEXT)",
-            (encode_name(new), *state, encode_name(name)),
+            (encode_name(new), *_stored(state), encode_name(name)),
         )
         self._execute("DELETE FROM failures WHERE name = CAST(? AS TEXT)", (encode_name(new),))
 
@@ -178,7 +181,7 @@ class Writer:
         self.remove([name])
         self._execute(
             "INSERT INTO failures VALUES (CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT))",
-            (encode_name(name), *state, encode_name(reason)),
+            (encode_name(name), *_stored(state), encode_name(reason)),
         )
 
     def set(self, **settings: str) -> None:
@@ -255,3 +258,8 @@ class Writer:
     def _execute(self, text: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with database_errors(self.path / DATABASE):
             return self.database.execute(text, parameters).fetchall()
+
+
+def _stored(state: FileState) -> FileState:
+    """Return a state with a time that SQLite can store; a file from after 2262 is read at every update."""
+    return state._replace(mtime_ns=min(state.mtime_ns, MAX_INTEGER))

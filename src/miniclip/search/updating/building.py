@@ -148,7 +148,7 @@ def _added(images: PathInput | Iterable[PathInput], root: str) -> tuple[Listing,
     """Return the files at some paths: those in a folder, by their relative names, and others, by their paths."""
     inside, outside = Listing({}, {}), Listing({}, {})
     for given in [images] if isinstance(images, str | os.PathLike) else list(images):
-        path = Path(given).absolute()
+        path = place_of(given, root)
         if not path.exists():
             raise FileNotFoundError(f"{given}: does not exist")
         below = walk(path) if path.is_dir() else Listing({"": Listed(path, None)}, {})
@@ -160,6 +160,16 @@ def _added(images: PathInput | Iterable[PathInput], root: str) -> tuple[Listing,
                 outside.images[str(file)] = _listed(file) or listed
         outside.problems.update({str(path / name): reason for name, reason in below.problems.items()})
     return inside, outside
+
+
+def place_of(given: PathInput, root: str) -> Path:
+    """Return the absolute path of a file or folder; below the indexed folder also if links or `..` lead there."""
+    path = Path(given).absolute()
+    is_plain = ".." not in path.parts
+    if is_plain and root and path.is_relative_to(root):
+        return path  # a link inside of the folder keeps its name, as in `walk`
+    resolved = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    return resolved if not is_plain or (root and resolved.is_relative_to(root)) else path
 
 
 def _listed(path: Path) -> Listed | None:

@@ -136,7 +136,7 @@ def _holds_images(root: Path) -> bool:
         folders[:] = [name for name in folders if not name.startswith(".")]
         if any(os.path.splitext(name)[1].lower() in suffixes for name in names if name[0] != "."):  # noqa: PTH122
             return True
-    return False
+    return bool(walk(root).images)  # behind links to folders
 
 
 def default_path(spec: str | Path) -> Path:

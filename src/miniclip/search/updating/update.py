@@ -103,7 +103,7 @@ class Update:
         self.report = Report()
         self.known: dict[str, Known] = {}
         self._vectors: dict[bytes, Vector | None] = {}  # by digest; None: not encoded yet
-        self._broken: dict[bytes, str] = {}  # by digest: why it cannot be decoded
+        self._broken: dict[bytes, ReadImage] = {}  # by digest: contents that cannot be decoded
         self._claims = threading.Lock()
         self._waiting: dict[bytes, list[ReadImage]] = defaultdict(list)  # for the pixels of the same content
         self._gone: dict[bytes, list[str]] = defaultdict(list)
@@ -199,10 +199,10 @@ class Update:
             self._append([image for image in batch if image.pixels is not None], vectors.cpu())
         for image in batch:
             if image.reason is not None:
-                self._broken[image.sha256] = image.reason
+                self._broken[image.sha256] = image
                 self._fail(image)
             elif image.sha256 in self._broken:
-                self._fail(image._replace(reason=self._broken[image.sha256]))
+                self._fail(_broken_like(self._broken[image.sha256], image))
             elif self._vectors[image.sha256] is None:
                 self._waiting[image.sha256].append(image)
             else:
@@ -213,7 +213,7 @@ class Update:
                     if image.reason is None:
                         self._store(waiting, is_encoded=False)
                     else:
-                        self._fail(waiting._replace(reason=image.reason))
+                        self._fail(_broken_like(image, waiting))
         if time.monotonic() - self._committed >= COMMIT_SECONDS:
             self.writer.commit()
             self._committed = time.monotonic()
@@ -262,6 +262,12 @@ class Update:
         reason = str(image.reason)
         self.report.unreadable[image.name] = reason
         self.writer.fail(image.name, image.state, reason)
+
+
+def _broken_like(broken: ReadImage, image: ReadImage) -> ReadImage:
+    """Return an image with the reason of one of the same content; tried again if that one is."""
+    certain = image.state.certain and broken.state.certain
+    return image._replace(reason=broken.reason, state=image.state._replace(certain=certain))
 
 
 def _is_same(old: FileState, new: FileState) -> bool:

@@ -77,14 +77,21 @@ def _walk(folder: str, prefix: str, listing: Listing, visited: set[tuple[int, in
         try:
             status = os.stat(folder)  # noqa: PTH116  # Path objects of a million files are slow
             identity = (status.st_dev, status.st_ino)
-            if identity in visited or os.path.exists(os.path.join(folder, DATABASE)):  # noqa: PTH110, PTH118
+            if identity in visited:
                 continue
             visited.add(identity)
             with os.scandir(folder) as entries:
                 below = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-            pending += _add_files(below, prefix, listing)
+            if not _is_index(below):
+                pending += _add_files(below, prefix, listing)
         except OSError as error:
             listing.problems[prefix] = system_message(error)
+
+
+def _is_index(entries: list[os.DirEntry[str]]) -> bool:
+    """Return whether a folder is an index; another program can have a file of the same name as the database."""
+    names = [entry.name for entry in entries]
+    return DATABASE in names and any(name.startswith("vectors-") and name.endswith(".f16") for name in names)
 
 
 def _add_files(entries: list[os.DirEntry[str]], prefix: str, listing: Listing) -> Iterator[tuple[str, str]]:
