@@ -66,16 +66,15 @@ def update_index(
         if not listing.images:
             raise ValueError(f"{images.spec}: holds no images{_first_problem(listing)}")
         model = _loaded(model, device)
-        settings = {"model": model.source or "", "dtype": str(next(model.parameters()).dtype).removeprefix("torch.")}
         fingerprint = model_fingerprint(model)
-        settings |= {"fingerprint": fingerprint, **_source_settings(images)}
+        settings = {"fingerprint": fingerprint, **_model_settings(model), **_source_settings(images)}
         store.create(model.config.embed_dim, settings)
     with store.writing() as writer:
         _require_source(writer.settings, images, store.path)
         model = _loaded(model, device)
         if writer.settings["fingerprint"] != fingerprint:  # else this call has created the index
             require_fingerprint(store.path, writer.settings, model)
-        writer.set(**_source_settings(images))
+        writer.set(**_source_settings(images), **(_model_settings(model) if model.source else {}))  # both can move
         update = Update(writer, model, images, options)
         listing = listing or images.list()
         gone = _gone(update, listing, images)
@@ -179,6 +178,10 @@ def _listed(path: Path) -> Listed | None:
     except OSError:
         return None
     return Listed(path, FileState(status.st_size, status.st_mtime_ns, True))
+
+
+def _model_settings(model: CLIPModel) -> dict[str, str]:
+    return {"model": model.source or "", "dtype": str(next(model.parameters()).dtype).removeprefix("torch.")}
 
 
 def _source_settings(source: FolderSource | DataSource) -> dict[str, str]:
