@@ -150,6 +150,21 @@ def test_length_that_is_not_stated_is_limited():
         ask(body=(bytes(60), bytes(41), bytes(1)))
 
 
+def test_request_under_way_at_the_end_of_the_server_gets_an_answer():
+    sent = []
+
+    async def cancelled(scope, receive, send):
+        raise asyncio.CancelledError
+
+    async def keep(message):
+        sent.append(message)
+
+    pairs = [(b"host", b"127.0.0.1")]
+    scope = {"type": "http", "method": "POST", "path": "/api/uploads", "headers": pairs, "query_string": b""}
+    asyncio.run(Guard(cancelled, Access(), lambda path: 100, b"")(scope, None, keep))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])) == (503, {"error": "the server is stopping"})
+
+
 def test_loopback():
     assert is_loopback("127.0.0.1")
     assert is_loopback("127.9.9.9")

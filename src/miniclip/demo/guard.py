@@ -6,6 +6,7 @@ Sources: OWASP's cheat sheets on cross-site request forgery and HTTP headers; th
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import re
@@ -127,7 +128,10 @@ class Guard:
             kind, body = _page(self.locked) if wants_page else _json(refusal.message)
             await _respond(send, refusal.status, kind, body, close=scope["method"] not in READING)
             return
-        await self.application(scope, limited, _with_headers(send, cookie))
+        try:
+            await self.application(scope, limited, _with_headers(send, cookie))
+        except asyncio.CancelledError:  # the server ends while an upload is on its way
+            await _respond(send, 503, *_json("the server is stopping"), close=True)
 
     def _check_token(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> str | None:
         """Return the cookie to set, if the token is in the address.

@@ -128,7 +128,7 @@ class Int8Linear(nn.Module):
             )
             return
         self._packed = {}
-        super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the packed weights, which copies make again."""
