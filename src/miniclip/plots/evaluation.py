@@ -36,7 +36,7 @@ def plot_bars(results: Sequence[Result], path: str | Path) -> None:
     axes.set(ylim=(0, 102), ylabel="percent")
     axes.set_title(f"{results[0].task}, with 95% intervals", fontsize=10, parse_math=False)
     finish_axes(axes)
-    legend = axes.legend(fontsize=9, frameon=False)
+    legend = figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)  # bars may fill the axes
     for text in legend.get_texts():
         text.set_parse_math(False)
     write_figure(figure, path)
