@@ -262,7 +262,7 @@ def test_twenty_people_at_once_get_the_answers_of_one(client, page):
         answers = []
         with httpx.Client(base_url=page, timeout=60) as own:
             together.wait(60)
-            for turn in range(5):
+            for turn in range(3):
                 text = TEXTS[(number + turn) % len(TEXTS)]
                 response = own.post("/api/search", json={"text": text, "count": 8})
                 thumbnail = own.get(f"/api/images/{response.json()['hits'][turn]['id']}?side=320")
@@ -271,7 +271,7 @@ def test_twenty_people_at_once_get_the_answers_of_one(client, page):
 
     with ThreadPoolExecutor(20) as pool:
         answers = [answer for person_answers in pool.map(person, range(20)) for answer in person_answers]
-    assert len(answers) == 100
+    assert len(answers) == 60
     for text, status, thumbnail, hits in answers:
         assert (status, thumbnail) == (200, 200)
         assert [hit["id"] for hit in hits] == [hit["id"] for hit in expected[text]]
