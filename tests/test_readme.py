@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)
 
 def test_two_commands_come_first():
     assert [text.strip() for language, text in BLOCKS if language == "bash"][:2] == [
-        "python -m pip install . && miniclip train",
+        'python -m pip install ".[probe]" && miniclip train',
         'python -m pip install -e ".[test]" && pytest -n 2 --dist loadfile',
     ]
 
