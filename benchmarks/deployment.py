@@ -27,7 +27,7 @@ from benchmarks.harness import MINICLIP, Row, Scale, interleaved
 from miniclip.config import preset
 from miniclip.hub import fresh
 
-MIN_COSINE = {"int8": 0.99, "bfloat16": 0.999}  # of other names: 0.99999
+MIN_COSINE = {"int8": 0.99, "bfloat16": 0.999}  # other names: 0.99999
 INT8 = f"{MINICLIP} int8"
 Call = Callable[[Tensor], Tensor]
 

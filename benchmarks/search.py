@@ -23,7 +23,7 @@ from miniclip.search.nearest.exact import top_k
 from miniclip.search.nearest.searcher import Searcher
 
 WIDTH, K = 512, 10
-TOLERANCE = 2e-3  # of the scores of float16 rows, in which the baselines' float32 copies of them can differ
+TOLERANCE = 2e-3  # limit for scores of float16 rows, in which the baselines' float32 copies of them can differ
 MAX_RCLIP = 100_000  # vectors up to which rclip is timed in every round; it is timed once above, in seconds
 
 

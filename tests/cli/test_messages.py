@@ -96,7 +96,7 @@ class TestSuggestions:
                 if isinstance(action, argparse._SubParsersAction):
                     pending += action.choices.values()
         targets = {target for aliases in ALIASES.values() for target in aliases}
-        assert targets - flags <= {"-k", "--threshold"}  # of `miniclip search`
+        assert targets - flags <= {"-k", "--threshold"}  # flags of `miniclip search`
 
     def test_commands_layouts_and_presets(self, fails, tmp_path):
         assert "unknown command 'trian'; did you mean 'train'?" in fails("trian")

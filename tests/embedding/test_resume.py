@@ -65,7 +65,7 @@ def test_resumed_files_are_the_same(toy, photos, tmp_path, monkeypatch, small_ch
         interrupt(batches, toy, photos, out, batch_size=4)
         assert not out.exists()
     assert len((out.parent / f"out{suffix}.partial" / "journal.jsonl").read_text().splitlines()) == 5
-    stop_after(monkeypatch, 3)  # of 8 batches, 5 are not computed again
+    stop_after(monkeypatch, 3)  # 5 of the 8 batches are not computed again
     miniclip.embed(toy, photos, out, batch_size=4)
     assert {path.name for path in out.parent.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
     if suffix == ".safetensors":  # the order of its metadata is random

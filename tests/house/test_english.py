@@ -89,6 +89,8 @@ def faults(prose: Prose) -> Iterator[tuple[str, str]]:
                 yield f"a sentence of {words} words ({' '.join(sentence.split()[:6])} …)", "one idea a sentence"
             if FRAGMENTS.match(sentence.strip()) and sentence.strip() not in prose.text[: len(sentence) + 1]:
                 yield f"{' '.join(sentence.split()[:3])} …", "subject, verb, object"
+    if prose.kind == "comment" and prose.text.startswith("of "):
+        yield "of … as a start", START_ADVICE
     if prose.kind == "name" and re.match(r"test (?:what|of|whoever|where|how|who|which)\b", prose.text):
         yield prose.text, "name the behaviour"
 
@@ -127,6 +129,7 @@ def test_faults_are_seen():
         '"""What one token of each row finds."""\n\n'
         'def test_what_is_kept():\n    """A run taken up. Of five, one is chosen."""\n'
         '    # a picture is no file\n    raise ValueError(f"{path}: mend the file")\n'
+        "    sides = 4  # of a square\n"
     )
     words = [words for prose in prose_of_python(source) for words, _ in faults(prose)]
     for expected in (
@@ -137,6 +140,7 @@ def test_faults_are_seen():
         "mend",
         "test what is kept",
         "Of five, one …",
+        "of … as a start",
     ):
         assert expected in words, expected
     long = f'"""{"word " * 31}."""'

@@ -11,7 +11,7 @@ from miniclip.search import Index
 
 SIDE = 256  # pixels: the same scenes as those of 64 pixels, sharp on a screen
 QUERIES = ("a green heart", "a red circle", "purple ring + pink cross", "blue triangle - yellow")
-TEMPLATE = "a {}"  # of labels; captions of Shapes have no photo
+TEMPLATE = "a {}"  # prompt of a label; captions of Shapes do not name a photo
 
 
 def shapes_index(model: CLIPModel, folder: Path) -> Index:

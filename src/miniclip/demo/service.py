@@ -28,7 +28,7 @@ from miniclip.search.filters import Filter
 from miniclip.search.queries import MIN_LENGTH, Term, parse
 from miniclip.search.snapshot import Item
 
-SIDES = (320, 1280)  # of a thumbnail and of the large view, in pixels
+SIDES = (320, 1280)  # longest side of a thumbnail and of the large view, in pixels
 EXPLAINED_SIDE = 448  # pixels of an explanation
 Answer = dict[str, Any]
 T = TypeVar("T")

@@ -34,7 +34,7 @@ def written_directory(path: str | Path, overwrite: bool = False) -> Iterator[Pat
         ValueError: the path has the suffix of a file.
     """
     path = require_target(path, overwrite).resolve()
-    # of the same file system, also if the path is the root of another one
+    # a place on the same file system as the target, also if the path is the root of another one
     place = next(place for place in (path, *path.parents) if place.exists())
     made = [parent for parent in path.parents if not parent.exists()]  # the innermost first
     temporary = place / f".{path.name}-{secrets.token_hex(4)}"

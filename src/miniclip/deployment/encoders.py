@@ -22,7 +22,7 @@ from miniclip.deployment.towers import image_embedder, sample_images, sample_pix
 from miniclip.deployment.verification import MAX_RAW_ERROR, limit_of, verify
 from miniclip.inference.model import CLIPModel
 
-BATCHES = (1, 2, 7)  # of the check
+BATCHES = (1, 2, 7)  # batch sizes in the check
 
 
 @dataclass(frozen=True)

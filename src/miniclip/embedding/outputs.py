@@ -26,7 +26,7 @@ from miniclip.utils.checks import did_you_mean
 from miniclip.utils.option_names import option
 
 SUFFIXES = (".npy", ".parquet", ".safetensors")
-GROUP_ROWS = 1 << 14  # of a row group of a parquet file
+GROUP_ROWS = 1 << 14  # rows in a row group of a parquet file
 TENSOR = "embeddings"  # name of the tensor in a .safetensors file
 
 

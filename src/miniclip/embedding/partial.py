@@ -26,7 +26,7 @@ from miniclip.utils.option_names import option
 
 SUFFIX = ".partial"
 SETTINGS, VECTORS, NAMES, JOURNAL = "settings.json", "vectors", "names.jsonl", "journal.jsonl"
-HEADER_BYTES = 128  # of a .npy file of a matrix, so that `vectors` can become one without a copy
+HEADER_BYTES = 128  # header of a .npy file of a matrix, so that `vectors` can become one without a copy
 FORMAT = "miniclip embeddings 1"
 BLOCK = 1 << 20  # bytes that a checksum reads at a time
 

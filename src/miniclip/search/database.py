@@ -16,7 +16,7 @@ from miniclip.errors import DataError
 
 DATABASE = "index.sqlite"
 FORMAT = "miniclip index 1"
-MAX_INTEGER = 2**63 - 1  # of SQLite
+MAX_INTEGER = 2**63 - 1  # SQLite's largest integer
 BUSY_SECONDS = 30.0  # how long a reader waits for a commit, and a commit for readers that copy the database
 
 SCHEMA = """

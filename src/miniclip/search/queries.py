@@ -31,7 +31,7 @@ WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*\*\s*")
 PREFIX = re.compile(r"(text|image):\s*")
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 IMAGE_NAME = re.compile(r"\S+\.(jpe?g|png|webp|gif|bmp|tiff?|heic|heif|avif)", re.IGNORECASE)
-MIN_LENGTH = 1e-4  # of the sum of unit vectors; a shorter one is the rounding of terms that cancel
+MIN_LENGTH = 1e-4  # smallest length of a sum of unit vectors; a shorter one is the rounding of terms that cancel
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from miniclip.errors import DataError
 from miniclip.search.database import DATABASE, FORMAT, copy_database, database_errors
 
 ATTEMPTS = 5  # a writer can replace the vectors between the two reads, but not often
-MAX_PARAMETERS = 500  # of one SQL statement
-BYTES = 2  # of a float16
+MAX_PARAMETERS = 500  # parameters in one SQL statement
+BYTES = 2  # bytes of a float16
 COLUMNS = "id, name, row, size, mtime_ns, lower(hex(sha256)), width, height"
 
 

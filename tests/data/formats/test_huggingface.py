@@ -10,7 +10,7 @@ from PIL import Image
 from miniclip.data import Captions, open_data
 from miniclip.errors import DataError
 
-OFFSETS = struct.pack("<3i", 0, 3, 6)  # of the texts "dog" and "cat"
+OFFSETS = struct.pack("<3i", 0, 3, 6)  # offsets of the texts "dog" and "cat"
 
 
 def png(value: int) -> bytes:

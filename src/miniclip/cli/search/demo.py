@@ -66,11 +66,11 @@ def demo_command(
 
 
 def _check_index(checkpoint: str, index: str | None) -> None:
-    """Check that there is an index, or that the model is one of Shapes.
+    """Check that an index is given, or that the model is one of Shapes.
 
     Raises:
         FileNotFoundError: the index does not exist.
-        ValueError: there is none, and the model was not trained on Shapes.
+        ValueError: no index is given, and the model was not trained on Shapes.
     """
     from miniclip.cli.run_data import data_of_run
     from miniclip.search.snapshot import require_index

@@ -17,7 +17,7 @@ from miniclip.search import Hit, Index
 Protocol: TypeAlias = Literal["kitty", "iterm2"]
 
 SIDE = 320  # pixels of a thumbnail
-LINES = 8  # of the terminal, the height of a thumbnail
+LINES = 8  # height of a thumbnail, in lines of the terminal
 PART = 4096  # characters of base64 in one command of kitty
 
 

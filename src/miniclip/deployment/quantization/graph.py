@@ -22,7 +22,7 @@ import torch
 from miniclip.fast.int8 import quantize_weight
 
 RUNTIME = "com.microsoft"  # domain of onnxruntime's own operators
-ZERO_POINT = 128  # of activations; int8 shifted to uint8, which processors multiply fastest
+ZERO_POINT = 128  # zero point of activations: int8 shifted to uint8, which processors multiply fastest
 SMALLEST = 1e-30  # scale of a token of zeros
 
 

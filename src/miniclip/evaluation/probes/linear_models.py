@@ -54,7 +54,7 @@ def lbfgs(classes: int, seed: int) -> Fit:
                 (len(x), classes), -torch.inf, dtype=torch.float64
             )  # absent classes are never predicted
             logits = torch.from_numpy(regression.decision_function(x.numpy())).double()
-            # of two classes, scikit-learn returns the logit of the second
+            # for two classes, scikit-learn returns the logit of the second
             filled[:, present] = logits if logits.dim() == 2 else torch.stack([-logits, logits], dim=1)
             return filled
 

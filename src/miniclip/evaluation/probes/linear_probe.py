@@ -30,7 +30,7 @@ RANGES: dict[str, tuple[int, int]] = {"lbfgs": (-6, 6), "adamw": (-6, 2)}
 DEFAULT_STRENGTHS = {"lbfgs": 0.316, "adamw": 0.0}  # OpenAI's example; CLIP_benchmark
 FITS: dict[str, Callable[[int, int], Fit]] = {"lbfgs": lbfgs, "adamw": adamw}
 SWEEP_STEPS = 96
-MAX_FITS = 7 + 2 * 4 + 1  # of a probe with a sweep
+MAX_FITS = 7 + 2 * 4 + 1  # fits of a probe with a sweep
 
 
 class ProbeResult(NamedTuple):
@@ -40,7 +40,7 @@ class ProbeResult(NamedTuple):
     labels: Tensor  # (N,)
     classes: int
     strength: float  # C of "lbfgs", weight decay of "adamw"
-    classifier: Classifier  # of features in the form of the protocol
+    classifier: Classifier  # takes features in the form of the protocol
 
     @property
     def correct(self) -> Tensor:

@@ -72,7 +72,7 @@ def require_engine(name: str) -> None:
     """Check that an engine exists and is installed.
 
     Raises:
-        ValueError: there is no engine of that name.
+        ValueError: the name is not that of an engine.
         ImportError: its library is not installed.
     """
     if name not in ENGINES:
@@ -91,7 +91,7 @@ def open_engine(name: str, folder: Path, generation: str, vectors: Array, rows: 
         rows: (N,) rows that have items, ascending; at least one.
 
     Raises:
-        ValueError: there is no engine of that name.
+        ValueError: the name is not that of an engine.
         ImportError: its library is not installed.
     """
     require_engine(name)

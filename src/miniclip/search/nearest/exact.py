@@ -139,7 +139,7 @@ def _refined(vectors: Array, query: NDArray[np.float64], candidates: Candidates)
         return candidates
     prepared, (error,) = half.prepare(query[None])
     refined = Candidates(candidates.k, None, error)
-    refined.floor = candidates.floor + candidates.error - error  # of exact scores: the floor plus the first error
+    refined.floor = candidates.floor + candidates.error - error  # exact scores have the floor plus the first error
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         refined.add(part, half.scores(prepared, part)[0])

@@ -25,7 +25,7 @@ from miniclip.utils.formatting import format_bytes
 from miniclip.utils.system_errors import system_message
 
 RECENT_NS = 2_000_000_000  # a file system's clock can be this coarse
-ADVICE = "; replace the file, or remove it from the captions"  # of readers of datasets
+ADVICE = "; replace the file, or remove it from the captions"  # the end of messages from readers of datasets
 
 
 class Content(NamedTuple):
