@@ -9,6 +9,7 @@ exact keep float32 in memory. rclip runs its own code (SQLite, a product in nump
 can be imported: unpack its wheel (`pip download rclip --no-deps`) and put that folder on PYTHONPATH.
 """
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,7 +143,7 @@ def rclip_search(vectors: Any, query: Any, folder: Path) -> Callable[[], Any] | 
     database.commit()
     given = model.Model()
     given.compute_features_for_queries = lambda queries: query if queries else np.zeros_like(query)
-    app = SimpleNamespace(_model=given, _db=database, _exclude_dir_regex=__import__("re").compile("^$"))
+    app = SimpleNamespace(_model=given, _db=database, _exclude_dir_regex=re.compile("^$"))
     app._get_features = lambda directory: main.RClip._get_features(app, directory)
 
     def search() -> Any:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 import miniclip
 from miniclip.data import Shapes
+from miniclip.data.cache.writing import build_cache
 from miniclip.errors import DataError, UnreadableError
 
 
@@ -108,6 +109,15 @@ class TestImages:
         vectors, names = rows(tmp_path / "out.npy")
         assert names == [f"image {index}" for index in range(5)]
         assert np.array_equal(vectors, toy.encode_image([data[index][0] for index in range(5)]).numpy())
+
+    def test_all_splits_of_a_cache_in_the_home_folder(self, toy, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for split in ("val", "train"):
+            build_cache(Shapes(split, 3, image_size=16), tmp_path / "cache", toy.preprocess, split=split)
+        miniclip.embed(toy, "~/cache", tmp_path / "out.npy")
+        vectors, _ = rows(tmp_path / "out.npy")
+        images = [Shapes(split, 3, image_size=16)[index][0] for split in ("train", "val") for index in range(3)]
+        assert np.array_equal(vectors, toy.encode_image(images).numpy())
 
     def test_unreadable_image_is_named(self, toy, photos, tmp_path):
         shutil.copytree(photos, tmp_path / "photos")

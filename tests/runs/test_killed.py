@@ -10,8 +10,7 @@ import random
 import signal
 import subprocess
 import sys
-import threading
-import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import TrainConfig, Trainer
+from tests.killing import attempt
 from tests.toys import make_model
 
 pytestmark = [
@@ -51,36 +51,6 @@ def train(run: Path) -> None:
     trainer.fit()
 
 
-def events_until_killed(after: int) -> None:
-    """Make this process kill itself after a number of events in all of its threads."""
-    left = [after]
-
-    def count(*_: object) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.setprofile(count)
-    sys.setprofile(count)
-
-
-def attempt(run: Path, events: int | None = None) -> int:
-    """Train in a fork; return its exit status: 0, or minus the number of the signal that ended it."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            if events is not None:
-                events_until_killed(events)
-            train(run)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def main(folder: Path) -> None:
     """Train one undisturbed run, then others until there were `KILLS` kills; the test runs it in a separate process."""
     torch.set_num_threads(1)
@@ -88,7 +58,7 @@ def main(folder: Path) -> None:
     draw, kills = random.Random(0), 0
     while kills < KILLS:
         run = folder / f"killed-{kills}"
-        while (status := attempt(run, draw.randrange(20_000, 500_000))) != 0:
+        while (status := attempt(partial(train, run), draw.randrange(20_000, 500_000))) != 0:
             assert status == -signal.SIGKILL, status
             kills += 1
             print(kills, "kills; at", run.name, sorted(path.name for path in run.glob("*")), flush=True)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_search_by_engine_equals_the_exact_one(name, photos, search_model):
 
 
 def test_missing_library_names_the_extra(index, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r'pip install "miniclip\[search\]"'):
         index.search("x", engine="faiss")
 

@@ -136,8 +136,8 @@ def test_searcher_codes_at_its_second_query_and_takes_new_rows():
     assert searcher.codes is None
     assert_same(searcher.top_k(query, 7), brute_force(vectors[:2_000], query, 7))
     assert searcher.codes is None or len(searcher.codes) == 2_000  # None: products of int8 are not exact here
-    searcher.extend(vectors)
-    assert_same(searcher.top_k(query, 7), brute_force(vectors, query, 7))
+    assert_same(searcher.extended(vectors).top_k(query, 7), brute_force(vectors, query, 7))
+    assert_same(searcher.top_k(query, 7), brute_force(vectors[:2_000], query, 7))
 
 
 @pytest.mark.parametrize(

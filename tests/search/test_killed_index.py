@@ -12,8 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import traceback
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from miniclip.search.updating import update as updating
 from miniclip.search.updating.building import update_index
 from miniclip.search.updating.update import UpdateOptions
 from miniclip.tokenizer import Tokenizer
+from tests.killing import attempt
 from tests.search.conftest import write_images
 from tests.toys import make_model
 
@@ -60,30 +59,6 @@ def change(photos: Path) -> None:
     (photos / "14.png").rename(photos / "renamed.png")
     shutil.copy(photos / "15.png", photos / "16.png")
     write_images(photos, 4, COUNT)
-
-
-def attempt(folder: Path, events: int | None) -> int:
-    """Build in a fork that kills itself after a number of events; return its exit status."""
-    child = os.fork()
-    if child == 0:
-        left, status = [events], 1
-
-        def count(*_: object) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            if events is not None:
-                threading.setprofile(count)
-                sys.setprofile(count)
-            build(folder)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def vectors_by_content(index: Path) -> dict[str, np.ndarray]:
@@ -123,7 +98,7 @@ def main(folder: Path) -> None:
         for step in KILLS:
             if step == "update":
                 change(other / "photos")
-            while (status := attempt(other, draw.randrange(2_000, EVENTS[step]))) != 0:
+            while (status := attempt(functools.partial(build, other), draw.randrange(2_000, EVENTS[step]))) != 0:
                 assert status == -signal.SIGKILL, status
                 kills[step] += 1
                 check(other / "index", vectors)

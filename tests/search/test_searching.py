@@ -165,6 +165,19 @@ def test_searches_follow_changes_of_the_index(photos, search_model):
         assert len(index.search("x", k=99)) == 14
 
 
+def test_earlier_snapshot_keeps_its_hits_after_a_later_search(photos, search_model):
+    """A thread can still search in it."""
+    with Index.build(search_model, photos) as index:
+        queries = np.array(index.embeddings)
+        index.search_vectors(queries)
+        earlier = index._search
+        before = earlier.search_each(queries)
+        write_images(photos / "new", 4, 20)
+        index.add(photos / "new")
+        index.search_vectors(queries)
+        assert earlier.search_each(queries) == before
+
+
 def test_index_that_is_built_again_is_another_one(photos, search_model, tokenizer):
     """A process that keeps an index open must not use codes or a model of the earlier one."""
     index = Index.build(search_model, photos)

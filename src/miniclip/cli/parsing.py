@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
 from miniclip.utils.checks import did_you_mean, nearest, types_and_literals
 
 # Options of the library that only some commands have, for messages of the others.
@@ -136,6 +137,23 @@ def add_command(commands: Any, name: str, run: Any, text: str, epilog: str) -> a
     )
     parser.set_defaults(command=run, parser=parser)
     return parser
+
+
+def add_skip_options(parser: argparse.ArgumentParser, unusable: str) -> None:
+    """Add the options for items that cannot be used; `unusable` names one, such as "an image that cannot be read"."""
+    parser.add_argument(
+        "--on-error",
+        choices=get_args(OnError),
+        default="raise",
+        help=f"stop at {unusable}, or skip it (default raise)",
+    )
+    parser.add_argument(
+        "--max-skip-fraction",
+        type=float,
+        default=MAX_SKIP_FRACTION,
+        metavar="X",
+        help=f"greatest fraction to skip (default {MAX_SKIP_FRACTION})",
+    )
 
 
 def add_flag(parser: Any, name: str, hint: Any, text: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from miniclip.data.cache.format import INDEX
 from miniclip.data.cache.reading import CachedDataset, require_pixels
 from miniclip.data.dataset import ImageFiles, file_of, image_of, name_of
 from miniclip.data.formats.options import ReadKeywords
@@ -156,9 +155,8 @@ def _open_dataset(source: str | Path, split: Any, skip_log: SkipLog) -> Any:
     """Open a split of a dataset; without one, all images, and those of `train` of the synthetic dataset."""
     if split is None and str(source) == "shapes":
         split = "train"
-    if split is None and CachedDataset.is_cache(source):
-        splits = sorted(index.parent.name for index in Path(source).glob(f"*/{INDEX}"))
-        return Concatenation([CachedDataset(source, name) for name in splits])
+    if split is None and CachedDataset.is_cache(folder := Path(source).expanduser()):
+        return Concatenation([*CachedDataset.open_all(folder)])
     options: ReadKeywords = {"on_error": skip_log.on_error, "max_skip_fraction": skip_log.max_skip_fraction}
     return open_data(source, split or "all", **options)
 

@@ -35,11 +35,9 @@ class SnapshotSearch:
         rows = np.unique(snapshot.rows)
         self.rows = None if len(rows) == len(snapshot.vectors) else rows  # None: no holes
         if previous is not None and _is_continuation(previous.snapshot, snapshot):
-            searcher = previous.searcher
-            searcher.extend(snapshot.vectors)
+            self.searcher = previous.searcher.extended(snapshot.vectors)
         else:
-            searcher = Searcher(snapshot.vectors)
-        self.searcher = searcher
+            self.searcher = Searcher(snapshot.vectors)
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
 

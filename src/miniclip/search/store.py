@@ -49,6 +49,19 @@ class FileState(NamedTuple):
     mtime_ns: int
     certain: bool
 
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """Return the state of a file that is listed, from its status."""
+        return cls(status.st_size, status.st_mtime_ns, True)
+
+    @classmethod
+    def find(cls, path: Path) -> FileState | None:
+        """Return the state of the file at a path; None if it cannot be reached."""
+        try:
+            return cls.of(path.stat())
+        except OSError:
+            return None
+
 
 class Facts(NamedTuple):
     """Properties of an image that an index keeps besides its vector."""

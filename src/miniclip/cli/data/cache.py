@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any, get_args
+from typing import Any
 
-from miniclip.cli.parsing import add_command
+from miniclip.cli.parsing import add_command, add_skip_options
 from miniclip.cli.trainers import DEFAULT_PRESET
-from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
+from miniclip.data.skipping import OnError
 from miniclip.utils.formatting import format_command
 
 SPLITS: tuple[Any, ...] = ("train", "val", "test")
@@ -39,23 +38,7 @@ def add(commands: Any) -> None:
         "--tokenizer", metavar="PATH", help="also store token ids of this tokenizer.json or checkpoint directory"
     )
     cache.add_argument("--num-workers", type=int, metavar="N", help="decoding processes (default: one per core)")
-    _add_skip_options(cache)
-
-
-def _add_skip_options(cache: argparse.ArgumentParser) -> None:
-    cache.add_argument(
-        "--on-error",
-        choices=get_args(OnError),
-        default="raise",
-        help="stop at an image that cannot be read, or skip it (default raise)",
-    )
-    cache.add_argument(
-        "--max-skip-fraction",
-        type=float,
-        default=MAX_SKIP_FRACTION,
-        metavar="X",
-        help=f"greatest fraction of images to skip (default {MAX_SKIP_FRACTION})",
-    )
+    add_skip_options(cache, "an image that cannot be read")
 
 
 def cache_command(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from miniclip.cli.parsing import add_command
-from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
+from miniclip.cli.parsing import add_command, add_skip_options
 
 EPILOG = """examples:
   miniclip embed vit_b_32 photos -o photos.npy             all images of a folder; names in photos.names.json
@@ -37,19 +36,7 @@ def add(commands: Any) -> None:
     embed.add_argument("--split", help="split of a dataset (default: all images)")
     embed.add_argument("--batch-size", type=int, metavar="N", help="(default: 32 images, 256 texts)")
     embed.add_argument("--num-workers", type=int, metavar="N", help="threads that read images (default: one per core)")
-    embed.add_argument(
-        "--on-error",
-        choices=get_args(OnError),
-        default="raise",
-        help="stop at an image that cannot be read or a blank text, or leave it out (default raise)",
-    )
-    embed.add_argument(
-        "--max-skip-fraction",
-        type=float,
-        default=MAX_SKIP_FRACTION,
-        metavar="X",
-        help=f"greatest fraction to leave out (default {MAX_SKIP_FRACTION})",
-    )
+    add_skip_options(embed, "an image that cannot be read or a blank text")
     embed.add_argument(
         "--overwrite", action="store_true", help="replace OUT; start over if the model, the source or an option differs"
     )

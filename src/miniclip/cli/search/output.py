@@ -42,7 +42,7 @@ def properties(item: Item) -> dict[str, Any]:
     changed = datetime.fromtimestamp(item.mtime_ns / 1e9, UTC).isoformat(timespec="seconds") if item.mtime_ns else None
     return {
         "name": item.name, "modified": changed, "size": item.size, "width": item.width, "height": item.height,
-        "sha256": item.sha256.lower(),
+        "sha256": item.sha256,
     }  # fmt: skip
 
 

@@ -90,8 +90,8 @@ def search_command(
             output.print_paths([hit.path for hit in hits])
         elif protocol:
             show_thumbnails(opened, hits, protocol)
-        else:
-            print(output.as_table(hits)) if hits else None
+        elif hits:
+            print(output.as_table(hits))
         if not hits:
             print("no image matches", file=sys.stderr)
         elif sheet is not None:

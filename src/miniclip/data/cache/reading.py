@@ -80,6 +80,11 @@ class CachedDataset:
         """Return whether a folder is a cache, complete or not."""
         return (Path(path) / files.HEADER).is_file()
 
+    @classmethod
+    def open_all(cls, path: Path) -> list[CachedDataset]:
+        """Open all splits of a cache that are complete, sorted by name."""
+        return [cls(path, split) for split in _complete_splits(path)]
+
     def __len__(self) -> int:
         return len(self.captions)
 
@@ -243,10 +248,15 @@ def _split_folder(path: Path, split: str) -> Path:
         ValueError: the split is not in the cache; the message names the splits that are.
         DataError: the split is incomplete.
     """
-    complete = sorted(index.parent.name for index in path.glob(f"*/{files.INDEX}"))
+    complete = _complete_splits(path)
     if split in complete:
         return path / split
     if (path / split / files.JOURNAL).is_file():
         raise DataError(f"{path / split}: the cache is incomplete: run `miniclip data cache` again to resume it")
     hint = likely_split(split, complete)
     raise ValueError(f"no split {split!r}: {path} has {', '.join(complete) or 'no complete split'}{hint}")
+
+
+def _complete_splits(path: Path) -> list[str]:
+    """Return the names of the splits that a cache has, sorted."""
+    return sorted(index.parent.name for index in path.glob(f"*/{files.INDEX}"))

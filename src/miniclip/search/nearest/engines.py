@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from miniclip.search.nearest.exact import Result, exact_scores, top_k_each
+from miniclip.search.nearest.exact import Result, ranked, top_k_each
 from miniclip.utils.atomic import write_atomically
 from miniclip.utils.checks import did_you_mean
 
@@ -57,15 +57,11 @@ class Engine:
 
     def top_k_each(self, vectors: Array, queries: Array, k: int, threshold: float | None = None) -> list[Result]:
         """Return the best of the proposed rows, with exact scores; parameters as in `exact.top_k_each`."""
-        results = []
-        for query, rows in zip(queries, self.propose(queries.astype(np.float32), k), strict=True):
-            rows = np.sort(rows)
-            scores = exact_scores(vectors, rows, query.astype(np.float64))
-            order = np.lexsort((rows, -scores))[:k]
-            if threshold is not None:
-                order = order[scores[order] >= threshold]
-            results.append((scores[order], rows[order]))
-        return results
+        proposed = self.propose(queries.astype(np.float32), k)
+        return [
+            ranked(vectors, query.astype(np.float64), np.sort(rows), k, threshold)
+            for query, rows in zip(queries, proposed, strict=True)
+        ]
 
 
 def require_engine(name: str) -> None:

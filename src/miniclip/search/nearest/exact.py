@@ -89,7 +89,7 @@ def top_k_each(
     if estimates is not None:
         units = queries / lengths[:, None]
         candidates = [_refined(vectors, query, own) for query, own in zip(units, candidates, strict=True)]
-    return [_ranked(vectors, query, own.rows(), k, threshold) for query, own in zip(queries, candidates, strict=True)]
+    return [ranked(vectors, query, own.rows(), k, threshold) for query, own in zip(queries, candidates, strict=True)]
 
 
 class Candidates:
@@ -164,10 +164,10 @@ def exact_scores(vectors: Array, rows: Array, query: NDArray[np.float64]) -> NDA
     return scores
 
 
-def _ranked(
+def ranked(
     vectors: Array, query: NDArray[np.float64], rows: NDArray[np.int64], k: int | None, threshold: float | None
 ) -> Result:
-    """Return the exact scores of candidates and their rows, the best first."""
+    """Return the exact scores of candidate rows (n,) and these rows, the best first; a query is (E,)."""
     scores = exact_scores(vectors, rows, query)
     if threshold is not None:
         rows, scores = rows[scores >= threshold], scores[scores >= threshold]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ class Searcher:
     The first query reads the vectors themselves, because a command that answers one query would lose by the codes.
 
     Args:
-        vectors: (R, E) float16, unit vectors; later ones come by `extend`.
+        vectors: (R, E) float16, unit vectors.
         min_coded: rows from which on the vectors are coded; a code takes E bytes of memory.
     """
 
@@ -31,15 +32,18 @@ class Searcher:
         self._queries = 0
         self._lock = threading.Lock()
 
-    def extend(self, vectors: NDArray[Any]) -> None:
-        """Replace the vectors by ones that only have further rows; their codes are added at the next query."""
+    def extended(self, vectors: NDArray[Any]) -> Searcher:
+        """Return a searcher of vectors that only have further rows; their codes are added at its next query."""
+        searcher = Searcher(vectors, self.min_coded)
         with self._lock:
-            self.vectors = vectors
+            searcher._queries = self._queries
+            searcher.codes = copy(self.codes)  # `Codes.extend` replaces the arrays, so this searcher keeps its own
+        return searcher
 
     def prepare(self) -> None:
         """Code the vectors now, rather than at the second query."""
         with self._lock:
-            self._code(self.vectors)
+            self._code()
 
     def top_k(
         self, query: Any, k: int | None = 10, rows: NDArray[Any] | None = None, threshold: float | None = None
@@ -52,14 +56,14 @@ class Searcher:
     ) -> list[Result]:
         """Return the best rows of each query of (Q, E), as `exact.top_k_each`."""
         with self._lock:
-            vectors = self.vectors
             if self._queries:
-                self._code(vectors)
+                self._code()
             self._queries += 1
-            codes = self.codes if self.codes is not None and len(self.codes) == len(vectors) else None
-        return top_k_each(vectors, queries, k, rows, threshold, codes)
+            codes = self.codes if self.codes is not None and len(self.codes) == len(self.vectors) else None
+        return top_k_each(self.vectors, queries, k, rows, threshold, codes)
 
-    def _code(self, vectors: NDArray[Any]) -> None:
+    def _code(self) -> None:
+        vectors = self.vectors
         if len(vectors) < max(1, self.min_coded) or not int8_matmul_is_exact(vectors.shape[1]):
             return
         if self.codes is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -106,7 +107,8 @@ def recorded(path: PathInput) -> tuple[str, str]:
     """
     if not Store(path).exists and Path(path).exists():
         raise ValueError(f"{path}: is not an index; to build one, give a model before it: miniclip index MODEL {path}")
-    settings = Snapshot(Path(path).expanduser().absolute()).settings
+    with closing(Snapshot(Path(path).expanduser().absolute())) as snapshot:
+        settings = snapshot.settings
     if not settings["model"]:
         raise ValueError(f"{path}: does not record its model; give it: miniclip index MODEL SOURCE -o {path}")
     return settings["model"], settings["source"]
@@ -173,11 +175,8 @@ def place_of(given: PathInput, root: str) -> Path:
 
 def _listed(path: Path) -> Listed | None:
     """Return a file with its state, or None if it does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return Listed(path, FileState(status.st_size, status.st_mtime_ns, True))
+    state = FileState.find(path)
+    return None if state is None else Listed(path, state)
 
 
 def _model_settings(model: CLIPModel) -> dict[str, str]:

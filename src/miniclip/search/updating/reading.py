@@ -48,7 +48,7 @@ class ReadImage(NamedTuple):
     Attributes:
         name: of the image.
         state: of its file.
-        content: its digest; None if it cannot be read.
+        sha256: digest of its content; empty if it cannot be read.
         size: width and height of the upright image; None if it was not decoded.
         pixels: (3, S, S) uint8; None if it was not decoded.
         reason: why it cannot be read; None if it can.

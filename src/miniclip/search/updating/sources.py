@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from miniclip.data.cache.format import INDEX
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import file_of, image_of, names_of
 from miniclip.data.given import Concatenation
@@ -66,7 +65,7 @@ class DataSource:
         """List the images by their names in the dataset."""
         paths = getattr(self.data, "paths", None) or [None] * len(self.data)
         images = {
-            name: Listed(index, _file_state(path))
+            name: Listed(index, FileState.find(path) if isinstance(path, Path) else None)
             for index, (name, path) in enumerate(zip(names_of(self.data), paths, strict=True))
         }
         return Listing(images, dict(getattr(getattr(self.data, "skip_log", None), "reasons", {})))
@@ -77,17 +76,6 @@ class DataSource:
             return key
         file = file_of(self.data, key)
         return image_of(self.data, key) if file is None else file
-
-
-def _file_state(path: object) -> FileState | None:
-    """Return the state of an image's file; None for an image that is not a file."""
-    if not isinstance(path, Path):
-        return None
-    try:
-        status = path.stat()
-    except OSError:
-        return None  # reported when it is read
-    return FileState(status.st_size, status.st_mtime_ns, True)
 
 
 def open_source(spec: str | Path) -> FolderSource | DataSource:
@@ -124,8 +112,7 @@ def _open_dataset(path: Path, spec: str) -> Any:
     """Open all splits of a dataset."""
     if not CachedDataset.is_cache(path):
         return open_data(spec, "all", on_error="skip", max_skip_fraction=1.0)
-    splits = sorted(index.parent.name for index in path.glob(f"*/{INDEX}"))
-    parts: list[Any] = [CachedDataset(path, split) for split in splits]
+    parts: list[Any] = CachedDataset.open_all(path)
     return parts[0] if len(parts) == 1 else Concatenation(parts)
 
 

@@ -128,4 +128,4 @@ def _add(entry: os.DirEntry[str], prefix: str, listing: Listing) -> None:
     if not stat.S_ISREG(status.st_mode):
         listing.problems[name] = "is not a regular file"
         return
-    listing.images[name] = Listed(Path(entry.path), FileState(status.st_size, status.st_mtime_ns, True))
+    listing.images[name] = Listed(Path(entry.path), FileState.of(status))
