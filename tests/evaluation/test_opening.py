@@ -1,6 +1,7 @@
 """Labelled datasets by a spec: tables of Hugging Face, datasets of torchvision, and their splits."""
 
 import struct
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -60,15 +61,9 @@ def tables(tmp_path_factory):
 def test_tables_with_class_labels(tables, spec, split, count):
     ((_, data),) = open_labelled(str(tables / spec), split).items()
     images = LabelledImages(data)
-    pixels = [torch.from_numpy(np.array(Image.open(bytes_of(image)).convert("RGB"))) for image in images[:]]
+    pixels = [torch.from_numpy(np.array(Image.open(BytesIO(image)).convert("RGB"))) for image in images[:]]
     assert (len(images), images.class_names) == (count, list(COLORS))
     assert images.labels.tolist() == [int(each[0, 0, 2] > 0) for each in pixels]
-
-
-def bytes_of(content):
-    from io import BytesIO
-
-    return BytesIO(content)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +145,7 @@ class TestTorchvision:
         assert 0 <= zero_shot(shape_model, data)["top1"] <= 100
 
     def test_a_dataset_without_splits_is_taken_as_a_whole(self, tmp_path):
-        for name in ("hot_dog", "cat"):
-            (tmp_path / name).mkdir()
-            Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+        write_images(tmp_path, "hot_dog/0.png", "cat/0.png")
         ((_, data),) = open_labelled(f"torchvision:ImageFolder?root={tmp_path}", "val").items()
         assert data.class_names == ["cat", "hot dog"]
         with pytest.raises(DataError, match="has no splits, and train is needed"):
@@ -199,17 +192,14 @@ class TestTorchvision:
 
 
 def test_folders_with_images_and_tables_are_refused(tables, tmp_path):
-    (tmp_path / "cat").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "cat" / "0.png")
+    write_images(tmp_path, "cat/0.png")
     (tmp_path / "some.parquet").write_bytes((tables / "some.parquet").read_bytes())
     with pytest.raises(DataError, match="holds parquet files and images; give the files"):
         open_labelled(str(tmp_path))
 
 
 def test_equal_names_of_class_folders_are_refused(tmp_path):
-    for name in ("red_fox", "red fox"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    write_images(tmp_path, "red_fox/0.png", "red fox/0.png")
     with pytest.raises(ValueError, match=r"the names of the class folders.*'red fox' stands for two classes"):
         open_labelled(str(tmp_path))
 

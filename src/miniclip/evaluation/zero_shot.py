@@ -116,11 +116,15 @@ def predictions(
     parts = []
     for start in range(0, len(images), ROWS):
         logits = scale * images[start : start + ROWS].float() @ classes.float().T  # (rows, C)
-        right = logits.gather(1, labels[start : start + ROWS, None].to(logits.device))
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
-        parts.append([predicted, (logits >= right).sum(dim=1) - 1, confidence])
+        parts.append([predicted, ranks_of_scores(logits, labels[start : start + ROWS].to(logits.device)), confidence])
     predicted, ranks, confidence = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     return Predictions(labels, predicted, ranks, confidence, class_names)
+
+
+def ranks_of_scores(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the rank of the right class of each image: (N, C) scores and (N,) classes to (N,), 0 is best."""
+    return (scores >= scores.gather(1, labels[:, None])).sum(dim=1) - 1
 
 
 def metrics(predictions: Predictions) -> dict[str, float]:
@@ -141,9 +145,12 @@ def class_metrics(predictions: Predictions) -> dict[str, float]:
 
 def top5(predictions: Predictions) -> float:
     """Share of images whose class is among the five most probable, in percent; NaN with fewer than five classes."""
-    if len(predictions.class_names) < TOP_K:
-        return float("nan")
-    return 100 * float((predictions.ranks < TOP_K).double().mean())
+    return top5_of_ranks(predictions.ranks, len(predictions.class_names))
+
+
+def top5_of_ranks(ranks: Tensor, classes: int) -> float:
+    """Return the share of ranks (N,) below five, in percent; NaN with fewer than five classes."""
+    return 100 * float((ranks < TOP_K).double().mean()) if classes >= TOP_K else float("nan")
 
 
 def mean_per_class_recall(labels: Tensor, correct: Tensor) -> float:

@@ -81,7 +81,12 @@ def faithfulness(model: CLIPModel, images: Sequence[Any], texts: Sequence[str], 
         maps = relevance(model, pixels, embeddings)
         for keep, curves in ((False, deletion), (True, insertion)):
             curves.append(_curve(model, pixels, embeddings, maps, keep))
-    removed, uncovered = (torch.cat(part).mean(dim=0).cpu() for part in (deletion, insertion))
+    return scores_of_curves(torch.cat(deletion), torch.cat(insertion))
+
+
+def scores_of_curves(deletion: Tensor, insertion: Tensor) -> Faithfulness:
+    """Return the scores of the curves (N, STEPS + 1) of N pairs."""
+    removed, uncovered = (curves.mean(dim=0).cpu() for curves in (deletion, insertion))
     areas = [float(torch.trapezoid(curve) / STEPS / removed[0]) for curve in (removed, uncovered)]
     return Faithfulness(areas[0], areas[1], removed, uncovered)
 

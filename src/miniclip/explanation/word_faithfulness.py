@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miniclip.explanation.faithfulness import STEPS, Faithfulness, require_pairs
+from miniclip.explanation.faithfulness import STEPS, Faithfulness, require_pairs, scores_of_curves
 from miniclip.explanation.relevance import Method
 from miniclip.explanation.word_relevance import explain_words, tokens_of, without_words
 from miniclip.explanation.words import Word, group_words
@@ -52,9 +52,8 @@ def word_faithfulness(
         ordered = [words[index] for index in relevance.argsort(descending=True, stable=True).tolist()]
         for curve, keep in zip(curves, (False, True), strict=True):
             curve.append(_curve(model, row, ordered, image, keep))
-    removed, uncovered = (torch.stack(part).mean(dim=0) for part in curves)
-    areas = [float(torch.trapezoid(curve) / STEPS / removed[0]) for curve in (removed, uncovered)]
-    return Faithfulness(areas[0], areas[1], removed, uncovered)
+    deletion, insertion = map(torch.stack, curves)
+    return scores_of_curves(deletion, insertion)
 
 
 def _curve(model: CLIPModel, row: Tensor, ordered: list[Word], image: Tensor, keep: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from miniclip.evaluation.calibration import reliability
 from miniclip.evaluation.comparison import Result
-from miniclip.plots.figure import TRAIN_COLOR, VALIDATION_COLOR, finish_axes, new_figure, write_figure
+from miniclip.plots.figure import TRAIN_COLOR, VALIDATION_COLOR, add_legend_below, finish_axes, new_figure, write_figure
 
 MAX_LABELS = 40  # class names on an axis; more would overlap
 MAX_CELL_NUMBERS = 15  # classes up to which each cell of a confusion matrix shows its number
@@ -36,9 +36,7 @@ def plot_bars(results: Sequence[Result], path: str | Path) -> None:
     axes.set(ylim=(0, 102), ylabel="percent")
     axes.set_title(f"{results[0].task}, with 95% intervals", fontsize=10, parse_math=False)
     finish_axes(axes)
-    legend = figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)  # bars may fill the axes
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    add_legend_below(figure)  # bars may fill the axes
     write_figure(figure, path)
 
 

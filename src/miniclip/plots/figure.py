@@ -36,6 +36,13 @@ def write_figure(figure: Any, path: str | Path) -> None:
         write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format="png"))
 
 
+def add_legend_below(figure: Any) -> None:
+    """Add a legend below all axes, where it hides nothing; its texts are names, which may hold a dollar sign."""
+    legend = figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def finish_axes(axes: Any) -> None:
     """Add a light grid, and remove the top and right borders."""
     axes.grid(alpha=0.25)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from miniclip.evaluation.comparison import Result
-from miniclip.plots.figure import finish_axes, new_figure, write_figure
+from miniclip.plots.figure import add_legend_below, finish_axes, new_figure, write_figure
 
 
 def plot_few_shot(results: Sequence[Result], path: str | Path, *, zero_shot: Sequence[Result] = ()) -> None:
@@ -21,11 +21,12 @@ def plot_few_shot(results: Sequence[Result], path: str | Path, *, zero_shot: Seq
     axes = figure.add_subplot()
     colors = {result.model: f"C{number}" for number, result in enumerate(results)}
     for result in results:
-        shots = [metric.shots or 0 for metric in result.metrics]
+        metrics = sorted(result.metrics, key=lambda metric: metric.shots or 0)  # --shots has any order
+        shots = [metric.shots or 0 for metric in metrics]
         color = colors[result.model]
-        low, high = ([extreme(metric.seeds or (metric.value,)) for metric in result.metrics] for extreme in (min, max))
+        low, high = ([extreme(metric.seeds or (metric.value,)) for metric in metrics] for extreme in (min, max))
         axes.fill_between(shots, low, high, color=color, alpha=0.2, linewidth=0)
-        axes.plot(shots, [metric.value for metric in result.metrics], "o-", color=color, label=result.model)
+        axes.plot(shots, [metric.value for metric in metrics], "o-", color=color, label=result.model)
     for result in zero_shot:
         top1 = next(metric.value for metric in result.metrics if metric.name == "top1")
         label = f"{result.model}, zero-shot" if len(zero_shot) > 1 else "zero-shot"
@@ -36,9 +37,9 @@ def plot_few_shot(results: Sequence[Result], path: str | Path, *, zero_shot: Seq
     axes.minorticks_off()
     seeds = len(results[0].metrics[0].seeds)
     axes.set(xlabel="training images per class", ylabel="top-1, percent", ylim=(0, 102))
-    axes.set_title(f"{results[0].task}\nmean and range of {seeds} seeds", fontsize=10, parse_math=False)
+    axes.set_title(
+        f"{results[0].task}\nmean and range of {seeds} seed{'s' if seeds > 1 else ''}", fontsize=10, parse_math=False
+    )
     finish_axes(axes)
-    legend = figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=2)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    add_legend_below(figure)
     write_figure(figure, path)

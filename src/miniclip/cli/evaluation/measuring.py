@@ -55,7 +55,7 @@ class Evaluation:
     Attributes:
         results: one per model, task and dataset.
         outcomes: by task, that of the first model.
-        labelled: by task of zero-shot classification, its dataset.
+        labelled: by task of zero-shot classification, its images.
     """
 
     def __init__(
@@ -109,7 +109,8 @@ class Evaluation:
 
     def add(self, name: str, model: Any, cache: str | None = None) -> None:
         """Measure a model on every task; `cache` is a folder for image features."""
-        for group in self._groups(model, CachedEncoder(model, cache)):
+        encoder = CachedEncoder(model, cache)
+        for group in self._groups(model, encoder):
             figures: dict[str, Figure] = {}
             for part, measure in group.measures.items():
                 task = f"{part}, {group.about}"
@@ -118,9 +119,9 @@ class Evaluation:
                 self.results.append(Result(name, task, outcome.metrics))
                 figures |= outcome.figures
                 if outcome.predictions is not None:
-                    self.labelled[task] = getattr(group.images, "data", None)
+                    self.labelled[task] = group.images
             if self.corruptions and figures:
-                for each in robustness(model, group.images, figures, progress=self.progress):
+                for each in robustness(encoder, group.images, figures, progress=self.progress):
                     self.results.append(Result(name, f"{each.figure} under corruptions, {group.about}", [], each))
 
     def _groups(self, model: Any, encoder: Any) -> Iterator[Group]:

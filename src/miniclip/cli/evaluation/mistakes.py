@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from miniclip.data.image_types import as_image
 from miniclip.evaluation.labelled.images import LabelledImages
 from miniclip.evaluation.zero_shot import Predictions
 
@@ -17,8 +18,8 @@ MAX_MISTAKES = 24  # images of the sheet
 class Mistakes:
     """Wrongly classified images as a dataset: each with its class and its prediction in place of a caption."""
 
-    def __init__(self, data: Any, predictions: Predictions, rows: list[int]) -> None:
-        self.data, self.rows = data, rows
+    def __init__(self, images: LabelledImages, predictions: Predictions, rows: list[int]) -> None:
+        self.images, self.rows = images, rows
         names = predictions.class_names
         self.captions = [
             [
@@ -33,17 +34,15 @@ class Mistakes:
 
     def __getitem__(self, index: int) -> tuple[Any, list[str]]:
         """Return an image and its description."""
-        from miniclip.data.image_types import as_image
-
-        return as_image(LabelledImages(self.data)[self.rows[index]]), self.captions[index]
+        return as_image(self.images[self.rows[index]]), self.captions[index]
 
 
-def write_mistakes(data: Any, predictions: Predictions, path: Path) -> Iterator[Path]:
+def write_mistakes(images: LabelledImages, predictions: Predictions, path: Path) -> Iterator[Path]:
     """Write a sheet of the wrong predictions with the highest confidence, if there are any."""
     from miniclip.data.tools.contact_sheet import contact_sheet
 
     confidence = torch.where(predictions.correct, -1.0, predictions.confidence.double())
     rows = confidence.argsort(descending=True, stable=True)[: min(MAX_MISTAKES, int((~predictions.correct).sum()))]
     if len(rows):
-        contact_sheet(Mistakes(data, predictions, rows.tolist()), path, count=len(rows))
+        contact_sheet(Mistakes(images, predictions, rows.tolist()), path, count=len(rows))
         yield path

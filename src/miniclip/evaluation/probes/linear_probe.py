@@ -20,7 +20,7 @@ from torch import Tensor
 from miniclip.evaluation.features import image_features, require_finite
 from miniclip.evaluation.labelled.images import as_labelled
 from miniclip.evaluation.probes.linear_models import Classifier, Features, Fit, adamw, lbfgs
-from miniclip.evaluation.zero_shot import mean_per_class_recall
+from miniclip.evaluation.zero_shot import mean_per_class_recall, ranks_of_scores, top5_of_ranks
 from miniclip.inference.batching import progress_bar
 
 Protocol = Literal["lbfgs", "adamw"]
@@ -51,7 +51,7 @@ class ProbeResult(NamedTuple):
         """Return the metrics of `linear_probe`."""
         return {
             "top1": 100 * float(self.correct.double().mean()),
-            "top5": 100 * float((self.ranks < 5).double().mean()) if self.classes >= 5 else float("nan"),
+            "top5": top5_of_ranks(self.ranks, self.classes),
             "mean_per_class_recall": mean_per_class_recall(self.labels, self.correct),
             "strength": self.strength,
         }
@@ -156,11 +156,6 @@ def probe(
         classifier = fit(train, strength)
     ranks = ranks_of_scores(classifier(splits.test.x), splits.test.labels)
     return ProbeResult(ranks, splits.test.labels, splits.classes, strength, classifier)
-
-
-def ranks_of_scores(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the rank of the right class of each image: (N, C) scores and (N,) classes to (N,), 0 is best."""
-    return (scores >= scores.gather(1, labels[:, None])).sum(dim=1) - 1
 
 
 def _counted(fit: Fit, advance: Callable[[int], object]) -> Fit:

@@ -14,9 +14,17 @@ from miniclip.evaluation.comparison import Metric, with_intervals
 from miniclip.evaluation.features import project
 from miniclip.evaluation.labelled.images import as_labelled
 from miniclip.evaluation.probes.few_shot import SEEDS, few_shot_probes, possible_shots
-from miniclip.evaluation.probes.linear_probe import ProbeResult, encode_splits, probe, ranks_of_scores
+from miniclip.evaluation.probes.linear_probe import ProbeResult, encode_splits, probe
 from miniclip.evaluation.tasks.outcome import Outcome
-from miniclip.evaluation.zero_shot import class_metrics, class_vectors, predictions, scale_of, scores
+from miniclip.evaluation.zero_shot import (
+    TOP_K,
+    class_metrics,
+    class_vectors,
+    predictions,
+    ranks_of_scores,
+    scale_of,
+    scores,
+)
 from miniclip.inference.zero_shot import Template
 
 
@@ -48,7 +56,7 @@ def run_zero_shot(
         return 100 * float(predict(project(model, features)).correct.double().mean())
 
     predicted = predict(embeddings)
-    names = ["top1", "top5"] if len(predicted.class_names) >= 5 else ["top1"]
+    names = ["top1", "top5"] if len(predicted.class_names) >= TOP_K else ["top1"]
     kept = scores(predicted)
     kept = kept._replace(hits=kept.hits[:, : len(names)])
     metrics = with_intervals(names, kept, reference and reference.scores["top"], progress=progress)
