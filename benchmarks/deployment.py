@@ -10,6 +10,8 @@ row of its own compares it: its weights are read from a cache folder, which is f
 All use torch's number of threads. Embeddings are compared with float32 first; the note gives the smallest cosine.
 """
 
+import copy
+import io
 import os
 import tempfile
 import warnings
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import miniclip
@@ -78,9 +81,7 @@ def unit(rows: Tensor) -> Tensor:
 
 
 def bfloat16(model: Any) -> Any:
-    copied = fresh(model.config).eval()
-    copied.load_state_dict(model.state_dict())
-    return copied.bfloat16()
+    return copy.deepcopy(model).bfloat16()
 
 
 def torch_call(tower: str, model: Any) -> Call:
@@ -155,9 +156,7 @@ def faster_clip_rows(scale: Scale, folder: Path) -> Iterator[Row]:
         return
     model = fresh(preset("vit_b_32")).eval()
     images = [png(seed) for seed in range(8)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        miniclip.export(model, folder / "b32", layout="transformers")
+    miniclip.export(model, folder / "b32", layout="transformers")
     name = "sentence-transformers/clip-ViT-B-32"
     cache = folder / "faster-clip"
     place = cache / name.replace("/", "__") / "0_CLIPModel"
@@ -185,10 +184,6 @@ def faster_clip_rows(scale: Scale, folder: Path) -> Iterator[Row]:
 
 
 def png(seed: int) -> bytes:
-    import io
-
-    from PIL import Image
-
     pixels = torch.randint(0, 256, (224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     buffer = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(buffer, "PNG")

@@ -1,4 +1,4 @@
-"""Model so small that a run takes a second."""
+"""Model so small that a run takes a second, and the settings of each kind of tower."""
 
 import dataclasses
 
@@ -10,6 +10,18 @@ from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer import Tokenizer
 
 CONFIG = CLIPConfig(ImageConfig(16, 8, 32, 1, 2), TextConfig(77, 600, 32, 1, 2), 16)
+IMAGE_KINDS = {
+    "class": {},
+    "quickgelu": {"activation": "quickgelu"},
+    "mean": {"pooling": "mean", "norm_before": False},
+    "attention": {"pooling": "attention", "class_token": False, "patch_bias": True, "projection": "none"},
+}
+TEXT_KINDS = {
+    "causal": {"causal": True, "pooling": "end", "activation": "quickgelu"},
+    "bert": {},
+    "bidirectional end": {"pooling": "end"},
+    "siglip": {"padding": "attended", "pooling": "last", "projection": "bias"},
+}
 
 
 def make_model(tokenizer: Tokenizer, **changes: object) -> CLIPModel:

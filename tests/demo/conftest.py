@@ -39,9 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "Straße").mkdir(parents=True)
     data = Shapes("val", 24, image_size=64)
     for index in range(len(data)):
-        name = "Straße/<b>é</b>.png" if index == 23 else f"{index:02d}.jpg"
-        if index == 23:
-            name = "Straße/a <i>é&'.png"
+        name = "Straße/a <i>é&'.png" if index == 23 else f"{index:02d}.jpg"
         data[index][0].crop((0, 0, 64, 40 + index)).save(root / name)
     return root
 

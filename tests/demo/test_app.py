@@ -1,7 +1,9 @@
 """Addresses of the page, over HTTP: answers, errors as JSON, no file outside the index, and many people at once."""
 
+import copy
 import io
 import json
+import shutil
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,9 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs the extra demo")
 
+from miniclip import Index
+from miniclip.demo import gallery
+from miniclip.demo.gallery import Gallery
 from miniclip.demo.guard import Access
 from tests.demo.conftest import LIMITS, running
 from tests.demo.test_thumbnails import bomb
@@ -297,12 +302,6 @@ def test_full_queue_answers_503_with_retry_after(make_service):
 
 
 def test_page_follows_an_update_of_the_index(demo_model, photos, tmp_path, monkeypatch):
-    import shutil
-
-    from miniclip import Index
-    from miniclip.demo import gallery
-    from miniclip.demo.gallery import Gallery
-
     monkeypatch.setattr(gallery, "REFRESH_SECONDS", 0)
     shutil.copytree(photos, tmp_path / "photos")
     with Index.build(demo_model, tmp_path / "photos", tmp_path / "index") as index:
@@ -321,13 +320,6 @@ def test_page_follows_an_update_of_the_index(demo_model, photos, tmp_path, monke
 
 
 def test_page_keeps_its_index_if_another_model_replaces_it(demo_model, photos, tmp_path, monkeypatch):
-    import copy
-    import shutil
-
-    from miniclip import Index
-    from miniclip.demo import gallery
-    from miniclip.demo.gallery import Gallery
-
     monkeypatch.setattr(gallery, "REFRESH_SECONDS", 0)
     (tmp_path / "photos").mkdir()
     shutil.copy(photos / "00.jpg", tmp_path / "photos")

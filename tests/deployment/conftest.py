@@ -12,23 +12,14 @@ import torch
 import miniclip
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.inference.model import CLIPModel
+from tests.toys import IMAGE_KINDS, TEXT_KINDS
 
-IMAGES = {
-    "class": {"activation": "quickgelu"},
-    "mean": {"pooling": "mean", "norm_before": False},
-    "attention": {"pooling": "attention", "class_token": False, "patch_bias": True, "projection": "none"},
-}
-TEXTS = {
-    "causal": {"causal": True, "pooling": "end", "activation": "quickgelu"},
-    "masked": {},
-    "siglip": {"padding": "attended", "pooling": "last", "projection": "bias"},
-}
 KINDS = {
     "onnx": ("mean", "causal", {"preprocessing": True}),
     "immich": ("attention", "siglip", {}),
-    "transformers.js": ("class", "masked", {"forms": ("fp32", "q8", "q4")}),
-    "optimum": ("class", "causal", {}),
-    "rclip": ("class", "causal", {"precision": "float16"}),
+    "transformers.js": ("quickgelu", "bert", {"forms": ("fp32", "q8", "q4")}),
+    "optimum": ("quickgelu", "causal", {}),
+    "rclip": ("quickgelu", "causal", {"precision": "float16"}),
 }
 LAYOUTS = tuple(KINDS)
 CAPTIONS = ["a dog", "a red circle above a blue square", "", "A green  triangle!", "a dog " * 90]
@@ -38,8 +29,8 @@ def build(image, text, tokenizer, layout="onnx"):
     """A model of one layer per tower whose biases and gains all affect the result."""
     size, context, width = (256, 77, 512) if layout == "rclip" else (16, 12, 16)
     config = CLIPConfig(
-        ImageConfig(size, size // 2, 16, 1, 2, **IMAGES[image]),
-        TextConfig(context, tokenizer.vocab_size, 16, 1, 2, **TEXTS[text]),
+        ImageConfig(size, size // 2, 16, 1, 2, **IMAGE_KINDS[image]),
+        TextConfig(context, tokenizer.vocab_size, 16, 1, 2, **TEXT_KINDS[text]),
         width,
         logit_bias=-1.0 if text == "siglip" else None,
     )

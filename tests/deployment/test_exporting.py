@@ -118,7 +118,7 @@ def test_names_the_extra_for_a_missing_library(monkeypatch, model, tmp_path):
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "onnx"])
 def test_applications_need_a_tokenizer(layout, toy_tokenizer, tmp_path):
-    model = build("class", "causal", toy_tokenizer, layout)
+    model = build("quickgelu", "causal", toy_tokenizer, layout)
     model.tokenizer = None
     with pytest.raises(ValueError, match="needs a tokenizer, and this model has none"):
         miniclip.export(model, tmp_path / "out", layout=layout)
@@ -133,12 +133,12 @@ def test_refuses_a_tokenizer_that_cannot_be_written(toy_tokenizer, tmp_path):
             return toy_tokenizer(texts, context_length, pad)
 
     with pytest.raises(ValueError, match=r"a Callable_, cannot be written as tokenizer\.json"):
-        miniclip.export(build("class", "causal", Callable_()), tmp_path / "out", layout="immich")
+        miniclip.export(build("quickgelu", "causal", Callable_()), tmp_path / "out", layout="immich")
     assert names(tmp_path) == []
 
 
-def test_refuses_an_application_that_tokenizes_differently(toy_tokenizer, model):
-    config = build("class", "causal", toy_tokenizer).config
+def test_refuses_an_application_that_tokenizes_differently(toy_tokenizer):
+    config = build("quickgelu", "causal", toy_tokenizer).config
 
     def encode(caption):
         return toy_tokenizer([caption.upper() + "!"], 12, pad=True)[0].tolist()
@@ -209,11 +209,11 @@ def test_rows_without_an_end_get_one():
     assert end_rows(tokens, mask, 9).tolist() == [[1, 2, 9, 9], [1, 2, 3, 9], [1, 2, 9, 9], [9, 5, 6, 7]]
 
 
-def test_half_precision_models_give_float32_files(models, monkeypatch, tmp_path):
+def test_half_precision_models_give_float32_files(models):
     """The reference is the model's weights in float32."""
     from miniclip.deployment import encoders
 
-    model = build("class", "causal", models["onnx"].tokenizer).bfloat16()
+    model = build("quickgelu", "causal", models["onnx"].tokenizer).bfloat16()
     embed = encoders._reference(model, encoders.Signature("image"))
     pixels = sample_pixels(model.config, 2)
     torch.testing.assert_close(embed(pixels), model.float().encode_image(pixels), rtol=0, atol=1e-6)

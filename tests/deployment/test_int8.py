@@ -48,7 +48,7 @@ def test_product_equals_the_formula(tmp_path):
     limit = np.abs(x).max(-1, keepdims=True).clip(1e-30)
     tokens = np.rint(x / (limit / 127))
     expected = (tokens @ values.numpy().T.astype(np.float64)) * (limit / 127) * scale.numpy()
-    result = session(tmp_path / "int8.onnx", 1).run(None, {"x": x})[0]
+    result = session(tmp_path / "int8.onnx").run(None, {"x": x})[0]
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -19,21 +19,10 @@ from miniclip.fast.seam import FAST, PLAIN
 from miniclip.models.clip import CLIP
 from miniclip.models.layers import ACTIVATIONS, MLP, Attention, AttentionPool, Block, Transformer
 from miniclip.train.ema import EMA
+from tests.toys import IMAGE_KINDS, TEXT_KINDS
 
 END = 19
-IMAGES = {
-    "class": {},
-    "quickgelu": {"activation": "quickgelu"},
-    "mean": {"pooling": "mean", "norm_before": False},
-    "attention": {"pooling": "attention", "class_token": False, "patch_bias": True, "projection": "none"},
-}
-TEXTS = {
-    "causal": {"causal": True, "pooling": "end", "activation": "quickgelu"},
-    "bert": {},
-    "bidirectional end": {"pooling": "end"},
-    "siglip": {"padding": "attended", "pooling": "last", "projection": "bias"},
-}
-PAIRS = list(zip(itertools.cycle(IMAGES), TEXTS, strict=False))[:4]
+PAIRS = list(zip(itertools.cycle(IMAGE_KINDS), TEXT_KINDS, strict=False))[:4]
 
 
 def noisy(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -46,7 +35,9 @@ def noisy(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def model_of(image: str = "class", text: str = "causal") -> CLIP:
-    config = CLIPConfig(ImageConfig(8, 4, 16, 2, 2, **IMAGES[image]), TextConfig(9, 20, 16, 2, 2, **TEXTS[text]), 16)
+    config = CLIPConfig(
+        ImageConfig(8, 4, 16, 2, 2, **IMAGE_KINDS[image]), TextConfig(9, 20, 16, 2, 2, **TEXT_KINDS[text]), 16
+    )
     return noisy(CLIP(config).double()).eval()
 
 

@@ -87,9 +87,17 @@ def export_command(
     require_target(target, overwrite)
     data = open_data(check_data, "all") if check_data else None
     model = miniclip.load(source, device="cpu", **load)
-    settings = {"precision": precision, "preprocessing": preprocessing, "forms": tuple(forms)}
-    settings |= {"int8": int8, "check_data": data}
-    miniclip.export(model, target, layout=layout, overwrite=overwrite, **settings)
+    miniclip.export(
+        model,
+        target,
+        layout=layout,
+        precision=precision,
+        preprocessing=preprocessing,
+        forms=forms,
+        int8=int8,
+        check_data=data,
+        overwrite=overwrite,
+    )
     files = sorted(file for file in Path(target).rglob("*") if file.is_file())
     width = max(len(str(file)) for file in files)
     for file in files:

@@ -23,9 +23,8 @@ from miniclip.demo.uploads import Uploads
 from miniclip.explanation import explain, heat_layer
 from miniclip.inference.model import CLIPModel
 from miniclip.inference.zero_shot import TEMPLATES, class_embeddings, class_probabilities, fill
-from miniclip.losses.reference import l2_normalize
 from miniclip.search.filters import Filter
-from miniclip.search.queries import MIN_LENGTH, Term, parse
+from miniclip.search.queries import Term, direction, parse
 from miniclip.search.snapshot import Item
 
 SIDES = (320, 1280)  # longest side of a thumbnail and of the large view, in pixels
@@ -128,6 +127,9 @@ class Service:
         """Decode and encode an uploaded image; its future name is valid in other requests.
 
         The future raises DataError if the image cannot be read or is above a limit.
+
+        Raises:
+            BusyError: too many uploads wait.
         """
         done: Future[Answer] = Future()
         if not self._free.acquire(blocking=False):
@@ -224,9 +226,7 @@ class Service:
         vector = weights @ texts if terms else texts.new_zeros(self.model.config.embed_dim)
         vector = vector if image is None else vector + image
         largest = max([abs(term.weight) for term in terms] + [0 if image is None else 1])
-        if not float(vector.norm()) > MIN_LENGTH * largest:
-            raise ValueError("query: its terms cancel, so that nothing remains to search for; change a term")
-        return l2_normalize(vector)
+        return direction(vector, largest)
 
     def _embedding(self, key: ImageKey) -> Tensor:
         """Return the embedding (E,) of an image.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from miniclip.checkpoints import LAYOUTS
 from miniclip.deployment import FORMS, Precision
 from miniclip.utils.checks import did_you_mean
 
@@ -45,8 +46,7 @@ class Options:
                 raise ValueError(f"unknown form {form!r}{did_you_mean(str(form), FORMS)}")
         if not self.forms:
             raise ValueError(f"forms is empty; expected some of {', '.join(FORMS)}")
-        without_precision = ("openai", "open_clip", "transformers", "transformers.js")
-        if self.precision != "float32" and layout in without_precision:
+        if self.precision != "float32" and layout in (*LAYOUTS, "transformers.js"):
             instead = "forms" if layout == "transformers.js" else "the model's own precision"
             raise ValueError(f"the layout {layout!r} has no option precision: it writes {instead}")
         if self.preprocessing and layout != "onnx":

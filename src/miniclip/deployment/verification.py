@@ -27,7 +27,7 @@ def limit_of(precision: Precision) -> float:
     return MAX_ERROR if precision == "float32" else MAX_HALF_ERROR
 
 
-def session(path: Path, threads: int = 0) -> Any:
+def session(path: Path) -> Any:
     """Return onnxruntime's session of a file on the CPU.
 
     Raises:
@@ -37,7 +37,7 @@ def session(path: Path, threads: int = 0) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has a class for each of its codes

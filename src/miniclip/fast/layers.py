@@ -97,10 +97,14 @@ class FastMLP(MLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        unhooked = not any(map(has_hooks, self.children())) and not has_global_hooks()
         up: nn.Module = self.up
         down: nn.Module = self.down
-        if isinstance(up, Int8Linear) and isinstance(down, Int8Linear) and unhooked:
+        if (
+            isinstance(up, Int8Linear)
+            and isinstance(down, Int8Linear)
+            and not any(map(has_hooks, self.children()))
+            and not has_global_hooks()
+        ):
             return int8_mlp(x, up, self.activation, down)
         hidden = apply_linear(self.up, x)
         in_place = is_plain_linear(self.up) and not has_hooks(self.activation) and not has_global_hooks()

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _module
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+# raised by an operator that this torch lacks, has with other arguments, or does not run on this processor
+UNAVAILABLE = (AttributeError, NotImplementedError, RuntimeError, TypeError)
+
 
 def is_transformed() -> bool:
     """Whether torch.jit.trace, torch.export, torch.compile or torch.func is active.
@@ -70,7 +73,7 @@ def int8_matmul_is_exact(width: int) -> bool:
     Args:
         width: K, the number of products of a sum.
     """
-    extreme = torch.tensor([127, -127, -128], dtype=torch.int8)
+    extreme = torch.tensor([127, -127, -128], dtype=torch.int8, device="cpu")
     a = extreme[:, None].expand(3, width).contiguous()
     product = int8_matmul(a, a.T.contiguous())
     return torch.equal(product.double(), extreme[:, None].double() * extreme.double() * width)

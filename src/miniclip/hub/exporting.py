@@ -54,14 +54,13 @@ def export(
         ImportError: an export to ONNX lacks a library.
         CheckpointError: the files do not give the model's embeddings; nothing is left at the path.
     """
+    if layout not in (*LAYOUTS, *DEPLOYMENT_LAYOUTS):
+        raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, (*LAYOUTS, *DEPLOYMENT_LAYOUTS))}")
     options = Options(precision, preprocessing, tuple(forms), int8, check_data)
-    if layout in (*LAYOUTS, *DEPLOYMENT_LAYOUTS):
-        options.require_layout(layout)
+    options.require_layout(layout)
     if layout in LAYOUTS:
         export_weights(model, path, layout=layout, repo=repo, overwrite=overwrite)  # type: ignore[arg-type]
-    elif layout in DEPLOYMENT_LAYOUTS:
+    else:
         from miniclip.deployment.exporting import deploy
 
         deploy(model, path, layout=layout, options=options, overwrite=overwrite)
-    else:
-        raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, (*LAYOUTS, *DEPLOYMENT_LAYOUTS))}")

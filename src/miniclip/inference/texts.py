@@ -62,7 +62,7 @@ def embed_texts(
     with progress_bar(len(texts), " texts", progress) as advance:
         for start in range(0, len(texts), CHUNK):
             chunk = texts[start : start + CHUNK]
-            tokens = chunk if isinstance(chunk, Tensor) else _tokenize(model, tokenizer, chunk)
+            tokens = chunk if isinstance(chunk, Tensor) else tokenize(model, tokenizer, chunk)
             for rows, batch in _embed(model, tokens, batch_size):
                 order.append(start + rows)
                 embeddings.append(require_rows(batch.float(), len(rows), model.config.embed_dim))
@@ -106,7 +106,12 @@ def _embed(model: CLIP, tokens: Tensor, batch_size: int) -> Iterator[tuple[Tenso
             yield batch.rows, tower(batch_tokens)
 
 
-def _tokenize(model: CLIP, tokenizer: TextTokenizer | None, texts: Sequence[str]) -> Tensor:
+def tokenize(model: CLIP, tokenizer: TextTokenizer | None, texts: Sequence[str]) -> Tensor:
+    """Return the token ids (N, T) of N texts; rows are padded in full if the model attends to padding.
+
+    Raises:
+        ValueError: the tokenizer is missing, or returns another number of rows.
+    """
     if tokenizer is None:
         raise ValueError(
             "this model has no tokenizer: pass token ids (N, T), or load it with one: "

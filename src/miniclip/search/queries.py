@@ -118,12 +118,20 @@ def query_vectors(
         parts = [
             term.weight * (next(remaining) if term.text is None else rows_of_texts[term.text]) for term in query.terms
         ]
-        vectors.append(_direction(torch.stack(parts).sum(0), max(abs(term.weight) for term in query.terms)))
+        vectors.append(direction(torch.stack(parts).sum(0), max(abs(term.weight) for term in query.terms)))
     return torch.stack(vectors).float()
 
 
-def _direction(vector: Tensor, scale: float) -> Tensor:
-    """Return a vector at length 1."""
+def direction(vector: Tensor, scale: float) -> Tensor:
+    """Return the vector (E,) of a query at length 1.
+
+    Args:
+        vector: sum of its terms.
+        scale: the largest weight of a term.
+
+    Raises:
+        ValueError: the terms cancel.
+    """
     length = float(vector.norm())
     if not length > MIN_LENGTH * scale:
         raise ValueError("query: its terms cancel, so that nothing remains to search for; change a term or its weight")

@@ -39,13 +39,18 @@ def export_plan(config: CLIPConfig, tokenizer: str | None = None) -> ExportPlan:
         "text_cfg": _text_cfg(text) | ({"hf_tokenizer_name": tokenizer} if tokenizer else {}),
         **({"custom_text": True} if timm else {}),
     }
-    preprocess = {
+    files = {CONFIG: {"model_cfg": model, "preprocess_cfg": preprocess_cfg(config)}}
+    return ExportPlan(key_map(config), files, WEIGHTS)
+
+
+def preprocess_cfg(config: CLIPConfig) -> dict[str, Any]:
+    """Return the preprocessing that follows the image's size, in open_clip's words."""
+    return {
         "mean": list(config.mean),
         "std": list(config.std),
         "interpolation": config.interpolation,
         "resize_mode": config.resize,
     }
-    return ExportPlan(key_map(config), {CONFIG: {"model_cfg": model, "preprocess_cfg": preprocess}}, WEIGHTS)
 
 
 def _vision_cfg(image: ImageConfig) -> dict[str, Any]:

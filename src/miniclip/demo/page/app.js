@@ -140,7 +140,7 @@ function restore(image) {
 function setImage(image) {
   state.image = image;
   $("chip").hidden = !image;
-  $("chip-image").hidden = !image || !image.source;
+  $("chip-open").hidden = !image || !image.source; // an image from the address has none
   if (image) {
     $("chip-name").textContent = image.name;
     $("chip-image").src = image.source || "";
@@ -183,7 +183,7 @@ async function upload(file) {
 // ------------------------------------------------------------------------------------------------ results
 
 const source = (hit, side) => `api/images/${hit.id}?v=${hit.version}&side=${side}`;
-const percent = (score) => (score === null ? "" : score.toFixed(3));
+const rounded = (score) => (score === null ? "" : score.toFixed(3));
 
 function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -211,14 +211,14 @@ function card(hit, index) {
   image.src = source(hit, 320);
   const open = element("button", "open", image);
   open.type = "button";
-  open.setAttribute("aria-label", hit.score === null ? hit.name : `${hit.name}, similarity ${percent(hit.score)}`);
+  open.setAttribute("aria-label", hit.score === null ? hit.name : `${hit.name}, similarity ${rounded(hit.score)}`);
   open.addEventListener("click", () => openDetail(index));
   const like = element("button", "like", icon("like"));
   like.type = "button";
   like.title = "More like this";
   like.setAttribute("aria-label", `More like ${hit.name}`);
   like.addEventListener("click", () => moreLike(hit));
-  const facts = element("span", "facts", element("span", "", hit.name.split("/").pop()), element("span", "score", percent(hit.score)));
+  const facts = element("span", "facts", element("span", "", hit.name.split("/").pop()), element("span", "score", rounded(hit.score)));
   facts.setAttribute("aria-hidden", "true");
   const item = element("li", "card", open, facts, like);
   item.style.flex = `${ratio} 1 calc(var(--row) * ${ratio})`;
@@ -278,7 +278,7 @@ function showDetail(hit) {
   const isItem = "id" in hit;
   state.open = hit;
   $("detail-name").textContent = hit.name;
-  const score = isItem && hit.score !== null ? `, similarity ${percent(hit.score)}` : "";
+  const score = isItem && hit.score !== null ? `, similarity ${rounded(hit.score)}` : "";
   $("detail-facts").textContent = isItem ? `${hit.width} × ${hit.height} pixels${score}` : "the query image";
   $("shown").src = isItem ? source(hit, 320) : hit.source;
   $("shown").alt = hit.name;

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.checkpoints.export import TOKENIZER_CONFIG
+from miniclip.checkpoints.formats import open_clip_export
 from miniclip.checkpoints.native import TOKENIZER, write_json
 from miniclip.config import CLIPConfig
 from miniclip.inference.model import CLIPModel
@@ -32,10 +33,7 @@ def preprocess_cfg(model: CLIPModel) -> dict[str, Any]:
     return {
         "size": [config.image.image_size] * 2,
         "mode": "RGB",
-        "mean": list(config.mean),
-        "std": list(config.std),
-        "interpolation": config.interpolation,
-        "resize_mode": config.resize,
+        **open_clip_export.preprocess_cfg(config),
         "fill_color": 0,
         "crop_rounding": config.crop_rounding,
     }

@@ -23,6 +23,7 @@ from miniclip.evaluation.retrieval import retrieval
 from miniclip.inference.image_items import image_items
 from miniclip.inference.images import ImageReader
 from miniclip.inference.model import CLIPModel
+from miniclip.inference.texts import tokenize
 from miniclip.losses.reference import l2_normalize
 
 MIN_COSINE = 0.97  # smallest cosine with the float32 embedding of noise; trained models have more
@@ -54,10 +55,7 @@ class OnnxEncoder:
     def encode_text(self, texts: Any) -> Tensor:
         """Return unit vectors (N, E) of strings, or of token ids (N, T)."""
         if not isinstance(texts, Tensor):
-            assert self.model.tokenizer is not None
-            text = self.model.config.text
-            pad = text.padding == "attended"
-            texts = self.model.tokenizer(list(texts), context_length=text.context_length, pad=pad)
+            texts = tokenize(self.model, self.model.tokenizer, list(texts))
         return self._embed(self.textual, "text", torch.split(texts.cpu(), BATCH))
 
     def _embed(self, engine: Any, name: str, batches: Iterable[Tensor]) -> Tensor:
@@ -66,17 +64,16 @@ class OnnxEncoder:
 
 
 @torch.no_grad()
-def write_int8(model: CLIPModel, visual: Path, textual: Path, data: Any = None) -> dict[str, Any]:
-    """Write int8 forms of two towers, `NAME_int8.onnx`, and the report of their check.
+def write_int8(model: CLIPModel, visual: Path, textual: Path, data: Any = None) -> None:
+    """Write int8 forms of two towers, `NAME_int8.onnx`, and the report of their check, `int8_check.json`.
+
+    The report has the smallest cosines, the limits, and the recalls of both forms or null.
 
     Args:
         model: the model that the files came from.
         visual: its image tower in float32, without preprocessing inside.
         textual: its text tower in float32.
         data: an image-caption dataset to measure recall on; None: recall is not checked, with a warning.
-
-    Returns:
-        The report: the smallest cosines, their limit, and the recalls of both forms or None.
 
     Raises:
         CheckpointError: a cosine or a recall is below its limit.
@@ -109,7 +106,6 @@ def write_int8(model: CLIPModel, visual: Path, textual: Path, data: Any = None) 
             "images, to check it",
             stacklevel=2,
         )
-    return report
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

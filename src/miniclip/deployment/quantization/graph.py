@@ -19,11 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from miniclip.fast.int8 import quantize_weight
+from miniclip.fast.int8 import LEVELS, SMALLEST, ZERO_POINT, quantize_weight
 
 RUNTIME = "com.microsoft"  # domain of onnxruntime's own operators
-ZERO_POINT = 128  # zero point of activations: int8 shifted to uint8, which processors multiply fastest
-SMALLEST = 1e-30  # scale of a token of zeros
 
 
 def quantize_file(source: Path, target: Path) -> int:
@@ -45,7 +43,7 @@ def quantize_file(source: Path, target: Path) -> int:
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     uses = [name for node in graph.node for name in node.input]
-    nodes, added, replaced = [], [*_constants()], set()
+    nodes, added, replaced = [], _constants(), set()
     for node in graph.node:
         weight = weights.get(node.input[1]) if node.op_type == "MatMul" else None
         if weight is None or weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) != 2:
@@ -84,7 +82,7 @@ def _constants() -> list[Any]:
     values = {
         "int8_one": np.float32(1),
         "int8_zero_point": np.uint8(ZERO_POINT),
-        "int8_levels": np.float32(127),
+        "int8_levels": np.float32(LEVELS),
         "int8_smallest": np.float32(SMALLEST),
         "int8_last": np.array([1]),
         "int8_first": np.array([0]),
