@@ -6,6 +6,7 @@ import torch
 from miniclip.data import Shapes
 from miniclip.data.preprocess import Preprocess
 from miniclip.evaluation.corruptions import CORRUPTIONS, CorruptedImages
+from miniclip.plots.robustness import FAMILIES
 from tests.toys import CONFIG
 
 
@@ -39,3 +40,7 @@ def test_bad_arguments_are_named(setting):
         CorruptedImages(*setting, "fog", 1)
     with pytest.raises(ValueError, match="severity 6: expected 1 to 5"):
         CorruptedImages(*setting, "jpeg", 6)
+
+
+def test_the_figure_has_a_line_for_each_corruption():
+    assert sorted(name for names in FAMILIES.values() for name in names) == sorted(CORRUPTIONS)
