@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,14 +91,25 @@ def require_own_optimizer(optimizer: Optimizer, model: CLIPModel, config: TrainC
         raise ValueError(_optimizer_message(f"it is {type(optimizer).__name__}, not {type(expected).__name__}"))
     if [_ids(group) for group in optimizer.param_groups] != [_ids(group) for group in expected.param_groups]:
         raise ValueError(_optimizer_message("its groups have other parameters"))
-    rates = {group["lr"] for group in optimizer.param_groups}
-    if len(rates) > 1 or (is_new and rates != {config.lr}):
-        raise ValueError(_optimizer_message(f"its learning rates are {', '.join(map(str, sorted(rates)))}"))
+    if (is_new and _rates(optimizer) != _rates(expected)) or not _has_one_rate(optimizer):
+        rates = ", ".join(map(str, sorted(set(_rates(optimizer)))))
+        raise ValueError(_optimizer_message(f"its learning rates are {rates}"))
     for group, other in zip(optimizer.param_groups, expected.param_groups, strict=True):
         for name in (group.keys() | other.keys()) - {"params", "lr"}:
             if group.get(name) != other.get(name):
                 difference = f"{name} of a group is {group.get(name)}, not {other.get(name)}"
                 raise ValueError(_optimizer_message(difference))
+
+
+def _rates(optimizer: Optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def _has_one_rate(optimizer: Optimizer) -> bool:
+    """Return whether the groups' learning rates are one rate times the factors of the groups."""
+    groups = [group for group in optimizer.param_groups if group.get("lr_scale")]
+    rates = [group["lr"] / group["lr_scale"] for group in groups]
+    return all(math.isclose(rate, rates[0]) for rate in rates)
 
 
 def _ids(group: dict[str, Any]) -> list[int]:

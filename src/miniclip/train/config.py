@@ -56,6 +56,17 @@ class TrainConfig(KnownFields):
     weight_decay: float = setting(
         0.1, AT_LEAST_0, "of AdamW, only on the weights of linear layers and patch embeddings"
     )
+    image_lr_scale: float = setting(1.0, AT_LEAST_0, "factor on the learning rate of the image tower")
+    text_lr_scale: float = setting(1.0, AT_LEAST_0, "factor on the learning rate of the text tower")
+    projection_lr_scale: float = setting(
+        1.0, AT_LEAST_0, "factor on the learning rate of both projections, in place of that of their tower"
+    )
+    logit_scale_lr_scale: float = setting(1.0, AT_LEAST_0, "factor on the learning rate of the logit scale and bias")
+    layer_decay: float = setting(
+        1.0,
+        ("above 0, at most 1", lambda value: 0 < value <= 1),
+        "factor on the learning rate for each block between a weight and its tower's output, e.g. 0.8",
+    )
     beta2: float = setting(0.98, BELOW_1, "of AdamW: decay of the squared gradient's average")
     warmup_fraction: float = setting(
         0.1,

@@ -31,6 +31,7 @@ from miniclip.runtime.fsdp import unsharded
 from miniclip.train.callbacks import Callback, call, callback_states
 from miniclip.train.config import TrainConfig
 from miniclip.train.gradient_caching import cached_step
+from miniclip.train.optimizer import set_learning_rate
 from miniclip.train.schedule import learning_rate
 from miniclip.train.setup import RunOptions, build_callbacks, set_up
 from miniclip.train.validation import monitored, validate
@@ -177,8 +178,7 @@ class Trainer:
         """Train on this rank's rows of one batch."""
         warmup = self.config.warmup_steps(self.total_steps)
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         torch.manual_seed(random_integer(self.config.seed, "step", self.step, distributed.rank()))  # for random layers
         inputs = self.prepare(batch, self.step)
         result = cached_step(self.model, self.optimizer, inputs, self.loss, self.step_options)

@@ -22,7 +22,7 @@ from miniclip.errors import DataError
 from miniclip.inference.model import CLIPModel
 from miniclip.train.config import TrainConfig
 from miniclip.train.metrics import chance_loss
-from miniclip.train.optimizer import build_optimizer
+from miniclip.train.optimizer import build_optimizer, set_learning_rate
 from miniclip.train.step import Inputs, plain_step
 from miniclip.train.step_arguments import loss_function, step_options
 
@@ -166,8 +166,7 @@ def _overfit(
     inputs = Inputs(model.preprocess.normalise(pixels.to(model.device)), tokens.to(model.device))
     options = step_options(config, model.device)
     for step in range(1, steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, step / WARMUP_STEPS)
+        set_learning_rate(optimizer, config.lr * min(1.0, step / WARMUP_STEPS))
         step_start = time.monotonic()
         loss = float(plain_step(model, optimizer, inputs, loss_of, options).metrics["loss"])
         now = time.monotonic()

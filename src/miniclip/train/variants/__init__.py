@@ -1,0 +1,1 @@
+"""Settings beyond the reference system, off by default: rates by depth, Muon, smaller images first."""
