@@ -13,6 +13,7 @@ from miniclip.utils.config_checks import KnownFields
 from miniclip.utils.option_names import option
 
 Loss = Literal["contrastive", "sigmoid"]
+Optimizer = Literal["adamw", "muon"]
 Monitor = Literal["recall", "text_to_image", "image_to_text", "val_loss"]
 Range = tuple[str, Callable[[Any], bool]]
 
@@ -52,9 +53,10 @@ class TrainConfig(KnownFields):
         False, ANY, "keep only the input of each block and recompute the rest in backward: less memory, slower"
     )
     fsdp: bool = setting(False, ANY, "shard the weights and the optimizer's state over the ranks, for large models")
-    lr: float = setting(1e-3, POSITIVE, "peak learning rate of AdamW")
+    optimizer: Optimizer = setting("adamw", ANY, "adamw, or muon: Muon on the blocks' matrices, AdamW on the rest")
+    lr: float = setting(1e-3, POSITIVE, "peak learning rate")
     weight_decay: float = setting(
-        0.1, AT_LEAST_0, "of AdamW, only on the weights of linear layers and patch embeddings"
+        0.1, AT_LEAST_0, "of the optimizer, only on the weights of linear layers and patch embeddings"
     )
     image_lr_scale: float = setting(1.0, AT_LEAST_0, "factor on the learning rate of the image tower")
     text_lr_scale: float = setting(1.0, AT_LEAST_0, "factor on the learning rate of the text tower")

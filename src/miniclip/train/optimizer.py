@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from miniclip.checkpoints.names import unwrapped_name
 from miniclip.models.clip import CLIP
 from miniclip.runtime.distributed import is_sharded
 from miniclip.train.config import TrainConfig
+from miniclip.train.variants.muon import MATRIX, MuonWithAdamW
 from miniclip.train.variants.rates import lr_scales
 
 
 def build_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.Optimizer:
     """Return AdamW over all parameters. Gains, biases, embeddings, positions and the scale do not decay.
 
-    The key "lr_scale" of a group is the factor on the learning rate that `set_learning_rate` applies.
+    With the setting `optimizer` "muon", Muon trains the matrices of the blocks. The key "lr_scale" of a group is the
+    factor on the learning rate that `set_learning_rate` applies.
+
+    Raises:
+        ValueError: Muon cannot train the model.
     """
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    scales = lr_scales(model, config)
-    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    scales, names = lr_scales(model, config), {id(p): unwrapped_name(name) for name, p in model.named_parameters()}
+    groups: dict[tuple[bool, bool, bool, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():  # the fused kernel takes parameters that are all sharded or all whole
-        key = (id(parameter) in decayed, is_sharded(parameter), scales[id(parameter)])
+        muon = config.optimizer == "muon" and MATRIX.fullmatch(names[id(parameter)]) is not None
+        key = (muon, id(parameter) in decayed, is_sharded(parameter), scales[id(parameter)])
         groups.setdefault(key, []).append(parameter)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": group, "weight_decay": config.weight_decay * decays, "lr_scale": scale}
-            for (decays, _, scale), group in groups.items()
-        ],
-        lr=config.lr,
-        betas=(0.9, config.beta2),
-        eps=1e-6,
-        fused=next(model.parameters()).device.type in ("cpu", "cuda"),  # several times as fast
-    )
+    parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])  # of AdamW, and of Muon
+    for (muon, decays, _, scale), group in groups.items():
+        parts[muon].append({"params": group, "weight_decay": config.weight_decay * decays, "lr_scale": scale})
+    options = {
+        "betas": (0.9, config.beta2),
+        "eps": 1e-6,
+        "fused": next(model.parameters()).device.type in ("cpu", "cuda"),  # several times as fast
+    }
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "muon":
+        optimizer = MuonWithAdamW(matrices=parts[True], others=parts[False], lr=config.lr, adamw=options)
+    else:
+        optimizer = torch.optim.AdamW(parts[False], lr=config.lr, **options)
     set_learning_rate(optimizer, config.lr)
     return optimizer
 

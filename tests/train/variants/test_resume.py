@@ -6,6 +6,7 @@ import torch
 from miniclip.train import Callback, Trainer
 
 CASES = {
+    "muon": {"optimizer": "muon", "ema_decay": 0.5, "layer_decay": 0.9},
     "rates": {"layer_decay": 0.7, "image_lr_scale": 0.3, "logit_scale_lr_scale": 2.0},
 }
 
