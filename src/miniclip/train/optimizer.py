@@ -31,10 +31,10 @@ def build_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.Optimizer:
         muon = config.optimizer == "muon" and MATRIX.fullmatch(names[id(parameter)]) is not None
         key = (muon, id(parameter) in decayed, is_sharded(parameter), scales[id(parameter)])
         groups.setdefault(key, []).append(parameter)
-    parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])  # of AdamW, and of Muon
+    parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])  # AdamW, Muon
     for (muon, decays, _, scale), group in groups.items():
         parts[muon].append({"params": group, "weight_decay": config.weight_decay * decays, "lr_scale": scale})
-    options = {
+    options: dict[str, Any] = {
         "betas": (0.9, config.beta2),
         "eps": 1e-6,
         "fused": next(model.parameters()).device.type in ("cpu", "cuda"),  # several times as fast

@@ -23,7 +23,7 @@ MATRIX = re.compile(r"(image|text)\.blocks\.\d+\.(attention\.(qkv|out)|mlp\.(up|
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """One optimizer of two. Groups and states are theirs, so that rates, resumption and checks work as with one.
+    """Muon and AdamW as one optimizer, with the groups and the states of both.
 
     Args:
         matrices: parameter groups of Muon.
@@ -56,4 +56,4 @@ class MuonWithAdamW(torch.optim.Optimizer):
         count = len(self.muon.param_groups)
         for part, groups in ((self.muon, self.param_groups[:count]), (self.adamw, self.param_groups[count:])):
             part.param_groups, part.state = groups, self.state  # a restored state replaces these objects
-            part.step()
+            part.step()  # type: ignore[no-untyped-call]
