@@ -21,11 +21,13 @@ class Origins:
         resumed_run: the run that is resumed, or None.
         file: settings of the TOML file.
         flags: settings of the command line; they override the file.
+        case: where other defaults than those of `TrainConfig` apply.
     """
 
     resumed_run: str | None
     file: Mapping[str, Any]
     flags: Mapping[str, Any]
+    case: str = "for this dataset"
 
     def of(self, name: str, value: Any) -> str:
         """Return the source of a setting, and its original value if the run resolved it, as `auto`."""
@@ -39,7 +41,7 @@ class Origins:
         default = getattr(TrainConfig(), name, value)
         if value == default or name not in TrainConfig().to_dict():
             return "default"
-        return f"default: {_format(default)}" if default == "auto" else "default for this dataset"
+        return f"default: {_format(default)}" if default == "auto" else f"default {self.case}"
 
 
 def format_plan(trainer: Any, origins: Origins) -> str:

@@ -7,11 +7,12 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from miniclip.cli.evaluate import format_recalls
+from miniclip.cli.finetuning.summary import comparison_with_start, next_commands
 from miniclip.cli.models import count_parameters
 from miniclip.cli.parsing import add_command, add_flag
 from miniclip.cli.trainers import (
@@ -26,6 +27,8 @@ from miniclip.cli.trainers import (
 )
 from miniclip.train.config import TrainConfig
 from miniclip.utils.formatting import format_command
+
+Defaults = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 EPILOG = """examples:
   miniclip train                                     Shapes and a tiny model, about a minute on two cores
@@ -44,43 +47,59 @@ def add(commands: Any) -> None:
     """Add the command; its flags are generated from `TrainConfig`."""
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
     train.set_defaults(announce=announce)
-    add_resume_flags(train)
-    train.add_argument("--config", dest="recipe", metavar="FILE", help="a TOML file with any of the settings below")
-    train.add_argument("--dry-run", action="store_true", help="print settings and estimated costs, then exit")
-    train.add_argument(
+    add_run_flags(train)
+    data_help = f"a folder, a table, tar shards (docs/data.md), or shapes, a synthetic dataset (default {DEFAULT_DATA})"
+    add_flag(train, "data", str | None, data_help)
+    add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {DEFAULT_PRESET})")
+    add_flag(train, "model", str | None, "a checkpoint to start from, instead of a preset")
+    add_place_flags(train)
+    add_settings(train.add_argument_group("settings"), "on shapes", SHAPES_SETTINGS)
+
+
+def add_place_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the run directory and the device."""
+    add_flag(parser, "run_dir", str | None, "the run directory (default: the next free runs/NAME)")
+    add_flag(parser, "device", str | None, "cpu, cuda or mps (default: the GPU if there is one)")
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that resume a run, read settings from a file, or only check."""
+    parser.add_argument("--resume", metavar="RUN", help="continue a run with its own data and settings")
+    parser.add_argument("--allow-changes", action="store_true", help="with --resume: accept changed data or settings")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="with --resume: restart from the state of this step (--keep-checkpoints)"
+    )
+    parser.add_argument("--config", dest="recipe", metavar="FILE", help="a TOML file with any of the settings below")
+    parser.add_argument("--dry-run", action="store_true", help="print settings and estimated costs, then exit")
+    parser.add_argument(
         "--check",
         action="store_true",
         default=argparse.SUPPRESS,
         help="check the data and the memory, overfit a few pairs with a copy of the model, print the findings, and "
         "exit; the exit code is 1 if there are errors",
     )
-    data_help = f"a folder, a table, tar shards (docs/data.md), or shapes, a synthetic dataset (default {DEFAULT_DATA})"
-    add_flag(train, "data", str | None, data_help)
-    add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {DEFAULT_PRESET})")
-    add_flag(train, "model", str | None, "a checkpoint to start from, instead of a preset")
-    add_flag(train, "run_dir", str | None, "the run directory (default: the next free runs/NAME)")
-    add_flag(train, "device", str | None, "cpu, cuda or mps (default: the GPU if there is one)")
-    add_settings(train.add_argument_group("settings"))
 
 
-def add_resume_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that resume a run."""
-    parser.add_argument("--resume", metavar="RUN", help="continue a run with its own data and settings")
-    parser.add_argument("--allow-changes", action="store_true", help="with --resume: accept changed data or settings")
-    parser.add_argument(
-        "--step", type=int, metavar="N", help="with --resume: restart from the state of this step (--keep-checkpoints)"
-    )
+def add_settings(parser: Any, case: str, defaults: Mapping[str, Any]) -> None:
+    """Add a flag for every field of `TrainConfig`.
 
-
-def add_settings(parser: Any) -> None:
-    """Add a flag for every field of `TrainConfig`."""
+    Args:
+        parser: parser, or group of one.
+        case: where other defaults apply, for the help.
+        defaults: these defaults.
+    """
     hints = get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         default = "" if field.default is None else f" (default {str(field.default).lower()}"
-        if field.name in SHAPES_SETTINGS:
-            default += f", on {DEFAULT_DATA} {SHAPES_SETTINGS[field.name]}"
+        if field.name in defaults:
+            default += f", {case} {str(defaults[field.name]).lower()}"
         default += ")" if default else ""
         add_flag(parser, field.name, hints[field.name], TrainConfig.help(field.name) + default)
+
+
+def with_defaults(settings: dict[str, Any], defaults: Defaults | None) -> dict[str, Any]:
+    """Return settings with the defaults of a command for those that are not given."""
+    return settings if defaults is None else {**defaults(settings), **settings}
 
 
 def announce(options: Mapping[str, Any]) -> None:
@@ -91,16 +110,18 @@ def announce(options: Mapping[str, Any]) -> None:
         print(f"resuming {run}" if run else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)
 
 
-def train_command(resume: str | None, recipe: str | None, check: bool = False, **flags: Any) -> int:
-    """Run `miniclip train`; under torchrun, each rank runs it."""
+def train_command(
+    resume: str | None, recipe: str | None, check: bool = False, defaults: Defaults | None = None, **flags: Any
+) -> int:
+    """Run `miniclip train`; under torchrun, each rank runs it. `defaults` are those of another command."""
     from miniclip.runtime import distributed
     from miniclip.runtime.devices import select_device
 
     device = select_device(merge_settings(recipe, flags).get("device"))
     with distributed.process_group(device), main_rank_output():
         if check:
-            return run_check(resume, recipe, **flags)
-        run_training(resume, recipe, **flags)
+            return run_check(resume, recipe, defaults, **flags)
+        run_training(resume, recipe, defaults, **flags)
     return 0
 
 
@@ -117,7 +138,9 @@ def main_rank_output() -> Iterator[None]:
         yield
 
 
-def run_check(resume: str | None, config: str | None, dry_run: bool = False, **flags: Any) -> int:
+def run_check(
+    resume: str | None, config: str | None, defaults: Defaults | None, dry_run: bool = False, **flags: Any
+) -> int:
     """Check the data, the memory and the model of a run without training it; return the exit code."""
     from miniclip.diagnostics.check import check
     from miniclip.runtime.precision import resolve
@@ -130,7 +153,7 @@ def run_check(resume: str | None, config: str | None, dry_run: bool = False, **f
         from miniclip.runtime.devices import select_device
 
         refuse_resume_flags(flags)
-        arguments = new_run_arguments(merge_settings(config, flags))
+        arguments = new_run_arguments(with_defaults(merge_settings(config, flags), defaults))
         device = select_device(arguments["device"])
         data = arguments["train_data"], arguments["val_data"]
         model, settings = arguments["model"], arguments["config"]
@@ -146,19 +169,24 @@ def run_check(resume: str | None, config: str | None, dry_run: bool = False, **f
     return 0
 
 
-def run_training(resume: str | None, config: str | None, dry_run: bool = False, **flags: Any) -> None:
+def run_training(
+    resume: str | None, config: str | None, defaults: Defaults | None, dry_run: bool = False, **flags: Any
+) -> None:
     """Start or resume a run, train to the end and print a summary; with `dry_run`, print the plan only."""
     if resume is not None:
         trainer = resumed_trainer(resume, merge_settings(config, flags))
     else:
         refuse_resume_flags(flags)
-        trainer = new_trainer(merge_settings(config, flags))
+        trainer = new_trainer(with_defaults(merge_settings(config, flags), defaults))
     if dry_run:
         from miniclip.cli.dry_run import Origins, format_plan
 
-        print(format_plan(trainer, Origins(resume, merge_settings(config, {}), flags)))
+        case = {} if defaults is None else {"case": "for fine-tuning"}
+        print(format_plan(trainer, Origins(resume, merge_settings(config, {}), flags, **case)))
         return
     print(format_start(trainer), flush=True)
+    if trainer.config.evaluate_first and trainer.val_data is not None and trainer.step == 0:
+        print("the figures of the model as it is, before the first step, are those of epoch 0", flush=True)
     try:
         trainer.fit()
     except KeyboardInterrupt:
@@ -195,12 +223,13 @@ def format_summary(trainer: Any) -> str:
         last = trainer.history.evaluations[-1]
         records = [("last and best", last)] if best is last else [("last", last), ("best", best)]
         at_chance = recall_at_chance(best)
-        lines = [f"{name} (epoch {r['epoch']}): {format_recalls(r, trainer.val_data)}" for name, r in records]
+        lines = comparison_with_start(trainer.history.evaluations[0], best, trainer.val_data)
+        lines += [f"{name} (epoch {r['epoch']}): {format_recalls(r, trainer.val_data)}" for name, r in records]
     run = trainer.run_dir
     lines += [
         f"learning curve: {run / 'learning_curve.png'}",
         f"model: {run / 'best' if lines else run / 'last'}",
-        f"next: {format_command('miniclip', 'eval', run)}    or, in Python: miniclip.load({str(run)!r})",
+        f"next: {next_commands(trainer.about.get('model'), run, trainer.config.evaluate_first)}",
     ]
     if isinstance(trainer.train_data, Shapes):
         lines += [

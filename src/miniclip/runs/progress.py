@@ -17,7 +17,7 @@ class Progress:
         step: number of completed steps.
         epoch: number of completed epochs, evaluations included.
         epoch_start: step at which the current epoch began.
-        evaluated: step of the last evaluation.
+        evaluated: step of the last evaluation; -1 before the first.
         closed: step at which the last epoch was closed (evaluated and saved); -1 before the first.
         best: best value of the monitored metric, where greater is better; None before the first evaluation.
         skipped: number of non-finite steps in a row.
@@ -27,7 +27,7 @@ class Progress:
     step: int = 0
     epoch: int = 0
     epoch_start: int = 0
-    evaluated: int = 0
+    evaluated: int = -1
     closed: int = -1
     best: float | None = None
     skipped: int = 0

@@ -97,6 +97,9 @@ class TrainConfig(KnownFields):
     )
     seed: int = setting(0, AT_LEAST_0, "seed of all random numbers: weights, order, captions, augmentation")
     eval_every: int = setting(1, AT_LEAST_1, "epochs between evaluations")
+    evaluate_first: bool = setting(
+        False, ANY, "also evaluate before the first step, as step 0, so that a harm of fine-tuning shows"
+    )
     ema_decay: float | None = setting(
         None, BELOW_1, "decay of an exponential moving average of the weights, e.g. 0.999; it is evaluated and saved"
     )

@@ -34,7 +34,7 @@ from miniclip.train.gradient_caching import cached_step
 from miniclip.train.optimizer import set_learning_rate
 from miniclip.train.schedule import learning_rate
 from miniclip.train.setup import RunOptions, build_callbacks, set_up
-from miniclip.train.validation import monitored, validate
+from miniclip.train.validation import evaluate_first, monitored, validate
 from miniclip.utils.lock import lock_directory
 from miniclip.utils.randomness import random_integer
 
@@ -213,7 +213,7 @@ class Trainer:
             with unsharded(self.model), force_eager(self.config.compile), evaluation_mode(self.model):
                 metrics, self.embedded = validate(self.model, data, self.loss, self.config)
             metrics = distributed.on_main(lambda: metrics)  # all ranks must agree on what is best
-            record = {"step": self.step, "epoch": self.epoch + 1, **metrics}
+            record = {"step": self.step, "epoch": self.epoch + (self.step > 0), **metrics}
             self.history.add(record)
             self.progress.evaluated = self.step
             if self.progress.improve(monitored(record, self.config.monitor)):
@@ -239,6 +239,7 @@ class Trainer:
         self._call("on_start")
         if self.step == 0:
             self.save()
+            evaluate_first(self)
 
     def _call(self, event: str, *arguments: Any) -> None:
         call(self.callbacks, event, self, *arguments)

@@ -51,6 +51,13 @@ def validate(
     return {**metrics, **recalls(embeddings), "chance_recall": chance_recall(counts)}, embeddings
 
 
+def evaluate_first(trainer: Any) -> None:
+    """Evaluate a trainer's model before the first step, if the settings request it, and save that it was done."""
+    if trainer.config.evaluate_first and trainer.val_data is not None and trainer.progress.evaluated < 0:
+        trainer.evaluate(trainer.val_data)
+        trainer.save()
+
+
 def chance_recall(counts: Sequence[int], ks: Sequence[int] = KS) -> Recalls:
     """Return the expected recall of a random ranking, in percent, in the form of `evaluation.retrieval.recalls`.
 

@@ -1,0 +1,110 @@
+"""Fine-tuning from the command line: the figures before the first step, what was gained and lost, and interpolation."""
+
+import json
+
+import pytest
+import torch
+
+import miniclip
+from miniclip import cli
+from miniclip.data import Shapes, open_data
+from miniclip.runs.history import History
+from miniclip.train import TrainConfig, Trainer
+from tests.toys import make_model
+
+FAST = ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--device", "cpu", "--num-workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def base(toy_tokenizer, tmp_path_factory):
+    """A checkpoint to start from."""
+    path = tmp_path_factory.mktemp("models") / "base"
+    miniclip.save(make_model(toy_tokenizer), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A table of 40 synthetic images with captions, split by the seed into 32, 4 and 4."""
+    root = tmp_path_factory.mktemp("products")
+    data, rows = Shapes("train", 40), ["image,caption"]
+    for i, captions in enumerate(data.captions):
+        data[i][0].save(root / f"{i}.png")
+        rows.append(f'{i}.png,"{captions[0]}"')
+    (root / "products.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root / "products.csv"
+
+
+@pytest.fixture(scope="module")
+def tuned(base, table, tmp_path_factory):
+    """A finished run of fine-tuning."""
+    run = tmp_path_factory.mktemp("runs") / "products"
+    assert cli.main(["finetune", str(base), str(table), "--run-dir", str(run), "--lr", "1e-3", *FAST]) == 0
+    return run
+
+
+def test_run_starts_with_the_figures_of_the_untouched_model(base, table, tuned):
+    first, *later = History.read(tuned).evaluations
+    assert (first["step"], first["epoch"]) == (0, 0)
+    assert [record["epoch"] for record in later] == [1, 2]
+    untouched = miniclip.evaluation.retrieval(miniclip.load(base), open_data(table, "val"))
+    assert {way: first[way] for way in untouched} == untouched
+
+
+def test_defaults_are_those_of_the_method_and_flags_override_them(base, table, tmp_path, capsys):
+    command = ["finetune", str(base), str(table), "--dry-run", "--run-dir", str(tmp_path / "run")]
+    assert cli.main([*command, "--epochs", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if line.startswith("  ")}
+    assert rows["lr"] == ["1e-05", "default for fine-tuning"]
+    assert rows["epochs"] == ["3", "flag"]
+    assert rows["evaluate_first"][0] == "true"
+
+
+def test_summary_shows_harm_and_names_commands(base, table, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.main(["finetune", str(base), str(table), "--run-dir", str(run), "--lr", "1e-30", *FAST]) == 0
+    out = capsys.readouterr().out
+    assert "before the first step: text to image R@1" in out
+    assert "no evaluation is better than the model before the first step" in out
+    assert f"next: miniclip eval {run} --against {base}" in out
+    start, best = miniclip.load(base), miniclip.load(run / "best")
+    assert all(torch.equal(a, b) for a, b in zip(start.parameters(), best.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model"], "expected a model and data, as in `miniclip finetune vit_b_32 products.csv`"),
+        (["--resume", "run", "data"], "continues that run with its own model, data and method: remove data"),
+        (["--resume", "run", "--method", "lora"], "remove --method"),
+        (["model", "data", "--method", "last-0"], "invalid method value: 'last-0'"),
+    ],
+)
+def test_refuses_arguments_before_torch_is_imported(arguments, words, capsys):
+    try:
+        code = cli.main(["finetune", *arguments])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_interrupted_first_evaluation_is_repeated(toy_tokenizer, tmp_path, monkeypatch):
+    """A run that is killed between the first state and the first evaluation evaluates after its resume, once."""
+    train, val = Shapes("train", 16), Shapes("val", 8)
+    config = TrainConfig(epochs=1, batch_size=8, evaluate_first=True, precision="float32", num_workers=0)
+    trainer = Trainer(make_model(toy_tokenizer), train, val, config=config, run_dir=tmp_path / "a", device="cpu")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "evaluate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    history = Trainer.resume(tmp_path / "a", train, val, device="cpu").fit()
+    whole = Trainer(make_model(toy_tokenizer), train, val, config=config, run_dir=tmp_path / "b", device="cpu").fit()
+    assert [record["step"] for record in history.evaluations] == [0, 2]
+    assert history.evaluations == whole.evaluations
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val_loss" in line] == [0, 2]
