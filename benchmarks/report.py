@@ -42,7 +42,7 @@ def plot_speedups(rows: list[Row], machine: dict[str, Any], path: Path) -> None:
     """Draw a bar for each row: the speedup over the best baseline and its target, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in rows if row.part != "recall in bfloat16"]  # not a speedup
+    rows = [row for row in rows if row.part not in ("lower precision", "recall in bfloat16")]  # not a speedup
     figure = Figure(figsize=(13, 0.3 * len(rows) + 1.4), dpi=100, layout="constrained")
     axes = figure.subplots()
     parts = list(dict.fromkeys(row.part for row in rows))

@@ -10,10 +10,12 @@ import torch
 import miniclip
 from miniclip.cli import main
 from miniclip.deployment.layouts import bare
-from miniclip.deployment.quantization import check
+from miniclip.deployment.quantization import check, encoder
+from miniclip.deployment.quantization.encoder import OnnxEncoder
 from miniclip.deployment.quantization.graph import quantize_file
 from miniclip.deployment.verification import session
 from miniclip.errors import CheckpointError
+from miniclip.evaluation import ShapeClasses, retrieval, zero_shot
 from miniclip.fast.int8 import quantize_weight
 from tests.toys import make_model
 
@@ -78,52 +80,70 @@ def traced(towers, monkeypatch):
         monkeypatch.setattr(bare, writer, lambda model, path, *_, **__: shutil.copy(towers / path.name, path))
 
 
-def test_command_checks_recall_and_prints_cosines(model, val_data, tmp_path, capsys, traced):
+def test_command_checks_data_and_prints_figures(model, val_data, tmp_path, capsys, traced, monkeypatch):
+    monkeypatch.setattr(check, "MAX_LOSS", 20.0)  # an untrained model's ranks are near ties
     miniclip.save(model, tmp_path / "model")
     rows = ["image,caption"]
     for number, (image, captions) in enumerate(val_data):
         image.save(tmp_path / f"{number}.png")
         rows.append(f'{number}.png,"{captions[0]}"')
     (tmp_path / "photos.csv").write_text("\n".join(rows))
-    options = ["--int8", "--check-data", str(tmp_path / "photos.csv")]
+    options = ["--int8", "--check-data", str(tmp_path / "photos.csv"), "--check-classes", "shapes:color"]
     main(["export", str(tmp_path / "model"), str(tmp_path / "out"), *options])
     out = capsys.readouterr().out
     assert "smallest cosine with float32: image 0.9" in out
-    assert "image to text, float32 to int8: R@1" in out
+    assert "float32 to int8: image to text R@1" in out
+    assert "float32 to int8: zero-shot top-1" in out
     report = json.loads((tmp_path / "out" / "int8_check.json").read_text())
     assert min(report["cosine"].values()) > 0.99
-    encoder = check.OnnxEncoder(model, *(tmp_path / "out" / f"{name}_int8.onnx" for name in ("visual", "textual")))
+    int8 = OnnxEncoder(model, *(tmp_path / "out" / f"{name}_int8.onnx" for name in ("visual", "textual")))
     for inputs, encode in ((torch.randn(3, 3, 16, 16), "encode_image"), (["a dog", "a red circle"], "encode_text")):
-        cosines = (getattr(encoder, encode)(inputs) * getattr(model, encode)(inputs)).sum(1)
+        cosines = (getattr(int8, encode)(inputs) * getattr(model, encode)(inputs)).sum(1)
         assert float(cosines.min()) > 0.99
 
 
 def test_broken_int8_leaves_nothing(model, val_data, tmp_path, monkeypatch, traced):
-    monkeypatch.setattr(check, "retrieval", lambda encoder, data: {"image_to_text": {"R@1": encoder.value}})
-    for value, refused in ((49.5, False), (49.4, True)):
-        monkeypatch.setattr(
-            check.OnnxEncoder, "value", property(lambda self, v=value: v if self.textual.int8 else 50.0), raising=False
-        )
-        opened = check.session
-        with monkeypatch.context() as patch:
-            patch.setattr(check, "session", lambda path, opened=opened: Named(opened(path), "int8" in path.name))
+    classes = ShapeClasses("color", "test", image_size=16)
+    for measure, data in (("_recalls", {"check_data": val_data}), ("_accuracies", {"check_classes": classes})):
+        for value, refused in ((49.5, False), (49.4, True)):
+            monkeypatch.setattr(check, measure, lambda encoders, data, v=value: [{"R@1": 50.0}, {"R@1": v}])
             if refused:
-                with pytest.raises(CheckpointError, match=r"image_to_text R@1 falls from 50.0 to 49.4 %"):
-                    miniclip.export(model, tmp_path / "out", layout="onnx", int8=True, check_data=val_data)
+                with pytest.raises(CheckpointError, match=r"R@1 falls from 50.0 to 49.4 %"):
+                    miniclip.export(model, tmp_path / "out", layout="onnx", int8=True, **data)
                 assert not (tmp_path / "out").exists()
             else:
-                miniclip.export(model, tmp_path / "kept", layout="onnx", int8=True, check_data=val_data)
+                miniclip.export(model, tmp_path / measure, layout="onnx", int8=True, **data)
     monkeypatch.setattr(check, "MIN_COSINE", 1.1)
     with pytest.raises(CheckpointError, match="image tower was checked and refused"):
         miniclip.export(model, tmp_path / "out", layout="onnx", int8=True)
     assert not (tmp_path / "out").exists()
 
 
-class Named:
-    """A session that carries whether its file is int8."""
+def test_figures_are_those_of_the_evaluation_and_images_are_decoded_once(model, val_data, towers, monkeypatch):
+    encoders = [OnnxEncoder(model, towers / "visual.onnx", towers / "textual.onnx")] * 2
+    reads = []
+    read = encoder.ImageReader._read
+    monkeypatch.setattr(encoder.ImageReader, "_read", lambda self, index: reads.append(index) or read(self, index))
+    expected = {
+        f"{way.replace('_', ' ')} {k}": value
+        for way, values in retrieval(model, val_data).items()
+        for k, value in values.items()
+    }
+    reads.clear()
+    assert check._recalls(encoders, val_data) == [expected, expected]
+    assert sorted(reads) == list(range(len(val_data)))
+    classes = ShapeClasses("color", "test", image_size=16)
+    top1 = {"zero-shot top-1": zero_shot(model, classes)["top1"]}
+    assert check._accuracies(encoders, classes) == [top1, top1]
 
-    def __init__(self, session, int8):
-        self.run, self.int8 = session.run, int8
+
+def test_data_without_a_tokenizer_are_refused_before_the_export(tokenizer, val_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(bare, "write_image_encoder", None)  # would fail
+    bare_model = make_model(tokenizer)
+    bare_model.tokenizer = None
+    with pytest.raises(ValueError, match="has no tokenizer, so int8 cannot be checked"):
+        miniclip.export(bare_model, tmp_path / "out", layout="onnx", int8=True, check_data=val_data)
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_data_recall_is_not_checked(model, tmp_path, traced):
@@ -133,7 +153,13 @@ def test_without_data_recall_is_not_checked(model, tmp_path, traced):
 
 
 @pytest.mark.parametrize(
-    "options", [{"int8": True, "preprocessing": True}, {"int8": True, "precision": "float16"}, {"check_data": [1]}]
+    "options",
+    [
+        {"int8": True, "preprocessing": True},
+        {"int8": True, "precision": "float16"},
+        {"check_data": [1]},
+        {"check_classes": [1]},
+    ],
 )
 def test_options_that_do_not_go_together_are_refused(model, tmp_path, options):
     with pytest.raises(ValueError, match="int8"):

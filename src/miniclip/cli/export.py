@@ -42,6 +42,11 @@ def add(commands: Any) -> None:
     export.add_argument(
         "--check-data", metavar="DATA", help="int8: captioned images whose recall may fall by half a point at most"
     )
+    export.add_argument(
+        "--check-classes",
+        metavar="DATA",
+        help="int8: labelled images, as for `miniclip eval --task zero-shot`, whose accuracy may fall by half a point",
+    )
     export.add_argument("--revision", help="branch, tag or commit of a repository")
     export.add_argument("--overwrite", action="store_true", help="replace files of a target that is not empty")
 
@@ -70,6 +75,7 @@ def export_command(
     forms: Any,
     int8: bool,
     check_data: str | None,
+    check_classes: str | None,
     overwrite: bool,
     **load: Any,
 ) -> None:
@@ -82,10 +88,11 @@ def export_command(
     from miniclip.utils.target import require_target
 
     require_onnx()  # all that can fail, before a download
-    options = Options(precision, preprocessing, tuple(forms), int8, check_data)
+    options = Options(precision, preprocessing, tuple(forms), int8, check_data, check_classes)
     options.require_layout(layout)
     require_target(target, overwrite)
     data = open_data(check_data, "all") if check_data else None
+    classes = one_labelled(check_classes) if check_classes else None
     model = miniclip.load(source, device="cpu", **load)
     miniclip.export(
         model,
@@ -96,6 +103,7 @@ def export_command(
         forms=forms,
         int8=int8,
         check_data=data,
+        check_classes=classes,
         overwrite=overwrite,
     )
     files = sorted(file for file in Path(target).rglob("*") if file.is_file())
@@ -107,15 +115,31 @@ def export_command(
     print(f"{target}: in the layout of {layout}, checked in onnxruntime against {source}")
 
 
+def one_labelled(spec: str) -> Any:
+    """Open one labelled dataset.
+
+    Raises:
+        ValueError: the spec names several.
+    """
+    from miniclip.evaluation import open_labelled
+
+    datasets = open_labelled(spec)
+    if len(datasets) > 1:
+        raise ValueError(
+            f"{spec} names {len(datasets)} datasets ({', '.join(datasets)}); expected one, such as "
+            f"{spec}:{next(iter(datasets))}"
+        )
+    return next(iter(datasets.values()))
+
+
 def print_check(report: dict[str, Any]) -> None:
     """Print the report of an int8 check."""
     cosines = ", ".join(f"{tower} {cosine:.4f}" for tower, cosine in report["cosine"].items())
     print(f"int8: smallest cosine with float32: {cosines}; the limit is {report['limits']['cosine']}")
-    if report["recall"] is None:
-        print("int8: recall was not checked; --check-data DATA checks it on captioned images")
-        return
-    for direction, values in report["recall"]["float32"].items():
-        pairs = (
-            f"{name} {value:.1f} to {report['recall']['int8'][direction][name]:.1f}" for name, value in values.items()
-        )
-        print(f"int8: {direction.replace('_', ' ')}, float32 to int8: {', '.join(pairs)} %")
+    for name, flag in (("recall", "--check-data"), ("zero_shot", "--check-classes")):
+        if report[name] is None:
+            print(f"int8: {name.replace('_', '-')} was not checked; {flag} DATA checks it")
+            continue
+        before, after = report[name]["float32"], report[name]["int8"]
+        pairs = ", ".join(f"{figure} {value:.1f} to {after[figure]:.1f}" for figure, value in before.items())
+        print(f"int8: float32 to int8: {pairs} %")

@@ -25,6 +25,7 @@ class Options:
         forms: precisions of "transformers.js", by its names.
         int8: also write int8 forms of the towers of "onnx".
         check_data: image-caption dataset on which the int8 forms must keep the recall; None: it is not checked.
+        check_classes: labelled dataset on which they must keep the zero-shot accuracy; None: it is not checked.
     """
 
     precision: Precision = "float32"
@@ -32,6 +33,7 @@ class Options:
     forms: Sequence[str] = FORMS
     int8: bool = False
     check_data: Any = None
+    check_classes: Any = None
 
     def require_layout(self, layout: str) -> None:
         """Check that a layout has these options.
@@ -56,7 +58,7 @@ class Options:
                 "int8 is written for the layout 'onnx' in float32, without preprocessing inside; 'transformers.js' has "
                 "the form 'int8'"
             )
-        if self.check_data is not None and not self.int8:
-            raise ValueError("check_data is for int8: pass int8=True too")
+        if not self.int8 and (self.check_data is not None or self.check_classes is not None):
+            raise ValueError("check_data and check_classes are for int8: pass int8=True too")
         if tuple(self.forms) != FORMS and layout != "transformers.js":
             raise ValueError(f"the layout {layout!r} has no forms; only 'transformers.js' has")

@@ -26,6 +26,7 @@ def export(
     forms: Sequence[str] = FORMS,
     int8: bool = False,
     check_data: Any = None,
+    check_classes: Any = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model in another project's layout, for that project's code to open.
@@ -43,8 +44,9 @@ def export(
         preprocessing: for "onnx": `visual.onnx` takes uint8 RGB images (B, H, W, 3) of any size, in place of pixels.
         forms: for "transformers.js": the precisions to write, by its names.
         int8: for "onnx": also write `visual_int8.onnx` and `textual_int8.onnx` for a CPU, and check them.
-        check_data: for int8: an image-caption dataset. Each recall on it may fall by half a point at most. None: only
-            cosines on noise are checked, with a warning.
+        check_data: for int8: an image-caption dataset. Each recall on it may fall by half a point at most.
+        check_classes: for int8: a labelled dataset. The zero-shot accuracy on it may fall by half a point at most.
+            Without either, only cosines on noise are checked, with a warning.
         overwrite: allow a directory with files; those of the same names are replaced.
 
     Raises:
@@ -56,7 +58,7 @@ def export(
     """
     if layout not in (*LAYOUTS, *DEPLOYMENT_LAYOUTS):
         raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, (*LAYOUTS, *DEPLOYMENT_LAYOUTS))}")
-    options = Options(precision, preprocessing, tuple(forms), int8, check_data)
+    options = Options(precision, preprocessing, tuple(forms), int8, check_data, check_classes)
     options.require_layout(layout)
     if layout in LAYOUTS:
         export_weights(model, path, layout=layout, repo=repo, overwrite=overwrite)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@
 - `textual.onnx`: `text` (batch, length) int64 to `embedding` (batch, E), unit vectors. A model that attends to its
   padding takes rows of the context length only.
 - With the option `int8`: `visual_int8.onnx` and `textual_int8.onnx`, the same for onnxruntime on a CPU in int8, and
-  `int8_check.json`, their cosines and recalls beside float32.
+  `int8_check.json`, their cosines, recalls and accuracy beside float32.
 - `config.json`: the configuration of the model; `preprocess_cfg.json`: size, mean, standard deviation, interpolation,
   resizing and cropping; `tokenizer.json`: the tokenizer, for the tokenizers library.
 """
@@ -27,11 +27,21 @@ VISUAL, TEXTUAL, PREPROCESSING = "visual.onnx", "textual.onnx", "preprocess_cfg.
 
 
 def write(model: CLIPModel, folder: Path, options: Options) -> None:
-    """Write the files of the layout to an empty folder."""
+    """Write the files of the layout to an empty folder.
+
+    Raises:
+        ValueError: int8 is to be checked on data, and the model has no tokenizer.
+    """
+    checked = options.check_data is not None or options.check_classes is not None
+    if checked and available_tokenizer(model) is None:
+        raise ValueError(
+            "the model has no tokenizer, so int8 cannot be checked on data: load the model with one, as in "
+            "miniclip.load(name, tokenizer=path), or pass no data"
+        )
     write_image_encoder(model, folder / VISUAL, IMAGE, options.precision, raw=options.preprocessing)
     write_text_encoder(model, folder / TEXTUAL, TEXT, options.precision)
     if options.int8:
-        write_int8(model, folder / VISUAL, folder / TEXTUAL, options.check_data)
+        write_int8(model, folder / VISUAL, folder / TEXTUAL, options.check_data, options.check_classes)
     settings = {"format": "miniclip onnx", "opset": OPSET, "precision": options.precision}
     write_json(folder / CONFIG, {**settings, **model.config.to_dict()})
     write_json(folder / PREPROCESSING, preprocess_cfg(model) | {"inside": options.preprocessing})

@@ -1,4 +1,4 @@
-"""Check of int8 towers beside the float32 model: cosines of embeddings, and recall on the user's data.
+"""Check of int8 towers beside float32: cosines of embeddings, and recall and zero-shot accuracy on the user's data.
 
 Letters: N items, E embedding.
 """
@@ -6,7 +6,7 @@ Letters: N items, E embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,118 +14,109 @@ import torch
 from torch import Tensor
 
 from miniclip.checkpoints.native import write_json
+from miniclip.data.given import as_dataset
 from miniclip.deployment import INT8_CHECK
+from miniclip.deployment.quantization.encoder import OnnxEncoder, encode_images
 from miniclip.deployment.quantization.graph import quantize_file
 from miniclip.deployment.towers import sample_pixels, sample_tokens
-from miniclip.deployment.verification import session
 from miniclip.errors import CheckpointError
-from miniclip.evaluation.retrieval import retrieval
-from miniclip.inference.image_items import image_items
-from miniclip.inference.images import ImageReader
+from miniclip.evaluation.labelled.images import as_labelled
+from miniclip.evaluation.retrieval import Embeddings, LazyImages, recalls
+from miniclip.evaluation.zero_shot import class_vectors, predictions, scale_of
 from miniclip.inference.model import CLIPModel
-from miniclip.inference.texts import tokenize
-from miniclip.losses.reference import l2_normalize
 
 MIN_COSINE = 0.97  # smallest cosine with the float32 embedding of noise; trained models have more
-MAX_LOSS = 0.5  # points of recall that int8 may lose
-BATCH = 32
+MAX_LOSS = 0.5  # points of recall or accuracy that int8 may lose
 
-
-class OnnxEncoder:
-    """Two ONNX files of towers, with a model's preprocessing and tokenizer.
-
-    Args:
-        model: the model that was exported.
-        visual: file of the image tower, from `image` (N, 3, S, S) to `embedding` (N, E).
-        textual: file of the text tower, from `text` (N, T) to `embedding` (N, E).
-    """
-
-    def __init__(self, model: CLIPModel, visual: Path, textual: Path) -> None:
-        self.model = model
-        self.visual, self.textual = session(visual), session(textual)
-
-    def encode_image(self, images: Any) -> Tensor:
-        """Return unit vectors (N, E) of images, or of pixels (N, 3, S, S)."""
-        items = image_items(images)
-        if isinstance(items, Tensor):
-            return self._embed(self.visual, "image", torch.split(items.float().cpu(), BATCH))
-        batches = ImageReader(items, self.model.preprocess, BATCH).batches()
-        return self._embed(self.visual, "image", (self.model.preprocess.normalise(batch.pixels) for batch in batches))
-
-    def encode_text(self, texts: Any) -> Tensor:
-        """Return unit vectors (N, E) of strings, or of token ids (N, T)."""
-        if not isinstance(texts, Tensor):
-            texts = tokenize(self.model, self.model.tokenizer, list(texts))
-        return self._embed(self.textual, "text", torch.split(texts.cpu(), BATCH))
-
-    def _embed(self, engine: Any, name: str, batches: Iterable[Tensor]) -> Tensor:
-        outputs = [torch.from_numpy(engine.run(None, {name: batch.numpy()})[0]) for batch in batches]
-        return l2_normalize(torch.cat(outputs))
+Figures = dict[str, float]  # name to percent
 
 
 @torch.no_grad()
-def write_int8(model: CLIPModel, visual: Path, textual: Path, data: Any = None) -> None:
+def write_int8(model: CLIPModel, visual: Path, textual: Path, captioned: Any = None, labelled: Any = None) -> None:
     """Write int8 forms of two towers, `NAME_int8.onnx`, and the report of their check, `int8_check.json`.
 
-    The report has the smallest cosines, the limits, and the recalls of both forms or null.
+    The report has the smallest cosines, the limits, and recall and zero-shot accuracy of both forms, each null without
+    its data.
 
     Args:
         model: the model that the files came from.
         visual: its image tower in float32, without preprocessing inside.
         textual: its text tower in float32.
-        data: an image-caption dataset to measure recall on; None: recall is not checked, with a warning.
+        captioned: an image-caption dataset to measure recall on.
+        labelled: a labelled dataset to measure zero-shot accuracy on. Without any data, there is a warning.
 
     Raises:
-        CheckpointError: a cosine or a recall is below its limit.
-        ValueError: data are given and the model has no tokenizer.
+        CheckpointError: a cosine, a recall or the accuracy is below its limit.
     """
-    if data is not None and model.tokenizer is None:
-        raise ValueError("the model has no tokenizer, so recall cannot be checked: load it with one, or pass no data")
     files = [path.with_name(f"{path.stem}_int8.onnx") for path in (visual, textual)]
     for source, target in zip((visual, textual), files, strict=True):
         quantize_file(source, target)
-    exact, quantized = OnnxEncoder(model, visual, textual), OnnxEncoder(model, *files)
-    pixels, tokens = sample_pixels(model.config, 8), sample_tokens(model.config, 8)
-    report: dict[str, Any] = {"limits": {"cosine": MIN_COSINE, "recall": MAX_LOSS}}
-    report["cosine"] = {
-        "image": _cosine(exact.encode_image(pixels), quantized.encode_image(pixels)),
-        "text": _cosine(exact.encode_text(tokens), quantized.encode_text(tokens)),
-    }
+    encoders = [OnnxEncoder(model, visual, textual), OnnxEncoder(model, *files)]
+    report: dict[str, Any] = {"limits": {"cosine": MIN_COSINE, "points": MAX_LOSS}, "cosine": _cosines(encoders)}
     for tower, cosine in report["cosine"].items():
         if not cosine >= MIN_COSINE:
             raise CheckpointError(
                 f"the int8 {tower} tower was checked and refused: the cosine with float32 is {cosine:.4f} on noise; "
                 f"the limit is {MIN_COSINE}. Export without int8"
             )
-    report["recall"] = None if data is None else _check_recall(exact, quantized, data)
+    for name, data, measure in (("recall", captioned, _recalls), ("zero_shot", labelled, _accuracies)):
+        report[name] = None if data is None else _within_limit(measure(encoders, data))
     write_json(visual.with_name(INT8_CHECK), report)
-    if data is None:
+    if captioned is None and labelled is None:
         cosines = ", ".join(f"{tower} {cosine:.4f}" for tower, cosine in report["cosine"].items())
         warnings.warn(
             f"int8: cosines with float32 on noise: {cosines}. Recall was not checked: pass check_data, captioned "
-            "images, to check it",
+            "images, or check_classes, labelled ones",
             stacklevel=2,
         )
 
 
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum(dim=1).min())
+def _cosines(encoders: list[OnnxEncoder]) -> dict[str, float]:
+    """Return the smallest cosine of each tower's embeddings of noise."""
+    config = encoders[0].model.config
+    pixels, tokens = sample_pixels(config, 8), sample_tokens(config, 8)
+    pairs = {"image": encode_images(encoders, pixels), "text": [one.encode_text(tokens) for one in encoders]}
+    return {tower: float((a * b).sum(dim=1).min()) for tower, (a, b) in pairs.items()}
 
 
-def _check_recall(exact: OnnxEncoder, quantized: OnnxEncoder, data: Any) -> dict[str, Any]:
-    """Return the recalls of both forms in percent.
+def _recalls(encoders: list[OnnxEncoder], data: Any) -> list[Figures]:
+    """Return the recalls of each encoder, such as "image to text R@1"."""
+    data = as_dataset(data)
+    counts = torch.tensor([len(group) for group in data.captions], device="cpu")
+    image_indices = torch.arange(len(counts), device="cpu").repeat_interleave(counts)
+    texts = [caption for group in data.captions for caption in group]
+
+    def figures(encoder: OnnxEncoder, images: Tensor) -> Figures:
+        result = recalls(Embeddings(images, encoder.encode_text(texts), image_indices))
+        return {f"{way.replace('_', ' ')} {k}": value for way, values in result.items() for k, value in values.items()}
+
+    return [figures(*pair) for pair in zip(encoders, encode_images(encoders, LazyImages(data)), strict=True)]
+
+
+def _accuracies(encoders: list[OnnxEncoder], data: Any) -> list[Figures]:
+    """Return the zero-shot accuracy of each encoder."""
+    images = as_labelled(data, None)
+    embeddings, scale = encode_images(encoders, images), scale_of(encoders[0].model).cpu()
+
+    def figures(encoder: OnnxEncoder, rows: Tensor) -> Figures:
+        classes = class_vectors(encoder, images, None)
+        correct = predictions(rows, classes, images.labels, scale, images.class_names).correct
+        return {"zero-shot top-1": 100 * float(correct.double().mean())}
+
+    return [figures(*pair) for pair in zip(encoders, embeddings, strict=True)]
+
+
+def _within_limit(measured: list[Figures]) -> Mapping[str, Figures]:
+    """Return the figures of both forms by the form's name.
 
     Raises:
         CheckpointError: int8 loses more than the limit in one of them.
     """
-    before, after = retrieval(exact, data), retrieval(quantized, data)
-    for direction, values in before.items():
-        for name, value in values.items():
-            loss = value - after[direction][name]
-            if not loss <= MAX_LOSS + 1e-9:
-                raise CheckpointError(
-                    f"the int8 towers were checked and refused: {direction} {name} falls from {value:.1f} to "
-                    f"{after[direction][name]:.1f} %; the limit is {MAX_LOSS} points. Export without int8, or check "
-                    "on more data if one query is more than that"
-                )
+    before, after = measured
+    for name, value in before.items():
+        if not value - after[name] <= MAX_LOSS + 1e-9:
+            raise CheckpointError(
+                f"the int8 towers were checked and refused: {name} falls from {value:.1f} to {after[name]:.1f} %; the "
+                f"limit is {MAX_LOSS} points. Export without int8, or check on more data if one query is more than that"
+            )
     return {"float32": before, "int8": after}
