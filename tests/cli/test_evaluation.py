@@ -228,9 +228,10 @@ def test_a_probe_is_not_tested_on_all_splits(saved, tmp_path, capsys):
         (["--task", "few-shot", "--shots", 0], "--shots"),
         (["--task", "few-shot", "--seeds", 0], "--seeds"),
         (["--task", "probe", "--shots", 4], "--shots is for few-shot, and not for probe"),
+        (["--task", "zero-shot", "--seeds", 4], "--seeds is for few-shot, and not for zero-shot"),
         (["--task", "retrieval", "--templates", "a.txt"], "--templates is for zero-shot, and not for retrieval"),
     ],
-    ids=["shots", "seeds", "shots of a probe", "templates of retrieval"],
+    ids=["shots", "seeds", "shots of a probe", "seeds of zero-shot", "templates of retrieval"],
 )
 def test_options_are_checked_before_measuring(saved, capsys, options, message):
     assert run("eval", saved / "a", "--data", "shapes", "--split", "test", *options) == 2

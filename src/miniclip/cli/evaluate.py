@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
         metavar="K",
         help="training images per class of few-shot probes (default: 1 2 4 8 16, up to the smallest class)",
     )
-    evaluate.add_argument("--seeds", type=int, default=3, metavar="N", help="draws of few-shot probes (default 3)")
+    evaluate.add_argument("--seeds", type=int, metavar="N", help="draws of few-shot probes (default 3)")
     evaluate.add_argument("--out", help="folder for figures")
     evaluate.add_argument("--json", help="file for the metrics")
     evaluate.add_argument("--csv", help="file for the metrics")

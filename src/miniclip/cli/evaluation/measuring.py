@@ -12,6 +12,7 @@ from miniclip.data import open_data
 from miniclip.data.cache.reading import require_pixels
 from miniclip.evaluation import CachedEncoder, LabelledImages, open_labelled, tasks
 from miniclip.evaluation.comparison import Result
+from miniclip.evaluation.probes.few_shot import SEEDS
 from miniclip.evaluation.retrieval import LazyImages
 from miniclip.evaluation.robustness import Figure, robustness
 from miniclip.evaluation.templates import read_templates
@@ -49,7 +50,7 @@ class Evaluation:
         templates: file of prompt templates, or None.
         corruptions: also measure corrupted images.
         shots: numbers of training images per class; None: the usual ones.
-        seeds: draws of a few-shot probe.
+        seeds: draws of a few-shot probe; None: three.
         progress: show progress bars.
 
     Attributes:
@@ -67,18 +68,23 @@ class Evaluation:
         templates: str | None,
         corruptions: bool,
         shots: list[int] | None,
-        seeds: int,
+        seeds: int | None,
         progress: bool = False,
     ) -> None:
         self.parts = PARTS.get(task, (task,))
         if corruptions and not set(self.parts) & set(WITH_CORRUPTIONS):
             raise ValueError(f"--corruptions measures {', '.join(WITH_CORRUPTIONS)}, and not {task}; remove it")
-        for part, flag, value in (("zero-shot", "--templates", templates), ("few-shot", "--shots", shots)):
+        given = {
+            "--templates": ("zero-shot", templates),
+            "--shots": ("few-shot", shots),
+            "--seeds": ("few-shot", seeds),
+        }
+        for flag, (part, value) in given.items():
             if value is not None and part not in self.parts:
                 raise ValueError(f"{flag} is for {part}, and not for {task}; remove it")
         self.split, self.corruptions, self.progress = split, corruptions, progress
         self.shots = None if shots is None else [whole_number("--shots", count, 1) for count in shots]
-        self.seeds = whole_number("--seeds", seeds, 1)
+        self.seeds = SEEDS if seeds is None else whole_number("--seeds", seeds, 1)
         self.templates = read_templates(templates) if templates else None
         spec, options = (data, {}) if data else data_of_run(checkpoint)
         self.spec = str(spec)

@@ -43,6 +43,7 @@ def write_mistakes(images: LabelledImages, predictions: Predictions, path: Path)
 
     confidence = torch.where(predictions.correct, -1.0, predictions.confidence.double())
     rows = confidence.argsort(descending=True, stable=True)[: min(MAX_MISTAKES, int((~predictions.correct).sum()))]
+    path.unlink(missing_ok=True)  # the sheet of an earlier evaluation
     if len(rows):
         contact_sheet(Mistakes(images, predictions, rows.tolist()), path, count=len(rows))
         yield path
