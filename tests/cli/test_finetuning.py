@@ -7,6 +7,7 @@ import torch
 
 import miniclip
 from miniclip import cli
+from miniclip.cli.finetuning.against import spec_and_split, task_of
 from miniclip.data import Shapes, open_data
 from miniclip.runs.history import History
 from miniclip.train import TrainConfig, Trainer
@@ -108,3 +109,44 @@ def test_interrupted_first_evaluation_is_repeated(toy_tokenizer, tmp_path, monke
     assert history.evaluations == whole.evaluations
     lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val_loss" in line] == [0, 2]
+
+
+def test_eval_against_shows_gain_and_loss_with_intervals(base, table, tuned, tmp_path, capsys):
+    out = tmp_path / "results.json"
+    command = ["eval", str(tuned), "--against", str(base), "--old-data", "shapes:test", "--json", str(out)]
+    assert cli.main([*command, "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    head = next(line for line in text.splitlines() if line.startswith("retrieval, new data"))
+    assert head.split("captions")[1].split() == [str(base), str(tuned), "difference"]
+    assert "retrieval, old data shapes test, 500 images" in text
+    rows = [r for r in json.loads(out.read_text()) if r["metric"] == "text_to_image R@1" and r["model"] == str(tuned)]
+    for row, data in zip(rows, (open_data(table, "val"), Shapes("test")), strict=True):
+        recalls = [
+            miniclip.evaluation.retrieval(miniclip.load(path), data)["text_to_image"]["R@1"] for path in (base, tuned)
+        ]
+        assert row["difference"] == pytest.approx(recalls[1] - recalls[0])
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "split"),
+    [("a.csv:test", "a.csv", "test"), ("a.csv", "a.csv", "val"), ("shapes:color", "shapes:color", "val")],
+)
+def test_split_stands_at_the_end_of_a_spec(text, spec, split):
+    assert spec_and_split(text, "val") == (spec, split)
+
+
+def test_task_is_that_of_the_data(table, tmp_path):
+    assert task_of(str(table), "val", {}) == "retrieval"
+    for name in ("cat", "dog"):
+        (tmp_path / "animals" / name).mkdir(parents=True)
+        Shapes("train", 1)[0][0].save(tmp_path / "animals" / name / "0.png")
+    assert task_of(str(tmp_path / "animals"), "val", {}) == "zero-shot"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(miniclip.DataError, match=r"neither captions .* nor classes"):
+        task_of(str(tmp_path / "empty"), "val", {})
+
+
+def test_old_data_need_a_model_to_compare_with(tuned, capsys):
+    assert cli.main(["eval", str(tuned), "--old-data", "shapes"]) == 2
+    assert "--old-data is for --against MODEL" in capsys.readouterr().err

@@ -17,6 +17,8 @@ EPILOG = """examples:
   miniclip eval vit_b_16 --task probe --data "torchvision:CIFAR10?root=data" --split test
   miniclip eval vit_b_16 --task few-shot --data "food.parquet?label=dish" --split test --shots 1 4 16 --seeds 5
   miniclip eval runs/shapes --task all --data shapes --split test --json results.json
+  miniclip eval runs/products --against vit_b_32 --old-data flickr30k:val
+                                                     what fine-tuning gained on the run's data, and lost on others
   miniclip eval runs/shapes --task zero-shot --data shapes --corruptions --out figures
 
 Brackets hold a 95% interval (bootstrap over images); ± is the standard deviation over seeds. A star marks a difference
@@ -31,7 +33,15 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "checkpoints", nargs="+", metavar="MODEL", help="a run, a checkpoint, a name or a Hub repository"
     )
-    evaluate.add_argument("--task", choices=TASKS, default="retrieval", help="(default retrieval)")
+    evaluate.add_argument("--task", choices=TASKS, help="(default retrieval; with --against, that of the data)")
+    evaluate.add_argument(
+        "--against", metavar="MODEL", help="the model before fine-tuning: differences to it, with their intervals"
+    )
+    evaluate.add_argument(
+        "--old-data",
+        metavar="DATA[:SPLIT]",
+        help="with --against: data of what the model could do before, with captions or classes",
+    )
     evaluate.add_argument(
         "--data",
         help="for retrieval as in train (default: the data of the run); for the other tasks a folder with a folder per "
@@ -74,12 +84,16 @@ def eval_command(
     json: str | None,
     csv: str | None,
     cache: str | None,
+    against: str | None,
+    old_data: str | None,
+    task: str | None,
     **options: Any,
 ) -> None:
     """Run `miniclip eval`."""
     import miniclip
     from miniclip.cli.evaluation.files import Targets
-    from miniclip.cli.evaluation.measuring import Evaluation
+    from miniclip.cli.evaluation.measuring import Evaluation, merged
+    from miniclip.cli.finetuning.against import compared_sets
     from miniclip.evaluation.comparison import table
     from miniclip.runtime.devices import select_device
 
@@ -88,10 +102,20 @@ def eval_command(
     place = select_device(device)
     if options["data"] is None and not (Path(checkpoints[0]).exists() or checkpoints[0] in miniclip.list_models()):
         miniclip.load(checkpoints[0], device=place, dtype=dtype)  # a wrong name has a better message than missing data
-    evaluation = Evaluation(checkpoint=checkpoints[0], progress=sys.stderr.isatty(), **options)
+    options["progress"] = sys.stderr.isatty()
+    if against is None:
+        if old_data is not None:
+            raise ValueError("--old-data is for --against MODEL, the model before fine-tuning; add it, or use --data")
+        evaluations = [Evaluation(task or "retrieval", checkpoints[0], **options)]
+    else:
+        evaluations = compared_sets(checkpoints[0], old_data=old_data, task=task, **options)
+        checkpoints = [against, *checkpoints]
     for checkpoint in checkpoints:
-        evaluation.add(checkpoint, miniclip.load(checkpoint, device=place, dtype=dtype), cache)
-    print(table(evaluation.results))
+        model = miniclip.load(checkpoint, device=place, dtype=dtype)
+        for evaluation in evaluations:
+            evaluation.add(checkpoint, model, cache)
+    evaluation = merged(evaluations)
+    print(table(evaluation.results, differences=against is not None))
     for path in targets.write(evaluation):
         print(f"wrote {path}")
 

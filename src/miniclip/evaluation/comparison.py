@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from miniclip.evaluation.bootstrap import Difference, Scores, intervals, means, paired_differences
 from miniclip.evaluation.corruptions import SEVERITIES
 from miniclip.evaluation.robustness import Robustness
+
+SIGNIFICANT = 0.05  # p-value below which a difference has a star
 
 
 class Metric(NamedTuple):
@@ -89,10 +92,11 @@ def _robustness_records(of: Robustness) -> list[dict[str, Any]]:
     return records
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[Result], differences: bool = False) -> str:
     """Return a text table: a block per task, a row per metric, a column per model.
 
-    A figure under corruptions has a block per model, with a row per corruption and a column per severity.
+    With `differences`, those to the first model have columns of their own, with their intervals. A figure under
+    corruptions has a block per model, with a row per corruption and a column per severity.
     """
     blocks = []
     for task in dict.fromkeys(result.task for result in results):
@@ -101,8 +105,11 @@ def table(results: Sequence[Result]) -> str:
             blocks += [_robustness_block(result, result.robustness) for result in columns if result.robustness]
             continue
         names = [metric.name for metric in columns[0].metrics]
-        cells = [[task, *(column.model for column in columns)]]
-        cells += [[name, *(_cell(_metric(column, name)) for column in columns)] for name in names]
+        cells = [[task, *chain(*(_head(column, columns[0], differences) for column in columns))]]
+        for name in names:
+            first, *others = [_metric(column, name) for column in columns]
+            row = [_with_difference(metric, first) if differences else [_cell(metric)] for metric in others]
+            cells.append([name, _cell(first), *chain(*row)])
         blocks.append(_aligned(cells))
     return "\n\n".join(blocks)
 
@@ -130,6 +137,19 @@ def _metric(result: Result, name: str) -> Metric:
     return next(metric for metric in result.metrics if metric.name == name)
 
 
+def _head(column: Result, first: Result, differences: bool) -> list[str]:
+    return [column.model, "difference"] if differences and column is not first else [column.model]
+
+
+def _with_difference(metric: Metric, first: Metric) -> list[str]:
+    """Format a metric, and its difference to the first model: "+4.2 [+1.1, +7.3]*"; some have no interval."""
+    of = metric.difference
+    if of is None:
+        return [_cell(metric), f"{metric.value - first.value:+.1f}"]
+    star = "*" if of.p < SIGNIFICANT else ""
+    return [_cell(metric._replace(difference=None)), f"{of.value:+.1f} [{of.low:+.1f}, {of.high:+.1f}]{star}"]
+
+
 def _cell(metric: Metric) -> str:
     """Format a metric: "53.1 [50.2, 56.0]", its spread over seeds, and a difference with a star if p is below 0.05."""
     text = f"{metric.value:.2g}" if metric.name == "strength" else f"{metric.value:.1f}"
@@ -138,5 +158,5 @@ def _cell(metric: Metric) -> str:
     if metric.low is not None and metric.high is not None:
         text += f" [{metric.low:.1f}, {metric.high:.1f}]"
     if metric.difference is not None:
-        text += f" {metric.difference.value:+.1f}{'*' if metric.difference.p < 0.05 else ''}"
+        text += f" {metric.difference.value:+.1f}{'*' if metric.difference.p < SIGNIFICANT else ''}"
     return text

@@ -52,6 +52,8 @@ class Evaluation:
         shots: numbers of training images per class; None: the usual ones.
         seeds: draws of a few-shot probe; None: three.
         progress: show progress bars.
+        label: name of the data in the names of the tasks, before that of the dataset.
+        reading: treatment of unreadable images of `data`.
 
     Attributes:
         results: one per model, task and dataset.
@@ -70,7 +72,10 @@ class Evaluation:
         shots: list[int] | None,
         seeds: int | None,
         progress: bool = False,
+        label: str = "",
+        reading: Mapping[str, Any] | None = None,
     ) -> None:
+        self.label = f"{label} " if label else ""
         self.parts = PARTS.get(task, (task,))
         if corruptions and not set(self.parts) & set(WITH_CORRUPTIONS):
             raise ValueError(f"--corruptions measures {', '.join(WITH_CORRUPTIONS)}, and not {task}; remove it")
@@ -86,7 +91,7 @@ class Evaluation:
         self.shots = None if shots is None else [whole_number("--shots", count, 1) for count in shots]
         self.seeds = SEEDS if seeds is None else whole_number("--seeds", seeds, 1)
         self.templates = read_templates(templates) if templates else None
-        spec, options = (data, {}) if data else data_of_run(checkpoint)
+        spec, options = (data, dict(reading or {})) if data else data_of_run(checkpoint)
         self.spec = str(spec)
         needs_classes, needs_training = self.parts != ("retrieval",), bool({"probe", "few-shot"} & set(self.parts))
         self.captions = open_data(self.spec, split, **options) if "retrieval" in self.parts else None
@@ -135,12 +140,12 @@ class Evaluation:
         if self.captions is not None:
             require_pixels(self.captions, model)
             count = sum(map(len, self.captions.captions))
-            about = f"{self.spec} {self.split}, {len(self.captions):,} images, {count:,} captions"
+            about = f"{self.label}{self.spec} {self.split}, {len(self.captions):,} images, {count:,} captions"
             embedder = model if encoder.folder is None else encoder  # one task, and bit for bit the numbers of training
             measures = {"retrieval": partial(tasks.run_retrieval, embedder, self.captions)}
             yield Group(about, LazyImages(self.captions), measures)
         for name, data in self.classes.items():
-            about = f"{name}, {len(data):,} images, {len(data.class_names)} classes"
+            about = f"{self.label}{name}, {len(data):,} images, {len(data.class_names)} classes"
             measures = {
                 "zero-shot": partial(tasks.run_zero_shot, encoder, data, self.templates),
                 "probe": partial(tasks.run_probe, encoder, self.training.get(name), data),
@@ -148,3 +153,13 @@ class Evaluation:
             }
             chosen = {part: measure for part, measure in measures.items() if part in self.parts}
             yield Group(about, LabelledImages(data), chosen)
+
+
+def merged(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the first evaluation with the results of all."""
+    first, *others = evaluations
+    for other in others:
+        first.results += other.results
+        first.outcomes |= other.outcomes
+        first.labelled |= other.labelled
+    return first
