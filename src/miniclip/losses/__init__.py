@@ -1,5 +1,8 @@
 """The losses: `reference.py` is the specification, `chunked.py` needs less memory, `distributed.py` spans ranks.
 
+`multi_positive.py` is the specification for any number of positives per row and for label smoothing, with
+`multi_chunked.py` and `multi_distributed.py`.
+
 With a process group of R ranks the batch is global. Every rank passes its own rows, any number of them, and gets the
 loss of all ranks' rows together, the same number on each rank. All ranks must call the loss, or the others wait.
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from miniclip.losses import chunked, distributed, reference
+from miniclip.losses import chunked, distributed, multi_chunked, multi_distributed, multi_positive, reference
 from miniclip.losses.inputs import LossInputs
 from miniclip.runtime.distributed import world_size
 
@@ -26,28 +29,40 @@ def contrastive_loss(
     logit_scale: Tensor | float,
     ids: Tensor | None = None,
     chunk_size: int | None = None,
+    text_ids: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
-    """CLIP's symmetric cross-entropy over a batch of matching pairs, in the form that suits the batch's size.
+    """CLIP's symmetric cross-entropy over a batch, in the form that suits the batch's size.
 
     Args:
         image_embeddings: (N, E), of any length; normalised inside. Row i matches row i of the texts.
-        text_embeddings: (N, E).
+        text_embeddings: (N, E); (M, E) with `text_ids`.
         logit_scale: factor on the cosine similarities (not its logarithm), at least 0; the same on all ranks.
         ids: (N,) integers. Rows that share an id, such as two captions of an image, are not negatives of each other:
             their similarities are left out of the sums. None: all rows are distinct.
         chunk_size: rows and columns of the similarity matrix in memory at a time (with several ranks: columns). Memory
             then grows with N instead of N^2. None: the whole matrix of a small batch, blocks of a large one.
+        text_ids: (M,) integers, labels of the texts; `ids` then are labels of the images, (N,), or (N, L) for several
+            per image. An image and a text that share a label are positives, in any rows. Each row's loss is
+            the mean of -log softmax over its positives (Khosla et al. 2020, L_out); rows without a positive are only
+            negatives. None: row i matches row i.
+        label_smoothing: in 0..1. As in `torch.nn.functional.cross_entropy`, this part of each row's target is spread
+            over all its classes; a similarity that `ids` leave out is not a class.
 
     Returns:
         A scalar in float32 or float64: log N if all embeddings are equal, near 0 if the pairs are well separated. In
-        blocks or with several ranks it can be differentiated once.
+        blocks or with several ranks it can be differentiated once. NaN if no row has a positive.
 
     Raises:
         ValueError: the shapes do not match, here or between ranks, or a number is out of its range.
         TypeError: an input is not a tensor, or not of the right dtype.
     """
-    inputs = LossInputs(image_embeddings, text_embeddings, logit_scale, None, ids, chunk_size)
+    inputs = LossInputs(
+        image_embeddings, text_embeddings, logit_scale, None, ids, chunk_size, text_ids, label_smoothing
+    )
     inputs.check()
+    if inputs.is_multi_positive:
+        return _multi_positive_loss(inputs)
     if _in_one_piece(inputs):
         return reference.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids)
     return _fast_loss(inputs)
@@ -60,8 +75,10 @@ def sigmoid_loss(
     logit_bias: Tensor | float,
     ids: Tensor | None = None,
     chunk_size: int | None = None,
+    text_ids: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
-    """SigLIP's pairwise loss over a batch of matching pairs, in the form that suits the batch's size.
+    """SigLIP's pairwise loss over a batch, in the form that suits the batch's size.
 
     Args:
         image_embeddings: as in `contrastive_loss`, and so are the others.
@@ -70,6 +87,10 @@ def sigmoid_loss(
         logit_bias: added to every logit; SigLIP starts at -10.
         ids: (N,) integers; pairs of different rows that share an id are left out of the sum.
         chunk_size: as in `contrastive_loss`.
+        text_ids: as in `contrastive_loss`. The sum over all images and texts is divided by the number of positives,
+            which is N for pairs.
+        label_smoothing: in 0..1, over the two classes of an element: the target of a positive is 1 - e/2, that of a
+            negative e/2. There are many more negatives, so use far smaller values than for the contrastive loss.
 
     Returns:
         As `contrastive_loss`.
@@ -82,8 +103,12 @@ def sigmoid_loss(
         raise TypeError(
             "logit_bias is None; expected a number or a tensor (): use contrastive_loss for a model without one"
         )
-    inputs = LossInputs(image_embeddings, text_embeddings, logit_scale, logit_bias, ids, chunk_size)
+    inputs = LossInputs(
+        image_embeddings, text_embeddings, logit_scale, logit_bias, ids, chunk_size, text_ids, label_smoothing
+    )
     inputs.check()
+    if inputs.is_multi_positive:
+        return _multi_positive_loss(inputs)
     if _in_one_piece(inputs):
         return reference.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids)
     return _fast_loss(inputs)
@@ -95,6 +120,15 @@ def _in_one_piece(inputs: LossInputs) -> bool:
 
 def _fast_loss(inputs: LossInputs) -> Tensor:
     return distributed.loss(inputs) if world_size() > 1 else chunked.loss(inputs)
+
+
+def _multi_positive_loss(inputs: LossInputs) -> Tensor:
+    if world_size() > 1:
+        return multi_distributed.loss(inputs)
+    inputs.check_shapes()
+    elements = len(inputs.images) * len(inputs.texts)
+    in_one_piece = inputs.chunk_size is None and elements < CHUNKED_FROM**2
+    return multi_positive.loss(inputs) if in_one_piece else multi_chunked.loss(inputs)
 
 
 __all__ = ["contrastive_loss", "sigmoid_loss"]

@@ -4,7 +4,8 @@ With unit vectors x_i and y_j, and the logits s = scale * x y^T + bias, a gradie
 
     dloss/dx = scale * G y,    dloss/dy = scale * G^T x,    dloss/dscale = sum_i x_i . (G y)_i.
 
-Letters: N pairs, E embedding, C side of a block; x (N, E) and y (N, E) the unit vectors of images and texts.
+Letters: N images, M texts (as many, if they are pairs), E embedding, C side of a block; x (N, E) and y (M, E) the unit
+vectors of images and texts.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ def slices(n: int, size: int) -> list[slice]:
 
 
 def logit_blocks(images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor) -> Iterator[Block]:
-    """Yield the blocks of scale * x y^T, row by row; -inf for different rows that share an id."""
-    parts = slices(len(images), size)
+    """Yield the blocks of scale * x y^T, row by row; -inf for different pairs that share an id."""
+    column_parts = slices(len(texts), size)
     y = torch.empty_like(texts, dtype=scale.dtype)
-    for part in parts:  # not l2_normalize(texts), whose intermediate copies are as large
+    for part in column_parts:  # not l2_normalize(texts), whose intermediate copies are as large
         y[part] = l2_normalize(texts[part])
-    for rows in parts:
+    for rows in slices(len(images), size):
         x = l2_normalize(images[rows])
         scaled = x * scale
-        for columns in parts:
+        for columns in column_parts:
             block = Block(rows, columns, x, y[columns], matmul(scaled, y[columns].T))
             if ids is not None:
                 duplicates = ids[rows, None] == ids[columns]
@@ -73,7 +74,7 @@ def input_gradients(
     images, texts, ids, scale, *_ = ctx.saved_tensors
     needs_images, needs_texts, *_ = ctx.needs_input_grad
     grad_x = torch.zeros_like(images, dtype=scale.dtype) if needs_images or not needs_texts else None
-    grad_y_t = scale.new_zeros(texts.shape[::-1]) if needs_texts else None  # (E, N): x^T G is faster than G^T x
+    grad_y_t = scale.new_zeros(texts.shape[::-1]) if needs_texts else None  # (E, M): x^T G is faster than G^T x
     with torch.autocast(images.device.type, enabled=False):
         for block in logit_blocks(images, texts, ids, ctx.block_size, block_scale):
             g = logit_gradient(block)

@@ -21,7 +21,7 @@ Letters: N pairs, E embedding, C side of a block.
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -42,11 +42,9 @@ def loss(inputs: LossInputs) -> Tensor:
     Raises:
         ValueError: the shapes do not match, or chunk_size is below 1.
     """
-    images, texts, ids, chunk_size = inputs.images, inputs.texts, inputs.ids, inputs.chunk_size
+    images, texts, ids = inputs.images, inputs.texts, inputs.ids
     check_shapes(images, texts, ids)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; expected at least 1, or None")
-    size = chunk_size or BLOCK_SIDES.get(images.device.type, BLOCK_SIDES["cpu"])
+    size = block_size(inputs)
     apply = (_Contrastive if inputs.logit_bias is None else _Sigmoid).apply
     if torch.compiler.is_compiling():
         apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]  # or it unrolls the loop over blocks
@@ -54,42 +52,79 @@ def loss(inputs: LossInputs) -> Tensor:
         return apply(images, texts, ids, size, *inputs.scalars)  # type: ignore[no-any-return]
 
 
+def block_size(inputs: LossInputs) -> int:
+    """Return the side of a block.
+
+    Raises:
+        ValueError: chunk_size is below 1.
+    """
+    if inputs.chunk_size is not None and inputs.chunk_size < 1:
+        raise ValueError(f"chunk_size is {inputs.chunk_size}; expected at least 1, or None")
+    return inputs.chunk_size or BLOCK_SIDES.get(inputs.images.device.type, BLOCK_SIDES["cpu"])
+
+
 class _Contrastive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor) -> Tensor:
-        matrix = images, texts, ids, size, scale / LOG_2
-        offset, sums, positives = sums_with_fixed_offset(*matrix) or sums_with_running_max(*matrix)
+        positives = scale.new_empty(len(images))
+
+        def keep_positives(block: Block) -> None:
+            if block.rows == block.columns:
+                positives[block.rows] = block.positives
+
+        offset, sums = sums_of_powers(images, texts, ids, size, scale / LOG_2, keep_positives)
         ctx.save_for_backward(images, texts, ids, scale, offset, sums)
         ctx.block_size = size
-        return (sums.log2() + (offset - positives)).sum() * LOG_2 / (2 * len(images))
+        return (sums.log2() + (offset - positives.repeat(2))).sum() * LOG_2 / (2 * len(images))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         *_, scale, offset, sums = ctx.saved_tensors
-        logit_gradient = partial(_both_softmaxes, offset=offset, inverse_sums=1 / sums)
-        return input_gradients(ctx, scale / LOG_2, logit_gradient, gradient / (2 * sums.shape[1]))
+        n, inverse_sums = len(sums) // 2, 1 / sums
+
+        def logit_gradient(block: Block) -> Tensor:
+            g = both_softmaxes(block, n, offset, inverse_sums)
+            block.positives.sub_(2)
+            return g
+
+        return input_gradients(ctx, scale / LOG_2, logit_gradient, gradient / len(sums))
 
 
 class SumsOfPowers(NamedTuple):
     """Sums of 2^(s - offset) over the rows and over the columns of the logits s, in bits."""
 
-    offset: Tensor  # () for the whole matrix, or (2, N) for each row and each column
-    sums: Tensor  # (2, N), of the rows and of the columns
-    positives: Tensor  # (N,), the diagonal of s
+    offset: Tensor  # () for the whole matrix, or (N + M,) for each row, then each column
+    sums: Tensor  # (N + M,), of the rows, then of the columns
 
 
-def sums_with_fixed_offset(
-    images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor
-) -> SumsOfPowers | None:
-    """Sum with one offset that is known in advance.
+def sums_of_powers(
+    images: Tensor,
+    texts: Tensor,
+    ids: Tensor | None,
+    size: int,
+    scale: Tensor,
+    visit: Callable[[Block], None],
+) -> SumsOfPowers:
+    """Sum over the blocks, in the faster way if the sums stay in the range of the type.
 
     Args:
         images: (N, E).
-        texts: (N, E).
+        texts: (M, E), M = N if there are ids.
         ids: (N,), or None.
         size: side of a block.
         scale: factor on the cosine similarities, in bits.
+        visit: called with each block before its powers are taken; with all blocks again, from the first on, if the sums
+            left the range. It must not change the logits.
+    """
+    matrix = images, texts, ids, size, scale, visit
+    return sums_with_fixed_offset(*matrix) or sums_with_running_max(*matrix)
+
+
+def sums_with_fixed_offset(
+    images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor, visit: Callable[[Block], None]
+) -> SumsOfPowers | None:
+    """Sum with one offset that is known in advance; the arguments are those of `sums_of_powers`.
 
     Returns:
         None if a sum leaves the range of the type, and on a GPU, which would have to be synchronised for this check.
@@ -98,53 +133,54 @@ def sums_with_fixed_offset(
         return None
     range_bits = -math.log2(torch.finfo(scale.dtype).tiny) - 40  # 40 are spare: for precision, and for long sums
     offset = (scale.abs() - range_bits).clamp(min=0)
-    sums, positives = scale.new_zeros(2, len(images)), scale.new_empty(len(images))
+    sums = scale.new_zeros(len(images) + len(texts))
     for block in logit_blocks(images, texts, ids, size, scale):
-        if block.rows == block.columns:
-            positives[block.rows] = block.positives
+        visit(block)
         if offset:
             block.logits.sub_(offset)
         powers = block.logits.exp2_()
-        sums[0, block.rows].add_(powers.sum(dim=1))
-        sums[1, block.columns].add_(powers.sum(dim=0))
-    return SumsOfPowers(offset, sums, positives) if sums.amin() > 2.0**-range_bits else None
+        sums[block.rows].add_(powers.sum(dim=1))
+        sums[shifted(block.columns, len(images))].add_(powers.sum(dim=0))
+    return SumsOfPowers(offset, sums) if sums.amin() > 2.0**-range_bits else None
 
 
-def sums_with_running_max(images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor) -> SumsOfPowers:
-    """Sum by online softmax: the offset is the maximum of each row and of each column, so that any scale works.
-
-    Args:
-        images: as in `sums_with_fixed_offset`, and so are the others.
-        texts: as in `sums_with_fixed_offset`.
-        ids: as in `sums_with_fixed_offset`.
-        size: as in `sums_with_fixed_offset`.
-        scale: as in `sums_with_fixed_offset`.
-    """
-    sums, positives = scale.new_zeros(2, len(images)), scale.new_empty(len(images))
+def sums_with_running_max(
+    images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor, visit: Callable[[Block], None]
+) -> SumsOfPowers:
+    """Sum by online softmax: the offset is the maximum of each row and of each column, so that any scale works."""
+    sums = scale.new_zeros(len(images) + len(texts))
     maxima = torch.full_like(sums, torch.finfo(sums.dtype).min)  # not -inf: a whole block may be masked
     for block in logit_blocks(images, texts, ids, size, scale):
-        if block.rows == block.columns:
-            positives[block.rows] = block.positives
-        for index, dim in ((0, block.rows), 1), ((1, block.columns), 0):
-            new_maxima = torch.maximum(maxima[index], block.logits.amax(dim))
-            sums[index] *= (maxima[index] - new_maxima).exp2_()
-            sums[index] += (block.logits - new_maxima.unsqueeze(dim)).exp2_().sum(dim)
-            maxima[index] = new_maxima
-    return SumsOfPowers(maxima, sums, positives)
+        visit(block)
+        for part, dim in (block.rows, 1), (shifted(block.columns, len(images)), 0):
+            new_maxima = torch.maximum(maxima[part], block.logits.amax(dim))
+            sums[part] *= (maxima[part] - new_maxima).exp2_()
+            sums[part] += (block.logits - new_maxima.unsqueeze(dim)).exp2_().sum(dim)
+            maxima[part] = new_maxima
+    return SumsOfPowers(maxima, sums)
 
 
-def _both_softmaxes(block: Block, offset: Tensor, inverse_sums: Tensor) -> Tensor:
-    """2N dloss/ds of a block: softmax over its row plus softmax over its column, minus 2 on the diagonal."""
-    row_inverse, column_inverse = inverse_sums[0, block.rows, None], inverse_sums[1, block.columns]
+def both_softmaxes(block: Block, n: int, offset: Tensor, inverse_sums: Tensor) -> Tensor:
+    """Return the softmax over the rows plus the softmax over the columns of a block, which is changed in place.
+
+    Args:
+        block: of the logits in bits.
+        n: number of images, N.
+        offset: as in `SumsOfPowers`.
+        inverse_sums: (N + M,), the inverses of the sums, or multiples of them for weighted rows and columns.
+    """
+    columns = shifted(block.columns, n)
     if offset.dim() == 0:
         if offset:  # on a CPU, where this check does not synchronise
             block.logits.sub_(offset)
-        g = block.logits.exp2_().mul_(row_inverse + column_inverse)
-    else:
-        column_softmax = (block.logits - offset[1, block.columns]).exp2_().mul_(column_inverse)
-        g = block.logits.sub_(offset[0, block.rows, None]).exp2_().mul_(row_inverse).add_(column_softmax)
-    block.positives.sub_(2)
-    return g
+        return block.logits.exp2_().mul_(inverse_sums[block.rows, None] + inverse_sums[columns])
+    column_softmax = (block.logits - offset[columns]).exp2_().mul_(inverse_sums[columns])
+    return block.logits.sub_(offset[block.rows, None]).exp2_().mul_(inverse_sums[block.rows, None]).add_(column_softmax)
+
+
+def shifted(part: slice, by: int) -> slice:
+    """Return a slice of later elements: a block's columns in a vector (N + M,) are shifted by N."""
+    return slice(part.start + by, part.stop + by)
 
 
 class _Sigmoid(torch.autograd.Function):

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from miniclip.fast.matmul import addmm_, matmul
-from miniclip.losses.inputs import LossInputs
+from miniclip.losses.inputs import EXPECTED_SHAPES, LossInputs
 from miniclip.losses.reference import l2_normalize
 from miniclip.runtime.distributed import all_gather, all_gather_ints, all_reduce, rank, world_size
 
@@ -48,47 +48,49 @@ def loss(inputs: LossInputs) -> Tensor:
     Raises:
         ValueError: the shapes do not match, here or between the ranks, or chunk_size is below 1.
     """
-    sizes = exchange_sizes(inputs)
+    sizes, _ = exchange_sizes(inputs)
     images, texts, ids = inputs.images, inputs.texts, inputs.ids
     with torch.autocast(images.device.type, enabled=False):
         x, y = l2_normalize(images), l2_normalize(texts)
-    batch = _GlobalBatch(sizes, None if ids is None else all_gather(ids.to(x.device)), inputs.chunk_size or _columns(x))
+    ids = None if ids is None else all_gather(ids.to(x.device))
+    batch = GlobalBatch(sizes, ids, inputs.chunk_size or column_count(x))
     function = _Contrastive if inputs.logit_bias is None else _Sigmoid
     return function.apply(x, y, batch, *inputs.scalars)  # type: ignore[no-any-return]
 
 
-def exchange_sizes(inputs: LossInputs) -> list[int]:
-    """Return the number of rows of each rank; a mistake of one rank raises on every rank, so that none waits.
+def exchange_sizes(inputs: LossInputs) -> tuple[list[int], list[int]]:
+    """Return the number of images and of texts of each rank; a mistake of one rank raises on every rank.
 
     Raises:
-        ValueError: the shapes do not match, or chunk_size is below 1, on any rank.
+        ValueError: on any rank the shapes do not match, or chunk_size is below 1; or the ranks' widths, ids or label
+            smoothing differ.
     """
-    images, texts, _, _, ids, chunk_size = inputs
-    valid = images.dim() == 2 and images.shape == texts.shape and (ids is None or ids.shape == images.shape[:1])
-    valid = valid and (chunk_size is None or chunk_size >= 1)
-    ranks = all_gather_ints([valid, len(images), images.shape[-1], ids is not None])
-    widths = {(width, has_ids) for _, _, width, has_ids in ranks}
-    if not all(valid for valid, *_ in ranks) or len(widths) > 1 or not any(n for _, n, _, _ in ranks):
+    images, texts, ids, chunk_size = inputs.images, inputs.texts, inputs.ids, inputs.chunk_size
+    valid = inputs.has_matching_shapes() and (chunk_size is None or chunk_size >= 1)
+    ids_of_image = -1 if ids is None else ids.shape[1] if ids.dim() == 2 else 0
+    kind = images.shape[-1], ids_of_image, inputs.text_ids is not None, round(1e9 * inputs.label_smoothing)
+    ranks = all_gather_ints([valid, len(images), len(texts), *kind])
+    all_valid, image_sizes, text_sizes, *kinds = map(list, zip(*ranks, strict=True))
+    if not (all(all_valid) and any(image_sizes) and any(text_sizes)) or any(len(set(values)) > 1 for values in kinds):
         raise ValueError(
-            f"rank {rank()}: image embeddings {tuple(images.shape)}, text embeddings {tuple(texts.shape)}, ids "
-            f"{None if ids is None else tuple(ids.shape)}, chunk_size {chunk_size}; expected on every rank two of the "
-            "same shape (n, E) with one E, ids (n,) on all ranks or on none, chunk_size at least 1 or None, and a row "
-            "on some rank"
+            f"rank {rank()}: {inputs.shapes()}, label_smoothing {inputs.label_smoothing}, chunk_size {chunk_size}; "
+            f"{EXPECTED_SHAPES}. Every rank needs the same E and L, ids on all ranks or on none, the same "
+            "label_smoothing, chunk_size at least 1 or None, and some rank needs a row"
         )
-    return [n for _, n, _, _ in ranks]
+    return image_sizes, text_sizes
 
 
-def _columns(x: Tensor) -> int:
+def column_count(x: Tensor) -> int:
     """C for embeddings (n, E) if the caller does not choose it."""
     column_bytes = max(1, len(x)) * x.element_size()
     return max(MIN_COLUMNS, BLOCK_BYTES.get(x.device.type, BLOCK_BYTES["cpu"]) // column_bytes)
 
 
-class _GlobalBatch(NamedTuple):
-    """Sizes and ids of all ranks' rows."""
+class GlobalBatch(NamedTuple):
+    """Sizes and ids of all ranks' texts."""
 
-    sizes: list[int]  # n of every rank
-    ids: Tensor | None  # (N,)
+    sizes: list[int]  # number of texts of every rank
+    ids: Tensor | None  # (N,) of pairs
     columns: int  # C
 
     def rows(self, p: int) -> slice:
@@ -97,17 +99,17 @@ class _GlobalBatch(NamedTuple):
         return slice(start, start + self.sizes[p])
 
 
-class _LogitRows(NamedTuple):
+class LogitRows(NamedTuple):
     """Rows of the logit matrix: this rank's images against all texts."""
 
     x: Tensor  # (n, E), unit vectors of this rank's images
     y: Tensor  # (n, E), those of its texts
-    batch: _GlobalBatch
+    batch: GlobalBatch
     scale: Tensor
     bias: Tensor | float = 0.0
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """Logits of this rank's images with some texts of one rank."""
 
     texts: Tensor  # (C, E)
@@ -133,7 +135,7 @@ def _broadcast_texts(y: Tensor, sizes: list[int]) -> Iterator[tuple[int, Tensor]
         yield p, texts
 
 
-def _logit_blocks(matrix: _LogitRows, p: int, texts: Tensor) -> Iterator[_Block]:
+def _logit_blocks(matrix: LogitRows, p: int, texts: Tensor) -> Iterator[Block]:
     """Yield the logits of this rank's images with rank p's texts (n_p, E), C columns at a time."""
     x, _, batch, scale, bias = matrix
     rows, first = batch.rows(rank()), batch.rows(p).start
@@ -146,10 +148,10 @@ def _logit_blocks(matrix: _LogitRows, p: int, texts: Tensor) -> Iterator[_Block]
             if p == rank():
                 duplicates.diagonal(-start).fill_(False)  # a row is not a duplicate of itself
             logits.masked_fill_(duplicates, -torch.inf)
-        yield _Block(texts[local], local, columns, logits)
+        yield Block(texts[local], local, columns, logits)
 
 
-def _all_blocks(matrix: _LogitRows) -> Iterator[_Block]:
+def all_blocks(matrix: LogitRows) -> Iterator[Block]:
     """Yield the logits of this rank's images with all texts; every rank must exhaust it."""
     for p, texts in _broadcast_texts(matrix.y, matrix.batch.sizes):
         yield from _logit_blocks(matrix, p, texts)
@@ -157,13 +159,13 @@ def _all_blocks(matrix: _LogitRows) -> Iterator[_Block]:
 
 class _Contrastive(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, batch: _GlobalBatch, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, batch: GlobalBatch, scale: Tensor) -> Tensor:
         row_lse, column_lse = x.new_full((len(x),), -torch.inf), x.new_empty(sum(batch.sizes))
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 similarities would lose small margins
-            for block in _all_blocks(_LogitRows(x, y, batch, scale)):
+            for block in all_blocks(LogitRows(x, y, batch, scale)):
                 row_lse = torch.logaddexp(row_lse, block.logits.logsumexp(dim=1))
                 column_lse[block.columns] = block.logits.logsumexp(dim=0)  # over this rank's rows
-            column_lse = _logsumexp_over_ranks(column_lse)
+            column_lse = logsumexp_over_ranks(column_lse)
             positives = (x * y).sum(dim=1) * scale
         ctx.save_for_backward(x, y, scale, row_lse, column_lse)
         ctx.batch = batch
@@ -174,20 +176,20 @@ class _Contrastive(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, row_lse, column_lse = ctx.saved_tensors
 
-        def logit_gradient(block: _Block) -> Tensor:
+        def logit_gradient(block: Block) -> Tensor:
             column_softmax: Tensor = (block.logits - column_lse[block.columns]).exp_()
             return column_softmax.add_(block.logits.sub_(row_lse[:, None]).exp_())
 
         factor = gradient / (2 * sum(ctx.batch.sizes))
-        return _input_gradients(_LogitRows(x, y, ctx.batch, scale), logit_gradient, -2, factor)
+        return input_gradients(LogitRows(x, y, ctx.batch, scale), logit_gradient, (-2 * y, -2 * x), factor)
 
 
 class _Sigmoid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, batch: _GlobalBatch, scale: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, batch: GlobalBatch, scale: Tensor, bias: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             value = -((x * y).sum(dim=1) * scale + bias).sum()  # positives: softplus(-z) = softplus(z) - z
-            for block in _all_blocks(_LogitRows(x, y, batch, scale, bias)):
+            for block in all_blocks(LogitRows(x, y, batch, scale, bias)):
                 value += F.softplus(block.logits).sum()
         ctx.save_for_backward(x, y, scale, bias)
         ctx.batch = batch
@@ -199,36 +201,36 @@ class _Sigmoid(torch.autograd.Function):
         x, y, scale, bias = ctx.saved_tensors
         grad_bias = -x.new_tensor(float(len(x)))
 
-        def logit_gradient(block: _Block) -> Tensor:
+        def logit_gradient(block: Block) -> Tensor:
             g = block.logits.sigmoid_()
             grad_bias.add_(g.sum())
             return g
 
         factor = gradient / sum(ctx.batch.sizes)
-        gradients = _input_gradients(_LogitRows(x, y, ctx.batch, scale, bias), logit_gradient, -1, factor)
+        gradients = input_gradients(LogitRows(x, y, ctx.batch, scale, bias), logit_gradient, (-y, -x), factor)
         return *gradients, grad_bias * factor * world_size()
 
 
-def _logsumexp_over_ranks(local: Tensor) -> Tensor:
+def logsumexp_over_ranks(local: Tensor) -> Tensor:
     """Log-sum-exp over the ranks of each rank's vector (N,), which is -inf where a rank has no term."""
     maxima = local.clone()
     dist.all_reduce(maxima, op=dist.ReduceOp.MAX)  # finite: a text's own image is on some rank
     return all_reduce((local - maxima).exp_()).log_() + maxima
 
 
-def _input_gradients(
-    matrix: _LogitRows, logit_gradient: Callable[[_Block], Tensor], positive_gradient: float, factor: Tensor
+def input_gradients(
+    matrix: LogitRows, logit_gradient: Callable[[Block], Tensor], initial: tuple[Tensor, Tensor], factor: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Return R times this rank's share of the gradients of x, y, batch and scale.
 
     Args:
         matrix: this rank's rows of the logits.
         logit_gradient: G / factor of a block (n, C), without the positives' own term.
-        positive_gradient: the positives' own term of G / factor.
+        initial: gradients of x and y by the positives' own term; changed in place.
         factor: ().
     """
     x, y, batch, scale, _ = matrix
-    grad_x, grad_y, x_t = positive_gradient * y, positive_gradient * x, x.T.contiguous()  # x^T G is faster than G^T x
+    (grad_x, grad_y), x_t = initial, x.T.contiguous()  # x^T G is faster than G^T x
     with torch.autocast(x.device.type, enabled=False):
         for p, texts in _broadcast_texts(y, batch.sizes):
             grad_texts = torch.empty_like(texts)

@@ -16,15 +16,18 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class LossInputs(NamedTuple):
-    """A batch of N embedding pairs, and how to compute its loss.
+    """Embeddings of a batch, and how to compute its loss: N pairs, or N images and M texts with labels.
 
     Attributes:
         images: (N, E), not normalised.
-        texts: (N, E), not normalised.
+        texts: (N, E), not normalised; (M, E) with `text_ids`.
         logit_scale: factor on the cosine similarities.
         logit_bias: added to every logit of the sigmoid loss; None: the loss is the contrastive one.
-        ids: (N,) integers; rows that share an id are not negatives of each other.
+        ids: (N,) integers; pairs that share an id are not negatives of each other. With `text_ids`: labels of the
+            images, (N,) or several per image (N, L).
         chunk_size: rows or columns of the similarity matrix in memory at a time; None: chosen by the device.
+        text_ids: (M,) labels of the texts; an image and a text that share a label are positives.
+        label_smoothing: part of each target that is spread over all classes, in 0..1.
     """
 
     images: Tensor
@@ -33,6 +36,13 @@ class LossInputs(NamedTuple):
     logit_bias: Tensor | float | None = None
     ids: Tensor | None = None
     chunk_size: int | None = None
+    text_ids: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    @property
+    def is_multi_positive(self) -> bool:
+        """Whether the loss is that of `multi_positive.py`: it has labels or smoothing."""
+        return self.text_ids is not None or self.label_smoothing > 0
 
     @property
     def scalars(self) -> list[Tensor]:
@@ -60,30 +70,91 @@ class LossInputs(NamedTuple):
         _check_number("logit_scale", self.logit_scale, lowest=0.0)
         if self.logit_bias is not None:
             _check_number("logit_bias", self.logit_bias, lowest=-math.inf)
-        if self.ids is not None:
-            _check_ids(self.ids, len(self.images))
+        _check_number("label_smoothing", self.label_smoothing, lowest=0.0, highest=1.0)
+        if self.text_ids is not None:
+            self._check_labels(self.text_ids)
+        elif self.ids is not None:
+            _check_ids("ids", self.ids, (len(self.images),))
         if self.chunk_size is not None:
             whole_number("chunk_size", self.chunk_size)  # with several ranks, its range is checked on all of them
 
+    def _check_labels(self, text_ids: Any) -> None:
+        if self.ids is None:
+            raise TypeError(
+                "text_ids without ids; expected ids (N,) of the images too: an image and a text with the same id are "
+                "positives"
+            )
+        _check_ids("ids", self.ids, self.ids.shape if isinstance(self.ids, Tensor) else ())
+        _check_ids("text_ids", text_ids, text_ids.shape if isinstance(text_ids, Tensor) else ())
 
-def _check_ids(ids: Any, count: int) -> None:
+    def has_matching_shapes(self) -> bool:
+        """Whether the shapes of embeddings and ids fit each other; there may be no row."""
+        images, texts, ids, text_ids = self.images, self.texts, self.ids, self.text_ids
+        if images.dim() != 2 or texts.dim() != 2 or images.shape[1] != texts.shape[1]:
+            return False
+        if text_ids is None:
+            return len(images) == len(texts) and (ids is None or ids.shape == images.shape[:1])
+        assert ids is not None
+        labelled = ids.dim() in (1, 2) and len(ids) == len(images) and (ids.dim() == 1 or ids.shape[1] > 0)
+        return labelled and text_ids.shape == texts.shape[:1]
+
+    def check_shapes(self) -> None:
+        """Raise ValueError if the shapes do not fit, or an array has no row."""
+        if not self.has_matching_shapes() or not len(self.images) or not len(self.texts):
+            raise ValueError(f"{self.shapes()}; {EXPECTED_SHAPES}, and at least one row of each")
+
+    def shapes(self) -> str:
+        """Return the shapes, for a message."""
+        ids, text_ids = (None if x is None else tuple(x.shape) for x in (self.ids, self.text_ids))
+        embeddings = f"image embeddings {tuple(self.images.shape)}, text embeddings {tuple(self.texts.shape)}"
+        return f"{embeddings}, ids {ids}, text_ids {text_ids}"
+
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """Return the labels of images (N, L) and of texts (M,), on the device of the embeddings."""
+        device = self.images.device
+        if self.text_ids is None:
+            rows = torch.arange(len(self.images), device=device)
+            return rows[:, None], rows
+        assert self.ids is not None
+        ids = self.ids.to(device)
+        return ids[:, None] if ids.dim() == 1 else ids, self.text_ids.to(device)
+
+    def positives(self) -> tuple[Tensor, Tensor]:
+        """Return which elements are positives, and which are left out since pairs share an id: bool, (N, M) each."""
+        images, texts = self.labels()
+        positives = (images[:, :, None] == texts).any(dim=1)
+        if self.ids is None or self.text_ids is not None:
+            return positives, torch.zeros_like(positives)
+        ids = self.ids.to(positives.device)
+        return positives, (ids[:, None] == ids) & ~positives
+
+
+EXPECTED_SHAPES = (
+    "expected two of the same shape (N, E), and ids (N,) or None; or (N, E) and (M, E) with ids (N,) or (N, L) and "
+    "text_ids (M,)"
+)
+
+
+def _check_ids(name: str, ids: Any, shape: tuple[int, ...]) -> None:
     """Raise TypeError for ids that are not a tensor, or not one of integers; the losses check another shape."""
-    if not isinstance(ids, Tensor) or (ids.shape == (count,) and ids.dtype not in INTEGERS):
+    if not isinstance(ids, Tensor) or (ids.shape == shape and ids.dtype not in INTEGERS):
         raise TypeError(
-            f"ids: found {describe(ids)}; expected a tensor (N,) of integers: convert them with torch.as_tensor(ids, "
-            "dtype=torch.int64)"
+            f"{name}: found {describe(ids)}; expected a tensor (N,) of integers: convert them with torch.as_tensor("
+            f"{name}, dtype=torch.int64)"
         )
 
 
-def _check_number(name: str, value: Any, lowest: float) -> None:
+def _check_number(name: str, value: Any, lowest: float, highest: float = math.inf) -> None:
     """Raise TypeError for anything but a number, and ValueError for several or for one that is out of range.
 
-    A tensor's value is not read, since this would wait for its device.
+    A tensor's value is not read, since this would wait for its device. A number with an upper bound is not a tensor.
     """
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and highest == math.inf:
         if value.numel() != 1:
             raise ValueError(f"{name}: found {describe(value)}; expected a single number")
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} is {value!r}, {describe(value)}; expected a number or a tensor ()")
-    elif not math.isfinite(value) or value < lowest:
-        raise ValueError(f"{name} is {value}; expected a finite number" + (", at least 0" if lowest == 0 else ""))
+        kinds = "a number or a tensor ()" if highest == math.inf else "a number"
+        raise TypeError(f"{name} is {value!r}, {describe(value)}; expected {kinds}")
+    elif not math.isfinite(value) or not lowest <= float(value) <= highest:
+        bounds = (", at least 0" if lowest == 0 else "") + (f", at most {highest:g}" if highest < math.inf else "")
+        raise ValueError(f"{name} is {value}; expected a finite number{bounds}")
