@@ -142,10 +142,7 @@ def _bert(
 
 # name: (description, configuration); image (size, patch, width, layers, heads), text (width, layers, heads), embed_dim
 PRESETS: dict[str, tuple[str, CLIPConfig]] = {
-    "bert_vit_b_16": (
-        "the reference system: ViT-B/16 and a BERT-style text transformer, 150M",
-        _bert((224, 16, 768, 12, 12), (512, 12, 8), 512),
-    ),
+    "bert_vit_b_16": ("the reference system: ViT and BERT, 150M", _bert((224, 16, 768, 12, 12), (512, 12, 8), 512)),
     "bert_vit_tiny": ("64 px images, a minute on two cores, 2M", _bert((64, 16, 128, 4, 2), (128, 2, 2), 128, 8192)),
     "bert_vit_small": ("64 px images, minutes on two cores, 4M", _bert((64, 8, 192, 6, 3), (128, 3, 2), 192, 8192)),
     "vit_b_32": ("OpenAI's CLIP ViT-B/32, 151M", _openai((224, 32, 768, 12, 12), (512, 12, 8), 512)),

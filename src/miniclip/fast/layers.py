@@ -23,6 +23,7 @@ from miniclip.fast.prefix import SharedPrefix
 from miniclip.fast.private import has_global_hooks, has_hooks, is_transformed
 from miniclip.fast.unpadding import PackedSequences
 from miniclip.models.layers import MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
+from miniclip.models.stochastic_depth import drop_branches
 
 MLP_ROWS = 256  # tokens of an int8 MLP at a time: the arithmetic is so fast that traffic between caches would dominate
 PackedLayout = SharedPrefix | PackedSequences
@@ -120,15 +121,18 @@ class FastBlock(Block):
 
     def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, pool_indices: Tensor | None = None) -> Tensor:
         """As `FastAttention.forward`."""
+        rate, samples = self.drop_rate * self.training, None
         if pool_indices is None:
-            x = x + self.attention(self.norm1(x), mask, causal)
+            if rate and isinstance(mask, PackedSequences):
+                samples = mask.samples
+            x = x + drop_branches(self.attention(self.norm1(x), mask, causal), rate, samples)
         else:
-            pooled = self.attention(self.norm1(x), mask, causal, pool_indices)
+            pooled = drop_branches(self.attention(self.norm1(x), mask, causal, pool_indices), rate)
             if isinstance(mask, PackedLayout):
                 x = x[0, mask.packed_indices(pool_indices)] + pooled
             else:
                 x = pick(x, pool_indices) + pooled
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        return x + drop_branches(self.mlp(self.norm2(x)), rate, samples)
 
 
 class FastTransformer(Transformer):

@@ -69,9 +69,13 @@ class FastTextTransformer(TextTransformer):
         return self._forward(tokens, sequence_lengths(tokens, self.config.end_id), SharedPrefix(prefix, B, T - prefix))
 
     def can_share_prefix(self) -> bool:
-        """Whether a common prefix may be computed once: the tower is causal and does not pool inside the prefix."""
+        """Whether a common prefix may be computed once: the tower is causal and does not pool inside the prefix.
+
+        With stochastic depth, the texts of a batch in training differ in their prefixes.
+        """
         pools_later = self.config.pooling != "first" and self.config.end_id is not None
-        return self.config.causal and pools_later and not has_hooks(self) and is_exact(self.blocks)
+        stochastic = self.training and any(getattr(block, "drop_rate", 0.0) for block in self.blocks)
+        return self.config.causal and pools_later and not has_hooks(self) and is_exact(self.blocks) and not stochastic
 
     def _forward(self, tokens: Tensor, lengths: Tensor, layout: PackedLayout | None) -> Tensor:
         T = tokens.shape[1]

@@ -44,6 +44,11 @@ class PackedSequences(NamedTuple):
         T = self.inverse.shape[0] // B
         return (torch.arange(T, device=self.lengths.device) < self.lengths[:, None])[:, None, None, :]
 
+    @property
+    def samples(self) -> Tensor:
+        """(N,) sequence of each packed token."""
+        return self.indices // (self.inverse.shape[0] // self.lengths.shape[0])
+
     def pack(self, x: Tensor) -> Tensor:
         """(B, T, D) to (1, N, D)."""
         packed: Tensor = _Pack.apply(x.flatten(0, 1), self.indices, self.inverse, self.tokens)

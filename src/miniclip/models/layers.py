@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from miniclip.config import Activation, ImageConfig, Projection, TextConfig
+from miniclip.models.stochastic_depth import drop_branches
 
 
 class QuickGELU(nn.Module):
@@ -75,6 +76,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Transformer block: attention, then an MLP, each on the normalized input and added to the residual stream."""
 
+    drop_rate = 0.0  # stochastic depth in training: probability of a sample to skip a branch
+
     def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, config.norm_eps)
@@ -84,15 +87,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """(B, T, D) to (B, T, D); mask and causal as in `Attention`."""
-        x = x + self.attention(self.norm1(x), mask, causal)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        rate = self.drop_rate * self.training
+        x = x + drop_branches(self.attention(self.norm1(x), mask, causal), rate)
+        return x + drop_branches(self.mlp(self.norm2(x)), rate)
 
 
 class Transformer(nn.ModuleList):
     """Stack of blocks."""
 
-    # Gradient checkpointing: recompute each block in backward (Chen et al. 2016, arXiv 1604.06174).
-    checkpointed = False
+    checkpointed = False  # gradient checkpointing: recompute blocks in backward (Chen et al. 2016, arXiv 1604.06174)
 
     def __init__(self, config: ImageConfig | TextConfig) -> None:
         super().__init__(Block(config) for _ in range(config.layers))

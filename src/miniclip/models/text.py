@@ -59,8 +59,7 @@ class TextTransformer(nn.Module):
             raise ValueError(f"{T} tokens in a row, the context length is {context}: tokenize with context_length=")
         if attended and context > T:
             raise ValueError(
-                f"{T} tokens in a row; this model attends to padding and takes rows of {context} tokens: tokenize with "
-                "pad=True"
+                f"{T} tokens in a row, the model attends to padding up to {context}: tokenize with pad=True"
             )
 
     def key_padding_mask(self, lengths: Tensor, T: int) -> Tensor | None:

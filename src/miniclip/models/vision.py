@@ -51,10 +51,7 @@ class VisionTransformer(nn.Module):
         """Patch embeddings with positions, after the class token if the tower has one: (B, T, D)."""
         S = self.config.image_size
         if pixels.shape[1:] != (3, S, S):
-            raise ValueError(
-                f"pixels have the shape {tuple(pixels.shape)}; this model takes (B, 3, {S}, {S}): use model.preprocess "
-                "or encode_image"
-            )
+            raise ValueError(f"pixels have the shape {tuple(pixels.shape)}, not (B, 3, {S}, {S}): use encode_image")
         x: Tensor = self.patches(pixels).flatten(2).transpose(1, 2)  # (B, P, D)
         x = x + self.positions[-self.config.patches :]
         if patch_indices is not None:

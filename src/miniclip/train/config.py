@@ -95,6 +95,11 @@ class TrainConfig(KnownFields):
     patch_dropout: float = setting(
         0.0, BELOW_1, "fraction of an image's patches that a step leaves out, in [0, 1): cheaper steps, augmentation"
     )
+    stochastic_depth: float = setting(
+        0.0,
+        BELOW_1,
+        "probability, in [0, 1), that a sample skips a branch of the last block in a step; less before",
+    )
     seed: int = setting(0, AT_LEAST_0, "seed of all random numbers: weights, order, captions, augmentation")
     eval_every: int = setting(1, AT_LEAST_1, "epochs between evaluations")
     evaluate_first: bool = setting(

@@ -43,6 +43,7 @@ from miniclip.train.optimizer import build_optimizer
 from miniclip.train.requirements import require_tokenizer, require_trainable
 from miniclip.train.step import LossFunction, StepOptions
 from miniclip.train.step_arguments import InputPreparation, loss_function, step_options
+from miniclip.train.variants.stochastic_depth import set_stochastic_depth
 from miniclip.utils.items import describe, listed
 
 
@@ -216,7 +217,7 @@ def build_loader(model: CLIPModel, data: ImageCaptionDataset, config: TrainConfi
 
 
 def fit_into_memory(model: CLIPModel, config: TrainConfig, rows: int) -> TrainConfig:
-    """Switch gradient checkpointing, and replace a micro batch size of "auto" with the largest that fits.
+    """Switch gradient checkpointing and stochastic depth, and replace the micro batch size "auto" by one that fits.
 
     Args:
         model: on its device.
@@ -224,6 +225,7 @@ def fit_into_memory(model: CLIPModel, config: TrainConfig, rows: int) -> TrainCo
         rows: rows of a batch on this rank.
     """
     checkpoint_blocks(model, config.gradient_checkpointing)
+    set_stochastic_depth(model, config.stochastic_depth)
     if config.micro_batch_size != "auto":
         return config
     trial = synthetic_step(model, config.precision, config.patch_dropout)

@@ -7,6 +7,7 @@ from miniclip.train import Callback, Trainer
 
 CASES = {
     "muon": {"optimizer": "muon", "ema_decay": 0.5, "layer_decay": 0.9},
+    "stochastic depth": {"stochastic_depth": 0.5},
     "rates": {"layer_decay": 0.7, "image_lr_scale": 0.3, "logit_scale_lr_scale": 2.0},
 }
 
@@ -36,8 +37,11 @@ def test_resumed_run_equals_an_undisturbed_one(start, train_data, val_data, sett
             assert torch.equal(value, resumed.model.state_dict()[name]), (step, name)
 
 
-@pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
-def test_micro_batches_change_nothing(start, settings):
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name != "stochastic depth"]
+)  # each part has its own random numbers
+def test_micro_batches_change_nothing(start, name):
+    settings = CASES[name]
     plain = start("plain", [], **settings)
     cached = start("cached", [], **settings, micro_batch_size=3)
     plain.fit()
