@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from miniclip.losses import on_gpu
 from miniclip.losses.blocks import BLOCK_SIDES, Block, input_gradients, logit_blocks
 from miniclip.losses.inputs import LossInputs
 from miniclip.losses.reference import check_shapes
@@ -45,7 +46,9 @@ def loss(inputs: LossInputs) -> Tensor:
     images, texts, ids = inputs.images, inputs.texts, inputs.ids
     check_shapes(images, texts, ids)
     size = block_size(inputs)
-    apply = (_Contrastive if inputs.logit_bias is None else _Sigmoid).apply
+    on_a_gpu = images.device.type == "cuda" and images.dtype != torch.float64
+    contrastive, sigmoid = (on_gpu.Contrastive, on_gpu.Sigmoid) if on_a_gpu else (_Contrastive, _Sigmoid)
+    apply = (contrastive if inputs.logit_bias is None else sigmoid).apply
     if torch.compiler.is_compiling():
         apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]  # or it unrolls the loop over blocks
     with torch.autocast(images.device.type, enabled=False):
