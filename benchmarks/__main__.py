@@ -5,7 +5,8 @@ python -m benchmarks [PART …] [--small] [--rounds 7] [--device cpu] [--out FOL
 Each part runs in a separate process, with the same weights, inputs and threads for all implementations. Their results
 are compared before they are timed, in interleaved rounds. A speedup is the median of the rounds' ratios. With --out,
 the table is written as `results.md` and `results.json`, with a plot, `speedups.png`. Parts that are not named keep
-their rows in it, if machine, versions and sizes are the same. Needs the extra `bench`.
+their rows in it, if machine, versions and sizes are the same. Needs the extra `bench`. `python -m benchmarks gpu` is
+another command, for one GPU (`benchmarks/gpu`).
 """
 
 import argparse
@@ -116,4 +117,7 @@ def default_device() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["gpu"]:  # a command of its own: its rows can be missing, and its time is limited
+        importlib.import_module("benchmarks.gpu.__main__").main(sys.argv[2:])
+    else:
+        main()

@@ -69,7 +69,7 @@ def product_dtype(embeddings: Tensor) -> torch.dtype:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of matrices of one type, summed and returned in float32."""
+    """A @ b of matrices of one type, summed and returned in float32."""
     if a.dtype == torch.float32:
         return a @ b
     if a.device.type == "cuda":
