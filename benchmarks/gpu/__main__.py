@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join([*PARTS, *OPTIONAL])}; default: the first {len(PARTS)}"
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default), {', '.join(OPTIONAL)}"
     )
     parser.add_argument("--small", action="store_true", help="small sizes, one round: a check that everything works")
     parser.add_argument("--device", default="cuda")

@@ -1,4 +1,4 @@
-"""The time of a call by kind of kernel: matrix products, attention, convolution, norms, optimizer, copies, elementwise."""
+"""The time of a call by kind of kernel, such as matrix products, attention and norms."""
 
 import re
 from collections import defaultdict

@@ -1,7 +1,7 @@
 """Training steps: OpenAI's kind beside open_clip, and the reference system; compiled and not; where their time goes.
 
 The step is the trainer's own, with clipping and metrics, and open_clip's that of its script: its loss, AdamW and
-clipping, as it comes and with the fused AdamW. open_clip is compiled as a whole, miniclip by blocks, as its trainer does.
+clipping, as it comes and with the fused AdamW. open_clip is compiled as a whole, miniclip by blocks, as in its trainer.
 """
 
 import gc

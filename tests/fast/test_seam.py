@@ -88,6 +88,7 @@ def test_equals_the_plain_form_without_gradient(image, text):
 def test_every_pair_is_a_subclass_without_parameters():
     config = ImageConfig(8, 4, 16, 2, 2)
     modules = [Attention(16, 2), AttentionPool(config), Block(config), MLP(16, 32, "gelu"), Transformer(config)]
+    modules.append(nn.Conv2d(3, 4, 2, 2))
     for module in [*modules, *CLIP(model_of().config).children()]:
         names = set(module.state_dict())
         kind = type(module)

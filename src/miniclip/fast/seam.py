@@ -15,6 +15,7 @@ from typing import TypeVar
 from torch import nn
 
 from miniclip.fast.layers import FastAttention, FastAttentionPool, FastBlock, FastMLP, FastTransformer
+from miniclip.fast.patches import FastPatches
 from miniclip.fast.towers import FastTextTransformer, FastVisionTransformer
 from miniclip.models.layers import MLP, Attention, AttentionPool, Block, Transformer
 from miniclip.models.text import TextTransformer
@@ -28,6 +29,7 @@ FAST: Mapping[type[nn.Module], type[nn.Module]] = {
     TextTransformer: FastTextTransformer,
     Transformer: FastTransformer,
     VisionTransformer: FastVisionTransformer,
+    nn.Conv2d: FastPatches,
 }
 PLAIN = {fast: plain for plain, fast in FAST.items()}
 SWITCH = "MINICLIP_FAST"  # environment variable; 0 makes `accelerate` do nothing

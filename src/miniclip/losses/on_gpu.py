@@ -10,8 +10,8 @@ float32. Only the gradient's blocks H are rounded to the embeddings' type, for t
     H_ij = dloss/ds_ij / (|x_i| |y_j|),    dloss/du_i = scale |x_i| sum_j H_ij y_j,    u_i = x_i / |x_i|.
 
 Other embeddings are multiplied in float32, or in TF32 where the user allows it. Nothing waits for the device: the
-softmaxes have running maxima, as in `chunked.py`. torch.compile fuses the passes for large batches on a GPU; it is not
-used where it fails. The module runs on a CPU too, where it is only tested.
+softmaxes have running maxima, as in `chunked.py`. torch.compile fuses the passes for large batches on a GPU; if it
+fails, they run without it. The module runs on a CPU too, but only tests use it there.
 
 Letters: N pairs, E embedding, C side of a block; x (N, E) and y (N, E) the embeddings of images and texts.
 """
@@ -47,7 +47,7 @@ class Side(NamedTuple):
     def of(embeddings: Tensor) -> Side:
         """Divide each row by the power of 2 above its largest number, which is exact."""
         rows = embeddings.detach().to(product_dtype(embeddings))
-        exponents = torch.frexp(rows.abs().amax(dim=1, keepdim=True).float())[1].clamp_(-126, 126)  # of normal numbers
+        exponents = torch.frexp(rows.abs().amax(dim=1, keepdim=True).float())[1].clamp_(-126, 126)  # they stay normal
         rows = torch.ldexp(rows.float(), -exponents).to(rows.dtype)
         lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
         return Side(rows, exponents, 1 / torch.where(lengths > 0, lengths, 0.5))
@@ -113,16 +113,20 @@ class Contrastive(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments."""
-        images, texts, ids, scale, lse = ctx.saved_tensors
+        images, texts, _, scale, lse = ctx.saved_tensors
         x, y = Side.of(images), Side.of(texts)
+        factor = gradient / (2 * len(images))
         softmaxes = fused(softmax_gradient, len(images), images.device)
 
         def block(part: Part) -> Tensor:
             lengths = x.inverse_lengths[part.rows], y.inverse_lengths[part.columns]
             sums = lse[0, part.rows], lse[1, part.columns]
-            return softmaxes(part.products, *lengths, scale, *sums, part.masked, part.diagonal, x.rows.dtype)
+            gradient: Tensor = softmaxes(
+                part.products, *lengths, scale, *sums, part.masked, part.diagonal, x.rows.dtype
+            )
+            return gradient
 
-        return input_gradients(ctx, x, y, block, gradient / (2 * len(images)))
+        return input_gradients(ctx, x, y, block, factor)
 
 
 class Sigmoid(torch.autograd.Function):
@@ -146,12 +150,13 @@ class Sigmoid(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments."""
-        images, texts, ids, scale, bias = ctx.saved_tensors
+        images, texts, _, scale, bias = ctx.saved_tensors
         x, y, grad_bias = Side.of(images), Side.of(texts), torch.zeros_like(bias)
         sigmoids = fused(sigmoid_gradient, len(images), images.device)
 
         def block(part: Part) -> Tensor:
             lengths = x.inverse_lengths[part.rows], y.inverse_lengths[part.columns]
+            h: Tensor
             h, total = sigmoids(part.products, *lengths, scale, bias, part.masked, part.diagonal, x.rows.dtype)
             grad_bias.add_(total)
             return h

@@ -1,0 +1,51 @@
+"""Patches by a linear layer equal the convolution in value and gradient, and do not change other convolutions."""
+
+import pytest
+import torch
+from torch import nn
+
+from miniclip.fast import patches
+from miniclip.fast.patches import FastPatches
+
+
+@pytest.fixture(autouse=True)
+def _on_a_cpu(monkeypatch):
+    monkeypatch.setattr(patches, "DEVICES", ("cpu", "cuda"))
+
+
+def results(layer, pixels):
+    layer.zero_grad()
+    pixels = pixels.clone().requires_grad_()
+    y = layer(pixels)
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).view_as(y)).sum().backward()
+    return [y.detach(), pixels.grad, *(parameter.grad.clone() for parameter in layer.parameters())]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("side", [8, 10])  # 10: the convolution leaves out two rows
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_equals_the_convolution(bias, side, device, monkeypatch):
+    layer = nn.Conv2d(3, 6, 4, 4, bias=bias, device=device, dtype=torch.float64)
+    pixels = torch.randn(2, 3, side, side, dtype=torch.float64).to(device)
+    expected = results(layer, pixels)
+    layer.__class__ = FastPatches
+    monkeypatch.setattr(nn.Conv2d, "forward", None)
+    torch.testing.assert_close(results(layer, pixels), expected)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 3}], ids=str)
+def test_other_convolutions_are_kept(options):
+    layer = nn.Conv2d(3, 6, 4, **{"stride": 4, **options})
+    pixels = torch.randn(2, 3, 16, 16)
+    expected = results(layer, pixels)
+    layer.__class__ = FastPatches
+    assert all(torch.equal(a, b) for a, b in zip(results(layer, pixels), expected, strict=True))
+
+
+def test_hooks_and_torch_func_get_the_convolution(monkeypatch):
+    layer, pixels, called = FastPatches(3, 6, 4, 4), torch.randn(2, 3, 8, 8), []
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: called.append(1) or x)
+    torch.func.vmap(layer)(pixels[None])
+    layer.register_forward_hook(lambda *_: None)
+    layer(pixels)
+    assert called == [1, 1]
