@@ -44,11 +44,11 @@ class Side(NamedTuple):
     inverse_lengths: Tensor  # (N,) float32, 1 / |row|; 2 for a row of zeros, as in `l2_normalize`
 
     @staticmethod
-    def of(embeddings: Tensor) -> Side:
+    def of(embeddings: Tensor, dtype: torch.dtype) -> Side:
         """Divide each row by the power of 2 above its largest number, which is exact."""
-        rows = embeddings.detach().to(product_dtype(embeddings))
+        rows = embeddings.detach().to(dtype)
         exponents = torch.frexp(rows.abs().amax(dim=1, keepdim=True).float())[1].clamp_(-126, 126)  # they stay normal
-        rows = torch.ldexp(rows.float(), -exponents).to(rows.dtype)
+        rows = torch.ldexp(rows.float(), -exponents).to(dtype)
         lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
         return Side(rows, exponents, 1 / torch.where(lengths > 0, lengths, 0.5))
 
@@ -63,9 +63,11 @@ class Part(NamedTuple):
     masked: Tensor | None  # (C, C) bool, different rows that share an id
 
 
-def product_dtype(embeddings: Tensor) -> torch.dtype:
-    """Type of the products' factors: bfloat16 for bfloat16 embeddings, else float32."""
-    return torch.bfloat16 if embeddings.dtype == torch.bfloat16 else torch.float32
+def both_sides(images: Tensor, texts: Tensor) -> tuple[Side, Side]:
+    """Return both sides, in bfloat16 if both embeddings are, else in float32."""
+    half = images.dtype == texts.dtype == torch.bfloat16
+    dtype = torch.bfloat16 if half else torch.float32
+    return Side.of(images, dtype), Side.of(texts, dtype)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class Contrastive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor) -> Tensor:
         """Value of the loss."""
-        x, y = Side.of(images), Side.of(texts)
+        x, y = both_sides(images, texts)
         lse = torch.full((2, len(images)), LOWEST, device=images.device)
         sums = fused(log_sums, len(images), images.device)
         for part in parts(x, y, ids, size):
@@ -114,17 +116,16 @@ class Contrastive(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments."""
         images, texts, _, scale, lse = ctx.saved_tensors
-        x, y = Side.of(images), Side.of(texts)
+        x, y = both_sides(images, texts)
         factor = gradient / (2 * len(images))
         softmaxes = fused(softmax_gradient, len(images), images.device)
 
         def block(part: Part) -> Tensor:
             lengths = x.inverse_lengths[part.rows], y.inverse_lengths[part.columns]
             sums = lse[0, part.rows], lse[1, part.columns]
-            gradient: Tensor = softmaxes(
-                part.products, *lengths, scale, *sums, part.masked, part.diagonal, x.rows.dtype
-            )
-            return gradient
+            options = part.masked, part.diagonal, x.rows.dtype
+            h: Tensor = softmaxes(part.products, *lengths, scale, *sums, *options)
+            return h
 
         return input_gradients(ctx, x, y, block, factor)
 
@@ -137,7 +138,7 @@ class Sigmoid(torch.autograd.Function):
         ctx: Any, images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor, bias: Tensor
     ) -> Tensor:
         """Value of the loss."""
-        x, y = Side.of(images), Side.of(texts)
+        x, y = both_sides(images, texts)
         costs, total = fused(softplus_sum, len(images), images.device), torch.zeros_like(scale)
         for part in parts(x, y, ids, size):
             lengths = x.inverse_lengths[part.rows], y.inverse_lengths[part.columns]
@@ -151,7 +152,7 @@ class Sigmoid(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments."""
         images, texts, _, scale, bias = ctx.saved_tensors
-        x, y, grad_bias = Side.of(images), Side.of(texts), torch.zeros_like(bias)
+        (x, y), grad_bias = both_sides(images, texts), torch.zeros_like(bias)
         sigmoids = fused(sigmoid_gradient, len(images), images.device)
 
         def block(part: Part) -> Tensor:
