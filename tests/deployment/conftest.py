@@ -15,7 +15,7 @@ from miniclip.inference.model import CLIPModel
 from tests.toys import IMAGE_KINDS, TEXT_KINDS
 
 KINDS = {
-    "onnx": ("mean", "causal", {"preprocessing": True}),
+    "onnx": ("conv", "causal", {"preprocessing": True}),
     "immich": ("attention", "siglip", {}),
     "transformers.js": ("quickgelu", "bert", {"forms": ("fp32", "q8", "q4")}),
     "optimum": ("quickgelu", "causal", {}),

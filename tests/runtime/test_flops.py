@@ -21,6 +21,8 @@ ATTENTION = ImageConfig(
 )
 SIGLIP = CLIPConfig(ATTENTION, TextConfig(24, 600, 64, 2, 2, padding="attended", pooling="last", projection="bias"), 64)
 
+CONV = SMALL.replace_image(stem="conv")
+
 
 def count_flops(run):
     """FLOPs by torch's counter, with plain attention: it does not count the CPU's fused attention."""
@@ -30,7 +32,7 @@ def count_flops(run):
 
 
 @fast_forms
-@pytest.mark.parametrize("config", [SMALL, SIGLIP, PRESETS["bert_vit_tiny"][1]])
+@pytest.mark.parametrize("config", [SMALL, SIGLIP, CONV, PRESETS["bert_vit_tiny"][1]])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_image_flops_equal_torchs_count(config, dropout):
     model = CLIPModel(config).initialise()

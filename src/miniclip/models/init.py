@@ -19,7 +19,7 @@ TABLE = (
     (r"tokens\.weight", lambda D, L: 0.02),  # GPT-2
     (r"text\.positions", lambda D, L: 0.01),  # CLIP
     (r"class_token|image\.positions|pool\.query", lambda D, L: D**-0.5),  # CLIP
-    (r"patches\.weight", lambda D, L: D**-0.5),  # patches of unit variance keep the class token's scale
+    (r"patches\.weight|conv\.weight", lambda D, L: D**-0.5),  # patches of unit variance keep the class token's scale
     (r"norm\w*\.weight", lambda D, L: None),  # Ba et al. 2016
     (r"bias", lambda D, L: 0.0),
     (r"attention\.qkv\.weight", lambda D, L: D**-0.5),  # CLIP

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from miniclip.config import ImageConfig
 from miniclip.models.layers import AttentionPool, Transformer, projection
+from miniclip.models.stem import ConvStem
 
 
 class VisionTransformer(nn.Module):
@@ -23,6 +24,8 @@ class VisionTransformer(nn.Module):
         self.config = config
         width, patch = config.width, config.patch_size
         self.patches = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=config.patch_bias)
+        if config.stem == "conv":
+            self.patches = ConvStem(config)
         self.register_parameter("class_token", nn.Parameter(torch.zeros(width)) if config.class_token else None)
         self.positions = nn.Parameter(torch.zeros(config.class_token + config.patches, width))
         self.norm_before = nn.LayerNorm(width, config.norm_eps) if config.norm_before else nn.Identity()

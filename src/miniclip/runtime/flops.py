@@ -41,7 +41,19 @@ def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
     pooled = _single_query(image, T) if image.pooling == "attention" else 0
     projected = 0 if image.projection == "none" else 2 * D * E
     blocks = _blocks(image, T, single_query=image.pooling == "class")
-    return 2 * P * 3 * image.patch_size**2 * D + blocks + pooled + projected
+    return _patch_embedding(image) + blocks + pooled + projected
+
+
+def _patch_embedding(image: ImageConfig) -> int:
+    """FLOPs of the patches, or of the convolutional stem: layer l of L has patches (2^(L - l))^2 positions a patch."""
+    P, D = image.patches, image.width
+    if image.stem == "patch":
+        return 2 * P * 3 * image.patch_size**2 * D
+    layers, total = image.patch_size.bit_length() - 1, 2 * P * D * D
+    for layer in range(1, layers + 1):
+        channels = 3 if layer == 1 else D >> (layers - layer + 1)
+        total += 2 * P * 4 ** (layers - layer) * 9 * channels * (D >> (layers - layer))
+    return total
 
 
 def text_flops(config: CLIPConfig, tokens: int) -> int:

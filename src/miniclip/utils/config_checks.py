@@ -40,8 +40,24 @@ def check_image(config: Any) -> None:
             f"image_size {config.image_size} with patch_size {config.patch_size}: {config.grid} patches per side; "
             f"expected at most {MAX_GRID}"
         )
+    if config.stem == "conv":
+        _check_stem(config)
     if config.pooling == "class" and not config.class_token:
         raise ValueError("image.pooling 'class' without a class token: use pooling 'mean' or 'attention'")
+
+
+def _check_stem(config: Any) -> None:
+    """Raise ValueError unless convolutions of stride 2 give the patches."""
+    patch, size, width = config.patch_size, config.image_size, config.width
+    if patch < 2 or patch & (patch - 1):
+        raise ValueError(f"image.stem 'conv' with patch_size {patch}: expected a power of two, since each layer halves")
+    if size % patch:
+        raise ValueError(f"image.stem 'conv' with image_size {size}: expected a multiple of the patch_size {patch}")
+    if width % (patch // 2):
+        raise ValueError(
+            f"image.stem 'conv' with width {width}: expected a multiple of {patch // 2}, half of the patch_size, since "
+            "the channels double from layer to layer"
+        )
 
 
 def check_text(config: Any) -> None:

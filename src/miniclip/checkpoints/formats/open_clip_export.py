@@ -54,6 +54,8 @@ def preprocess_cfg(config: CLIPConfig) -> dict[str, Any]:
 
 
 def _vision_cfg(image: ImageConfig) -> dict[str, Any]:
+    if image.stem != "patch":
+        raise ValueError(f"open_clip cannot build this image tower: image.stem is {image.stem!r}, there 'patch'")
     if image.patch_bias or not image.class_token or image.pooling == "attention" or image.projection != "linear":
         raise ValueError(
             "open_clip cannot build this image tower: its own has a class token, no bias in patches and "

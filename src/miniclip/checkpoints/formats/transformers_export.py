@@ -58,6 +58,7 @@ def _require_supported(config: CLIPConfig, siglip: bool) -> None:
     expected: dict[str, tuple[Any, Any]] = {
         "image.class_token": (image.class_token, not siglip),
         "image.norm_before": (image.norm_before, not siglip),
+        "image.stem": (image.stem, "patch"),
         "image.patch_bias": (image.patch_bias, siglip),
         "image.pooling": (image.pooling, "attention" if siglip else "class"),
         "image.projection": (image.projection, "none" if siglip else "linear"),

@@ -1,0 +1,66 @@
+"""The convolutional stem: shapes, independent images, checkpoints, and layouts of other projects, which refuse it."""
+
+import pytest
+import torch
+
+import miniclip
+from miniclip.checkpoints.formats import openai
+from miniclip.config import ImageConfig
+from miniclip.models.stem import ConvStem
+from miniclip.models.vision import VisionTransformer, draw_patches
+from tests.toys import CONFIG, make_model
+
+IMAGE = ImageConfig(16, 8, 32, 1, 2, stem="conv", class_token=False, pooling="mean")
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8, 16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_shapes(patch, bias):
+    tower = VisionTransformer(ImageConfig(32, patch, 16, 1, 2, stem="conv", patch_bias=bias), 5)
+    channels = [layer.conv.out_channels for layer in tower.patches.layers]
+    assert channels == [2, 4, 8, 16][-len(channels) :]
+    assert 2 ** len(channels) == patch
+    assert tower.patches(torch.zeros(2, 3, 32, 32)).shape == (2, 16, 32 // patch, 32 // patch)
+    indices = draw_patches(2, tower.config.patches, 0.5, torch.Generator())
+    assert tower(torch.zeros(2, 3, 32, 32), indices).shape == (2, 5)
+
+
+def test_images_are_independent_and_every_weight_is_initialised(tokenizer):
+    model = make_model(tokenizer, image=IMAGE)
+    pixels = torch.randn(3, 3, 16, 16)
+    whole = model.image(pixels)
+    torch.testing.assert_close(whole, torch.cat([model.image(row[None]) for row in pixels]), rtol=0, atol=1e-6)
+    whole.square().sum().backward()
+    assert all(float(p.grad.abs().max()) > 0 for p in model.image.patches.parameters())
+    assert 0.5 < float(model.image.patches(pixels).detach().std()) < 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": 6, "image_size": 12}, "a power of two"),
+        ({"patch_size": 1}, "a power of two"),
+        ({"image_size": 20}, "image_size 20: expected a multiple of the patch_size 8"),
+        ({"width": 6}, "width 6: expected a multiple of 4"),
+    ],
+)
+def test_impossible_stems_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ImageConfig(
+            **{"image_size": 16, "patch_size": 8, "width": 32, "layers": 1, "heads": 2, "stem": "conv", **changes}
+        )
+
+
+def test_checkpoint_is_loaded_and_other_layouts_refuse_it(tokenizer, tmp_path):
+    model = make_model(tokenizer, image=IMAGE)
+    miniclip.save(model, tmp_path / "own")
+    copy = miniclip.load(tmp_path / "own")
+    assert isinstance(copy.image.patches, ConvStem)
+    assert all(torch.equal(value, copy.state_dict()[name]) for name, value in model.state_dict().items())
+    causal = CONFIG.replace_text(causal=True, pooling="end").text
+    model = make_model(tokenizer, image=CONFIG.replace_image(stem="conv").image, text=causal)
+    for layout in ("open_clip", "transformers"):
+        with pytest.raises(ValueError, match=r"image.stem is 'conv'"):
+            miniclip.export(model, tmp_path / layout, layout=layout)
+    with pytest.raises(ValueError, match=r"image.stem is 'conv', there 'patch'"):
+        openai.export_plan(model.config.replace_image(width=64, heads=1).replace_text(width=64, heads=1))
