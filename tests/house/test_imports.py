@@ -18,7 +18,7 @@ ORDER: list[tuple[str, ...]] = [
     ("errors", "version", "utils", "runtime.distributed", "runtime.devices"),
     ("config",),
     ("models", "losses.reference", "train.step"),  # the method
-    ("tokenizer", "runtime.precision", "hub.download", "hub.client_errors"),
+    ("finetuning", "tokenizer", "runtime.precision", "hub.download", "hub.client_errors"),
     ("fast",),
     ("losses",),
     ("data",),
@@ -31,6 +31,7 @@ ORDER: list[tuple[str, ...]] = [
     ("explanation",),
     ("search",),
     ("embedding", "demo"),
+    ("finetuning.embedding_table", "finetuning.objectives", "finetuning.cached_tower", "finetuning.anchoring"),
     ("train.setup", "train.trainer"),
     ("diagnostics.plan", "diagnostics.timing"),  # they plan and time a trainer
     ("train.__init__",),

@@ -1,8 +1,11 @@
 """Options of the training loader."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
+from miniclip.data.sources.common import Source
 from miniclip.runtime import distributed
 
 
@@ -24,6 +27,7 @@ class LoaderOptions:
             batch, which is then smaller. No other pair replaces it: that pair could be in the batch already, as its
             own false negative.
         max_skip_fraction: greatest fraction of the images that may be skipped, as counted by this rank.
+        source: reads something else in place of the images' pixels, such as the embeddings of a frozen tower.
     """
 
     batch_size: int
@@ -34,6 +38,7 @@ class LoaderOptions:
     reduced_decoding: bool = False
     on_error: OnError = "raise"
     max_skip_fraction: float = MAX_SKIP_FRACTION
+    source: Source | None = None
 
     def global_batch_size(self, size: int) -> int:
         """Return the batch size of a dataset of `size` images, all ranks together.

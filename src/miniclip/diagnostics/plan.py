@@ -128,7 +128,16 @@ class RunPlan:
 
 
 def plan_run(trainer: StepTrainer) -> RunPlan:
-    """Measure what a run would cost. The trainer and its directory stay unchanged. All ranks must call it together."""
+    """Measure what a run would cost. The trainer and its directory stay unchanged. All ranks must call it together.
+
+    Raises:
+        ValueError: frozen towers are encoded once, which a plan would have to do first.
+    """
+    if trainer.config.cache_frozen:
+        raise ValueError(
+            "cache_frozen: a plan would have to encode the frozen tower first; plan the run without cache_frozen: its "
+            "steps run both towers"
+        )
     model, config, loader = trainer.model, trainer.config, trainer.loader
     device, local_rows = model.device, loader.rows.stop - loader.rows.start
     peak = peak_flops(device, config.precision)

@@ -79,6 +79,20 @@ class TrainConfig(KnownFields):
     max_grad_norm: float = setting(1.0, POSITIVE, "maximum norm of the gradient; longer gradients are clipped")
     max_logit_scale: float = setting(100.0, AT_LEAST_1, "maximum factor on the cosine similarities")
     loss: Loss = setting("contrastive", ANY, "contrastive (CLIP) or sigmoid (SigLIP)")
+    cache_frozen: bool = setting(
+        False, ANY, "encode frozen towers once, and read their embeddings at every step; no random change of images"
+    )
+    embedding_cache: str | None = setting(
+        None, ANY, "folder of these embeddings, which several runs may share; unset: in the run directory"
+    )
+    teacher: str | None = setting(None, ANY, "the checkpoint of a CLIP to distill from; its embeddings are kept too")
+    distillation: float = setting(0.0, AT_LEAST_0, "weight of the divergence from the teacher's similarities")
+    anchor_weights: float = setting(
+        0.0, AT_LEAST_0, "weight of the squared distance from the starting weights, relative to their length (L2-SP)"
+    )
+    anchor_embeddings: float = setting(
+        0.0, AT_LEAST_0, "weight of 1 - cosine to the starting model's embeddings of the same images and captions"
+    )
     precision: Precision = setting(
         "auto", ANY, "float32, bfloat16 (autocast), or auto: bfloat16 if the device has hardware for it"
     )

@@ -119,11 +119,12 @@ class MetricsBuffer:
 def mfu_function(model: CLIPModel, config: TrainConfig) -> MFU:
     """Return a function that gives the model FLOPs utilisation (MFU) of all ranks, in 0..1.
 
-    It gives None on ranks other than 0, and for towers whose FLOPs are not counted.
+    It gives None on ranks other than 0, for towers whose FLOPs are not counted, and for frozen towers that do not run.
     """
 
     def mfu(tokens: int, samples_per_second: float) -> float | None:
-        sample = flops.pair_flops(model, tokens, config.patch_dropout) if distributed.is_main() else None
+        is_counted = distributed.is_main() and not config.cache_frozen
+        sample = flops.pair_flops(model, tokens, config.patch_dropout) if is_counted else None
         if sample is None:
             return None
         peak = flops.peak_flops(model.device, config.precision) * distributed.world_size()

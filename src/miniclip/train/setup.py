@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -18,6 +18,8 @@ from miniclip.data.skipping import SkipLog
 from miniclip.data.subset import readable_subset
 from miniclip.diagnostics.batch_metrics import batch_metrics
 from miniclip.diagnostics.doctor import Doctor
+from miniclip.finetuning.anchoring import BatchLoss, RunPlace
+from miniclip.finetuning.cached_tower import FrozenTowers, frozen_towers, prepare_inputs
 from miniclip.inference.model import CLIPModel
 from miniclip.loggers.console import ConsoleLogger
 from miniclip.models.clip import CLIPOutput
@@ -41,7 +43,7 @@ from miniclip.train.ema import EMA
 from miniclip.train.metrics import MetricsBuffer, mfu_function
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.requirements import require_tokenizer, require_trainable
-from miniclip.train.step import LossFunction, StepOptions
+from miniclip.train.step import Inputs, LossFunction, StepOptions
 from miniclip.train.step_arguments import InputPreparation, loss_function, step_options
 from miniclip.train.variants.stochastic_depth import set_stochastic_depth
 from miniclip.utils.items import describe, listed
@@ -72,7 +74,9 @@ class Setup:
         loader: batches of the training data.
         truncated_captions: number of training captions that are longer than the context.
         prepare: function that makes the model's inputs from a batch.
+        towers: the model; with `cache_frozen`, its frozen towers return kept embeddings.
         loss: the loss.
+        loss_of: function from a batch to its loss with the objectives of the settings.
         step_options: options of a step.
         optimizer: the optimizer.
         ema: the moving average of the weights, or None.
@@ -91,8 +95,10 @@ class Setup:
     val_data: ImageCaptionDataset | None
     loader: ImageCaptionLoader
     truncated_captions: int
-    prepare: InputPreparation
+    prepare: Callable[[Batch, int], Sequence[Inputs]]
+    towers: CLIPModel
     loss: LossFunction
+    loss_of: Callable[[Batch], LossFunction]
     step_options: StepOptions
     optimizer: torch.optim.Optimizer
     ema: EMA | None
@@ -124,7 +130,8 @@ def set_up(
         val_data = readable_subset(val_data, SkipLog("skip", config.max_skip_fraction))
     val_data = comparable(val_data)
     truncated = getattr(model.tokenizer, "truncated", 0)
-    loader = build_loader(model, train_data, config)
+    towers = frozen_towers(model, train_data, loader_options(model, config), config, path)
+    loader = build_loader(model, train_data, config, towers)
     truncated = getattr(model.tokenizer, "truncated", 0) - truncated
     config = fit_into_memory(model, config, loader.rows.stop - loader.rows.start)
     if config.fsdp:
@@ -148,8 +155,10 @@ def set_up(
         val_data=val_data,
         loader=loader,
         truncated_captions=truncated,
-        prepare=InputPreparation(model, config, loader.batch_size),
+        prepare=prepare_inputs(InputPreparation(model, config, loader.batch_size), towers, train_data, progress),
+        towers=model if towers is None else cast(CLIPModel, towers),
         loss=loss,
+        loss_of=BatchLoss(model, config, loader, loss, RunPlace(path, progress, resumed is not None, train_data)),
         step_options=step_options(config, device),
         optimizer=optimizer,
         ema=ema,
@@ -201,9 +210,19 @@ def comparable(val_data: ImageCaptionDataset | None) -> ImageCaptionDataset | No
     return None
 
 
-def build_loader(model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig) -> ImageCaptionLoader:
-    """Return the loader of the training data for a model."""
-    options = LoaderOptions(
+def build_loader(
+    model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig, towers: FrozenTowers | None = None
+) -> ImageCaptionLoader:
+    """Return the loader of the training data for a model; it reads embeddings in place of pixels for a frozen tower."""
+    options = loader_options(model, config)
+    if towers is not None:
+        options = dataclasses.replace(options, source=towers.source)
+    return ImageCaptionLoader(data, require_tokenizer(model), model.preprocess, options)
+
+
+def loader_options(model: CLIPModel, config: TrainConfig) -> LoaderOptions:
+    """Return the options of the loader of the training data."""
+    return LoaderOptions(
         batch_size=config.batch_size,
         context_length=model.config.text.context_length,
         seed=config.seed,
@@ -213,7 +232,6 @@ def build_loader(model: CLIPModel, data: ImageCaptionDataset, config: TrainConfi
         on_error=config.on_error,
         max_skip_fraction=config.max_skip_fraction,
     )
-    return ImageCaptionLoader(data, require_tokenizer(model), model.preprocess, options)
 
 
 def fit_into_memory(model: CLIPModel, config: TrainConfig, rows: int) -> TrainConfig:

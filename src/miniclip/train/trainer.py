@@ -75,9 +75,14 @@ class Trainer:
         run = set_up(model, train_data, val_data, RunOptions(config, run_dir, device, about, resumed))
         self.model, self.train_data, self.val_data, self.loader = model, run.train_data, run.val_data, run.loader
         self.config, self.run_dir, self.facts, self.changes = run.config, run.run_dir, run.facts, run.changes
-        self.prepare, self.loss, self.step_options = run.prepare, run.loss, run.step_options
-        self.optimizer, self.ema, self.history = run.optimizer, run.ema, run.metrics.history
-        self.checkpointer, self.metrics, self.progress = run.checkpointer, run.metrics, run.progress
+        self.prepare, self.towers, self.loss, self.loss_of = run.prepare, run.towers, run.loss, run.loss_of
+        self.step_options, self.optimizer, self.ema, self.progress = (
+            run.step_options,
+            run.optimizer,
+            run.ema,
+            run.progress,
+        )
+        self.checkpointer, self.metrics, self.history = run.checkpointer, run.metrics, run.metrics.history
         self.callbacks = build_callbacks(callbacks, run.config, run.progress)
         self.about, self.truncated_captions = run.facts["about"], run.truncated_captions
         self.train_captions: int = run.facts["data"]["train"]["captions"]
@@ -181,7 +186,7 @@ class Trainer:
         set_learning_rate(self.optimizer, rate)
         torch.manual_seed(random_integer(self.config.seed, "step", self.step, distributed.rank()))  # for random layers
         inputs = self.prepare(batch, self.step)
-        result = cached_step(self.model, self.optimizer, inputs, self.loss, self.step_options)
+        result = cached_step(self.towers, self.optimizer, inputs, self.loss_of(batch), self.step_options)
         self.progress.step += 1
         self.metrics.add({"step": self.step, "epoch": self.epoch + 1, "lr": rate}, batch, result)
         if self.ema is not None:
@@ -211,7 +216,7 @@ class Trainer:
         """Evaluate the model, log the metrics, and write `best/` if the monitored one is the best so far."""
         with self.ema.applied_to(self.model) if self.ema else nullcontext():
             with unsharded(self.model), force_eager(self.config.compile), evaluation_mode(self.model):
-                metrics, self.embedded = validate(self.model, data, self.loss, self.config)
+                metrics, self.embedded = validate(self.towers, data, self.loss, self.config)
             metrics = distributed.on_main(lambda: metrics)  # all ranks must agree on what is best
             record = {"step": self.step, "epoch": self.epoch + (self.step > 0), **metrics}
             self.history.add(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,6 +44,18 @@ class CaptionTable:
 
         The choice depends only on the seed, the epoch and the image's index.
         """
-        offsets = [random_integer(seed, "caption", epoch, index) % self._counts[index] for index in indices.tolist()]
-        rows = self._first_rows[indices] + torch.tensor(offsets)
+        rows = drawn_rows(self._counts, self._first_rows, indices, (seed, epoch))
         return self._tokens[rows, : int(self._lengths[rows].max())].long()
+
+
+def drawn_rows(counts: Sequence[int], first_rows: Tensor, indices: Tensor, key: tuple[int, int]) -> Tensor:
+    """Draw one caption for each image: its row in the list of all captions, (B,) int64.
+
+    Args:
+        counts: number of captions of every image.
+        first_rows: row of every image's first caption.
+        indices: (B,) the images.
+        key: seed and epoch.
+    """
+    offsets = [random_integer(key[0], "caption", key[1], index) % counts[index] for index in indices.tolist()]
+    return first_rows[indices] + torch.tensor(offsets)

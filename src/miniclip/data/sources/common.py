@@ -8,7 +8,7 @@ Letters: n images of a batch, S image side.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -31,6 +31,13 @@ class Decoded(NamedTuple):
 
 
 DecodedBatches = Generator[Decoded, None, None]
+
+
+class Source(Protocol):
+    """Anything that reads the images of batches of indices."""
+
+    def batches(self, indices: IndexBatches) -> DecodedBatches:
+        """Yield the readable images of each list of indices."""
 
 
 def pixels_or_reason(data: ImageCaptionDataset, index: int, preprocess: Preprocess, *, reduced: bool) -> Tensor | str:

@@ -8,6 +8,7 @@ from miniclip.data.given import as_dataset
 from miniclip.data.options import LoaderOptions
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.sources.cached import CachedImages
+from miniclip.data.sources.common import Source
 from miniclip.data.sources.memory import InMemoryImages
 from miniclip.data.sources.workers import StreamedImages
 from miniclip.runtime import distributed
@@ -15,10 +16,8 @@ from miniclip.runtime import distributed
 MAX_IN_MEMORY_BYTES = 2 << 30  # limit for decoded images, all ranks of a machine together
 
 
-def open_image_source(
-    data: ImageCaptionDataset, preprocess: Preprocess, options: LoaderOptions
-) -> InMemoryImages | StreamedImages | CachedImages:
-    """Return the fastest source of a dataset's pixels.
+def open_image_source(data: ImageCaptionDataset, preprocess: Preprocess, options: LoaderOptions) -> Source:
+    """Return the source that the options name, or the fastest one of a dataset's pixels.
 
     A cached dataset is read from its map. Any other dataset is decoded into memory if `num_workers` is None and the
     images of all ranks on this machine fit into `MAX_IN_MEMORY_BYTES`. Larger datasets are streamed.
@@ -27,6 +26,8 @@ def open_image_source(
         TypeError: it is not a dataset of captioned images.
         ValueError: it is a cache of other pixels, or a part of one.
     """
+    if options.source is not None:
+        return options.source
     data = as_dataset(data)
     require_cached(data, preprocess)
     if isinstance(data, CachedDataset):

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from torch import Tensor
 
 from miniclip.data.dataset import ImageCaptionDataset, names_of
 from miniclip.data.skipping import SkipLog
-from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches
+from miniclip.data.sources.common import Decoded, DecodedBatches, Source
 from miniclip.data.sources.memory import InMemoryImages
 from miniclip.errors import DataError
-
-
-class Source(Protocol):
-    """Anything that reads the images of batches of indices."""
-
-    def batches(self, indices: IndexBatches) -> DecodedBatches:
-        """Yield the readable images of each list of indices."""
 
 
 class ImageStream:

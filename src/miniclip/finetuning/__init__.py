@@ -1,0 +1,1 @@
+"""Fine-tuning of a model: what is trained, and what it stays near to."""
