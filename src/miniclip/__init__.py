@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from miniclip.errors import CheckpointError, DataError
     from miniclip.explanation import explain
     from miniclip.fast.int8 import quantize
+    from miniclip.finetuning.interpolation import interpolate, soup
     from miniclip.hub import export, list_models, load, push_to_hub, save
     from miniclip.inference.image_items import Images
     from miniclip.inference.model import CLIPModel
@@ -51,12 +52,14 @@ _MODULES = {
     "embed": "embedding",
     "explain": "explanation",
     "export": "hub",
+    "interpolate": "finetuning.interpolation",
     "list_models": "hub",
     "load": "hub",
     "push_to_hub": "hub",
     "quantize": "fast.int8",
     "save": "hub",
     "sigmoid_loss": "losses",
+    "soup": "finetuning.interpolation",
 }
 
 
@@ -107,10 +110,12 @@ __all__ = [
     "evaluation",
     "explain",
     "export",
+    "interpolate",
     "list_models",
     "load",
     "push_to_hub",
     "quantize",
     "save",
     "sigmoid_loss",
+    "soup",
 ]

@@ -150,3 +150,34 @@ def test_task_is_that_of_the_data(table, tmp_path):
 def test_old_data_need_a_model_to_compare_with(tuned, capsys):
     assert cli.main(["eval", str(tuned), "--old-data", "shapes"]) == 2
     assert "--old-data is for --against MODEL" in capsys.readouterr().err
+
+
+def test_interpolate_chooses_alpha_on_validation_data(base, table, tuned, tmp_path, capsys):
+    target = tmp_path / "between"
+    command = ["interpolate", str(base), str(tuned), "--alpha", "auto", "-o", str(target), "--device", "cpu"]
+    assert cli.main([*command, "--old-data", f"{table}:train"]) == 0
+    record = json.loads((target / "interpolation.json").read_text())
+    assert [row["alpha"] for row in record["sweep"]] == [step / 10 for step in range(11)]
+    best = max(
+        (row for row in record["sweep"] if row["old_difference"] >= -1), key=lambda row: (row["new"], -row["alpha"])
+    )
+    assert record["alpha"] == best["alpha"]
+    assert f"alpha {best['alpha']:g}: the greatest score" in capsys.readouterr().out
+    expected = miniclip.interpolate(miniclip.load(base), miniclip.load(tuned), best["alpha"])
+    assert torch.equal(miniclip.load(target).image.positions, expected.image.positions)
+    assert (target / "interpolation.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a", "--alpha", "0.5"], "found 1 models"),
+        (["a", "b", "c", "--alpha", "0.5"], "--alpha needs two"),
+        (["a", "b", "--alpha", "0.5", "--data", "c"], "add --alpha auto"),
+        (["a", "b", "--alpha", "auto"], "needs --old-data"),
+        (["a", "b", "--alpha", "auto", "--data", "shapes:test", "--old-data", "shapes"], "validation data"),
+    ],
+)
+def test_interpolate_refuses_arguments_before_the_models_are_read(arguments, words, tmp_path, capsys):
+    assert cli.main(["interpolate", *arguments, "-o", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err

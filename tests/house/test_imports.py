@@ -25,7 +25,7 @@ ORDER: list[tuple[str, ...]] = [
     ("inference",),
     ("checkpoints", "evaluation"),
     ("deployment",),
-    ("hub",),
+    ("hub", "finetuning.interpolation", "finetuning.sweep"),
     ("train", "runtime", "runs"),
     ("loggers", "plots", "diagnostics"),
     ("explanation",),
@@ -61,12 +61,14 @@ PUBLIC = [
     "evaluation",
     "explain",
     "export",
+    "interpolate",
     "list_models",
     "load",
     "push_to_hub",
     "quantize",
     "save",
     "sigmoid_loss",
+    "soup",
 ]
 
 

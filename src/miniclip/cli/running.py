@@ -101,14 +101,14 @@ def joined_names(arguments: Sequence[str]) -> Sequence[str]:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     from miniclip.cli import classify, data, evaluate, explain, export, models, search, train
-    from miniclip.cli.finetuning import finetune
+    from miniclip.cli.finetuning import finetune, interpolate
     from miniclip.cli.parsing import Parser
     from miniclip.version import __version__
 
     parser = Parser(prog="miniclip", description="CLIP from first principles: train, evaluate and convert models.")
     parser.add_argument("--version", action="version", version=f"miniclip {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, finetune, evaluate, classify, explain, *search.COMMANDS, models, export, data):
+    for command in (train, finetune, interpolate, evaluate, classify, explain, *search.COMMANDS, models, export, data):
         command.add(commands)
     return parser
 

@@ -110,7 +110,7 @@ def table(results: Sequence[Result], differences: bool = False) -> str:
             first, *others = [_metric(column, name) for column in columns]
             row = [_with_difference(metric, first) if differences else [_cell(metric)] for metric in others]
             cells.append([name, _cell(first), *chain(*row)])
-        blocks.append(_aligned(cells))
+        blocks.append(aligned(cells))
     return "\n\n".join(blocks)
 
 
@@ -123,10 +123,10 @@ def _robustness_block(result: Result, of: Robustness) -> str:
     means = [*(of.at(severity) for severity in SEVERITIES), of.mean()]
     cells.append(["mean", *(f"{value:.1f}" for value in (*means, of.clean - of.mean()))])
     cells.append(["drop", *(f"{of.clean - value:.1f}" for value in means), ""])
-    return f"{result.task}\n{result.model}: {of.figure} {of.clean:.1f} without corruption\n{_aligned(cells)}"
+    return f"{result.task}\n{result.model}: {of.figure} {of.clean:.1f} without corruption\n{aligned(cells)}"
 
 
-def _aligned(cells: list[list[str]]) -> str:
+def aligned(cells: list[list[str]]) -> str:
     """Return rows of equal length as lines, with a rule below the first."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
