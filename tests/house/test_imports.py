@@ -25,7 +25,7 @@ ORDER: list[tuple[str, ...]] = [
     ("inference",),
     ("checkpoints", "evaluation"),
     ("deployment",),
-    ("hub", "finetuning.interpolation", "finetuning.sweep"),
+    ("hub", "finetuning"),
     ("train", "runtime", "runs"),
     ("loggers", "plots", "diagnostics"),
     ("explanation",),

@@ -82,8 +82,8 @@ def choose(points: Sequence[Point], allowed_loss: float) -> Point:
 
     Args:
         points: from `sweep`, with alpha 0, which loses nothing.
-        allowed_loss: greatest loss on the old data in percentage points, at least 0. Of equal scores, the smaller
-            alpha is chosen.
+        allowed_loss: greatest loss on the old data in percentage points, at least 0. The smaller alpha wins a
+            tie.
 
     Raises:
         ValueError: the allowed loss is negative.
