@@ -25,7 +25,7 @@ ORDER: list[tuple[str, ...]] = [
     ("inference",),
     ("checkpoints", "evaluation"),
     ("deployment",),
-    ("hub", "finetuning"),
+    ("hub", "finetuning.interpolation", "finetuning.sweep"),
     ("train", "runtime", "runs"),
     ("loggers", "plots", "diagnostics"),
     ("explanation",),
