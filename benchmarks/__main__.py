@@ -5,8 +5,10 @@ python -m benchmarks [PART …] [--small] [--rounds 7] [--device cpu] [--out FOL
 Each part runs in a separate process, with the same weights, inputs and threads for all implementations. Their results
 are compared before they are timed, in interleaved rounds. A speedup is the median of the rounds' ratios. With --out,
 the table is written as `results.md` and `results.json`, with a plot, `speedups.png`. Parts that are not named keep
-their rows in it, if machine, versions and sizes are the same. Needs the extra `bench`. `python -m benchmarks gpu` is
-another command, for one GPU (`benchmarks/gpu`).
+their rows in it, if machine, versions and sizes are the same. Needs the extra `bench`.
+
+`python -m benchmarks gpu` and `python -m benchmarks learning` are other commands, with options of their own: the table of
+one GPU, and the recall of models after equal training time.
 """
 
 import argparse
@@ -40,6 +42,11 @@ PARTS = (
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["learning"]:  # its unit is what a model knows, and it has options of its own
+        from benchmarks.learning.command import main as learning
+
+        learning(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--small", action="store_true", help="small sizes, one round: a check that everything works")

@@ -17,6 +17,7 @@ from tests.house.source import PACKAGE, read
 ORDER: list[tuple[str, ...]] = [
     ("errors", "version", "utils", "runtime.distributed", "runtime.devices"),
     ("config",),
+    ("recipes",),
     ("models", "losses.reference", "train.step"),  # the method
     ("finetuning", "tokenizer", "runtime.precision", "hub.download", "hub.client_errors"),
     ("fast",),

@@ -100,7 +100,7 @@ def joined_names(arguments: Sequence[str]) -> Sequence[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    from miniclip.cli import classify, data, evaluate, explain, export, models, search, train
+    from miniclip.cli import classify, data, evaluate, explain, export, models, recipes, search, train
     from miniclip.cli.finetuning import finetune, interpolate
     from miniclip.cli.parsing import Parser
     from miniclip.version import __version__
@@ -108,7 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="miniclip", description="CLIP from first principles: train, evaluate and convert models.")
     parser.add_argument("--version", action="version", version=f"miniclip {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, finetune, interpolate, evaluate, classify, explain, *search.COMMANDS, models, export, data):
+    use = (evaluate, classify, explain, *search.COMMANDS)
+    for command in (train, finetune, interpolate, *use, models, recipes, export, data):
         command.add(commands)
     return parser
 

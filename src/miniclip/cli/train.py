@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from miniclip import recipes
 from miniclip.cli.evaluate import format_recalls
 from miniclip.cli.finetuning.summary import comparison_with_start, next_commands
 from miniclip.cli.models import count_parameters
@@ -35,6 +36,7 @@ EPILOG = """examples:
   miniclip train --data flickr30k --preset bert_vit_b_16 --epochs 55 --run-dir runs/flickr
   miniclip train --data photos.csv                   a table of paths and captions; see `miniclip data inspect`
   miniclip train --config recipe.toml                settings from a file, as `epochs = 55`; flags override it
+  miniclip train --data photos --recipe small-set    measured settings; `miniclip recipes` lists them
   miniclip train --data flickr30k --check            check data, memory and model; exit code 1 if there are errors
   miniclip train --data photos --dry-run             print the settings, and the estimated time and memory
   miniclip train --resume runs/flickr                continue an interrupted run
@@ -47,7 +49,9 @@ def add(commands: Any) -> None:
     """Add the command; its flags are generated from `TrainConfig`."""
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
     train.set_defaults(announce=announce)
-    add_run_flags(train)
+    add_run_flags(train).add_argument(
+        "--recipe", type=recipe_file, metavar="NAME", help="measured settings; `miniclip recipes` lists them"
+    )
     data_help = f"a folder, a table, tar shards (docs/data.md), or shapes, a synthetic dataset (default {DEFAULT_DATA})"
     add_flag(train, "data", str | None, data_help)
     add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {DEFAULT_PRESET})")
@@ -62,14 +66,23 @@ def add_place_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "device", str | None, "cpu, cuda or mps (default: the GPU if there is one)")
 
 
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that resume a run, read settings from a file, or only check."""
+def recipe_file(name: str) -> str:
+    """Return the file of a recipe, for argparse."""
+    try:
+        return str(recipes.path_of(name))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> Any:
+    """Add the flags that resume a run, read settings from a file, or only check; return the group of the file's."""
     parser.add_argument("--resume", metavar="RUN", help="continue a run with its own data and settings")
     parser.add_argument("--allow-changes", action="store_true", help="with --resume: accept changed data or settings")
     parser.add_argument(
         "--step", type=int, metavar="N", help="with --resume: restart from the state of this step (--keep-checkpoints)"
     )
-    parser.add_argument("--config", dest="recipe", metavar="FILE", help="a TOML file with any of the settings below")
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--config", dest="recipe", metavar="FILE", help="a TOML file with any of the settings below")
     parser.add_argument("--dry-run", action="store_true", help="print settings and estimated costs, then exit")
     parser.add_argument(
         "--check",
@@ -78,6 +91,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="check the data and the memory, overfit a few pairs with a copy of the model, print the findings, and "
         "exit; the exit code is 1 if there are errors",
     )
+    return files
 
 
 def add_settings(parser: Any, case: str, defaults: Mapping[str, Any]) -> None:

@@ -6,10 +6,12 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from miniclip import recipes
 from miniclip.cli.run_data import data_spec_of, reading_options_of
-from miniclip.config import preset
+from miniclip.config import CLIPConfig, preset
 from miniclip.train.config import TrainConfig
 from miniclip.utils.checks import did_you_mean
 from miniclip.utils.files import read_limited
@@ -19,17 +21,27 @@ DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
 # Defaults for Shapes; a random crop could cut off a shape that the caption names.
 SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "min_crop_area": 1.0}
 NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device")
+ARCHITECTURE = ("preset", "model", "architecture")
 RESUME_FLAGS = ("allow_changes", "step")
 MAX_TOML = 1 << 20  # bytes
 
 
 def merge_settings(config: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a TOML file, if there is one, overridden by the flags."""
-    return {**(read_toml(config) if config else {}), **flags}
+    """Return the settings of a TOML file, if there is one, overridden by the flags.
+
+    A flag that names an architecture replaces that of the file.
+    """
+    settings = read_toml(config) if config else {}
+    if flags.get("preset") or flags.get("model"):
+        settings = {name: value for name, value in settings.items() if name not in ARCHITECTURE}
+    return {**settings, **flags}
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """Return the settings of a TOML file; dashes in names become underscores."""
+    """Return the settings of a TOML file; dashes in names become underscores.
+
+    A table `[model]`, which changes the preset, is returned as "architecture".
+    """
     try:
         values = tomllib.loads(read_limited(path, MAX_TOML).decode("utf-8"))
     except FileNotFoundError as error:
@@ -37,12 +49,19 @@ def read_toml(path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # from the parser, the text, or an integer of 5,000 digits
         raise ValueError(f"{path}: not TOML ({one_line(error)})") from None
     values = {name.replace("-", "_"): value for name, value in values.items()}
+    changes = values.pop("model") if isinstance(values.get("model"), dict) else None
     names = [*NEW_RUN_SETTINGS, *(field.name for field in dataclasses.fields(TrainConfig))]
     for name in values:
         if name not in names:
             raise ValueError(f"{path}: unknown setting {short(name)}{did_you_mean(name, names)}")
         if name in NEW_RUN_SETTINGS and not isinstance(values[name], str):
             raise TypeError(f"{path}: {name} is {short(values[name])}; expected text in quotes")
+    if changes is not None:
+        values["architecture"] = changes
+        try:
+            recipes.changed(preset(values.get("preset", DEFAULT_PRESET)), changes)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{path}: {one_line(error)}") from None
     return values
 
 
@@ -70,6 +89,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     from miniclip.runs.directory import next_run_dir, require_free
 
     data, preset_name, checkpoint, run_dir, device = (settings.pop(name, None) for name in NEW_RUN_SETTINGS)
+    changes = settings.pop("architecture", {})
     if preset_name and checkpoint:
         raise ValueError("--preset and --model exclude each other: give fresh weights or a checkpoint, found both")
     data = DEFAULT_DATA if data in (None, DEFAULT_DATA) else absolute_spec(data)
@@ -79,11 +99,11 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     require_free(run_dir, folder if folder and folder.is_dir() else None)  # before minutes of reading the data
     train_data, val_data = open_splits(data, reading_options_of(dataclasses.asdict(config)))
     preset_name = preset_name or DEFAULT_PRESET
-    if not checkpoint:
-        require_pixels_of_preset(train_data, preset_name)
-    model = (
-        pretrained_model(checkpoint, config) if checkpoint else fresh_model(preset_name, train_data.captions, config)
-    )
+    if checkpoint:
+        model = pretrained_model(checkpoint, config)
+    else:
+        require_pixels_of(train_data, preset_name, recipes.changed(preset(preset_name), changes))
+        model = fresh_model(preset_name, train_data.captions, config, changes)
     about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
     return {
         "model": model,
@@ -110,8 +130,8 @@ def pretrained_model(checkpoint: str, config: TrainConfig) -> Any:
     return model
 
 
-def require_pixels_of_preset(data: Any, preset_name: str) -> None:
-    """Check that a cache was built for a preset's preprocessing, before a tokenizer is trained on its captions.
+def require_pixels_of(data: Any, preset_name: str, architecture: CLIPConfig) -> None:
+    """Check that a cache was built for a model's preprocessing, before a tokenizer is trained on its captions.
 
     Raises:
         ValueError: it was built for another; the message names the presets that fit.
@@ -123,8 +143,8 @@ def require_pixels_of_preset(data: Any, preset_name: str) -> None:
     if not isinstance(data, CachedDataset):
         return
     fitting = [name for name in PRESETS if Preprocess(preset(name)).pixel_settings == data.pixel_settings]
-    if preset_name not in fitting:
-        size, expected = data.pixel_settings["size"], preset(preset_name).image.image_size
+    if Preprocess(architecture).pixel_settings != data.pixel_settings:
+        size, expected = data.pixel_settings["size"], architecture.image.image_size
         choices = ", ".join(fitting) or "none"
         raise ValueError(
             f"{data.path}: the cache holds images of {size} px, and the preset {preset_name} takes images of "
@@ -133,14 +153,26 @@ def require_pixels_of_preset(data: Any, preset_name: str) -> None:
         )
 
 
-def fresh_model(preset_name: str, captions: Sequence[Sequence[str]], config: TrainConfig) -> Any:
-    """Return a preset with seeded fresh weights and a tokenizer that is trained on the captions."""
+def fresh_model(
+    preset_name: str,
+    captions: Sequence[Sequence[str]],
+    config: TrainConfig,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """Return a preset with seeded fresh weights and a tokenizer that is trained on the captions.
+
+    Args:
+        preset_name: the architecture.
+        captions: of each training image.
+        config: the settings.
+        changes: a recipe's table `[model]`.
+    """
     import torch
 
     import miniclip
     from miniclip.hub import fresh
 
-    architecture = preset(preset_name)
+    architecture = recipes.changed(preset(preset_name), changes)
     if config.loss == "sigmoid":  # SigLIP's initialisation: almost every pair of a batch is a negative
         architecture = dataclasses.replace(architecture, logit_scale=10.0, logit_bias=-10.0)
     texts = [caption for group in captions for caption in group]
@@ -161,6 +193,7 @@ def resumed_trainer(run: str, settings: dict[str, Any]) -> Any:
     from miniclip.runs.directory import read_run
 
     allow_changes, step, device, data = (settings.pop(name, None) for name in (*RESUME_FLAGS, "device", "data"))
+    settings.pop("architecture", None)  # comes with a preset
     for name in ("preset", "model", "run_dir"):
         if name in settings:
             flag = name.replace("_", "-")

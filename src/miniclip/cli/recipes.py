@@ -1,0 +1,30 @@
+"""`miniclip recipes`: list the measured settings for training, or print one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from miniclip import recipes
+from miniclip.cli.parsing import add_command
+
+EPILOG = """examples:
+  miniclip recipes                                   all recipes, with what was measured
+  miniclip recipes small-set                         one recipe: its settings and their reasons
+  miniclip train --data photos --recipe small-set    train with it; flags override it
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, "recipes", recipes_command, "list settings for training, or print one", EPILOG)
+    parser.add_argument("name", nargs="?", help="a recipe, to print its file")
+
+
+def recipes_command(name: str | None) -> None:
+    """Run `miniclip recipes`."""
+    if name is not None:
+        print(recipes.path_of(name).read_text(encoding="utf-8").rstrip())
+        return
+    for known in recipes.names():
+        print("\n  ".join([known, *recipes.card(known)]))
+    print("train with one: miniclip train --data DATA --recipe NAME")
