@@ -7,8 +7,8 @@ are compared before they are timed, in interleaved rounds. A speedup is the medi
 the table is written as `results.md` and `results.json`, with a plot, `speedups.png`. Parts that are not named keep
 their rows in it, if machine, versions and sizes are the same. Needs the extra `bench`.
 
-`python -m benchmarks gpu` and `python -m benchmarks learning` are other commands, with options of their own: the table of
-one GPU, and the recall of models after equal training time.
+`python -m benchmarks gpu` and `python -m benchmarks learning` are other commands, with options of their own: the table
+of one GPU, and the recall of models after equal training time.
 """
 
 import argparse
@@ -42,11 +42,6 @@ PARTS = (
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["learning"]:  # its unit is what a model knows, and it has options of its own
-        from benchmarks.learning.command import main as learning
-
-        learning(sys.argv[2:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--small", action="store_true", help="small sizes, one round: a check that everything works")
@@ -126,5 +121,7 @@ def default_device() -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["gpu"]:  # a command of its own: its rows can be missing, and its time is limited
         importlib.import_module("benchmarks.gpu.__main__").main(sys.argv[2:])
+    elif sys.argv[1:2] == ["learning"]:
+        importlib.import_module("benchmarks.learning.command").main(sys.argv[2:])
     else:
         main()

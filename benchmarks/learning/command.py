@@ -1,4 +1,4 @@
-"""How much a model knows after equal time: miniclip and open_clip, trained from scratch on the same images.
+"""Recall after equal training time: miniclip and open_clip, trained from scratch on the same images.
 
 python -m benchmarks learning [--sets emoji clipart shapes] [--budget 240 600 1200] [--seeds 5] [--out FOLDER]
 
@@ -30,7 +30,7 @@ from miniclip.cli.trainers import read_toml
 
 SYSTEMS = ("miniclip", "open_clip")
 SMALL_BUDGET = 2.0  # seconds, with which nothing is learned
-RUN_SETTINGS = ("data", "run_dir", "device", "epochs", "eval_every", "seed")  # of a recipe; the measure sets them
+RUN_SETTINGS = ("data", "run_dir", "device", "epochs", "eval_every", "seed")  # the measure sets these of a recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,8 +1,11 @@
 """open_clip at its best: its classes with fresh weights, tokenizer, loss and augmentation, in a loop as in its script.
 
-Beyond its defaults it gets what it has for short runs: texts cut to the captions, autocast to bfloat16 where that is
-faster, the fused AdamW, no weight decay on gains and biases (as in its script), patch dropout, images that are resized
-before the clock starts, and settings that were tuned by `--tune` with the budget of the claim.
+It gets the best options that it has for short runs:
+
+- a context that is cut to the captions, and images that are resized before the clock starts;
+- autocast to bfloat16 if that is faster, and the fused AdamW;
+- no weight decay on gains and biases, as in its script, and patch dropout;
+- settings that `--tune` has chosen with the budget of the claim.
 """
 
 import copy
@@ -33,7 +36,7 @@ SETTINGS = {
 }
 CANDIDATES = {"lr": (5e-4, 1e-3, 2e-3), "patch_dropout": (0.0, 0.5), "batch_size": (64, 128, 256), "scale": (0.9, 0.7)}
 WARM_UP_STEPS = 3
-TRUNCATED = 0.01  # of the captions, by the context
+TRUNCATED = 0.01  # fraction of the captions that the context cuts
 TOTAL = 10**6  # resolution of the schedule
 
 

@@ -1,4 +1,4 @@
-"""The runs of a measure, a line each in `runs.jsonl`, so that a stopped command continues where it was."""
+"""The runs of a measure, a line each in `runs.jsonl`, so that a stopped command can continue."""
 
 import dataclasses
 import json

@@ -54,7 +54,7 @@ def curve_of(record: Record) -> Curve:
 
 
 def to_markdown(comparisons: list[Comparison], machine: dict[str, Any]) -> str:
-    """Return the table, with a line for each set, budget and system."""
+    """Return the table, with a line for each dataset, budget and system."""
     lines = [
         f"{machine_line(machine)}\n",
         "R@1 in percent, mean ± standard deviation over the seeds.\n",
@@ -77,7 +77,7 @@ def to_markdown(comparisons: list[Comparison], machine: dict[str, Any]) -> str:
 
 
 def plot(comparisons: list[Comparison], machine: dict[str, Any], path: Path) -> None:
-    """Draw recall over time: a thin line for each seed, a thick one for their mean, a panel for each set and budget."""
+    """Draw recall over time: thin lines for seeds, a thick one for their mean, a panel per dataset and budget."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(comparisons), 4), dpi=100, layout="constrained")

@@ -1,7 +1,7 @@
 """The sets of the measure: images in memory, with a training part and a part that is scored.
 
-`report` is the split of the claim. `tuning` is drawn from the training images, in the same relation to what is left:
-settings are chosen on it, so that no choice sees the images of the claim.
+`report` is the split of the claim. `tuning` is drawn from the training images, in the same relation to those that
+stay. Settings are chosen on it, so that no choice sees the images of the claim.
 """
 
 import hashlib
@@ -81,8 +81,8 @@ def read(name: str, folder: Path, split: str, small: bool) -> Pictures:
 def tuning_indices(name: str, names: Sequence[str]) -> list[int]:
     """Choose images of the training part by a hash of their names.
 
-    Of the emoji one drawing of a concept is chosen, whose other drawings stay: as in `val`, the concept is seen and the
-    drawing is new.
+    For emoji it takes one drawing of a concept whose other drawings stay. As in `val`, the model sees the concept, and
+    the drawing is new.
     """
     count = min(TUNING_IMAGES, len(names) // 4)
     order = sorted(range(len(names)), key=lambda index: hashlib.sha256(names[index].encode()).digest())

@@ -1,4 +1,4 @@
-"""What the measure needs of a system: steps of training, and an encoder that can be scored."""
+"""Interface of a system: steps of training, and an encoder that can be scored."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,7 +16,7 @@ class System(Protocol):
 
     Attributes:
         batch_size: pairs of a step.
-        facts: what the record of a run should name, such as the precision.
+        facts: values for the record of a run, such as the precision.
     """
 
     batch_size: int

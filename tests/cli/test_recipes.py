@@ -1,11 +1,13 @@
-"""TOML recipes that are damaged or hostile: refused in one line that names the file."""
+"""TOML recipes: those of the package, the table of the model, and damaged or hostile files, refused in one line."""
 
 import os
 
 import pytest
 
-from miniclip import cli
-from miniclip.cli.trainers import read_toml
+from miniclip import cli, recipes
+from miniclip.cli.running import parse
+from miniclip.cli.trainers import fresh_model, merge_settings, read_toml
+from miniclip.config import preset
 from miniclip.train.config import TrainConfig
 
 
@@ -60,3 +62,79 @@ def test_refuses_settings_out_of_range(name, value):
     with pytest.raises((ValueError, TypeError), match=f"{name} is") as caught:
         TrainConfig(**{name: value})
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_of_the_package_are_valid(name, capsys):
+    settings = read_toml(str(recipes.path_of(name)))
+    preset_name, changes = settings.pop("preset"), settings.pop("architecture", {})
+    recipes.changed(preset(preset_name), changes)
+    TrainConfig.from_dict(settings)
+    assert len(recipes.card(name)) >= 2, "the use, and what was measured"
+    assert cli.main(["recipes", name]) == 0
+    assert capsys.readouterr().out == recipes.path_of(name).read_text()
+
+
+def test_lists_recipes(capsys):
+    assert cli.main(["recipes"]) == 0
+    text = capsys.readouterr().out
+    assert all(line in text for name in recipes.names() for line in [name, *recipes.card(name)])
+    assert cli.main(["recipes", "smal-set"]) == 2
+    assert "unknown recipe 'smal-set'; did you mean 'small-set'?" in capsys.readouterr().err
+
+
+def test_train_takes_a_recipe_by_name(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--recipe", "smal-set"])
+    assert "did you mean 'small-set'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--recipe", "small-set", "--config", "mine.toml"])
+    assert "not allowed with" in capsys.readouterr().err
+    assert cli.main(["train", "--resume", "runs/mine", "--recipe", "small-set"]) == 2
+    assert "remove --recipe" in capsys.readouterr().err
+    options = parse(["train", "--recipe", "small-set", "--lr", "1e-3"])
+    settings = merge_settings(options["recipe"], {"lr": options["lr"]})
+    assert settings == {**read_toml(str(recipes.path_of("small-set"))), "lr": 1e-3}
+
+
+class TestModelTable:
+    TEXT = """preset = "bert_vit_tiny"
+        [model]
+        embed_dim = 64
+        [model.image]
+        layers = 1
+        [model.text]
+        vocab_size = 600
+    """
+
+    def test_changes_the_preset(self, tmp_path):
+        (tmp_path / "recipe.toml").write_text(self.TEXT)
+        settings = read_toml(str(tmp_path / "recipe.toml"))
+        model = fresh_model(settings["preset"], [["a red ring"]], TrainConfig(), settings["architecture"])
+        assert (model.config.image.layers, model.config.text.vocab_size, model.config.embed_dim) == (1, 600, 64)
+        assert model.config.text.end_id == model.tokenizer.end_id < 600
+        assert model.config.text.layers == preset("bert_vit_tiny").text.layers
+
+    @pytest.mark.parametrize("flag", ["preset", "model"])
+    def test_a_flag_replaces_the_architecture(self, flag, tmp_path):
+        (tmp_path / "recipe.toml").write_text("lr = 1e-4\n" + self.TEXT)
+        assert merge_settings(str(tmp_path / "recipe.toml"), {flag: "other"}) == {"lr": 1e-4, flag: "other"}
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("[model]\nlayers = 2", "layers"),
+            ("[model.image]\npatch = 8", "patch"),
+            ("[model.image]\npatch_size = 128", "patch_size"),
+            ("[model]\nimage = 3", "image is 3; expected a table"),
+            ("[model.embed_dim]\na = 3", "embed_dim is {'a': 3}; expected a value"),
+            ("[model]\nembed_dim = 'a'", "embed_dim is 'a'"),
+            ("preset = 'bert_vit_tin'\n[model]\nembed_dim = 4", "did you mean 'bert_vit_tiny'"),
+        ],
+    )
+    def test_refuses_wrong_tables(self, text, words, tmp_path):
+        (tmp_path / "recipe.toml").write_text(text)
+        with pytest.raises((ValueError, TypeError)) as caught:
+            read_toml(str(tmp_path / "recipe.toml"))
+        assert words in str(caught.value)
+        assert str(caught.value).startswith(f"{tmp_path / 'recipe.toml'}: ")

@@ -131,6 +131,8 @@ def train_command(
     from miniclip.runtime import distributed
     from miniclip.runtime.devices import select_device
 
+    if resume and recipe and Path(recipe).parent == recipes.FOLDER:
+        raise ValueError(f"--recipe is for a new run; --resume {resume} has settings of its own: remove --recipe")
     device = select_device(merge_settings(recipe, flags).get("device"))
     with distributed.process_group(device), main_rank_output():
         if check:
