@@ -48,7 +48,7 @@ CASES = {  # by ranks and name: settings
         "fsdp": {"batch_size": 8, "fsdp": True, "ema_decay": 0.5, "epochs": 3, **RANDOM},
         "fsdp-cached": {"batch_size": 10, "fsdp": True, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
         "fsdp-checkpointed": {"batch_size": 8, "fsdp": True, "gradient_checkpointing": True, "micro_batch_size": 3},
-        "fsdp-rates": {"batch_size": 8, "fsdp": True, "epochs": 1, "layer_decay": 0.5, "text_lr_scale": 0.3},
+        "fsdp-rates": {"batch_size": 8, "fsdp": True, "epochs": 1, "layer_decay": 0.5, "first_image_size": 8},
         "checkpointed": {"batch_size": 9, "gradient_checkpointing": True, "micro_batch_size": 3, **RANDOM},
     },
     3: {

@@ -109,9 +109,14 @@ def resized(x: Tensor, target: Shape) -> Tensor:
         UserWarning,
         stacklevel=2,
     )
-    grid = x[tokens:].float().T.reshape(1, -1, old, old)
+    return torch.cat([x[:tokens], interpolated(x[tokens:], old, new)])
+
+
+def interpolated(x: Tensor, old: int, new: int) -> Tensor:
+    """Interpolate the position embeddings (old * old, D) of a grid to another: (new * new, D)."""
+    grid = x.float().T.reshape(1, -1, old, old)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([x[:tokens], grid[0].flatten(1).T.to(x.dtype)])
+    return grid[0].flatten(1).T.to(x.dtype)
 
 
 def _resizable(source: Shape, target: Shape) -> bool:

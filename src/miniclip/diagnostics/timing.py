@@ -69,7 +69,8 @@ def time_step(trainer: StepTrainer, peak_flops: float) -> StepTime:
     pairs = min(rank_pairs for (rank_pairs,) in distributed.all_gather_ints([pairs]))
     model_copy = copy.deepcopy(model).train()
     optimizer = build_optimizer(model_copy, config)
-    inputs = trainer.prepare(Batch(*(rows[:pairs] for rows in batch)), trainer.step)
+    last_step = max(trainer.step, trainer.total_steps - 1)  # with images of the whole size
+    inputs = trainer.prepare(Batch(*(rows[:pairs] for rows in batch)), last_step)
     seconds = []
     for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()

@@ -34,7 +34,8 @@ from miniclip.utils.option_names import option
 
 FOLDER = "embeddings"  # in the run directory
 RANDOM_IMAGES = {"min_crop_area": 1.0, "max_rotation_degrees": 0.0, "flip": False, "color_jitter": 0.0} | {
-    "patch_dropout": 0.0
+    "patch_dropout": 0.0,
+    "first_image_size": None,
 }
 
 

@@ -22,10 +22,8 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ImageConfig, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        width, patch = config.width, config.patch_size
-        self.patches = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=config.patch_bias)
-        if config.stem == "conv":
-            self.patches = ConvStem(config)
+        width, patch, bias = config.width, config.patch_size, config.patch_bias
+        self.patches = ConvStem(config) if config.stem == "conv" else nn.Conv2d(3, width, patch, patch, bias=bias)
         self.register_parameter("class_token", nn.Parameter(torch.zeros(width)) if config.class_token else None)
         self.positions = nn.Parameter(torch.zeros(config.class_token + config.patches, width))
         self.norm_before = nn.LayerNorm(width, config.norm_eps) if config.norm_before else nn.Identity()

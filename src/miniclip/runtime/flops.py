@@ -78,13 +78,14 @@ def _single_query(tower: ImageConfig | TextConfig, T: int) -> int:
     return 4 * T * D * D + 4 * T * D + 4 * D * D + 4 * D * M
 
 
-def pair_flops(model: CLIPModel, tokens: int, patch_dropout: float = 0.0) -> int | None:
+def pair_flops(model: CLIPModel, tokens: int, patch_dropout: float = 0.0, image_size: int | None = None) -> int | None:
     """Return the FLOPs of a training step per pair.
 
     Args:
         model: a tower is trained if any of its weights is.
         tokens: T of the batch's captions.
         patch_dropout: fraction of the patches that is left out.
+        image_size: side of the images in pixels; None: the model's.
 
     Returns:
         FLOPs; None for a model with custom towers.
@@ -95,7 +96,8 @@ def pair_flops(model: CLIPModel, tokens: int, patch_dropout: float = 0.0) -> int
         FORWARD_AND_BACKWARD if any(p.requires_grad for p in tower.parameters()) else 1
         for tower in (model.image, model.text)
     )
-    return image * image_flops(model.config, patch_dropout) + text * text_flops(model.config, tokens)
+    config = model.config.replace_image(image_size=image_size or model.config.image.image_size)
+    return image * image_flops(config, patch_dropout) + text * text_flops(model.config, tokens)
 
 
 @functools.cache

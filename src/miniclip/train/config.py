@@ -109,6 +109,10 @@ class TrainConfig(KnownFields):
     patch_dropout: float = setting(
         0.0, BELOW_1, "fraction of an image's patches that a step leaves out, in [0, 1): cheaper steps, augmentation"
     )
+    first_image_size: int | None = setting(
+        None, AT_LEAST_1, "side in pixels of the images in the first part of the run, a multiple of the patch size"
+    )
+    first_fraction: float = setting(0.75, BELOW_1, "fraction of the steps that has images of `first_image_size`")
     stochastic_depth: float = setting(
         0.0,
         BELOW_1,

@@ -20,7 +20,8 @@ from miniclip.runtime import distributed, flops
 from miniclip.train.config import Loss, TrainConfig
 from miniclip.train.step import StepResult
 
-MFU = Callable[[int, float], float | None]  # arguments: caption length T and samples per second
+# arguments: caption length T, samples per second, and the side of the images if it is not the model's
+MFU = Callable[[int, float, int | None], float | None]
 BatchMetrics = Callable[[Batch, CLIPOutput], Record]
 
 
@@ -98,7 +99,7 @@ class MetricsBuffer:
             metrics, record = dict(zip(step.metrics, numbers, strict=True)), step.record
             if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
                 progress.skipped, event = 0, "on_step"
-                mfu = self.mfu(record["tokens"], throughput["samples_per_second"])
+                mfu = self.mfu(record["tokens"], throughput["samples_per_second"], record.get("image_size"))
                 record = {**record, **metrics, **throughput, **({} if mfu is None else {"mfu": mfu})}
                 record |= last if record["step"] == progress.step else {}
             else:
@@ -122,9 +123,9 @@ def mfu_function(model: CLIPModel, config: TrainConfig) -> MFU:
     It gives None on ranks other than 0, for towers whose FLOPs are not counted, and for frozen towers that do not run.
     """
 
-    def mfu(tokens: int, samples_per_second: float) -> float | None:
+    def mfu(tokens: int, samples_per_second: float, image_size: int | None) -> float | None:
         is_counted = distributed.is_main() and not config.cache_frozen
-        sample = flops.pair_flops(model, tokens, config.patch_dropout) if is_counted else None
+        sample = flops.pair_flops(model, tokens, config.patch_dropout, image_size) if is_counted else None
         if sample is None:
             return None
         peak = flops.peak_flops(model.device, config.precision) * distributed.world_size()

@@ -12,6 +12,7 @@ from miniclip.runtime import fsdp
 from miniclip.tokenizer import TextTokenizer
 from miniclip.train.config import TrainConfig
 from miniclip.train.step_arguments import loss_function
+from miniclip.train.variants.resolution import require_image_size
 from miniclip.utils.option_names import option
 
 
@@ -28,6 +29,7 @@ def require_trainable(
     require_saveable(model)
     require_wide_weights(model)
     require_tokenizer(model)
+    require_image_size(model.image, config)
     loss_function(config, model)
     pairs = require_pairs(config, len(train_data))
     for data in (train_data, val_data):

@@ -144,6 +144,7 @@ def set_up(
         progress, metrics.history = restore(resumed, path, model, optimizer, ema)
         checkpointer.parts = resumed.parts
     total_steps, epochs = run_length(config, progress, loader.steps)
+    prepare = InputPreparation(model, config, loader.batch_size, total_steps)
     if config.compile:
         compile_blocks(model)
     return Setup(
@@ -155,7 +156,7 @@ def set_up(
         val_data=val_data,
         loader=loader,
         truncated_captions=truncated,
-        prepare=prepare_inputs(InputPreparation(model, config, loader.batch_size), towers, train_data, progress),
+        prepare=prepare_inputs(prepare, towers, train_data, progress),
         towers=model if towers is None else cast(CLIPModel, towers),
         loss=loss,
         loss_of=BatchLoss(model, config, loader, loss, RunPlace(path, progress, resumed is not None, train_data)),

@@ -23,6 +23,7 @@ from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import pad_to_multiple
 from miniclip.train.config import TrainConfig
 from miniclip.train.step import Inputs, LossFunction, StepOptions
+from miniclip.train.variants.resolution import image_size_of_step, resized_images
 from miniclip.utils.randomness import generator
 
 
@@ -73,6 +74,7 @@ class MicroBatches(Sequence[Inputs]):
         tokens: captions on the CPU.
         patch_indices: patches that are computed; None: all.
         parts: rows of each part.
+        image_size: side of the images that the model gets, in pixels.
     """
 
     model: CLIPModel
@@ -82,6 +84,7 @@ class MicroBatches(Sequence[Inputs]):
     tokens: Tensor  # (B, T)
     patch_indices: Tensor | None  # (B, K)
     parts: Sequence[slice]
+    image_size: int
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -90,6 +93,7 @@ class MicroBatches(Sequence[Inputs]):
         """Return the inputs of one part."""
         rows, device = self.parts[index], self.model.device
         pixels = self.augment.apply(self.pixels[rows].to(device, non_blocking=True), self.parameters[rows])
+        pixels = resized_images(pixels, self.image_size)
         tokens = self.tokens[rows].to(device, non_blocking=True)
         patch_indices = None if self.patch_indices is None else self.patch_indices[rows].to(device)
         return Inputs(self.model.preprocess.normalise(pixels), tokens, patch_indices)
@@ -105,10 +109,11 @@ class InputPreparation:
         model: the model that the inputs are for.
         config: the settings.
         batch_size: B.
+        total_steps: steps of the run, for settings that depend on it; 0: as at its end.
     """
 
-    def __init__(self, model: CLIPModel, config: TrainConfig, batch_size: int) -> None:
-        self.model, self.config, self.batch_size = model, config, batch_size
+    def __init__(self, model: CLIPModel, config: TrainConfig, batch_size: int, total_steps: int = 0) -> None:
+        self.model, self.config, self.batch_size, self.total_steps = model, config, batch_size, total_steps
         self.augment = Augment(config.min_crop_area, config.max_rotation_degrees, config.flip, config.color_jitter)
 
     def __call__(self, batch: Batch, step: int) -> MicroBatches:
@@ -116,14 +121,16 @@ class InputPreparation:
         seed, dropout = self.config.seed, self.config.patch_dropout
         parameters = self.augment.draw(self.batch_size, generator(seed, "augment", step))[batch.rows]
         patch_indices = None
+        image = self.model.config.image
+        size = image_size_of_step(step, self.total_steps, self.config) or image.image_size
         if dropout:
-            patches, random = self.model.config.image.patches, generator(seed, "patches", step)
+            patches, random = (size // image.patch_size) ** 2, generator(seed, "patches", step)
             patch_indices = draw_patches(self.batch_size, patches, dropout, random)[batch.rows]
         tokens = batch.tokens
         if self.config.compile and self.model.config.text.padding == "masked":
             tokens = pad_to_multiple(tokens, self.model.config.text.context_length)
         parts = split(len(tokens), self.config.micro_batch_size)
-        return MicroBatches(self.model, self.augment, parameters, batch.pixels, tokens, patch_indices, parts)
+        return MicroBatches(self.model, self.augment, parameters, batch.pixels, tokens, patch_indices, parts, size)
 
 
 def split(size: int, micro_batch_size: int | Literal["auto"] | None) -> list[slice]:

@@ -35,6 +35,7 @@ from miniclip.train.optimizer import set_learning_rate
 from miniclip.train.schedule import learning_rate
 from miniclip.train.setup import RunOptions, build_callbacks, set_up
 from miniclip.train.validation import evaluate_first, monitored, validate
+from miniclip.train.variants.resolution import images_of_step
 from miniclip.utils.lock import lock_directory
 from miniclip.utils.randomness import random_integer
 
@@ -76,14 +77,9 @@ class Trainer:
         self.model, self.train_data, self.val_data, self.loader = model, run.train_data, run.val_data, run.loader
         self.config, self.run_dir, self.facts, self.changes = run.config, run.run_dir, run.facts, run.changes
         self.prepare, self.towers, self.loss, self.loss_of = run.prepare, run.towers, run.loss, run.loss_of
-        self.step_options, self.optimizer, self.ema, self.progress = (
-            run.step_options,
-            run.optimizer,
-            run.ema,
-            run.progress,
-        )
+        self.step_options, self.optimizer, self.ema = run.step_options, run.optimizer, run.ema
         self.checkpointer, self.metrics, self.history = run.checkpointer, run.metrics, run.metrics.history
-        self.callbacks = build_callbacks(callbacks, run.config, run.progress)
+        self.progress, self.callbacks = run.progress, build_callbacks(callbacks, run.config, run.progress)
         self.about, self.truncated_captions = run.facts["about"], run.truncated_captions
         self.train_captions: int = run.facts["data"]["train"]["captions"]
         self.embedded: Embeddings | None = None
@@ -186,9 +182,10 @@ class Trainer:
         set_learning_rate(self.optimizer, rate)
         torch.manual_seed(random_integer(self.config.seed, "step", self.step, distributed.rank()))  # for random layers
         inputs = self.prepare(batch, self.step)
-        result = cached_step(self.towers, self.optimizer, inputs, self.loss_of(batch), self.step_options)
+        with images_of_step(self.model.image, self.step, self.total_steps, self.config) as image_size:
+            result = cached_step(self.towers, self.optimizer, inputs, self.loss_of(batch), self.step_options)
         self.progress.step += 1
-        self.metrics.add({"step": self.step, "epoch": self.epoch + 1, "lr": rate}, batch, result)
+        self.metrics.add({"step": self.step, "epoch": self.epoch + 1, "lr": rate, **image_size}, batch, result)
         if self.ema is not None:
             self.ema.update(self.model, self.step)
 
