@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError
 from miniclip.data.sources.common import Source
 from miniclip.runtime import distributed
@@ -28,6 +30,8 @@ class LoaderOptions:
             own false negative.
         max_skip_fraction: greatest fraction of the images that may be skipped, as counted by this rank.
         source: reads something else in place of the images' pixels, such as the embeddings of a frozen tower.
+        device: device of the model. A GPU keeps the decoded images if they take at most an eighth of its free memory;
+            the pixels are the same. None: batches are on the CPU.
     """
 
     batch_size: int
@@ -39,6 +43,7 @@ class LoaderOptions:
     on_error: OnError = "raise"
     max_skip_fraction: float = MAX_SKIP_FRACTION
     source: Source | None = None
+    device: torch.device | None = None
 
     def global_batch_size(self, size: int) -> int:
         """Return the batch size of a dataset of `size` images, all ranks together.

@@ -60,10 +60,10 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Convert (..., 3, S, S) uint8, or float in 0..1, to normalised float32."""
+        mean, std = (side.to(pixels.device, non_blocking=True) for side in (self.mean, self.std))
         if is_uint8(pixels):
-            pixels = pixels.float().div_(255)
-            return pixels.sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
-        return (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+            return pixels.float().div_(255).sub_(mean).div_(std)
+        return (pixels - mean) / std
 
     @property
     def pixel_settings(self) -> dict[str, Any]:

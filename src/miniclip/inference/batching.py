@@ -7,6 +7,7 @@ tokens and then by length, whichever needs fewer tokens. Letters: N texts, T tok
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -15,10 +16,13 @@ import torch
 from torch import Tensor
 
 from miniclip.models.clip import CLIP
+from miniclip.utils.checks import whole_number
 
 MAX_TOKENS = {"cpu": 2048}  # tokens per batch; a larger batch does not fit a CPU's cache, a GPU has no limit
 PREFIXES = (0, 2, 3, 4, 5, 6, 8)  # numbers of first tokens by which texts are grouped, tried in turn
 BATCH_COST = 100  # cost of a batch itself in tokens, since small products are slow
+# On a GPU, cost of the launches of a batch's kernels: some milliseconds, in which it computes some ten thousand tokens.
+GPU_BATCH_COST, GPU_MAX_TOKENS = 8192, 1 << 16
 MIN_PREFIX = 2  # tokens; a shorter prefix is not shared
 
 
@@ -30,13 +34,18 @@ class TextBatch(NamedTuple):
     prefix: int  # common first tokens to compute once; 0: none
 
     @property
-    def cost(self) -> int:
-        """Tokens to compute, and the cost of a batch."""
-        return BATCH_COST + self.prefix + len(self.rows) * (self.width - self.prefix)
+    def tokens(self) -> int:
+        """Tokens to compute."""
+        return self.prefix + len(self.rows) * (self.width - self.prefix)
 
 
 def plan_batches(
-    tokens: Tensor, lengths: Tensor, max_rows: int, max_tokens: int, share_prefix: bool
+    tokens: Tensor,
+    lengths: Tensor,
+    max_rows: int,
+    max_tokens: int,
+    share_prefix: bool,
+    batch_cost: int = BATCH_COST,
 ) -> list[TextBatch]:
     """Sort texts and cut them into batches.
 
@@ -46,27 +55,33 @@ def plan_batches(
         max_rows: texts per batch.
         max_tokens: tokens per batch with padding; a longer text is a batch of its own.
         share_prefix: whether the tower can share a common prefix.
+        batch_cost: cost of a batch itself, in tokens.
 
     Returns:
         Batches in which each text occurs once.
     """
-    candidates = []
+    best: list[TextBatch] = []
+    lowest = math.inf
     for prefix in PREFIXES if share_prefix else PREFIXES[:1]:
-        if prefix > tokens.shape[1]:
+        if prefix > tokens.shape[1] or not len(tokens):
             break
         groups = torch.zeros_like(lengths)
         if prefix:
             groups = torch.unique(tokens[:, :prefix], dim=0, return_inverse=True)[1]
+            if int(groups.max()) * batch_cost > lowest:  # more prefixes than batches are worth
+                break
         order = (groups * (tokens.shape[1] + 1) + lengths).argsort(stable=True)
         batches = []
         for group in torch.split(order, torch.bincount(groups).tolist()):
-            for rows in _split_by_length(group, lengths[group].tolist(), prefix):
+            for rows in _split_by_length(group, lengths[group].tolist(), prefix, batch_cost):
                 batches += list(_cut(tokens, lengths, rows, (max_rows, max_tokens), share_prefix))
-        candidates.append(batches)
-    return min(candidates, key=lambda batches: sum(batch.cost for batch in batches), default=[])
+        cost = sum(batch_cost + batch.tokens for batch in batches)
+        if cost < lowest:
+            best, lowest = batches, cost
+    return best
 
 
-def _split_by_length(rows: Tensor, lengths: list[int], prefix: int) -> list[Tensor]:
+def _split_by_length(rows: Tensor, lengths: list[int], prefix: int, batch_cost: int) -> list[Tensor]:
     """Split sorted texts at the lengths where another batch costs less than the padding it saves.
 
     Dynamic programming over the end of the last batch finds the cheapest split.
@@ -75,7 +90,7 @@ def _split_by_length(rows: Tensor, lengths: list[int], prefix: int) -> list[Tens
     best = {0: (0, 0)}  # number of texts: their cost, and the start of their last batch
     for end in ends:
         width = max(1, lengths[end - 1] - prefix)
-        best[end] = min((best[start][0] + BATCH_COST + (end - start) * width, start) for start in best)
+        best[end] = min((best[start][0] + batch_cost + (end - start) * width, start) for start in best)
     parts, end = [], len(lengths)
     while end:
         start = best[end][1]
@@ -107,6 +122,18 @@ def _common_prefix(tokens: Tensor, shortest: int) -> int:
 def device_of(model: CLIP) -> torch.device:
     """Device of the weights."""
     return model.log_scale.device
+
+
+def rows_per_batch(chosen: int | None, model: CLIP, on_cpu: int, on_gpu: int) -> int:
+    """Return the rows of a batch, by default those of the model's device.
+
+    Raises:
+        ValueError: the chosen number is below 1.
+        TypeError: it is not an integer.
+    """
+    if chosen is not None:
+        return whole_number("batch_size", chosen, 1)
+    return on_cpu if device_of(model).type == "cpu" else on_gpu
 
 
 @contextmanager

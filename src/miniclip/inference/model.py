@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from miniclip.config import CLIPConfig
 from miniclip.data.preprocess import Preprocess
 from miniclip.fast import accelerate
+from miniclip.inference.batching import rows_per_batch
 from miniclip.inference.image_items import Images, check_normalised, image_items
 from miniclip.inference.images import ImageReader, OnError, check_options, embed_images, embed_pixels
 from miniclip.inference.texts import Texts, as_texts, embed_texts
@@ -19,7 +20,6 @@ from miniclip.inference.zero_shot import Template, class_embeddings, class_proba
 from miniclip.losses.reference import l2_normalize
 from miniclip.models.clip import CLIP
 from miniclip.tokenizer import TextTokenizer
-from miniclip.utils.checks import whole_number
 from miniclip.utils.items import describe
 
 
@@ -96,7 +96,7 @@ class CLIPModel(CLIP):
         self,
         images: Images,
         *,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         normalize: bool = True,
         progress: bool = False,
         num_workers: int | None = None,
@@ -110,7 +110,8 @@ class CLIPModel(CLIP):
                 array (H, W), (H, W, 3) or (H, W, 4) of uint8, or a tensor (3, H, W) of uint8. Arrays (N, H, W, 3) and
                 tensors (N, 3, H, W) are N images. Float tensors (N, 3, S, S) or (3, S, S) are normalized pixels from
                 `model.preprocess`. JPEG files are decoded by `data.jpeg`: pixels differ by at most a few grey levels.
-            batch_size: images per batch. The next batch is read while the model works.
+            batch_size: images per batch. The next batch is read while the model works. None: 64; on a GPU 512 of a
+                tensor, 128 of others.
             normalize: return unit vectors.
             progress: show a progress bar.
             num_workers: threads that read images; 0: none; None: one per core, at most 16. The result is the same.
@@ -125,7 +126,8 @@ class CLIPModel(CLIP):
             TypeError: an input is something else, or its scale or the order of its dimensions is not certain.
             ValueError: an option is out of range, or normalized pixels are not.
         """
-        batch_size, items = whole_number("batch_size", batch_size, 1), image_items(images)
+        items = image_items(images)
+        batch_size = rows_per_batch(batch_size, self, 64, 512 if isinstance(items, Tensor) else 128)
         check_options(num_workers, on_error)
         if isinstance(items, Tensor):
             check_normalised(items, self.preprocess)
@@ -144,7 +146,7 @@ class CLIPModel(CLIP):
         self,
         texts: Texts,
         *,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         normalize: bool = True,
         progress: bool = False,
     ) -> Tensor:
@@ -153,7 +155,8 @@ class CLIPModel(CLIP):
         Args:
             texts: a string, or strings in a list, an array, a column of a table or a generator; or token ids (N, T).
                 Texts longer than the context are cut, with a warning.
-            batch_size: maximum number of texts per batch. Texts of similar length share a batch.
+            batch_size: maximum number of texts per batch. Texts of similar length share a batch. None: 256; on a GPU
+                4,096.
             normalize: return unit vectors.
             progress: show a progress bar.
 
@@ -165,7 +168,7 @@ class CLIPModel(CLIP):
                 batch_size is below 1.
             TypeError: an input is something else.
         """
-        batch_size, items = whole_number("batch_size", batch_size, 1), as_texts(texts)
+        batch_size, items = rows_per_batch(batch_size, self, 256, 4096), as_texts(texts)
         tokenizer = None if isinstance(items, Tensor) else self.tokenizer
         embeddings = embed_texts(self, tokenizer, items, batch_size, progress)
         return l2_normalize(embeddings) if normalize else embeddings

@@ -11,9 +11,19 @@ import torch
 from torch import Tensor
 
 from miniclip.fast.towers import FastTextTransformer
-from miniclip.inference.batching import MAX_TOKENS, device_of, plan_batches, progress_bar, require_rows
+from miniclip.inference.batching import (
+    BATCH_COST,
+    GPU_BATCH_COST,
+    GPU_MAX_TOKENS,
+    MAX_TOKENS,
+    device_of,
+    plan_batches,
+    progress_bar,
+    require_rows,
+)
 from miniclip.models.clip import CLIP
 from miniclip.models.text import sequence_lengths
+from miniclip.runtime.devices import send
 from miniclip.tokenizer import TextTokenizer
 from miniclip.utils.items import describe, strings
 from miniclip.utils.option_names import option
@@ -96,10 +106,11 @@ def _embed(model: CLIP, tokens: Tensor, batch_size: int) -> Iterator[tuple[Tenso
         lengths = sequence_lengths(tokens, config.end_id)
     else:
         lengths = torch.full((len(tokens),), tokens.shape[1], device="cpu")
-    max_tokens = MAX_TOKENS.get(device.type, batch_size * tokens.shape[1])
+    max_tokens = MAX_TOKENS.get(device.type, GPU_MAX_TOKENS)
+    batch_cost = BATCH_COST if device.type == "cpu" else GPU_BATCH_COST
     share_prefix = isinstance(tower, FastTextTransformer) and tower.can_share_prefix()
-    for batch in plan_batches(tokens, lengths, batch_size, max_tokens, share_prefix):
-        batch_tokens = tokens[batch.rows, : batch.width].to(device)
+    for batch in plan_batches(tokens, lengths, batch_size, max_tokens, share_prefix, batch_cost):
+        batch_tokens = send(tokens[batch.rows, : batch.width], device)
         if isinstance(tower, FastTextTransformer):
             yield batch.rows, tower.forward_shared(batch_tokens, batch.prefix)
         else:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from miniclip.utils.checks import nearest
 from miniclip.utils.option_names import option
 
 TYPES = ("cpu", "cuda", "mps")
 OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps"}
+
+MAX_PINNED = 1 << 20  # bytes; pinning copies the tensor first
 
 
 def available_devices() -> list[str]:
@@ -63,3 +66,13 @@ def _missing(device: torch.device) -> str | None:
 def _refused(device: object, reason: str, hint: str = "") -> ValueError:
     devices = ", ".join(available_devices())
     return ValueError(f"{option('device', str(device))} {reason}; this machine has {devices}{hint}")
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting for the device's earlier work.
+
+    Small tensors go through pinned memory; large ones should lie there already.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= MAX_PINNED and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -232,6 +232,7 @@ def loader_options(model: CLIPModel, config: TrainConfig) -> LoaderOptions:
         reduced_decoding=config.reduced_decoding,
         on_error=config.on_error,
         max_skip_fraction=config.max_skip_fraction,
+        device=model.device,
     )
 
 

@@ -21,6 +21,7 @@ from miniclip.models.clip import CLIPOutput
 from miniclip.models.vision import draw_patches
 from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import pad_to_multiple
+from miniclip.runtime.devices import send
 from miniclip.train.config import TrainConfig
 from miniclip.train.step import Inputs, LossFunction, StepOptions
 from miniclip.train.variants.resolution import image_size_of_step, resized_images
@@ -92,10 +93,10 @@ class MicroBatches(Sequence[Inputs]):
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         """Return the inputs of one part."""
         rows, device = self.parts[index], self.model.device
-        pixels = self.augment.apply(self.pixels[rows].to(device, non_blocking=True), self.parameters[rows])
+        pixels = self.augment.apply(send(self.pixels[rows], device), send(self.parameters[rows], device))
         pixels = resized_images(pixels, self.image_size)
-        tokens = self.tokens[rows].to(device, non_blocking=True)
-        patch_indices = None if self.patch_indices is None else self.patch_indices[rows].to(device)
+        tokens = send(self.tokens[rows], device)
+        patch_indices = None if self.patch_indices is None else send(self.patch_indices[rows], device)
         return Inputs(self.model.preprocess.normalise(pixels), tokens, patch_indices)
 
 

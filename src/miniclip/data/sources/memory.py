@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import OnError
 from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches, pixels_or_reason
 from miniclip.errors import UnreadableError
+from miniclip.runtime.devices import send
 from miniclip.utils.threads import available_cores, thread_pool
 
 
@@ -17,7 +20,7 @@ class InMemoryImages:
     """All images of a dataset in memory, (N, 3, S, S) uint8.
 
     Attributes:
-        pixels: the images.
+        pixels: the images; they may be moved to a device.
         failed: index to reason of the images that could not be read.
 
     Raises:
@@ -47,4 +50,11 @@ class InMemoryImages:
         """Yield the readable images of each list of indices."""
         for batch in indices:
             readable = [index for index in batch if index not in self.failed]
-            yield Decoded(self.pixels[readable], {index: self.failed[index] for index in batch if index in self.failed})
+            yield Decoded(
+                take(self.pixels, readable), {index: self.failed[index] for index in batch if index in self.failed}
+            )
+
+
+def take(pixels: Tensor, indices: Sequence[int]) -> Tensor:
+    """Return images (B, 3, S, S) of a tensor (N, 3, S, S), on its device."""
+    return pixels.index_select(0, send(torch.tensor(indices, dtype=torch.int64), pixels.device))
