@@ -24,17 +24,29 @@ from benchmarks.learning.systems import Start
 from miniclip.runtime.precision import resolve
 from miniclip.train.schedule import learning_rate
 
-SMALL = {"width": 192, "layers": 6, "head_width": 64, "patch_size": 8, "image_size": 64}  # bert_vit_small
-SMALL_TEXT = {"width": 128, "layers": 3, "heads": 2}
+IMAGE_SIZE = 64
+TEXT_WIDTH, TEXT_HEADS, HEAD_WIDTH = 128, 2, 64
+# The towers of bert_vit_small and bert_vit_tiny: a smaller model makes more of a short budget, for open_clip too.
+SIZES = {
+    "small": {"width": 192, "layers": 6, "patch_size": 8, "text_layers": 3},
+    "tiny": {"width": 128, "layers": 4, "patch_size": 16, "text_layers": 2},
+}
 SETTINGS = {
+    "size": "tiny",
     "lr": 1e-3,
     "batch_size": 128,
-    "patch_dropout": 0.5,
+    "patch_dropout": 0.0,
     "weight_decay": 0.2,
     "warmup": 0.1,
     "scale": 0.9,
 }
-CANDIDATES = {"lr": (5e-4, 1e-3, 2e-3), "patch_dropout": (0.0, 0.5), "batch_size": (64, 128, 256), "scale": (0.9, 0.7)}
+CANDIDATES: dict[str, tuple[Any, ...]] = {
+    "size": ("small", "tiny"),
+    "lr": (5e-4, 1e-3, 2e-3, 4e-3),
+    "patch_dropout": (0.0, 0.5),
+    "batch_size": (64, 128, 256),
+    "scale": (0.9, 0.7),
+}
 WARM_UP_STEPS = 3
 TRUNCATED = 0.01  # fraction of the captions that the context cuts
 TOTAL = 10**6  # resolution of the schedule
@@ -60,10 +72,10 @@ class OpenClipSystem:
         self.tokenize = SimpleTokenizer(context_length=self.context)
         self.texts = [self.tokenize(captions) for captions in start.train.captions]
         self.model = self._build().to(self.device).train()
-        size, aug = SMALL["image_size"], AugmentationCfg(scale=(self.settings["scale"], 1.0))
-        self.transform = image_transform(size, is_train=True, aug_cfg=aug)
-        self.preprocess = image_transform(size, is_train=False)
-        self.images = [resize(image, [size], interpolation=3) for image in start.train.images]
+        aug = AugmentationCfg(scale=(self.settings["scale"], 1.0))
+        self.transform = image_transform(IMAGE_SIZE, is_train=True, aug_cfg=aug)
+        self.preprocess = image_transform(IMAGE_SIZE, is_train=False)
+        self.images = [resize(image, [IMAGE_SIZE], interpolation=3) for image in start.train.images]
         self.loss = ClipLoss()
         self.optimizer = self._optimizer()
         self.precision = resolve("auto", self.device)
@@ -76,8 +88,11 @@ class OpenClipSystem:
     def _build(self) -> nn.Module:
         from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-        vision = CLIPVisionCfg(**SMALL, patch_dropout=self.settings["patch_dropout"])  # type: ignore[arg-type]
-        return CLIP(SMALL["width"], vision, CLIPTextCfg(context_length=self.context, **SMALL_TEXT))
+        size = dict(SIZES[self.settings["size"]])
+        text = CLIPTextCfg(self.context, width=TEXT_WIDTH, heads=TEXT_HEADS, layers=size.pop("text_layers"))
+        dropout = self.settings["patch_dropout"]
+        vision = CLIPVisionCfg(**size, head_width=HEAD_WIDTH, image_size=IMAGE_SIZE, patch_dropout=dropout)
+        return CLIP(size["width"], vision, text)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """Return AdamW with the groups of open_clip's script."""
