@@ -91,6 +91,19 @@ def test_refuses_arguments_before_torch_is_imported(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_contrastive_model_is_tuned_with_the_sigmoid_loss_and_longer_captions(base, table, tmp_path, capsys):
+    run = tmp_path / "run"
+    sizes = ["--loss", "sigmoid", "--context-length", "100", "--image-size", "24"]
+    with pytest.warns(UserWarning, match="stretched to 100"):
+        assert cli.main(["finetune", str(base), str(table), "--run-dir", str(run), *sizes, *FAST]) == 0
+    assert "has no logit bias: added one of -10" in capsys.readouterr().out
+    model = miniclip.load(run / "last")
+    assert (model.config.text.context_length, model.config.image.image_size) == (100, 24)
+    assert model.logit_bias is not None
+    assert cli.main(["finetune", "--resume", str(run), "--context-length", "77"]) == 2
+    assert "remove --context-length" in capsys.readouterr().err
+
+
 def test_interrupted_first_evaluation_is_repeated(toy_tokenizer, tmp_path, monkeypatch):
     """A run that is killed between the first state and the first evaluation evaluates after its resume, once."""
     train, val = Shapes("train", 16), Shapes("val", 8)

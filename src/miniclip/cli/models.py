@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.checkpoints import LAYOUTS
-from miniclip.cli.parsing import add_command
+from miniclip.cli.parsing import CONTEXT_HELP, add_command, add_flag
 from miniclip.config import PRESETS, CLIPConfig, preset
 
 CONVERT_EPILOG = """examples:
@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
         help="precision of the weights (default: as loaded)",
     )
     convert.add_argument("--image-size", type=int, metavar="N", help="image size; the position embeddings are resized")
+    add_flag(convert, "context_length", int, CONTEXT_HELP)
     convert.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json that replaces the checkpoint's")
     convert.add_argument(
         "--architecture",

@@ -15,6 +15,7 @@ OTHER_COMMANDS = {
     "config": "`miniclip convert SOURCE TARGET --architecture{}`",
     "tokenizer": "`miniclip convert SOURCE TARGET --tokenizer{}`",
     "image_size": "`miniclip convert SOURCE TARGET --image-size{}`",
+    "context_length": "`miniclip convert SOURCE TARGET --context-length{}`",
     "prefix": "`miniclip convert SOURCE TARGET --prefix{}`",
     "subfolder": "`miniclip convert SOURCE TARGET --subfolder{}`",
     "miniclip.list_models()": "`miniclip models`",
@@ -22,6 +23,9 @@ OTHER_COMMANDS = {
     "caption=": "`?caption=NAME` after the path",
 }
 
+
+IMAGE_HELP = "image size of the checkpoint's model; the position embeddings are resized"
+CONTEXT_HELP = "tokens of a caption; the first 20 positions of the checkpoint are kept, the others stretched"
 
 # Names of flags in other projects, and those of miniclip: the first one that a command has is suggested.
 ALIASES = {

@@ -15,7 +15,7 @@ from miniclip import recipes
 from miniclip.cli.evaluate import format_recalls
 from miniclip.cli.finetuning.summary import comparison_with_start, next_commands
 from miniclip.cli.models import count_parameters
-from miniclip.cli.parsing import add_command, add_flag
+from miniclip.cli.parsing import CONTEXT_HELP, IMAGE_HELP, add_command, add_flag
 from miniclip.cli.trainers import (
     DEFAULT_DATA,
     DEFAULT_PRESET,
@@ -61,9 +61,11 @@ def add(commands: Any) -> None:
 
 
 def add_place_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the run directory and the device."""
+    """Add the run directory, the device, and the sizes of a checkpoint."""
     add_flag(parser, "run_dir", str | None, "the run directory (default: the next free runs/NAME)")
     add_flag(parser, "device", str | None, "cpu, cuda or mps (default: the GPU if there is one)")
+    add_flag(parser, "image_size", int, IMAGE_HELP)
+    add_flag(parser, "context_length", int, CONTEXT_HELP)
 
 
 def recipe_file(name: str) -> str:

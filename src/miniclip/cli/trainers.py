@@ -22,6 +22,7 @@ DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
 SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "min_crop_area": 1.0}
 NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device")
 ARCHITECTURE = ("preset", "model", "architecture")
+LOAD_SETTINGS = ("image_size", "context_length")  # options of `load` for a checkpoint to start from
 RESUME_FLAGS = ("allow_changes", "step")
 MAX_TOML = 1 << 20  # bytes
 
@@ -90,6 +91,9 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
 
     data, preset_name, checkpoint, run_dir, device = (settings.pop(name, None) for name in NEW_RUN_SETTINGS)
     changes = settings.pop("architecture", {})
+    sizes = {name: settings.pop(name) for name in LOAD_SETTINGS if name in settings}
+    if sizes and not checkpoint:
+        raise ValueError("--image-size and --context-length change a checkpoint: add --model, or remove them")
     if preset_name and checkpoint:
         raise ValueError("--preset and --model exclude each other: give fresh weights or a checkpoint, found both")
     data = DEFAULT_DATA if data in (None, DEFAULT_DATA) else absolute_spec(data)
@@ -100,7 +104,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     train_data, val_data = open_splits(data, reading_options_of(dataclasses.asdict(config)))
     preset_name = preset_name or DEFAULT_PRESET
     if checkpoint:
-        model = pretrained_model(checkpoint, config)
+        model = pretrained_model(checkpoint, config, sizes)
     else:
         require_pixels_of(train_data, preset_name, recipes.changed(preset(preset_name), changes))
         model = fresh_model(preset_name, train_data.captions, config, changes)
@@ -116,11 +120,15 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def pretrained_model(checkpoint: str, config: TrainConfig) -> Any:
-    """Return a checkpoint's model, with a logit bias if the loss needs one."""
+def pretrained_model(checkpoint: str, config: TrainConfig, sizes: Mapping[str, int]) -> Any:
+    """Return a checkpoint's model, with a logit bias if the loss needs one.
+
+    Half-precision weights become float32: small updates vanish in them.
+    """
     import miniclip
 
-    model = miniclip.load(checkpoint)
+    model = miniclip.load(checkpoint, **sizes)  # type: ignore[arg-type]
+    model = model.float() if model.log_scale.itemsize < 4 else model
     if config.loss == "sigmoid" and model.logit_bias is None:
         model.add_logit_bias()
         print(
@@ -194,7 +202,7 @@ def resumed_trainer(run: str, settings: dict[str, Any]) -> Any:
 
     allow_changes, step, device, data = (settings.pop(name, None) for name in (*RESUME_FLAGS, "device", "data"))
     settings.pop("architecture", None)  # comes with a preset
-    for name in ("preset", "model", "run_dir"):
+    for name in ("preset", "model", "run_dir", *LOAD_SETTINGS):
         if name in settings:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is for a new run; --resume {run} continues that run: remove --{flag}")

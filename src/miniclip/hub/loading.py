@@ -28,6 +28,7 @@ from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import PRESETS, CLIPConfig, preset
 from miniclip.hub.download import fetch
 from miniclip.hub.registry import PRETRAINED, meant, suggestion
+from miniclip.hub.text_tower import with_context
 from miniclip.hub.tokenizers import attach_tokenizer, open_tokenizer
 from miniclip.inference.model import CLIPModel
 from miniclip.runtime.devices import select_device
@@ -59,6 +60,7 @@ class LoadOptions:
     dtype: torch.dtype | None
     tokenizer: str | Path | TextTokenizer | None
     image_size: int | None
+    context_length: int | None
     config: str | Path | CLIPConfig | None
     revision: str | None
     cache_dir: str | Path | None
@@ -79,6 +81,7 @@ def load(
     dtype: torch.dtype | DtypeName | None = None,
     tokenizer: str | Path | TextTokenizer | None = None,
     image_size: int | None = None,
+    context_length: int | None = None,
     config: str | Path | CLIPConfig | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -98,6 +101,8 @@ def load(
         tokenizer: object or path that replaces the checkpoint's tokenizer. The text tower of a fresh model is
             adapted to its end token and vocabulary size.
         image_size: pixels on a side, in place of the checkpoint's; the position embeddings are resized.
+        context_length: tokens of a caption, in place of the checkpoint's; the first 20 position embeddings are kept
+            and the others are stretched, as in Long-CLIP (77 to 248).
         config: configuration of weights that have no settings beside them: a `CLIPConfig`; a name of a preset, such as
             "vit_b_32" (QuickGELU), or of open_clip, "ViT-B-32" (GELU); or the path of a configuration file.
         revision: branch, tag or commit of a repository.
@@ -110,7 +115,7 @@ def load(
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: unknown preset or dtype, or a tokenizer or image size that does not fit the model.
+        ValueError: unknown preset or dtype, or a tokenizer, image size or context length that does not fit the model.
         FileNotFoundError: no such checkpoint, on disk or on the Hub.
         ConnectionError: the checkpoint is not in the cache, and the Hub cannot be reached.
         CheckpointError: the checkpoint is damaged or of an unknown kind, or its weights do not fit its settings.
@@ -122,7 +127,8 @@ def load(
         )
     target = select_device("cpu" if device is None else device)
     chosen = _dtype(dtype, target)
-    options = LoadOptions(target, chosen, tokenizer, image_size, config, revision, cache_dir, subfolder, prefix)
+    sizes = image_size, context_length
+    options = LoadOptions(target, chosen, tokenizer, *sizes, config, revision, cache_dir, subfolder, prefix)
     return _load_checkpoint(_require_name(name), options) if pretrained else _load_preset(_require_name(name), options)
 
 
@@ -183,6 +189,8 @@ def _load_preset(name: str, options: LoadOptions) -> CLIPModel:
     config = preset(name)
     if options.image_size is not None:
         config = config.replace_image(image_size=options.image_size)
+    if options.context_length is not None:
+        config = config.replace_text(context_length=options.context_length)
     with torch.device("cpu"):  # not torch's default device
         model = fresh(config, open_tokenizer(options.tokenizer))
     return model.to(device=options.device, dtype=options.dtype).eval()
@@ -193,6 +201,8 @@ def _load_checkpoint(name: str | Path, options: LoadOptions) -> CLIPModel:
     given = None if options.config is None else given_plan(options.config)
     checkpoint = CheckpointReader(path, given, options.prefix)
     model = checkpoint.model(options.dtype, options.image_size, keep_half=options.device.type != "cpu")
+    if options.context_length is not None:
+        model = with_context(model, options.context_length)
     attach_tokenizer(model, checkpoint, options.tokenizer, options.cache_dir)
     local = Path(name).expanduser()
     model.source = str(local.absolute() if local.exists() else name)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniclip.checkpoints.reading import CheckpointReader
+from miniclip.errors import CheckpointError
 from miniclip.hub.download import fetch
 from miniclip.hub.registry import OPENAI_REPO
+from miniclip.hub.text_tower import require_same_words
 from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer import find_tokenizer, load_tokenizer
 from miniclip.utils.items import describe
@@ -43,13 +45,24 @@ def attach_tokenizer(
     options = dict(checkpoint.plan.tokenizer_options)
     path = find_tokenizer(checkpoint.directory)
     if tokenizer is not None:
-        model.tokenizer = open_tokenizer(tokenizer)
+        given = open_tokenizer(tokenizer)
+        model.tokenizer = given
+        assert given is not None
+        require_same_words(given, model, _readable(path, options))
     elif path is not None:
         model.tokenizer_source = functools.partial(load_tokenizer, path, **options)
         if checkpoint.is_native and path.stat().st_size <= MAX_EAGER_BYTES:
             _ = model.tokenizer  # a damaged file raises while loading, not at the first text
     elif repo := _tokenizer_repo(model, checkpoint):
         model.tokenizer_source = functools.partial(_fetch, repo, options, checkpoint.weights_path, cache_dir)
+
+
+def _readable(path: Path | None, options: dict[str, Any]) -> TextTokenizer | None:
+    """Return the checkpoint's own tokenizer; None if there is none, or it is damaged."""
+    try:
+        return None if path is None else load_tokenizer(path, **options)
+    except (CheckpointError, ImportError):
+        return None
 
 
 def _tokenizer_repo(model: CLIPModel, checkpoint: CheckpointReader) -> str | None:

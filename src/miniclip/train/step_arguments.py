@@ -38,8 +38,9 @@ def loss_function(config: TrainConfig, model: CLIPModel) -> LossFunction:
         return lambda output: contrastive_loss(output.image_embeddings, output.text_embeddings, output.logit_scale)
     if model.logit_bias is None:
         raise ValueError(
-            "loss 'sigmoid' needs a model with a logit bias, and this one was trained with the contrastive loss: call "
-            "model.add_logit_bias() before, or use loss 'contrastive'"
+            "loss 'sigmoid' needs a model with a logit bias, and this one was trained with the contrastive loss: start "
+            "a new run from it, as `miniclip finetune MODEL DATA --loss sigmoid` does, which adds the bias; in Python, "
+            "call model.add_logit_bias() before Trainer(model, …). A resumed run keeps its loss: use loss 'contrastive'"
         )
 
     def loss(output: CLIPOutput) -> Tensor:
