@@ -65,8 +65,8 @@ def with_context(model: CLIPModel, length: int) -> CLIPModel:
 def stretched(positions: Tensor, length: int) -> Tensor:
     """Return position embeddings (T, D) for another number of tokens, (length, D).
 
-    Position j of the result is at 20 + (j - 20) (T - 20) / (length - 20) of the old ones for j >= 20, between its two
-    neighbours; behind the last one, the line through the last two continues.
+    Position j >= 20 of the result is at the place 20 + (j - 20) (T - 20) / (length - 20) between two old ones. Behind
+    the last one, the line through the last two continues.
     """
     T = len(positions)
     if length <= T:
