@@ -116,7 +116,7 @@ def time_parts(trainer, rounds: int) -> dict[str, float]:
     model.zero_grad()
     return {
         "batch metrics": median_seconds(
-            lambda: batch_metrics(batch, output, 0, model.tokenizer, config.loss), rounds, model.device
+            lambda: batch_metrics(batch, output, 0, model.tokenizer, config), rounds, model.device
         ),
         "rules": median_seconds(lambda: [rule.detect(window) for rule in ALL_RULES], rounds, model.device),
         "norms by tower": config.log_every * (norms_by_tower - single_norm),

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniclip.data.loader import Batch
+from miniclip.data.sources.captions import caption_keys
 from miniclip.diagnostics import batch_metrics as module
 from miniclip.diagnostics.batch_metrics import (
     ROWS,
     batch_metrics,
-    caption_keys,
     chance_loss,
     image_keys,
     learned_fraction,
@@ -20,6 +20,7 @@ from miniclip.diagnostics.batch_metrics import (
 from miniclip.diagnostics.embedding_metrics import alignment, effective_rank, embedding_metrics, uniformity
 from miniclip.losses.reference import contrastive_loss, l2_normalize, sigmoid_loss
 from miniclip.models.clip import CLIPOutput
+from miniclip.train.config import TrainConfig
 
 sizes = st.tuples(st.integers(2, 20), st.integers(2, 20), st.integers(0, 2**31))
 
@@ -89,7 +90,7 @@ def output_of(n, scale=50.0):
 
 def test_loss_floor_is_the_lowest_loss_with_repeated_captions(tokenizer):
     captions = ["a red circle"] * 3 + ["a blue square", "a green star", "a green star"]
-    record = batch_metrics(batch_of(tokenizer(captions)), output_of(6), 0, tokenizer, "contrastive")
+    record = batch_metrics(batch_of(tokenizer(captions)), output_of(6), 0, tokenizer, TrainConfig())
     assert record["distinct_captions"] == 3
     assert record["log_distinct_captions"] == pytest.approx(math.log(3))
     assert record["distinct_images"] == 6
@@ -102,7 +103,7 @@ def test_loss_floor_is_the_lowest_loss_with_repeated_captions(tokenizer):
 
 
 def test_learned_fraction_needs_distinct_captions(tokenizer):
-    record = batch_metrics(batch_of(tokenizer(["a star"] * 4)), output_of(4), 0, tokenizer, "contrastive")
+    record = batch_metrics(batch_of(tokenizer(["a star"] * 4)), output_of(4), 0, tokenizer, TrainConfig())
     assert learned_fraction({**record, "loss": 1.0}) is None
     assert learned_fraction({"loss": 1.0}) is None
 
@@ -131,7 +132,7 @@ def test_embedding_metrics_use_the_first_rows_of_the_whole_batch(tokenizer, monk
     monkeypatch.setattr(module, "embedding_metrics", lambda x, y: sizes.append(len(x)) or {})
     n = ROWS + 10
     for first in (0, 100, ROWS, 1000):
-        batch_metrics(batch_of(tokenizer(["a star"] * n)), output_of(n), first, tokenizer, "contrastive")
+        batch_metrics(batch_of(tokenizer(["a star"] * n)), output_of(n), first, tokenizer, TrainConfig())
     assert sizes == [ROWS, ROWS - 100, 0, 0]
 
 

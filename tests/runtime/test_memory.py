@@ -234,7 +234,7 @@ class FakeGpu:
 
     def __init__(self, monkeypatch, free, sample_bytes):
         self.tried, self.peak, self.free, self.sample_bytes = [], 0, free, sample_bytes
-        monkeypatch.setattr(memory, "reserved_bytes", lambda model, batch: 0)
+        monkeypatch.setattr(memory, "reserved_bytes", lambda model, batch, captions=1: 0)
         monkeypatch.setattr(memory, "_fits_by_prediction", memory._fits_by_trial)  # the test's model is on the CPU
         for name, answer in {
             "empty_cache": lambda: None,

@@ -49,6 +49,17 @@ CASES = {  # by ranks and name: settings
         "fsdp-cached": {"batch_size": 10, "fsdp": True, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
         "fsdp-checkpointed": {"batch_size": 8, "fsdp": True, "gradient_checkpointing": True, "micro_batch_size": 3},
         "fsdp-rates": {"batch_size": 8, "fsdp": True, "epochs": 1, "layer_decay": 0.5, "first_image_size": 8},
+        "captions": {
+            "batch_size": 8,
+            "captions_per_image": 2,
+            "positives": "all",
+            "label_smoothing": 0.1,
+            "on_error": "skip",
+            "max_skip_fraction": 0.2,
+            "micro_batch_size": 3,
+            **RANDOM,
+        },
+        "fsdp-captions": {"batch_size": 8, "fsdp": True, "captions_per_image": 3, "loss": "sigmoid", **RANDOM},
         "checkpointed": {"batch_size": 9, "gradient_checkpointing": True, "micro_batch_size": 3, **RANDOM},
     },
     3: {

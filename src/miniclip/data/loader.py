@@ -1,6 +1,6 @@
-"""Training batches: each image at most once per epoch, one random caption each, in an order set by seed and epoch.
+"""Training batches: each image at most once per epoch, random captions of it, in an order set by seed and epoch.
 
-Letters: B rows of the batch, S image side, T tokens.
+Letters: B images of the batch, C captions per image, S image side, T tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     """Matching images and captions; with several ranks, this rank's rows."""
 
     pixels: Tensor  # (B, 3, S, S) uint8
-    tokens: Tensor  # (B, T) int64, T the longest caption, or the context length if padded
+    tokens: Tensor  # (B * C, T) int64, image by image; T the longest caption, or the context length if padded
     indices: Tensor  # (B,) int64, the images' indices in the dataset
     rows: Tensor  # (B,) int64, the rows of the global batch; images that cannot be read are left out
 
@@ -75,7 +75,7 @@ class ImageCaptionLoader:
             pixels, rows = self._images.read(epoch * self.steps + number, order[number].tolist())
             readable = torch.tensor(rows)
             indices = order[number][readable]
-            tokens = self._captions.draw(indices, self.options.seed, epoch)
+            tokens = self._captions.draw(indices, self.options.seed, epoch, self.options.captions_per_image)
             batch = Batch(pixels, tokens, indices, self.rows.start + readable)
             self.wait_seconds += time.perf_counter() - began
             yield batch

@@ -32,6 +32,7 @@ class LoaderOptions:
         source: reads something else in place of the images' pixels, such as the embeddings of a frozen tower.
         device: device of the model. A GPU keeps the decoded images if they take at most an eighth of its free memory;
             the pixels are the same. None: batches are on the CPU.
+        captions_per_image: captions of each image in a batch, without repetition if the image has that many.
     """
 
     batch_size: int
@@ -44,6 +45,7 @@ class LoaderOptions:
     max_skip_fraction: float = MAX_SKIP_FRACTION
     source: Source | None = None
     device: torch.device | None = None
+    captions_per_image: int = 1
 
     def global_batch_size(self, size: int) -> int:
         """Return the batch size of a dataset of `size` images, all ranks together.

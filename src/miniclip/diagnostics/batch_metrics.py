@@ -6,22 +6,21 @@ Letters: B batch (n of its rows on this rank), T tokens, S image side.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from miniclip.data.loader import Batch
+from miniclip.data.sources.captions import caption_keys, hashes
 from miniclip.diagnostics.embedding_metrics import embedding_metrics
+from miniclip.diagnostics.loss_floor import loss_floor
 from miniclip.losses.reference import l2_normalize
 from miniclip.models.clip import CLIPOutput
 from miniclip.runs.history import Record
 from miniclip.runtime import distributed
-from miniclip.train.config import Loss
+from miniclip.train.config import TrainConfig
 from miniclip.train.metrics import chance_loss
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ IMAGE_BYTES = 2048  # bytes per image that are compared, evenly spaced
 
 
 def batch_metrics(
-    batch: Batch, output: CLIPOutput, first_row: int, tokenizer: TextTokenizer | None, loss: Loss
+    batch: Batch, output: CLIPOutput, first_row: int, tokenizer: TextTokenizer | None, config: TrainConfig
 ) -> Record:
     """Return the metrics of a batch for the record of its step. All ranks must call it together.
 
@@ -41,28 +40,30 @@ def batch_metrics(
         output: embeddings of these rows, without gradient.
         first_row: index of the first of these rows in the whole batch.
         tokenizer: tokenizer of the model; its end token ends a caption.
-        loss: name of the loss.
+        config: the settings.
 
     Returns:
-        The `embedding_metrics`; `pairs`, the size of the whole batch; `distinct_captions` and `distinct_images` in it;
-        `log_distinct_captions`; `chance_loss`; and `loss_floor`, the loss of a model that separates all distinct
-        captions.
+        The `embedding_metrics`, of the images and the first caption of each; `pairs`, the images of the whole batch;
+        `distinct_captions` and `distinct_images` in it; `log_distinct_captions`; `chance_loss`; and `loss_floor`, the
+        loss of a model that separates all distinct captions.
     """
-    local_rows = slice(0, max(0, ROWS - first_row))
-    sides = (distributed.all_gather(side[local_rows].contiguous()).cpu() for side in output[:2])
+    local_rows, captions = slice(0, max(0, ROWS - first_row)), config.captions_per_image
+    first_captions = output.text_embeddings[::captions]
+    sides = (distributed.all_gather(side[local_rows].contiguous()).cpu() for side in (output[0], first_captions))
     images, texts = (l2_normalize(side.double()) for side in sides)
-    keys = torch.stack([caption_keys(batch.tokens, tokenizer), image_keys(batch.pixels)], dim=1)
-    text_keys, pixel_keys = distributed.all_gather(keys.to(output[0].device)).T.tolist()
-    caption_counts = Counter[int](text_keys)
-    n = caption_counts.total()
+    caption_rows = caption_keys(batch.tokens, tokenizer).view(-1, captions)
+    keys = torch.cat([caption_rows, image_keys(batch.pixels)[:, None]], dim=1)
+    keys = distributed.all_gather(keys.to(output[0].device)).cpu()
+    text_keys, pixel_keys = keys[:, :-1].tolist(), keys[:, -1].tolist()
+    distinct_captions = len({key for row in text_keys for key in row})
     return {
         **embedding_metrics(images, texts),
-        "pairs": n,
-        "distinct_captions": len(caption_counts),
-        "log_distinct_captions": math.log(len(caption_counts)),
+        "pairs": len(keys),
+        "distinct_captions": distinct_captions,
+        "log_distinct_captions": math.log(distinct_captions),
         "distinct_images": len(set(pixel_keys)),
-        "chance_loss": chance_loss(n, loss),
-        "loss_floor": sum(count * chance_loss(count, loss) for count in caption_counts.values()) / n,
+        "chance_loss": chance_loss(len(keys), config.loss, captions, config.label_smoothing),
+        "loss_floor": loss_floor(text_keys, config),
     }
 
 
@@ -77,24 +78,8 @@ def learned_fraction(record: Record) -> float | None:
     return float((chance - loss) / (chance - floor))
 
 
-def caption_keys(tokens: Tensor, tokenizer: TextTokenizer | None) -> Tensor:
-    """Return a hash of each caption's tokens (n, T), independent of padding: (n,) int64."""
-    end_id = None if tokenizer is None else tokenizer.end_id
-    if end_id is None:
-        lengths = torch.full((len(tokens),), tokens.shape[1])
-    else:
-        lengths = (tokens == end_id).int().argmax(dim=1).add(1)
-    rows = tokens.cpu().numpy()
-    return _hashes(row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True))
-
-
 def image_keys(pixels: Tensor) -> Tensor:
     """Return a hash of about `IMAGE_BYTES` bytes of each image (n, 3, S, S) uint8: (n,) int64."""
     flat = pixels.flatten(1)
     stride = max(1, flat.shape[1] // IMAGE_BYTES) | 1  # odd, so that each row of pixels samples other columns
-    return _hashes(row.tobytes() for row in flat[:, ::stride].contiguous().cpu().numpy())
-
-
-def _hashes(rows: Iterable[bytes]) -> Tensor:
-    digests = [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
-    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.int64)
+    return hashes(row.tobytes() for row in flat[:, ::stride].contiguous().cpu().numpy())

@@ -107,6 +107,8 @@ def run_facts(trainer: TrainerProtocol) -> RunFacts:
         trained_towers=tuple(name for name in ("image", "text") if any(p.requires_grad for p in parameters[name])),
         captions=trainer.train_captions,
         truncated_captions=trainer.truncated_captions,
+        captions_per_image=config.captions_per_image,
+        repeats_are_positives=config.positives == "all",
     )
 
 

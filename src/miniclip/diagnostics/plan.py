@@ -143,15 +143,17 @@ def plan_run(trainer: StepTrainer) -> RunPlan:
     peak = peak_flops(device, config.precision)
     state = random_state(device)
     try:
-        trial = synthetic_step(model, config.precision, config.patch_dropout)
+        captions = config.captions_per_image
+        trial = synthetic_step(model, config.precision, config.patch_dropout, captions)
         micro_batch_size = config.micro_batch_size if isinstance(config.micro_batch_size, int) else None
-        needed, free = round(step_bytes(model, local_rows, trial, micro_batch_size)), free_bytes(device)
+        needed = round(step_bytes(model, local_rows, trial, micro_batch_size, captions))
+        free = free_bytes(device)
         step_time = time_step(trainer, peak)
         evaluation_seconds = time_evaluation(trainer)
     finally:
         set_random_state(device, state)
         loader.close()
-    flops = pair_flops(model, step_time.tokens, config.patch_dropout)
+    flops = pair_flops(model, step_time.tokens, config.patch_dropout, captions=captions)
     source = loader.source
     epochs_left = range(trainer.epoch + 1, trainer.epochs + 1) if trainer.val_data is not None else ()
     return RunPlan(

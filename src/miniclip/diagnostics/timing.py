@@ -17,7 +17,8 @@ from miniclip.runtime.flops import pair_flops
 from miniclip.train.callbacks import TrainerProtocol
 from miniclip.train.gradient_caching import cached_step
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.step import Inputs, LossFunction, StepOptions
+from miniclip.train.step import Inputs, StepOptions
+from miniclip.train.step_arguments import TrainingLoss
 
 TARGET_SECONDS = 6.0  # approximate duration of all timed steps; slow steps are timed with fewer pairs
 TIMED_STEPS = 3  # after one untimed step
@@ -34,7 +35,7 @@ class StepTrainer(TrainerProtocol, Protocol):
     """
 
     loader: ImageCaptionLoader
-    loss: LossFunction
+    loss: TrainingLoss
     step_options: StepOptions
 
     @property
@@ -62,19 +63,21 @@ def time_step(trainer: StepTrainer, peak_flops: float) -> StepTime:
     tokens, local_rows = batch.tokens.shape[1], len(batch.indices)
     if config.fsdp and distributed.world_size() > 1:
         return StepTime(None, 0, tokens)  # a sharded model cannot be copied
-    pair_seconds = (pair_flops(model, tokens, config.patch_dropout) or 0) / (ASSUMED_MFU * peak_flops)
+    flops = pair_flops(model, tokens, config.patch_dropout, captions=config.captions_per_image) or 0
+    pair_seconds = flops / (ASSUMED_MFU * peak_flops)
     pairs = local_rows
     if pair_seconds:
         pairs = min(local_rows, max(2, int(TARGET_SECONDS / (TIMED_STEPS + 1) / pair_seconds)))
     pairs = min(rank_pairs for (rank_pairs,) in distributed.all_gather_ints([pairs]))
     model_copy = copy.deepcopy(model).train()
     optimizer = build_optimizer(model_copy, config)
+    batch = Batch(*(rows[: pairs * (len(rows) // local_rows)] for rows in batch))
     last_step = max(trainer.step, trainer.total_steps - 1)  # with images of the whole size
-    inputs = trainer.prepare(Batch(*(rows[:pairs] for rows in batch)), last_step)
+    inputs, loss = trainer.prepare(batch, last_step), trainer.loss.for_batch(batch)
     seconds = []
     for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()
-        result = cached_step(model_copy, optimizer, inputs, trainer.loss, trainer.step_options)
+        result = cached_step(model_copy, optimizer, inputs, loss, trainer.step_options)
         float(result.metrics["loss"])  # waits for the device
         seconds.append(time.perf_counter() - start)
     return StepTime(statistics.median(seconds[1:]) / pairs * local_rows, pairs, tokens)

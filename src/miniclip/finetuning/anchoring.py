@@ -31,6 +31,7 @@ from miniclip.runs.structure import is_frozen
 from miniclip.runtime import distributed
 from miniclip.train.config import TrainConfig
 from miniclip.train.step import LossFunction
+from miniclip.train.step_arguments import TrainingLoss
 from miniclip.utils.option_names import option
 
 FORMAT = "miniclip start 1"
@@ -91,7 +92,7 @@ class Targets(NamedTuple):
     texts: EmbeddingTable | None
 
     def of(self, batch: Batch, caption_rows: Tensor, device: torch.device) -> tuple[Any, Any]:
-        """Return the embeddings of the images and of the captions of the pairs of all ranks: (B, E) each.
+        """Return the embeddings of the images and of the captions of all ranks: (B, E) and (B * C, E).
 
         Raises:
             DataError: the other model could not read an image of the batch.
@@ -125,12 +126,12 @@ class BatchLoss:
         model: CLIPModel,
         config: TrainConfig,
         loader: ImageCaptionLoader,
-        loss: LossFunction,
+        loss: TrainingLoss,
         place: RunPlace,
     ) -> None:
         require_objectives(model, config)
         self.model, self.config, self.loss, self.place = model, config, loss, place
-        self._caption_rows = CaptionRows(place.data, config.seed, place.progress)
+        self._caption_rows = CaptionRows(place.data, config.seed, place.progress, config.captions_per_image)
         self._folder, self._options = embedding_folder(config, place.folder), loader.options
         self._teacher: tuple[Targets, Tensor] | None = None  # with the factor on its cosines
         self._teacher_facts: dict[str, str] = {}
@@ -165,14 +166,15 @@ class BatchLoss:
     def __call__(self, batch: Batch) -> LossFunction:
         """Return the loss of a batch as a function of the model's output. All ranks must call it together."""
         if self._teacher is None and self._anchor is None and self._weights is None:
-            return self.loss
+            return self.loss.for_batch(batch)
         self._write()
         rows, device, config = self._caption_rows(batch), self.model.device, self.config
+        loss_of_batch = self.loss.for_batch(batch)
         teacher = None if self._teacher is None else (*self._teacher[0].of(batch, rows, device), self._teacher[1])
         anchor = None if self._anchor is None else self._anchor.of(batch, rows, device)
 
         def loss(output: CLIPOutput) -> Tensor:
-            value = self.loss(output)
+            value = loss_of_batch(output)
             sides = distributed.all_gather(output.image_embeddings), distributed.all_gather(output.text_embeddings)
             if teacher is not None:
                 value = value + config.distillation * distillation((*sides, output.logit_scale), teacher)

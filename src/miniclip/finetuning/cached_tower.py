@@ -5,7 +5,7 @@ a file (`embedding_table.py`). The loader then reads them in place of the pixels
 an evaluation embeds its data only the first time. The losses are those without the file: the training loader's pixels
 are embedded, in float32 also if the run's precision is bfloat16.
 
-Letters: B batch, E embedding.
+Letters: B batch, C captions per image, E embedding.
 """
 
 from __future__ import annotations
@@ -75,16 +75,18 @@ class CaptionRows:
         data: images with captions.
         seed: of the run.
         progress: its epoch counts.
+        per_image: captions of each image in a batch, C.
     """
 
-    def __init__(self, data: ImageCaptionDataset, seed: int, progress: Progress) -> None:
+    def __init__(self, data: ImageCaptionDataset, seed: int, progress: Progress, per_image: int) -> None:
         self._counts = [len(group) for group in data.captions]
         self._first_rows = torch.tensor([0, *self._counts]).cumsum(0)[:-1]
-        self._seed, self._progress = seed, progress
+        self._seed, self._progress, self._per_image = seed, progress, per_image
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the row of each pair's caption: (B,) int64."""
-        return drawn_rows(self._counts, self._first_rows, batch.indices, (self._seed, self._progress.epoch))
+        """Return the row of each caption: (B * C,) int64."""
+        key = self._seed, self._progress.epoch
+        return drawn_rows(self._counts, self._first_rows, batch.indices, key, self._per_image)
 
 
 class EmbeddedImages:
@@ -181,11 +183,12 @@ class EmbeddedInputs(Sequence[Inputs]):
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         """Return the inputs of one part."""
         rows, device = self.parts.parts[index], self.parts.model.device
+        captions = self.parts.caption_rows(rows)
         if self.has_pixels:
             inputs = self.parts[index]
         else:
-            inputs = Inputs(self.batch.pixels[rows].to(device), self.parts.tokens[rows].to(device))
-        return inputs if self.texts is None else inputs._replace(tokens=self.texts[rows].to(device))
+            inputs = Inputs(self.batch.pixels[rows].to(device), self.parts.tokens[captions].to(device))
+        return inputs if self.texts is None else inputs._replace(tokens=self.texts[captions].to(device))
 
 
 class EmbeddedPreparation:
@@ -212,4 +215,6 @@ def prepare_inputs(
     """Return the preparation of batches for a model, or for one with frozen towers that are encoded once."""
     if towers is None:
         return prepare
-    return EmbeddedPreparation(prepare, towers, CaptionRows(data, prepare.config.seed, progress))
+    return EmbeddedPreparation(
+        prepare, towers, CaptionRows(data, prepare.config.seed, progress, prepare.config.captions_per_image)
+    )

@@ -29,8 +29,9 @@ MAX_BATCHES = 20  # on disk
 
 
 def finite_rows(output: CLIPOutput) -> Tensor:
-    """Return which embeddings of images (row 0) and captions (row 1) are finite: (2, B) bool, on the device."""
-    return torch.stack([side.isfinite().all(dim=1) for side in output[:2]])
+    """Return which images (row 0) have finite embeddings, and which have only finite captions (row 1): (2, B) bool."""
+    images = len(output.image_embeddings)
+    return torch.stack([side.isfinite().view(images, -1).all(dim=1) for side in output[:2]])
 
 
 def cause(metrics: Mapping[str, float], finite: Tensor, indices: Tensor) -> str:

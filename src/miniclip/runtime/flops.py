@@ -78,14 +78,17 @@ def _single_query(tower: ImageConfig | TextConfig, T: int) -> int:
     return 4 * T * D * D + 4 * T * D + 4 * D * D + 4 * D * M
 
 
-def pair_flops(model: CLIPModel, tokens: int, patch_dropout: float = 0.0, image_size: int | None = None) -> int | None:
-    """Return the FLOPs of a training step per pair.
+def pair_flops(
+    model: CLIPModel, tokens: int, patch_dropout: float = 0.0, image_size: int | None = None, captions: int = 1
+) -> int | None:
+    """Return the FLOPs of a training step per image, with its captions.
 
     Args:
         model: a tower is trained if any of its weights is.
         tokens: T of the batch's captions.
         patch_dropout: fraction of the patches that is left out.
         image_size: side of the images in pixels; None: the model's.
+        captions: captions of each image.
 
     Returns:
         FLOPs; None for a model with custom towers.
@@ -97,7 +100,7 @@ def pair_flops(model: CLIPModel, tokens: int, patch_dropout: float = 0.0, image_
         for tower in (model.image, model.text)
     )
     config = model.config.replace_image(image_size=image_size or model.config.image.image_size)
-    return image * image_flops(config, patch_dropout) + text * text_flops(model.config, tokens)
+    return image * image_flops(config, patch_dropout) + captions * text * text_flops(model.config, tokens)
 
 
 @functools.cache

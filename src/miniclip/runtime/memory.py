@@ -24,7 +24,7 @@ from miniclip.runtime.precision import Precision
 from miniclip.utils.randomness import random_state, set_random_state
 
 GPU_FRACTION, CPU_FRACTION = 0.8, 0.5  # share of the free memory; the rest serves augmentation and other processes
-EMBEDDING_COPIES = 8  # float32 copies of both embeddings (B, E): values, gradients, the loss's copies
+EMBEDDING_COPIES = 8  # float32 copies of both embeddings: values, gradients, the loss's copies
 SIMILARITY_COPIES = 8  # float32 copies of the similarity matrix
 MAX_SIMILARITY_SIDE = 2048  # larger matrices are computed in blocks: `losses.CHUNKED_FROM`
 PARAMETER_COPIES = 3  # copies of the trained weights: the gradient and AdamW's two moments
@@ -45,7 +45,9 @@ def checkpoint_blocks(model: nn.Module, enabled: bool = True) -> None:
         stack.checkpointed = enabled
 
 
-def synthetic_step(model: CLIPModel, precision: Precision = "float32", patch_dropout: float = 0.0) -> Trial:
+def synthetic_step(
+    model: CLIPModel, precision: Precision = "float32", patch_dropout: float = 0.0, captions: int = 1
+) -> Trial:
     """Return a function that runs forward and backward of n random samples, and leaves no gradient.
 
     The captions have the full context length.
@@ -54,11 +56,12 @@ def synthetic_step(model: CLIPModel, precision: Precision = "float32", patch_dro
         model: on the device that it will be trained on.
         precision: float32 or bfloat16 (autocast).
         patch_dropout: fraction of the patches that a step leaves out.
+        captions: captions of each image.
     """
 
     def trial(samples: int) -> None:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            out = model(*_random_inputs(model, samples, patch_dropout))
+            out = model(*_random_inputs(model, samples, patch_dropout, captions))
         embeddings = [side for side in out[:2] if side.requires_grad]
         if embeddings:
             torch.autograd.backward(embeddings, [torch.ones_like(side) for side in embeddings])
@@ -68,10 +71,12 @@ def synthetic_step(model: CLIPModel, precision: Precision = "float32", patch_dro
     return trial
 
 
-def _random_inputs(model: CLIPModel, samples: int, patch_dropout: float) -> tuple[Tensor, Tensor, Tensor | None]:
+def _random_inputs(
+    model: CLIPModel, samples: int, patch_dropout: float, captions: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     image, text, random = model.config.image, model.config.text, torch.Generator().manual_seed(0)
     pixels = torch.randn(samples, 3, image.image_size, image.image_size, generator=random)
-    tokens = torch.randint(text.vocab_size, (samples, text.context_length), generator=random)
+    tokens = torch.randint(text.vocab_size, (samples * captions, text.context_length), generator=random)
     end = text.vocab_size - 1 if text.end_id is None else text.end_id
     tokens = torch.where(tokens == end, (end + 1) % text.vocab_size, tokens)  # only the last is the end
     tokens[:, -1] = end
@@ -81,7 +86,7 @@ def _random_inputs(model: CLIPModel, samples: int, patch_dropout: float) -> tupl
     return pixels.to(model.device), tokens.to(model.device), patches
 
 
-def find_micro_batch_size(model: CLIPModel, batch: int, trial: Trial) -> int | None:
+def find_micro_batch_size(model: CLIPModel, batch: int, trial: Trial, captions: int = 1) -> int | None:
     """Find the largest micro batch whose forward and backward fit into the free memory of every rank.
 
     It is a power of two, so that small changes of the free memory give the same number. The model, its gradients, its
@@ -91,6 +96,7 @@ def find_micro_batch_size(model: CLIPModel, batch: int, trial: Trial) -> int | N
         model: on the device that it will be trained on.
         batch: B, samples of a step on this rank.
         trial: forward and backward of n samples, such as `synthetic_step(model)`.
+        captions: captions of each sample.
 
     Returns:
         Samples, the same number on all ranks; None if the whole batch fits.
@@ -98,7 +104,7 @@ def find_micro_batch_size(model: CLIPModel, batch: int, trial: Trial) -> int | N
     Raises:
         ValueError: not even one sample fits.
     """
-    local = _largest_fitting(model, batch, trial)
+    local = _largest_fitting(model, batch, trial, captions)
     size, whole = (min(column) for column in zip(*all_gather_ints([local, local == batch]), strict=True))
     if not size:
         raise ValueError(
@@ -108,12 +114,12 @@ def find_micro_batch_size(model: CLIPModel, batch: int, trial: Trial) -> int | N
     return None if whole else size
 
 
-def _largest_fitting(model: CLIPModel, batch: int, trial: Trial) -> int:
+def _largest_fitting(model: CLIPModel, batch: int, trial: Trial, captions: int) -> int:
     """The largest power of two of samples that fits on this rank; the batch if it fits whole, 0 if nothing does."""
     sizes = [2**i for i in range(batch.bit_length()) if 2**i < batch] + [batch]
-    largest = 0
+    largest, reserved = 0, reserved_bytes(model, batch, captions)
     with _restored(model):
-        fits = (_fits_by_trial if model.device.type == "cuda" else _fits_by_prediction)(model, batch, trial)
+        fits = (_fits_by_trial if model.device.type == "cuda" else _fits_by_prediction)(model, trial, reserved)
         for size in sizes:
             if not fits(size):
                 break
@@ -121,11 +127,11 @@ def _largest_fitting(model: CLIPModel, batch: int, trial: Trial) -> int:
     return largest
 
 
-def _fits_by_trial(model: CLIPModel, batch: int, trial: Trial) -> Callable[[int], bool]:
+def _fits_by_trial(model: CLIPModel, trial: Trial, reserved: int) -> Callable[[int], bool]:
     device = model.device
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
-    budget = GPU_FRACTION * torch.cuda.mem_get_info(device)[0] - reserved_bytes(model, batch)
+    budget = GPU_FRACTION * torch.cuda.mem_get_info(device)[0] - reserved
 
     def fits(samples: int) -> bool:
         torch.cuda.reset_peak_memory_stats(device)
@@ -138,13 +144,15 @@ def _fits_by_trial(model: CLIPModel, batch: int, trial: Trial) -> Callable[[int]
     return fits
 
 
-def _fits_by_prediction(model: CLIPModel, batch: int, trial: Trial) -> Callable[[int], bool]:
-    budget = CPU_FRACTION * available_bytes() / local_world_size() - reserved_bytes(model, batch)
+def _fits_by_prediction(model: CLIPModel, trial: Trial, reserved: int) -> Callable[[int], bool]:
+    budget = CPU_FRACTION * available_bytes() / local_world_size() - reserved
     small, large = trace_two_sizes(list(model.parameters()), trial)
     return lambda samples: peak_bytes(small, large, samples) <= budget
 
 
-def step_bytes(model: CLIPModel, batch: int, trial: Trial, micro_batch_size: int | None = None) -> float:
+def step_bytes(
+    model: CLIPModel, batch: int, trial: Trial, micro_batch_size: int | None = None, captions: int = 1
+) -> float:
     """Predict the memory of a step beside the weights, on any device; the model is left as it was.
 
     Args:
@@ -152,17 +160,18 @@ def step_bytes(model: CLIPModel, batch: int, trial: Trial, micro_batch_size: int
         batch: B, samples of a step on this rank.
         trial: as in `find_micro_batch_size`.
         micro_batch_size: samples in memory at a time; None: the whole batch.
+        captions: captions of each sample.
     """
     with _restored(model):
         small, large = trace_two_sizes(list(model.parameters()), trial)
-    return peak_bytes(small, large, min(micro_batch_size or batch, batch)) + reserved_bytes(model, batch)
+    return peak_bytes(small, large, min(micro_batch_size or batch, batch)) + reserved_bytes(model, batch, captions)
 
 
-def reserved_bytes(model: CLIPModel, batch: int) -> int:
+def reserved_bytes(model: CLIPModel, batch: int, captions: int = 1) -> int:
     """Memory of a step beside the weights and the micro batch: gradients, AdamW's moments, the whole batch's loss."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    embeddings = 2 * batch * model.config.embed_dim * 4
-    similarities = 4 * min(batch, MAX_SIMILARITY_SIDE) ** 2
+    embeddings = (1 + captions) * batch * model.config.embed_dim * 4
+    similarities = 4 * min(batch * batch * captions, MAX_SIMILARITY_SIDE**2)
     return PARAMETER_COPIES * weights + EMBEDDING_COPIES * embeddings + SIMILARITY_COPIES * similarities
 
 

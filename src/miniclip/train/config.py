@@ -14,6 +14,7 @@ from miniclip.utils.option_names import option
 
 Loss = Literal["contrastive", "sigmoid"]
 Optimizer = Literal["adamw", "muon"]
+Positives = Literal["pairs", "all"]
 Monitor = Literal["recall", "text_to_image", "image_to_text", "val_loss"]
 Range = tuple[str, Callable[[Any], bool]]
 
@@ -92,6 +93,17 @@ class TrainConfig(KnownFields):
     )
     anchor_embeddings: float = setting(
         0.0, AT_LEAST_0, "weight of 1 - cosine to the starting model's embeddings of the same images and captions"
+    )
+    captions_per_image: int = setting(
+        1,
+        AT_LEAST_1,
+        "captions of each image in a step, all of them its positives; different ones if the image has that many",
+    )
+    positives: Positives = setting(
+        "pairs", ANY, "pairs: an image's own captions; all: also every identical caption of another image in the batch"
+    )
+    label_smoothing: float = setting(
+        0.0, BELOW_1, "part of each target that is spread over all classes, in [0, 1); not in the validation loss"
     )
     precision: Precision = setting(
         "auto", ANY, "float32, bfloat16 (autocast), or auto: bfloat16 if the device has hardware for it"

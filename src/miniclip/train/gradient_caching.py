@@ -4,7 +4,7 @@ The loss depends on the towers only through the embeddings. So their gradients a
 into the weights one micro batch at a time. Both passes use the same random state. Layers that mix rows (batch norm)
 see the rows of one micro batch. Gao et al. 2021, https://arxiv.org/abs/2101.06983
 
-Letters: B batch, E embedding.
+Letters: B batch, C captions per image, E embedding.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def cached_step(
 def embed_without_graph(
     model: CLIPModel, micro_batches: Sequence[Inputs], options: StepOptions
 ) -> tuple[Tensor, Tensor, list[RandomState]]:
-    """Return image and text embeddings (B, E), and the random state before each micro batch."""
+    """Return image (B, E) and text (B * C, E) embeddings, and the random state before each micro batch."""
     states, embeddings = [], []
     for inputs in micro_batches:
         states.append(random_state(model.device))
@@ -74,13 +74,12 @@ def backward_in_parts(
     options: StepOptions,
 ) -> None:
     """Embed each micro batch again and carry its embeddings' gradients into the weights; frozen towers get none."""
-    start = 0
     for inputs, state in zip(micro_batches, states, strict=True):
         set_random_state(model.device, state)
         with options.autocast():
             embeddings = model(*inputs)[:2]
-        rows = slice(start, start + len(inputs.tokens))
         trained = [index for index, side in enumerate(embeddings) if side.requires_grad]
         if trained:
-            torch.autograd.backward([embeddings[i] for i in trained], [gradients[i][rows] for i in trained])
-        start = rows.stop
+            parts = [gradients[i][: len(embeddings[i])] for i in trained]
+            torch.autograd.backward([embeddings[i] for i in trained], parts)
+        gradients = gradients[0][len(embeddings[0]) :], gradients[1][len(embeddings[1]) :]

@@ -41,7 +41,7 @@ class MetricsBuffer:
         nonfinite: handles steps that are not finite.
         mfu: function that returns the MFU, or None.
         batch_metrics: function that returns more metrics of a batch and the model's output for it.
-        loss: name of the loss.
+        chance_loss: `chance_loss` of a batch.
 
     Attributes:
         history: all records so far.
@@ -54,10 +54,10 @@ class MetricsBuffer:
         nonfinite: NonFiniteSteps,
         mfu: MFU,
         batch_metrics: BatchMetrics,
-        loss: Loss = "contrastive",
+        chance_loss: float,
     ) -> None:
         self.loader, self.nonfinite, self.mfu, self.batch_metrics = loader, nonfinite, mfu, batch_metrics
-        self.chance_loss = chance_loss(loader.batch_size, loss)
+        self.chance_loss = chance_loss
         self.history = History()
         self.last_batch: Batch | None = None
         self.last_output: CLIPOutput | None = None
@@ -122,10 +122,11 @@ def mfu_function(model: CLIPModel, config: TrainConfig) -> MFU:
 
     It gives None on ranks other than 0, for towers whose FLOPs are not counted, and for frozen towers that do not run.
     """
+    captions = config.captions_per_image
 
     def mfu(tokens: int, samples_per_second: float, image_size: int | None) -> float | None:
         is_counted = distributed.is_main() and not config.cache_frozen
-        sample = flops.pair_flops(model, tokens, config.patch_dropout, image_size) if is_counted else None
+        sample = flops.pair_flops(model, tokens, config.patch_dropout, image_size, captions) if is_counted else None
         if sample is None:
             return None
         peak = flops.peak_flops(model.device, config.precision) * distributed.world_size()
@@ -134,12 +135,23 @@ def mfu_function(model: CLIPModel, config: TrainConfig) -> MFU:
     return mfu
 
 
-def chance_loss(n: int, loss: Loss) -> float:
-    """Return the loss of a model that cannot distinguish n pairs, at its best scale and bias.
+def chance_loss(n: int, loss: Loss, captions: int = 1, smoothing: float = 0.0) -> float:
+    """Return the loss of a model that cannot distinguish n images, nor their captions, at its best scale and bias.
 
-    Contrastive: log n. Sigmoid: each of the n similarities of a row is a match with probability 1/n, which costs
-    log n + (n - 1) log(n / (n - 1)).
+    Contrastive: the mean of log n and of log(n C). Sigmoid: each of the n^2 C similarities is a match with probability
+    1/n. With one caption that is log n + (n - 1) log(n / (n - 1)) per match.
+
+    Args:
+        n: number of images.
+        loss: name of the loss.
+        captions: C, captions of each image.
+        smoothing: label smoothing, which changes the probability of a match.
     """
-    if loss == "contrastive" or n < 2:
-        return math.log(n)
-    return math.log(n) + (n - 1) * math.log(n / (n - 1))
+    if loss == "contrastive":
+        return math.log(n) + math.log(captions) / 2
+    return n * binary_entropy((1 - smoothing) / n + smoothing / 2)
+
+
+def binary_entropy(p: float) -> float:
+    """Return the entropy of a yes-or-no answer of probability p, in nats."""
+    return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)

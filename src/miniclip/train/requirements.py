@@ -23,7 +23,8 @@ def require_trainable(
 
     Raises:
         ValueError: the model has float16 weights or no tokenizer, cannot be saved or does not fit the loss; a cache was
-            built for another model; a batch has fewer than two pairs, or not the same number on each rank under FSDP.
+            built for another model; a batch has fewer than two pairs, or not the same number on each rank under FSDP;
+            no image has as many captions as a step takes.
         TypeError: the model is not a CLIPModel.
     """
     require_saveable(model)
@@ -32,6 +33,7 @@ def require_trainable(
     require_image_size(model.image, config)
     loss_function(config, model)
     pairs = require_pairs(config, len(train_data))
+    require_captions(config, train_data)
     for data in (train_data, val_data):
         require_pixels(data, model)  # now, not after an epoch
     if config.fsdp:
@@ -64,6 +66,20 @@ def require_tokenizer(model: CLIPModel) -> TextTokenizer:
             f"model with {option('tokenizer', 'tokenizer.json')}"
         )
     return model.tokenizer
+
+
+def require_captions(config: TrainConfig, data: ImageCaptionDataset) -> None:
+    """Check that an image has as many captions as a step takes of each.
+
+    Raises:
+        ValueError: no image has that many, so that captions would repeat in every row.
+    """
+    most = max(map(len, data.captions))
+    if config.captions_per_image > most:
+        raise ValueError(
+            f"captions_per_image is {config.captions_per_image}, and no training image has more than {most} "
+            f"caption{'' if most == 1 else 's'}: choose {option('captions_per_image', most)} or less"
+        )
 
 
 def require_pairs(config: TrainConfig, images: int) -> int:

@@ -40,11 +40,11 @@ from miniclip.runtime.precision import resolve
 from miniclip.train.callbacks import Callback, restore_callbacks
 from miniclip.train.config import TrainConfig
 from miniclip.train.ema import EMA
-from miniclip.train.metrics import MetricsBuffer, mfu_function
+from miniclip.train.metrics import MetricsBuffer, chance_loss, mfu_function
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.requirements import require_tokenizer, require_trainable
 from miniclip.train.step import Inputs, LossFunction, StepOptions
-from miniclip.train.step_arguments import InputPreparation, loss_function, step_options
+from miniclip.train.step_arguments import InputPreparation, TrainingLoss, loss_function, step_options
 from miniclip.train.variants.stochastic_depth import set_stochastic_depth
 from miniclip.utils.items import describe, listed
 
@@ -97,7 +97,7 @@ class Setup:
     truncated_captions: int
     prepare: Callable[[Batch, int], Sequence[Inputs]]
     towers: CLIPModel
-    loss: LossFunction
+    loss: TrainingLoss
     loss_of: Callable[[Batch], LossFunction]
     step_options: StepOptions
     optimizer: torch.optim.Optimizer
@@ -233,6 +233,7 @@ def loader_options(model: CLIPModel, config: TrainConfig) -> LoaderOptions:
         on_error=config.on_error,
         max_skip_fraction=config.max_skip_fraction,
         device=model.device,
+        captions_per_image=config.captions_per_image,
     )
 
 
@@ -248,8 +249,9 @@ def fit_into_memory(model: CLIPModel, config: TrainConfig, rows: int) -> TrainCo
     set_stochastic_depth(model, config.stochastic_depth)
     if config.micro_batch_size != "auto":
         return config
-    trial = synthetic_step(model, config.precision, config.patch_dropout)
-    return dataclasses.replace(config, micro_batch_size=find_micro_batch_size(model, rows, trial))
+    captions = config.captions_per_image
+    trial = synthetic_step(model, config.precision, config.patch_dropout, captions)
+    return dataclasses.replace(config, micro_batch_size=find_micro_batch_size(model, rows, trial, captions))
 
 
 def build_metrics(
@@ -258,10 +260,11 @@ def build_metrics(
     """Return the buffer of the run's metrics, with an empty history."""
 
     def metrics_of(batch: Batch, output: CLIPOutput) -> Record:
-        return batch_metrics(batch, output, loader.rows.start, model.tokenizer, config.loss)
+        return batch_metrics(batch, output, loader.rows.start, model.tokenizer, config)
 
     nonfinite = NonFiniteSteps(run_dir, loader, data, config.max_nonfinite_steps)
-    return MetricsBuffer(loader, nonfinite, mfu_function(model, config), metrics_of, config.loss)
+    chance = chance_loss(loader.batch_size, config.loss, config.captions_per_image, config.label_smoothing)
+    return MetricsBuffer(loader, nonfinite, mfu_function(model, config), metrics_of, chance)
 
 
 def build_callbacks(callbacks: Sequence[Callback] | None, config: TrainConfig, progress: Progress) -> list[Callback]:

@@ -1,4 +1,4 @@
-"""One training step of CLIP. Letters: B batch, S image size, T tokens, K kept patches."""
+"""One training step of CLIP. Letters: B batch, C captions per image, S image size, T tokens, K kept patches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LossFunction = Callable[[CLIPOutput], Tensor]
 
 
 class Inputs(NamedTuple):
-    """Arguments of `CLIP.forward`: matching images and captions."""
+    """Arguments of `CLIP.forward`: images, and C captions of each, image by image."""
 
     pixels: Tensor  # (B, 3, S, S), normalised
-    tokens: Tensor  # (B, T)
+    tokens: Tensor  # (B * C, T)
     patch_indices: Tensor | None = None  # (B, K); None: all patches
 
 

@@ -1,6 +1,6 @@
 """Arguments of a training step: its loss, its options and its inputs, from settings and batches.
 
-Letters: B batch of all ranks, S image size.
+Letters: B batch of all ranks, C captions per image, S image size.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from miniclip.data.augmentation import Augment
 from miniclip.data.loader import Batch
+from miniclip.data.sources.captions import caption_keys
 from miniclip.inference.model import CLIPModel
 from miniclip.losses import contrastive_loss, sigmoid_loss
 from miniclip.models.clip import CLIPOutput
@@ -22,32 +23,59 @@ from miniclip.models.vision import draw_patches
 from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import pad_to_multiple
 from miniclip.runtime.devices import send
+from miniclip.tokenizer import TextTokenizer
 from miniclip.train.config import TrainConfig
 from miniclip.train.step import Inputs, LossFunction, StepOptions
 from miniclip.train.variants.resolution import image_size_of_step, resized_images
 from miniclip.utils.randomness import generator
 
 
-def loss_function(config: TrainConfig, model: CLIPModel) -> LossFunction:
-    """Return the loss that the settings name, as a function of the model's output.
+class TrainingLoss:
+    """The loss that the settings name.
+
+    A call with the model's output gives the loss of matching pairs, without label smoothing: validation reports it, so
+    that runs with other settings can be compared. `for_batch` gives the loss of a training batch.
+
+    Args:
+        config: the settings.
+        tokenizer: of the captions.
+    """
+
+    def __init__(self, config: TrainConfig, tokenizer: TextTokenizer | None) -> None:
+        self.config, self.tokenizer = config, tokenizer
+
+    def __call__(self, output: CLIPOutput, **options: Any) -> Tensor:
+        """Return the loss of an output; the options are those of `miniclip.contrastive_loss`."""
+        embeddings = output.image_embeddings, output.text_embeddings, output.logit_scale
+        if self.config.loss == "contrastive":
+            return contrastive_loss(*embeddings, **options)
+        assert output.logit_bias is not None
+        return sigmoid_loss(*embeddings, output.logit_bias, **options)
+
+    def for_batch(self, batch: Batch) -> LossFunction:
+        """Return the loss of this rank's rows of a batch, as a function of the model's output."""
+        captions, options = self.config.captions_per_image, dict[str, Any](label_smoothing=self.config.label_smoothing)
+        if self.config.positives == "all":
+            text_ids = caption_keys(batch.tokens, self.tokenizer)
+            options |= {"ids": text_ids.view(-1, captions), "text_ids": text_ids}
+        elif captions > 1:
+            options |= {"ids": batch.rows, "text_ids": batch.rows.repeat_interleave(captions)}
+        return functools.partial(self, **options)
+
+
+def loss_function(config: TrainConfig, model: CLIPModel) -> TrainingLoss:
+    """Return the loss that the settings name.
 
     Raises:
         ValueError: the loss is "sigmoid" and the model has no bias.
     """
-    if config.loss == "contrastive":
-        return lambda output: contrastive_loss(output.image_embeddings, output.text_embeddings, output.logit_scale)
-    if model.logit_bias is None:
+    if config.loss == "sigmoid" and model.logit_bias is None:
         raise ValueError(
             "loss 'sigmoid' needs a model with a logit bias, and this one was trained with the contrastive loss: start "
             "a new run from it, as `miniclip finetune MODEL DATA --loss sigmoid` does, which adds the bias; in Python, "
             "call model.add_logit_bias() before Trainer(model, …). A resumed run keeps its loss: use loss 'contrastive'"
         )
-
-    def loss(output: CLIPOutput) -> Tensor:
-        assert output.logit_bias is not None
-        return sigmoid_loss(output.image_embeddings, output.text_embeddings, output.logit_scale, output.logit_bias)
-
-    return loss
+    return TrainingLoss(config, model.tokenizer)
 
 
 def step_options(config: TrainConfig, device: torch.device) -> StepOptions:
@@ -73,9 +101,9 @@ class MicroBatches(Sequence[Inputs]):
         augment: the augmentation.
         parameters: the augmentation's random parameters, one row per image.
         pixels: images on the CPU, uint8.
-        tokens: captions on the CPU.
+        tokens: captions on the CPU, C of each image.
         patch_indices: patches that are computed; None: all.
-        parts: rows of each part.
+        parts: images of each part.
         image_size: side of the images that the model gets, in pixels.
     """
 
@@ -83,7 +111,7 @@ class MicroBatches(Sequence[Inputs]):
     augment: Augment
     parameters: Tensor
     pixels: Tensor  # (B, 3, S, S)
-    tokens: Tensor  # (B, T)
+    tokens: Tensor  # (B * C, T)
     patch_indices: Tensor | None  # (B, K)
     parts: Sequence[slice]
     image_size: int
@@ -96,9 +124,14 @@ class MicroBatches(Sequence[Inputs]):
         rows, device = self.parts[index], self.model.device
         pixels = self.augment.apply(send(self.pixels[rows], device), send(self.parameters[rows], device))
         pixels = resized_images(pixels, self.image_size)
-        tokens = send(self.tokens[rows], device)
+        tokens = send(self.tokens[self.caption_rows(rows)], device)
         patch_indices = None if self.patch_indices is None else send(self.patch_indices[rows], device)
         return Inputs(self.model.preprocess.normalise(pixels), tokens, patch_indices)
+
+    def caption_rows(self, images: slice) -> slice:
+        """Return the rows of the images' captions."""
+        captions = len(self.tokens) // len(self.pixels)
+        return slice(images.start * captions, images.stop * captions)
 
 
 class InputPreparation:
@@ -131,7 +164,7 @@ class InputPreparation:
         tokens = batch.tokens
         if self.config.compile and self.model.config.text.padding == "masked":
             tokens = pad_to_multiple(tokens, self.model.config.text.context_length)
-        parts = split(len(tokens), self.config.micro_batch_size)
+        parts = split(len(batch.pixels), self.config.micro_batch_size)
         return MicroBatches(self.model, self.augment, parameters, batch.pixels, tokens, patch_indices, parts, size)
 
 

@@ -1,8 +1,9 @@
-"""Token ids of all captions of a dataset, tokenized once. Letters: B batch, T tokens."""
+"""Token ids of all captions of a dataset, tokenized once. Letters: B batch, C captions per image, T tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,23 +40,61 @@ class CaptionTable:
         ends = torch.eq(tokens, -1 if tokenizer.end_id is None else tokenizer.end_id).int().argmax(dim=1) + 1
         self._lengths = torch.full_like(ends, tokens.shape[1]) if pad else ends
 
-    def draw(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
-        """Draw one caption for each image: (B, T) int64, T the longest one's length.
+    def draw(self, indices: Tensor, seed: int, epoch: int, per_image: int = 1) -> Tensor:
+        """Draw captions for each image: (B * C, T) int64, an image's captions next to each other.
 
-        The choice depends only on the seed, the epoch and the image's index.
+        The choice depends only on the seed, the epoch and the image's index. No caption is drawn twice for an image
+        before all of its captions are drawn. T is the longest caption's length. The first caption of each image is the
+        one that is drawn if there is only one.
+
+        Args:
+            indices: (B,) indices of the images.
+            seed: of the choice.
+            epoch: of the choice.
+            per_image: C.
         """
-        rows = drawn_rows(self._counts, self._first_rows, indices, (seed, epoch))
+        rows = drawn_rows(self._counts, self._first_rows, indices, (seed, epoch), per_image)
         return self._tokens[rows, : int(self._lengths[rows].max())].long()
 
 
-def drawn_rows(counts: Sequence[int], first_rows: Tensor, indices: Tensor, key: tuple[int, int]) -> Tensor:
-    """Draw one caption for each image: its row in the list of all captions, (B,) int64.
+def drawn_rows(
+    counts: Sequence[int], first_rows: Tensor, indices: Tensor, key: tuple[int, int], per_image: int = 1
+) -> Tensor:
+    """Draw captions for each image: their rows in the list of all captions, (B * C,) int64, image by image.
 
     Args:
         counts: number of captions of every image.
         first_rows: row of every image's first caption.
         indices: (B,) the images.
         key: seed and epoch.
+        per_image: C.
     """
-    offsets = [random_integer(key[0], "caption", key[1], index) % counts[index] for index in indices.tolist()]
-    return first_rows[indices] + torch.tensor(offsets)
+    offsets = [_offsets(counts[index], (key[0], "caption", key[1], index), per_image) for index in indices.tolist()]
+    return (first_rows[indices, None] + torch.tensor(offsets)).flatten()
+
+
+def _offsets(count: int, key: tuple[int | str, ...], per_image: int) -> list[int]:
+    """Return the places of C captions among those of an image."""
+    drawn = [random_integer(*key) % count]
+    left = [offset for offset in range(count) if offset != drawn[0]]
+    for number in range(1, per_image):
+        left = left or list(range(count))
+        drawn.append(left.pop(random_integer(*key, number) % len(left)))
+    return drawn
+
+
+def caption_keys(tokens: Tensor, tokenizer: TextTokenizer | None) -> Tensor:
+    """Return a hash of each caption's tokens (n, T), independent of padding: (n,) int64, on the CPU."""
+    end_id = None if tokenizer is None else tokenizer.end_id
+    if end_id is None:
+        lengths = torch.full((len(tokens),), tokens.shape[1])
+    else:
+        lengths = (tokens == end_id).int().argmax(dim=1).add(1)
+    rows = tokens.cpu().numpy()
+    return hashes(row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True))
+
+
+def hashes(rows: Iterable[bytes]) -> Tensor:
+    """Return a hash of each row: (n,) int64."""
+    digests = [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
+    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.int64)

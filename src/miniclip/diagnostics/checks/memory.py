@@ -13,8 +13,9 @@ def check_memory(model: CLIPModel, config: TrainConfig, batch_size: int) -> Find
     """Check that a step fits into the free memory. The estimate extrapolates from two small trial steps."""
     if config.micro_batch_size == "auto":
         return Finding("memory", "fine", "micro_batch_size auto: the run finds a size that fits when it starts")
-    trial = synthetic_step(model, config.precision, config.patch_dropout)
-    needed, free = step_bytes(model, batch_size, trial, config.micro_batch_size), free_bytes(model.device)
+    trial = synthetic_step(model, config.precision, config.patch_dropout, config.captions_per_image)
+    needed = step_bytes(model, batch_size, trial, config.micro_batch_size, config.captions_per_image)
+    free = free_bytes(model.device)
     return Finding(
         "memory",
         "warning" if needed > free else "fine",

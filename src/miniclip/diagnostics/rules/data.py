@@ -11,16 +11,19 @@ MAX_DATA_WAIT = 0.3  # share of the time
 
 
 def _repeated_captions(window: RunWindow) -> str | None:
-    return _repeated(window, "caption")
+    return None if window.facts.repeats_are_positives else _repeated(window, "caption", window.facts.captions_per_image)
 
 
 def _repeated_images(window: RunWindow) -> str | None:
     return _repeated(window, "image")
 
 
-def _repeated(window: RunWindow, kind: str) -> str | None:
+def _repeated(window: RunWindow, kind: str, per_pair: int = 1) -> str | None:
     distinct, pairs = window.mean(f"distinct_{kind}s"), window.mean("pairs")
-    if not window.is_full or distinct is None or pairs is None or distinct > (1 - MAX_REPEATED_FRACTION) * pairs:
+    if not window.is_full or distinct is None or pairs is None:
+        return None
+    pairs *= per_pair
+    if distinct > (1 - MAX_REPEATED_FRACTION) * pairs:
         return None
     return f"{pairs - distinct:.1f} of a batch's {pairs:.0f} pairs repeat the {kind} of another pair"
 
@@ -57,8 +60,8 @@ REPEATED_CAPTIONS = Rule(
     _repeated_captions,
     "If two images of a batch share a caption, the loss treats it as wrong for one of them. The model learns to "
     "separate what belongs together, and the loss cannot fall below `loss_floor`.",
-    "Write captions that distinguish the images, remove generic ones, or use smaller batches, in which repeats are "
-    "rarer.",
+    "Write captions that distinguish the images, remove generic ones, use smaller batches, in which repeats are rarer, "
+    "or set positives to all, which counts identical captions as right.",
 )
 REPEATED_IMAGES = Rule(
     "repeated images in a batch",

@@ -42,6 +42,8 @@ class RunFacts:
     trained_towers: tuple[str, ...] = ("image", "text")
     captions: int = 0  # in the training data
     truncated_captions: int = 0
+    captions_per_image: int = 1
+    repeats_are_positives: bool = False
 
 
 @dataclasses.dataclass
