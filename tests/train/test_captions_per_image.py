@@ -161,7 +161,7 @@ def cross_entropy(logits, own, loss, smoothing, side):
     return torch.nn.functional.cross_entropy(logits, targets)
 
 
-def test_a_run_has_right_metrics_and_resumes_to_the_same_bit(start, train_data, val_data, monkeypatch):
+def test_a_run_has_right_metrics_and_resumes_bit_for_bit(start, train_data, val_data, monkeypatch):
     monkeypatch.setattr("miniclip.runtime.flops.peak_flops", lambda device, precision: 1e12)
     settings = {"captions_per_image": 3, "positives": "all", "label_smoothing": 0.1, "log_every": 1, "epochs": 1}
     trainer = start("whole", **settings)
