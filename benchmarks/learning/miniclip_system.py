@@ -47,17 +47,21 @@ class MiniclipSystem:
 
     def step(self, batch: Any, progress: float) -> None:
         trainer = self.trainer
-        trainer.total_steps = max(trainer.step + 1, round(trainer.step / progress) if progress else NEVER)
+        self._expect(max(trainer.step + 1, round(trainer.step / progress) if progress else NEVER))
         trainer.train_step(batch)
         if trainer.step % trainer.config.log_every == 0:
             for _ in trainer.metrics.read(trainer.progress, with_batch=False):
                 pass  # they are in the history
 
+    def _expect(self, total_steps: int) -> None:
+        """Set the number of all steps, for the learning rate and for settings that change within a run."""
+        self.trainer.total_steps = self.trainer.prepare.total_steps = total_steps
+
     def warm_up(self) -> None:
         trainer = self.trainer
         weights, state = copy.deepcopy(trainer.model.state_dict()), copy.deepcopy(trainer.optimizer.state_dict())
         average = copy.deepcopy(trainer.ema.values) if trainer.ema else None
-        trainer.total_steps = NEVER
+        self._expect(NEVER)
         for batch in itertools.islice(trainer.loader.epoch(0), WARM_UP_STEPS):
             trainer.train_step(batch)
         list(trainer.metrics.read(trainer.progress, with_batch=False))
