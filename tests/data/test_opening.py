@@ -234,7 +234,9 @@ class TestTables:
             open_data(tmp_path / "t.csv")
         assert len(open_data(f"{tmp_path}/t.csv?image=bild&caption=was es zeigt")) == 16
         assert len(open_data(f"{tmp_path}/t.csv?image=bild&caption=was+es+zeigt")) == 16
-        with pytest.raises(ValueError, match="unknown picture; after \\? expected image=, caption= and layout="):
+        with pytest.raises(
+            ValueError, match="unknown picture; after \\? expected image=, caption=, group= and layout="
+        ):
             open_data(f"{tmp_path}/t.csv?picture=bild")
         assert parse_spec("t.csv?caption=a&caption=b").columns.caption == ["a", "b"]
         with pytest.raises(ValueError, match="found image=a and image=b; expected one name"):

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniclip.data.splits import draw_splits, normalize_split, resolve_splits, select_split, split_in_name
+from miniclip.data.splits import (
+    draw_group_splits,
+    draw_splits,
+    join_groups,
+    normalize_split,
+    resolve_splits,
+    select_split,
+    split_in_name,
+)
 
 
 class TestDrawSplits:
@@ -49,6 +57,52 @@ class TestDrawSplits:
             "16.jpg",
             "1.jpg",
         ]
+
+
+class TestGroups:
+    @given(sizes=st.lists(st.integers(1, 30), min_size=3, max_size=60), order=st.randoms(use_true_random=False))
+    def test_groups_stay_together_in_any_order(self, sizes, order):
+        groups = {f"{k}-{i}.jpg": f"product {k}" for k, size in enumerate(sizes) for i in range(size)}
+        splits = draw_group_splits(groups, 0)
+        assert len({(group, splits[name]) for name, group in groups.items()}) == len(sizes)
+        assert set(splits.values()) == {"train", "val", "test"}
+        names = list(groups)
+        order.shuffle(names)
+        assert draw_group_splits({name: groups[name] for name in names}, 0) == splits
+
+    def test_held_out_parts_have_about_a_tenth(self):
+        groups = {f"{k}-{i}.jpg": f"product {k}" for k in range(300) for i in range(5)}
+        counts = Counter(draw_group_splits(groups, 0).values())
+        assert counts == {"train": 1200, "val": 150, "test": 150}
+        assert draw_group_splits(groups, 0) != draw_group_splits(groups, 1)
+
+    def test_large_group_is_in_train(self):
+        groups = {f"{k}.jpg": "large" if k < 100 else f"product {k}" for k in range(200)}
+        for seed in range(20):
+            splits = draw_group_splits(groups, seed)
+            assert {splits[name] for name, group in groups.items() if group == "large"} == {"train"}
+
+    def test_groups_that_share_an_image_are_one(self):
+        groups = join_groups({"a": {"z", "y"}, "b": {"y"}, "c": {"z", "x"}, "d": {"other"}, "e": set()})
+        assert groups["a"] == groups["b"] == groups["c"] == "group/x"
+        assert (groups["d"], groups["e"]) == ("group/other", "image/e")
+        assert join_groups({"a": set(), "b": set()}) is None
+
+    def test_two_groups_are_refused(self):
+        with pytest.raises(ValueError, match="4 images are in 2 groups"):
+            draw_group_splits({"a": "x", "b": "x", "c": "y", "d": "y"}, 0)
+
+    def test_own_split_that_cuts_a_group_is_refused(self):
+        given = {"a": "train", "b": "val", "c": "train"}
+        with pytest.raises(ValueError, match="images of the group 'x' in train and in val"):
+            resolve_splits(given, 0, True, {"a": "group/x", "b": "group/x", "c": "group/y"})
+
+    def test_missing_val_is_drawn_from_train_by_groups(self):
+        groups = {f"{k}-{i}": f"group/{k}" for k in range(20) for i in range(4)}
+        given = {name: "test" if name.startswith("19-") else "train" for name in groups}
+        splits, _ = resolve_splits(given, 0, True, groups)
+        assert Counter(splits.values()) == {"train": 68, "val": 8, "test": 4}
+        assert len({(groups[name], split) for name, split in splits.items()}) == 20
 
 
 class TestResolveSplits:

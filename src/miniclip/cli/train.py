@@ -61,7 +61,8 @@ def add(commands: Any) -> None:
 
 
 def add_place_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the run directory, the device, and the sizes of a checkpoint."""
+    """Add the run directory, the device, the groups of the data, and the sizes of a checkpoint."""
+    add_flag(parser, "group_by", str | None, "column of a table: rows with the same value, as a product, share a split")
     add_flag(parser, "run_dir", str | None, "the run directory (default: the next free runs/NAME)")
     add_flag(parser, "device", str | None, "cpu, cuda or mps (default: the GPU if there is one)")
     add_flag(parser, "image_size", int, IMAGE_HELP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from miniclip.utils.formatting import one_line, short
 DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
 # Defaults for Shapes; a random crop could cut off a shape that the caption names.
 SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "min_crop_area": 1.0}
-NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device")
+NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device", "group_by")
 ARCHITECTURE = ("preset", "model", "architecture")
 LOAD_SETTINGS = ("image_size", "context_length")  # options of `load` for a checkpoint to start from
 RESUME_FLAGS = ("allow_changes", "step")
@@ -89,7 +90,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     from miniclip.data.opening import absolute_spec, parse_spec, spec_name
     from miniclip.runs.directory import next_run_dir, require_free
 
-    data, preset_name, checkpoint, run_dir, device = (settings.pop(name, None) for name in NEW_RUN_SETTINGS)
+    data, preset_name, checkpoint, run_dir, device, group = (settings.pop(name, None) for name in NEW_RUN_SETTINGS)
     changes = settings.pop("architecture", {})
     sizes = {name: settings.pop(name) for name in LOAD_SETTINGS if name in settings}
     if sizes and not checkpoint:
@@ -97,6 +98,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     if preset_name and checkpoint:
         raise ValueError("--preset and --model exclude each other: give fresh weights or a checkpoint, found both")
     data = DEFAULT_DATA if data in (None, DEFAULT_DATA) else absolute_spec(data)
+    data = data if group is None else with_group(data, group)
     config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DEFAULT_DATA else settings)
     run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / spec_name(data))
     folder = parse_spec(data).path if data != DEFAULT_DATA else None
@@ -118,6 +120,19 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "device": device,
         "about": about,
     }
+
+
+def with_group(data: str, column: str) -> str:
+    """Return a dataset spec whose drawn split keeps the images of a group together.
+
+    Raises:
+        ValueError: the data have no columns.
+    """
+    from miniclip.data.opening import split_query
+
+    if data == DEFAULT_DATA:
+        raise ValueError("--group-by is for tables with a column of groups; shapes has none: add --data, or remove it")
+    return f"{data}{'&' if split_query(data)[1] else '?'}group={urllib.parse.quote(column)}"
 
 
 def pretrained_model(checkpoint: str, config: TrainConfig, sizes: Mapping[str, int]) -> Any:
@@ -202,7 +217,7 @@ def resumed_trainer(run: str, settings: dict[str, Any]) -> Any:
 
     allow_changes, step, device, data = (settings.pop(name, None) for name in (*RESUME_FLAGS, "device", "data"))
     settings.pop("architecture", None)  # comes with a preset
-    for name in ("preset", "model", "run_dir", *LOAD_SETTINGS):
+    for name in ("preset", "model", "run_dir", "group_by", *LOAD_SETTINGS):
         if name in settings:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is for a new run; --resume {run} continues that run: remove --{flag}")

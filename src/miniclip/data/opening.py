@@ -66,25 +66,26 @@ def parse_spec(spec: str | Path) -> DatasetSpec:
     """Parse a spec. If a file has that name, question mark included, it is the path.
 
     Raises:
-        ValueError: the part after the question mark has keys other than image, caption and layout, or two images, or
-            the layout is unknown.
+        ValueError: the part after the question mark has keys other than image, caption, group and layout, or two
+            images, or the layout is unknown.
     """
     path, query = split_query(str(spec))
     values = urllib.parse.parse_qs(query, keep_blank_values=True)
-    unknown = values.keys() - {"image", "caption", "layout"}
+    unknown = values.keys() - {"image", "caption", "layout", "group"}
     if unknown:
         raise ValueError(
-            f"{spec}: unknown {', '.join(sorted(unknown))}; after ? expected image=, caption= and layout=, or several "
-            "captions, joined by &"
+            f"{spec}: unknown {', '.join(sorted(unknown))}; after ? expected image=, caption=, group= and layout=, or "
+            "several captions, joined by &"
         )
     for key, found in values.items():
         if not all(found) or (key != "caption" and len(found) > 1):
             raise ValueError(f"{spec}: found {key}={f' and {key}='.join(found)}; expected one name")
-    image, layout = (values.get(key, [None])[0] for key in ("image", "layout"))
+    image, layout, group = (values.get(key, [None])[0] for key in ("image", "layout", "group"))
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"{spec}: no layout {layout!r}{did_you_mean(layout, LAYOUTS)}")
     captions = values.get("caption")
-    return DatasetSpec(path, ColumnNames(image, captions[0] if captions and len(captions) == 1 else captions), layout)
+    caption = captions[0] if captions and len(captions) == 1 else captions
+    return DatasetSpec(path, ColumnNames(image, caption, group), layout)
 
 
 def split_query(spec: str) -> tuple[Path, str]:
@@ -116,7 +117,8 @@ def open_data(spec: str | Path, split: Split = "train", **options: Unpack[ReadKe
     Args:
         spec: "shapes" for the synthetic dataset, or the path of a folder or a file in a layout of docs/data.md. Write
             "./shapes" for a folder of that name. After a question mark stand the columns of a table, or the members of
-            a tar's samples: "photos.csv?image=file&caption=what it shows". If the detected layout is wrong, another
+            a tar's samples: "photos.csv?image=file&caption=what it shows". "photos.csv?group=product" draws splits of
+            whole products. If the detected layout is wrong, another
             key of `LAYOUTS` stands there: "photos?layout=folder".
         split: "train", "val" or "test"; data on disk also have "all".
         **options: `seed`, `on_error` and `max_skip_fraction`, as in `Captions`.
@@ -226,6 +228,8 @@ def _open_cache(path: Path, _columns: ColumnNames, split: Split, _options: ReadK
 
 def _open_tars(path: Path, columns: ColumnNames, split: Split, options: ReadKeywords) -> ImageCaptionDataset:
     caption = columns.caption
+    if columns.group is not None:
+        raise ValueError(f"{path}: group= is for tables, and tar shards have no columns: write a table, or remove it")
     if caption is None or isinstance(caption, str):
         return WebDataset(path, split, image=columns.image, caption=caption, **options)
     raise ValueError(f"{path}: found caption= {len(caption)} times; expected one member or key")
@@ -272,7 +276,8 @@ def _open_saved(root: Path, columns: ColumnNames, split: Split, options: ReadKey
         if not all("split" in part.column_names for part in parts):  # else the column is the split, as everywhere
             parts = [part.add_column("split", [name] * len(part)) for name, part in saved.items()]
         saved = datasets.concatenate_datasets(parts)
-    return Captions.from_huggingface(saved, image=columns.image, caption=columns.caption, split=split, **options)
+    image, caption, group = columns
+    return Captions.from_huggingface(saved, image=image, caption=caption, group=group, split=split, **options)
 
 
 def _never(_root: Path, _columns: ColumnNames) -> bool:

@@ -1,7 +1,8 @@
 """Split of a dataset into train, val and test: the dataset's own, or drawn by a hash.
 
 A drawn split ranks the images by a hash of the seed and their names. It does not depend on the order of the rows, and
-a new image moves few others. Two images are one of train and one of val, and one image is train.
+a new image moves few others. Two images are one of train and one of val, and one image is train. Images of one group,
+such as the photos of a product, stay together: the groups are ranked by a hash of the seed and their texts.
 """
 
 from __future__ import annotations
@@ -75,7 +76,72 @@ def draw_splits(names: Iterable[str], seed: int) -> dict[str, str]:
     return {name: split for split, members in parts.items() for name in members}
 
 
-def resolve_splits(given: Mapping[str, str | None], seed: int, exact: bool = False) -> Splits:
+def join_groups(groups: Mapping[str, set[str]]) -> dict[str, str] | None:
+    """Return the group of every image; groups that share an image are one, with the name of its first.
+
+    An image without a group is a group of its own. The result is None if no image has a group.
+    """
+    if not any(groups.values()):
+        return None
+    parents: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while parents.setdefault(group, group) != group:
+            group = parents[group]
+        return group
+
+    for names in groups.values():
+        first, *others = sorted({root(name) for name in names}) or [""]
+        parents.update(dict.fromkeys(others, first))
+    return {image: f"group/{root(min(names))}" if names else f"image/{image}" for image, names in groups.items()}
+
+
+def draw_group_splits(groups: Mapping[str, str], seed: int) -> dict[str, str]:
+    """Draw a split of whole groups: val, then test, take groups until they have as many images as in `draw_splits`.
+
+    Groups with more images than that are taken last, so that one of them rarely is a whole split.
+
+    Args:
+        groups: image name to group.
+        seed: seed of the order.
+
+    Raises:
+        ValueError: there are fewer than three groups.
+    """
+    members: dict[str, list[str]] = {}
+    for name, group in groups.items():
+        members.setdefault(group, []).append(name)
+    if len(members) < MIN_DRAWN:
+        raise ValueError(
+            f"{len(groups):,} images are in {len(members)} group{'' if len(members) == 1 else 's'}; a split into "
+            f"train, val and test needs at least {MIN_DRAWN}: choose another column of groups"
+        )
+    size, splits = _holdout_size(len(groups)), dict.fromkeys(groups, "train")
+    ranked = sorted(_rank(members, seed), key=lambda group: len(members[group]) > size)
+    for split, left in (("val", 2), ("test", 1)):
+        count = 0
+        while count < size and len(ranked) > left:
+            names = members[ranked.pop(0)]
+            count += len(names)
+            splits |= dict.fromkeys(names, split)
+    return splits
+
+
+def _require_whole_groups(groups: Mapping[str, str], splits: Mapping[str, str]) -> None:
+    """Raise ValueError if a dataset's own split puts images of one group into several."""
+    first: dict[str, str] = {}
+    for name, split in splits.items():
+        group = groups[name]
+        if first.setdefault(group, split) != split:
+            raise ValueError(
+                f"the dataset's own split has images of the group {group.partition('/')[2]!r} in {first[group]} and in "
+                f"{split}: remove the column of splits, so that whole groups are drawn, or that of groups"
+            )
+
+
+def resolve_splits(
+    given: Mapping[str, str | None], seed: int, exact: bool = False, groups: Mapping[str, str] | None = None
+) -> Splits:
     """Take the dataset's own split if it has one, else draw it.
 
     If all files have the name of one split, that name stands for the whole dataset, so the split is drawn. (The parquet
@@ -86,6 +152,10 @@ def resolve_splits(given: Mapping[str, str | None], seed: int, exact: bool = Fal
         given: image name to the dataset's name of its split, None if it has none.
         seed: of the drawn part.
         exact: the names come from a column or a split file, not from file names; one split is then valid.
+        groups: image name to group, from `join_groups`; None: without groups.
+
+    Raises:
+        ValueError: there are too few groups, or the dataset's own split cuts one.
     """
     own = {name: normalize_split(split) for name, split in given.items() if split is not None and split.strip()}
     known = set(own.values())
@@ -96,11 +166,21 @@ def resolve_splits(given: Mapping[str, str | None], seed: int, exact: bool = Fal
             if len(given) < MIN_DRAWN
             else ""
         )
+        if groups is not None:
+            count = len(set(groups.values()))
+            by = f"{start} drawn by a hash of the {count:,} groups (seed {seed})"
+            return Splits(draw_group_splits(groups, seed), by)
         return Splits(draw_splits(given, seed), f"{start} drawn by a hash of the image names (seed {seed}){few}")
+    if groups is not None:
+        _require_whole_groups(groups, own)
     if "val" in known or "train" not in known:
         return Splits(own, "the split is the dataset's own")
     train = _rank([name for name, split in own.items() if split == "train"], seed)
-    own |= dict.fromkeys(train[: min(_holdout_size(len(train)), len(train) - 1)], "val")
+    held = train[: min(_holdout_size(len(train)), len(train) - 1)]
+    if groups is not None:
+        drawn = draw_group_splits({name: groups[name] for name in train}, seed)
+        held = [name for name in train if drawn[name] == "val"]
+    own |= dict.fromkeys(held, "val")
     return Splits(own, f"the split is the dataset's own, with val drawn from train by a hash (seed {seed})")
 
 

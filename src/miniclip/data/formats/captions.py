@@ -33,6 +33,7 @@ class Captions(ImageFiles):
     Tables also take
     - `image`: the column of images or their paths. None: one with a usual name, such as image, filepath, filename.
     - `caption`: the column or columns of captions. None: one with a usual name, such as caption, text, title.
+    - `group`: the column of groups, such as products: a drawn split keeps the images of a group together.
 
     They raise FileNotFoundError if the path does not exist, ValueError if the split does not exist, and `DataError`
     otherwise, with the line.
@@ -56,6 +57,7 @@ class Captions(ImageFiles):
         *,
         image: str | None = None,
         caption: str | Sequence[str] | None = None,
+        group: str | None = None,
         separator: str | None = None,
         split: Split = "all",
         **options: Unpack[ReadKeywords],
@@ -67,11 +69,12 @@ class Captions(ImageFiles):
                 it, such as `images/`.
             image: see the class, as for the arguments without a description.
             caption: see the class.
+            group: see the class.
             separator: between fields; None: detected from the first line.
             split: see the class.
             **options: see the class.
         """
-        file, names = Path(path).expanduser(), ColumnNames(image, caption)
+        file, names = Path(path).expanduser(), ColumnNames(image, caption, group)
         read_options = ReadOptions(split, **options)
         return _load(lambda log: read_table(file, log, names, separator=separator), read_options, names)
 
@@ -82,6 +85,7 @@ class Captions(ImageFiles):
         *,
         image: str | None = None,
         caption: str | Sequence[str] | None = None,
+        group: str | None = None,
         split: Split = "all",
         **options: Unpack[ReadKeywords],
     ) -> Captions:
@@ -90,7 +94,7 @@ class Captions(ImageFiles):
         A caption is a string or a list of strings. The keyword arguments are described in the class.
         """
         file = Path(path).expanduser()
-        return load_tables([file], file.parent, ColumnNames(image, caption), ReadOptions(split, **options))
+        return load_tables([file], file.parent, ColumnNames(image, caption, group), ReadOptions(split, **options))
 
     @classmethod
     def from_parquet(
@@ -99,6 +103,7 @@ class Captions(ImageFiles):
         *,
         image: str | None = None,
         caption: str | Sequence[str] | None = None,
+        group: str | None = None,
         split: Split = "all",
         **options: Unpack[ReadKeywords],
     ) -> Captions:
@@ -117,7 +122,7 @@ class Captions(ImageFiles):
         if not files:
             raise FileNotFoundError(f"{path}: holds no parquet files")
         root = Path(os.path.commonpath([file.parent for file in files]))
-        return load_tables(files, root, ColumnNames(image, caption), ReadOptions(split, **options))
+        return load_tables(files, root, ColumnNames(image, caption, group), ReadOptions(split, **options))
 
     @classmethod
     def from_folder(cls, path: str | Path, *, split: Split = "all", **options: Unpack[ReadKeywords]) -> Captions:
@@ -136,6 +141,7 @@ class Captions(ImageFiles):
         *,
         image: str | None = None,
         caption: str | Sequence[str] | None = None,
+        group: str | None = None,
         split: Split = "all",
         **options: Unpack[ReadKeywords],
     ) -> Captions:
@@ -145,13 +151,14 @@ class Captions(ImageFiles):
             dataset: such as `datasets.load_dataset("org/repo", split="train")`.
             image: see the class.
             caption: see the class.
+            group: see the class.
             split: see the class; a part of `dataset`.
             **options: see the class.
 
         Raises:
             TypeError: the dataset is a dict of splits, or is streamed.
         """
-        names = ColumnNames(image, caption)
+        names = ColumnNames(image, caption, group)
         return _load(lambda log: read_dataset(dataset, log, names), ReadOptions(split, **options), names)
 
 

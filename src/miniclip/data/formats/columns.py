@@ -73,10 +73,12 @@ class ColumnNames(NamedTuple):
     Attributes:
         image: the column of images or their paths; None: the first of `IMAGE_COLUMNS`.
         caption: the column or columns of captions; None: the first of `CAPTION_COLUMNS`, or caption_0, caption_1, ….
+        group: the column of groups, such as products, whose images a drawn split keeps together; None: none.
     """
 
     image: str | None = None
     caption: str | Sequence[str] | None = None
+    group: str | None = None
 
 
 class Columns(NamedTuple):
@@ -87,12 +89,14 @@ class Columns(NamedTuple):
         captions: one column of captions, or several.
         split: splits; None without such a column.
         name: names of images that are stored in the table; None without such a column.
+        group: groups that a drawn split keeps together; None without such a column.
     """
 
     image: str
     captions: tuple[str, ...]
     split: str | None
     name: str | None
+    group: str | None = None
 
     def __str__(self) -> str:
         return f"images from {self.image!r}, captions from {', '.join(map(repr, self.captions))}"
@@ -121,7 +125,8 @@ def choose_columns(source: Path | str, header: Sequence[str], names: ColumnNames
     if not captions:
         raise _no_usual_name(source, header, "caption", CAPTION_COLUMNS)
     name = _first_usual(by_lower, [name for name in NAME_COLUMNS if by_lower.get(name) != image])
-    columns = Columns(image, captions, by_lower.get(SPLIT_COLUMN), name)
+    group = None if names.group is None else _require(source, header, names.group)
+    columns = Columns(image, captions, by_lower.get(SPLIT_COLUMN), name, group)
     _require_unique(source, header, columns, names)
     return columns
 
@@ -147,9 +152,9 @@ def warn_of_other_captions(source: Path | str, header: Sequence[str], columns: C
 
 def _require_unique(source: Path | str, header: Sequence[str], columns: Columns, names: ColumnNames) -> None:
     """Check that no two columns have one name; for columns that were recognised, in any case of the letters."""
-    chosen = [*([columns.image] if names.image else []), *(columns.captions if names.caption else ())]
+    chosen = [*([columns.image] if names.image else []), *(columns.captions if names.caption else ()), columns.group]
     counts = Counter(column.strip().lower() for column in header)
-    for column in filter(None, (columns.image, *columns.captions, columns.split)):
+    for column in filter(None, (columns.image, *columns.captions, columns.split, columns.group)):
         if list(header).count(column) > 1 or (column not in chosen and counts[column.strip().lower()] > 1):
             raise DataError(f"{source}: two columns are called {column!r}; rename them, such as caption_0, caption_1")
 
@@ -246,6 +251,7 @@ def read_columns(
     captions = [table.values(name) for name in columns.captions]
     names = table.values(columns.name) if columns.name else None
     splits = table.values(columns.split) if columns.split else None
+    groups = table.values(columns.group) if columns.group else None
     for row in range(len(table)):
         image = table.image(row)
         texts, problem = read_cells(column[row] for column in captions)
@@ -253,8 +259,9 @@ def read_columns(
             skip_log.add(str(image), problem)
             continue
         row_split = split if splits is None else optional_text(splits[row])
+        group = None if groups is None else optional_text(groups[row])
         if paths is not None:
-            yield ImageRow(str(image), optional_text(paths[row]) or "", texts, row_split)
+            yield ImageRow(str(image), optional_text(paths[row]) or "", texts, row_split, group=group)
         else:
             name = None if names is None else optional_text(names[row])
-            yield ImageRow(str(image), name or table.row_name(row), texts, row_split, image)
+            yield ImageRow(str(image), name or table.row_name(row), texts, row_split, image, group)

@@ -17,7 +17,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from miniclip.data.formats.files import find_files
 from miniclip.data.formats.options import ReadOptions
 from miniclip.data.formats.text_files import text_problem
 from miniclip.data.skipping import SkipLog
-from miniclip.data.splits import normalize_split, resolve_splits, select_split
+from miniclip.data.splits import join_groups, normalize_split, resolve_splits, select_split
 from miniclip.errors import DataError
 from miniclip.utils.option_names import option
 
@@ -46,6 +46,7 @@ class ImageRow(NamedTuple):
         captions: strings, numbers or None.
         split: the dataset's name of the split, None if it has none.
         image: the image; None: the file that `name` leads to.
+        group: the group that a drawn split keeps together, None if it has none.
     """
 
     location: str
@@ -53,6 +54,7 @@ class ImageRow(NamedTuple):
     captions: Sequence[object]
     split: str | None = None
     image: Path | StoredImage | None = None
+    group: str | None = None
 
 
 class ImageRows(NamedTuple):
@@ -93,6 +95,7 @@ class _GroupedImage:
     split: str | None
     image: Path | StoredImage | None
     digest: bytes | None = None  # digest of a stored image, computed when a second row has its name
+    groups: set[str] = field(default_factory=set)
 
 
 def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selection:
@@ -114,7 +117,8 @@ def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selec
     if not images:
         raise DataError(f"{source}: lists no images with captions{_first_entry(skip_log)}")
     given = {name: image.split for name, image in images.items()}
-    splits, description = resolve_splits(given, options.seed, dataset.exact_split)
+    groups = join_groups({name: image.groups for name, image in images.items()})
+    splits, description = resolve_splits(given, options.seed, dataset.exact_split, groups)
     names = select_split(list(images), splits, options.split, str(dataset.split_file or source))
     paths = _locate(folder, {name: images[name] for name in names}, skip_log)
     counts = Counter(splits[name] for name in images if name in splits)
@@ -165,6 +169,7 @@ def _add(row: ImageRow, base: str, images: dict[str, _GroupedImage], skip_log: S
     if not _same_split(image.split, split):
         return f"{row.name} has the split {image.split!r} in {image.location} and {split!r} here"
     image.captions += _clean(row, skip_log)
+    image.groups |= {row.group} if row.group else set()
     return None
 
 

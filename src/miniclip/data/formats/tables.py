@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from miniclip.data.formats.cells import read_cells
+from miniclip.data.formats.cells import optional_text, read_cells
 from miniclip.data.formats.columns import (
     ColumnNames,
     Columns,
@@ -95,7 +95,7 @@ def _read_rows(
 ) -> Iterator[ImageRow]:
     image = header.index(columns.image)
     captions = [header.index(name) for name in columns.captions]
-    split_field = None if columns.split is None else header.index(columns.split)
+    split_field, group_field = (None if name is None else header.index(name) for name in (columns.split, columns.group))
     for line, fields, problem in records:
         location = f"{path}, line {line}"
         texts: list[object] = []
@@ -104,7 +104,9 @@ def _read_rows(
         if problem is not None:
             skip_log.add(location, problem)
             continue
-        yield ImageRow(location, fields[image].strip(), texts, split if split_field is None else fields[split_field])
+        own_split = split if split_field is None else fields[split_field]
+        group = None if group_field is None else optional_text(fields[group_field])
+        yield ImageRow(location, fields[image].strip(), texts, own_split, group=group)
 
 
 def _separator_name(separator: str) -> str:
