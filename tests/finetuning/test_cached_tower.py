@@ -154,6 +154,7 @@ def test_other_weights_have_another_file(begin, tmp_path, tokenizer):
         (("image",), {"min_crop_area": 0.9}, r"min_crop_area is 0.9.*expected 1.0"),
         (("image",), {"flip": True}, r"flip is True"),
         (("image",), {"patch_dropout": 0.5}, r"patch_dropout is 0.5"),
+        (("image",), {"first_image_size": 8}, r"first_image_size is 8.*leave first_image_size out"),
         (("image",), {"fsdp": True}, "does not work with fsdp"),
     ],
 )

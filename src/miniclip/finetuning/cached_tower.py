@@ -33,7 +33,11 @@ from miniclip.train.step_arguments import InputPreparation, MicroBatches
 from miniclip.utils.option_names import option
 
 FOLDER = "embeddings"  # in the run directory
-RANDOM_IMAGES = {"min_crop_area": 1.0, "max_rotation_degrees": 0.0, "flip": False, "color_jitter": 0.0} | {
+UNCHANGED_IMAGES: dict[str, float | bool | None] = {  # settings, and the value that gives an image one embedding
+    "min_crop_area": 1.0,
+    "max_rotation_degrees": 0.0,
+    "flip": False,
+    "color_jitter": 0.0,
     "patch_dropout": 0.0,
     "first_image_size": None,
 }
@@ -55,11 +59,12 @@ def require_cacheable(model: CLIPModel, config: TrainConfig) -> None:
             f"{name}: found parameters that are trained in both towers; expected a tower that is frozen completely, "
             f"with its projection: use {option('tune_image', 'frozen')}, or leave cache_frozen out"
         )
-    for setting, off in RANDOM_IMAGES.items() if is_frozen(model.image) else ():
+    for setting, off in UNCHANGED_IMAGES.items() if is_frozen(model.image) else ():
         if getattr(config, setting) != off:
+            advice = f"leave {setting} out" if off is None else f"use {option(setting, off)}"
             raise ValueError(
                 f"{name}: {setting} is {getattr(config, setting)}, so that an image has another embedding at every "
-                f"step; expected {off}: use {option(setting, off)}, or leave cache_frozen out"
+                f"step; expected {off}: {advice}, or leave cache_frozen out"
             )
 
 

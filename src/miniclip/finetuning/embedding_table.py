@@ -67,7 +67,7 @@ class EmbeddingTable:
         self, folder: Path, side: Side, model: CLIPModel, data: ImageCaptionDataset, options: LoaderOptions
     ) -> None:
         self.folder, self.side, self.data = folder, side, data
-        self.options = dataclasses.replace(options, source=None)  # the pixels, also if the loader reads embeddings
+        self.options = dataclasses.replace(options, source=None, device=None)  # pixels, of which none are kept
         self._model: CLIPModel | None = model
 
     @functools.cached_property
