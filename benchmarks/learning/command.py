@@ -111,6 +111,8 @@ def tuned(runs: Runs, options: argparse.Namespace, name: str, budget: float) -> 
         return chosen.get(key, open_clip_system.SETTINGS)
     settings = dict(open_clip_system.SETTINGS)
     for setting, candidates in open_clip_system.CANDIDATES.items():
+        if setting == "compile" and options.device == "cpu":  # compiling takes longer than a budget there
+            continue
         results = {}
         for candidate in candidates:
             trial = {**settings, setting: candidate}

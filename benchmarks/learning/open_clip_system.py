@@ -39,6 +39,7 @@ SETTINGS = {
     "weight_decay": 0.2,
     "warmup": 0.1,
     "scale": 0.9,
+    "compile": False,
 }
 CANDIDATES: dict[str, tuple[Any, ...]] = {
     "size": ("small", "tiny"),
@@ -46,6 +47,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "patch_dropout": (0.0, 0.5),
     "batch_size": (64, 128, 256),
     "scale": (0.9, 0.7),
+    "compile": (False, True),  # on a GPU
 }
 WARM_UP_STEPS = 3
 TRUNCATED = 0.01  # fraction of the captions that the context cuts
@@ -72,6 +74,8 @@ class OpenClipSystem:
         self.tokenize = SimpleTokenizer(context_length=self.context)
         self.texts = [self.tokenize(captions) for captions in start.train.captions]
         self.model = self._build().to(self.device).train()
+        if self.settings["compile"]:
+            self.model.compile()
         aug = AugmentationCfg(scale=(self.settings["scale"], 1.0))
         self.transform = image_transform(IMAGE_SIZE, is_train=True, aug_cfg=aug)
         self.preprocess = image_transform(IMAGE_SIZE, is_train=False)
