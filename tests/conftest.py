@@ -13,6 +13,7 @@ from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
 from miniclip.inference.model import CLIPModel
 from miniclip.plots.callbacks import EvaluationPlots
+from miniclip.runtime import devices
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import Callback, TrainConfig, Trainer
 from tests.ranks import Ranks
@@ -21,6 +22,7 @@ from tests.toys import make_model
 settings.register_profile("miniclip", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("miniclip")
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU
 torch.set_num_threads(1)  # for tensors of toy size a second thread is one more to wait for
 os.environ["OMP_NUM_THREADS"] = "1"  # the same sums in the processes that tests start
 
@@ -49,6 +51,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _on_a_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the CPU the default device of tests that are not for a GPU, and the only one of the processes they start."""
+    if torch.cuda.is_available() and not request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr(devices, "default_device", lambda: torch.device("cpu"))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,8 @@ def records(run):
 
 def test_resumes_after_sigkill(tmp_path):
     command = [sys.executable, "-m", "tests.runs.test_killed", tmp_path]
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    # a process that sees a GPU starts threads for its gradients, and must not be forked then
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
     assert done.returncode == 0, done.stderr
     runs = sorted(tmp_path.glob("killed-*"))

@@ -16,6 +16,8 @@ from tests.toys import make_model
 def machine(monkeypatch):
     """Return a function that pretends that this machine has GPUs, or Apple's."""
 
+    monkeypatch.setattr(devices, "default_device", default_device)  # tests replace it on a machine with a GPU
+
     def pretend(gpus=0, mps=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

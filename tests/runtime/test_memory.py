@@ -47,6 +47,12 @@ def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
+def follows_allocations():
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    torch.ones(16 << 20)
+    return 60 << 20 < status("VmHWM") - before < 70 << 20 and status("VmRSS") - before < 4 << 20
+
 def measured(kind, batch, **settings):
     config = TrainConfig(precision="float32", **settings)
     checkpoint_blocks(model, config.gradient_checkpointing)
@@ -79,6 +85,10 @@ def measured(kind, batch, **settings):
     step(batch)
     return status("VmHWM") - before
 
+torch.ones(1).add(1)
+if not follows_allocations():
+    print(json.dumps(None))
+    raise SystemExit
 results = {
     "batch of 64": measured(plain_step, 64),
     "batch of 256": measured(plain_step, 256),
@@ -97,11 +107,14 @@ def measured():
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("only Linux resets the peak of resident memory")
     # larger tensors get their own pages, which are returned to the system when they are freed
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1", "LD_PRELOAD": ""}
     command = [sys.executable, "-c", MEASURE]
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    results = json.loads(run.stdout)
+    if results is None:
+        pytest.skip("this system's allocator keeps what is freed, so that resident memory is not that of a step")
+    return results
 
 
 @pytest.mark.slow
@@ -266,10 +279,11 @@ def test_a_gpu_is_tried_until_its_memory_or_the_fraction_is_exceeded(model, monk
     assert gpu.tried == tried
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU's counters")
+@pytest.mark.gpu
 def test_finds_the_size_on_a_gpu(tokenizer, monkeypatch):
     model = make_model(tokenizer).cuda()
     trial = synthetic_step(model)
+    trial(24)  # the libraries allocate their workspaces, which stay
     before = torch.cuda.memory_allocated(), torch.cuda.get_rng_state()
     torch.cuda.reset_peak_memory_stats()
     trial(24)

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import miniclip
 from miniclip.errors import CheckpointError
 from miniclip.tokenizer import Tokenizer
 from miniclip.tokenizer import clip as module
@@ -118,7 +119,8 @@ def test_training_is_deterministic():
         "import sys, json; from miniclip.tokenizer import Tokenizer; "
         "print(json.dumps(Tokenizer.train(json.load(sys.stdin), 700).merges))"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(module.__file__).parents[1])}
+    path = os.pathsep.join([str(Path(miniclip.__file__).parents[1]), *sys.path])
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": path}
     run = subprocess.run(
         [sys.executable, "-c", code],
         input=json.dumps(shuffled),

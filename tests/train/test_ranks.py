@@ -98,7 +98,9 @@ def held_out() -> Shapes:
 
 
 def resumed(run_dir: Path) -> Trainer:
-    trainer = Trainer.resume(run_dir, Shapes("train", 30, image_size=16), held_out(), callbacks=[MetricsFile()])
+    trainer = Trainer.resume(
+        run_dir, Shapes("train", 30, image_size=16), held_out(), callbacks=[MetricsFile()], device="cpu"
+    )
     trainer.model.image.register_forward_pre_hook(in_float64)
     return trainer
 

@@ -248,7 +248,7 @@ def test_frozen_towers(biased, frozen):
     assert not [name for name in cached[1] if name.split(".")[0] in frozen]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the GPU has a random state of its own")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_both_passes_draw_the_same_dropout_on_a_gpu(biased, precision):
     model, config = with_dropout(biased).cuda(), caching(3, precision=precision)
