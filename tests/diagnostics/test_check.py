@@ -125,7 +125,7 @@ def test_reports_images_and_captions_shared_by_train_and_validation(tokenizer):
 def test_large_datasets_are_sampled_and_the_report_states_it(tokenizer, monkeypatch):
     assert len(sample_images(SHAPES, limit=15).summaries) == 15
     with monkeypatch.context() as patch:
-        patch.setattr(image_checks, "available_cores", lambda: 1)  # more read all images before they look at the clock
+        patch.setattr(image_checks, "available_cores", lambda: 1)  # with many cores, the first round has all images
         assert 0 < len(sample_images(SHAPES, seconds=0).summaries) < 40
     names = {image.name for image in sample_images(SHAPES, limit=15).summaries}
     assert names != {f"image {i}" for i in range(15)}, "a random sample, not the first images"

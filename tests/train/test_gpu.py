@@ -1,6 +1,6 @@
-"""Training on a GPU: resuming to the same bit, gradient caching, the micro batch size, mixed precision, no waiting.
+"""Training on a GPU: resuming bit for bit, gradient caching, the micro batch size, mixed precision, no waiting.
 
-Cheap cases run on the CPU as well, so that the tests themselves are tested where there is no GPU.
+The first test also runs on the CPU.
 """
 
 import copy
@@ -37,7 +37,7 @@ def deterministic():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_resumed_run_is_the_same_to_the_bit(
+def test_a_resumed_run_is_the_same_bit_for_bit(
     deterministic, tokenizer, train_data, val_data, tmp_path, device, precision
 ):
     def trainer(name, callbacks):
