@@ -17,9 +17,9 @@ from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.options import LoaderOptions
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import SkipLog
-from miniclip.data.sources.captions import CaptionTable
 from miniclip.data.sources.selection import open_image_source
 from miniclip.data.sources.stream import ImageStream
+from miniclip.data.text_augmentation import caption_table
 from miniclip.runtime import distributed
 from miniclip.tokenizer import TextTokenizer
 from miniclip.utils.randomness import generator
@@ -59,7 +59,7 @@ class ImageCaptionLoader:
         self.wait_seconds = 0.0
         self.skip_log = SkipLog(options.on_error, options.max_skip_fraction)
         self.source = open_image_source(data, preprocess, options)
-        self._captions = CaptionTable(data, tokenizer, options.context_length, options.pad)
+        self._captions = caption_table(data, tokenizer, options)
         self._images = ImageStream(data, self.source, self.skip_log, self._indices_from)
 
     @property
@@ -75,7 +75,7 @@ class ImageCaptionLoader:
             pixels, rows = self._images.read(epoch * self.steps + number, order[number].tolist())
             readable = torch.tensor(rows)
             indices = order[number][readable]
-            tokens = self._captions.draw(indices, self.options.seed, epoch, self.options.captions_per_image)
+            pixels, tokens = self._captions.pair(pixels, indices, self.options, epoch)
             batch = Batch(pixels, tokens, indices, self.rows.start + readable)
             self.wait_seconds += time.perf_counter() - began
             yield batch

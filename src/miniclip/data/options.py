@@ -29,6 +29,8 @@ class LoaderOptions:
             batch, which is then smaller. No other pair replaces it: that pair could be in the batch already, as its
             own false negative.
         max_skip_fraction: greatest fraction of the images that may be skipped, as counted by this rank.
+        word_dropout: probability of each word of a caption to be left out, in [0, 1).
+        swap_left_right: mirror half of the images, and exchange left and right in their captions.
         source: reads something else in place of the images' pixels, such as the embeddings of a frozen tower.
         device: device of the model. A GPU keeps the decoded images if they take at most an eighth of its free memory;
             the pixels are the same. None: batches are on the CPU.
@@ -43,6 +45,8 @@ class LoaderOptions:
     reduced_decoding: bool = False
     on_error: OnError = "raise"
     max_skip_fraction: float = MAX_SKIP_FRACTION
+    word_dropout: float = 0.0
+    swap_left_right: bool = False
     source: Source | None = None
     device: torch.device | None = None
     captions_per_image: int = 1

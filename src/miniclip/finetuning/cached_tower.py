@@ -41,6 +41,7 @@ UNCHANGED_IMAGES: dict[str, float | bool | None] = {  # settings, and the value 
     "patch_dropout": 0.0,
     "first_image_size": None,
 }
+UNCHANGED_TEXTS = {"word_dropout": 0.0, "swap_left_right": False}
 
 
 def require_cacheable(model: CLIPModel, config: TrainConfig) -> None:
@@ -59,13 +60,16 @@ def require_cacheable(model: CLIPModel, config: TrainConfig) -> None:
             f"{name}: found parameters that are trained in both towers; expected a tower that is frozen completely, "
             f"with its projection: use {option('tune_image', 'frozen')}, or leave cache_frozen out"
         )
-    for setting, off in UNCHANGED_IMAGES.items() if is_frozen(model.image) else ():
-        if getattr(config, setting) != off:
-            advice = f"leave {setting} out" if off is None else f"use {option(setting, off)}"
-            raise ValueError(
-                f"{name}: {setting} is {getattr(config, setting)}, so that an image has another embedding at every "
-                f"step; expected {off}: {advice}, or leave cache_frozen out"
-            )
+    images = UNCHANGED_IMAGES if is_frozen(model.image) else {}
+    texts = UNCHANGED_TEXTS if is_frozen(model.text) else {}
+    for kind, settings in (("an image", images), ("a caption", texts)):
+        for setting, off in settings.items():
+            if getattr(config, setting) != off:
+                advice = f"leave {setting} out" if off is None else f"use {option(setting, off)}"
+                raise ValueError(
+                    f"{name}: {setting} is {getattr(config, setting)}, so that {kind} has another embedding at every "
+                    f"step; expected {off}: {advice}, or leave cache_frozen out"
+                )
 
 
 def embedding_folder(config: TrainConfig, run_dir: Path) -> Path:

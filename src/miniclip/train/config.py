@@ -117,6 +117,10 @@ class TrainConfig(KnownFields):
         0.0, ("degrees in 0..180", lambda value: 0 <= value <= 180), "maximum random rotation in degrees, either way"
     )
     flip: bool = setting(False, ANY, "mirror half of the images; not for captions that mention left or right")
+    swap_left_right: bool = setting(
+        False, ANY, "with `flip`, exchange left and right in the English captions of mirrored images"
+    )
+    word_dropout: float = setting(0.0, BELOW_1, "probability that a step leaves out a word of a caption, in [0, 1)")
     color_jitter: float = setting(0.0, FRACTION, "random change of brightness, contrast and saturation, in [0, 1]")
     patch_dropout: float = setting(
         0.0, BELOW_1, "fraction of an image's patches that a step leaves out, in [0, 1): cheaper steps, augmentation"
@@ -178,6 +182,13 @@ class TrainConfig(KnownFields):
             value, (expected, is_valid) = getattr(self, field.name), field.metadata["valid"]
             if value is not None and not is_valid(value):
                 raise ValueError(f"{option(field.name)} is {value}; expected {expected} ({self.help(field.name)})")
+        if self.swap_left_right and not self.flip:
+            raise ValueError(f"{option('swap_left_right', True)}: no image is mirrored; add {option('flip', True)}")
+        if self.word_dropout and self.positives == "all":
+            raise ValueError(
+                f"{option('word_dropout', self.word_dropout)} changes captions, which {option('positives', 'all')} "
+                "compares: leave one of the two out"
+            )
 
     def warmup_steps(self, total: int) -> int:
         """Return the number of warmup steps of a run of `total` steps."""

@@ -149,7 +149,8 @@ class InputPreparation:
 
     def __init__(self, model: CLIPModel, config: TrainConfig, batch_size: int, total_steps: int = 0) -> None:
         self.model, self.config, self.batch_size, self.total_steps = model, config, batch_size, total_steps
-        self.augment = Augment(config.min_crop_area, config.max_rotation_degrees, config.flip, config.color_jitter)
+        flip = config.flip and not config.swap_left_right  # then the loader mirrors images, with their captions
+        self.augment = Augment(config.min_crop_area, config.max_rotation_degrees, flip, config.color_jitter)
 
     def __call__(self, batch: Batch, step: int) -> MicroBatches:
         """Return the inputs of this rank's rows at a step, in micro batches of the settings' size."""

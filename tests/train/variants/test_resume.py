@@ -9,6 +9,7 @@ CASES = {
     "muon": {"optimizer": "muon", "ema_decay": 0.5, "layer_decay": 0.9},
     "stochastic depth": {"stochastic_depth": 0.5},
     "resolution": {"first_image_size": 8, "first_fraction": 0.5, "ema_decay": 0.5, "color_jitter": 0.3, "flip": True},
+    "captions": {"word_dropout": 0.3, "flip": True, "swap_left_right": True},
     "rates": {"layer_decay": 0.7, "image_lr_scale": 0.3, "logit_scale_lr_scale": 2.0},
 }
 

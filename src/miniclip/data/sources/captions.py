@@ -12,6 +12,7 @@ from torch import Tensor
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.given import as_dataset
+from miniclip.data.options import LoaderOptions
 from miniclip.utils.randomness import random_integer
 
 if TYPE_CHECKING:
@@ -53,8 +54,16 @@ class CaptionTable:
             epoch: of the choice.
             per_image: C.
         """
-        rows = drawn_rows(self._counts, self._first_rows, indices, (seed, epoch), per_image)
+        rows = self.rows(indices, seed, epoch, per_image)
         return self._tokens[rows, : int(self._lengths[rows].max())].long()
+
+    def rows(self, indices: Tensor, seed: int, epoch: int, per_image: int = 1) -> Tensor:
+        """Return the rows of the captions that `draw` draws in the list of all captions: (B * C,) int64."""
+        return drawn_rows(self._counts, self._first_rows, indices, (seed, epoch), per_image)
+
+    def pair(self, pixels: Tensor, indices: Tensor, options: LoaderOptions, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return images (B, 3, S, S), here unchanged, and their drawn captions (B * C, T)."""
+        return pixels, self.draw(indices, options.seed, epoch, options.captions_per_image)
 
 
 def drawn_rows(
