@@ -8,7 +8,9 @@ import torch
 import miniclip
 from miniclip import cli
 from miniclip.cli.finetuning.against import spec_and_split, task_of
+from miniclip.cli.trainers import with_group
 from miniclip.data import Shapes, open_data
+from miniclip.data.opening import parse_spec
 from miniclip.runs.history import History
 from miniclip.train import TrainConfig, Trainer
 from tests.toys import make_model
@@ -60,6 +62,14 @@ def test_defaults_are_those_of_the_method_and_flags_override_them(base, table, t
     assert rows["lr"] == ["1e-05", "default for fine-tuning"]
     assert rows["epochs"] == ["3", "flag"]
     assert rows["evaluate_first"][0] == "true"
+
+
+def test_groups_are_a_part_of_the_run_s_data(tmp_path, capsys):
+    assert with_group("a.csv", "product id") == "a.csv?group=product%20id"
+    assert with_group("a.csv?image=file", "sku") == "a.csv?image=file&group=sku"
+    assert parse_spec(with_group("a.csv", "a&b=c")).columns.group == "a&b=c"
+    assert cli.main(["train", "--group-by", "product"]) == 2
+    assert "--group-by is for tables" in capsys.readouterr().err
 
 
 def test_summary_shows_harm_and_names_commands(base, table, tmp_path, capsys):

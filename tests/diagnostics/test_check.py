@@ -1,5 +1,6 @@
 """The check before a run: findings on prepared data and models, and no side effects."""
 
+import io
 import random
 
 import pytest
@@ -43,7 +44,7 @@ def test_healthy_data_and_model_pass(tokenizer, train_data, val_data):
     assert report.worst == "fine"
     assert "8 pairs, " in report["overfit test"].observation
     assert "30,000" not in str(report)
-    assert str(report).endswith("13 fine")
+    assert str(report).endswith("14 fine")
 
 
 def test_reports_repeated_truncated_and_empty_captions(tokenizer):
@@ -120,6 +121,20 @@ def test_reports_images_and_captions_shared_by_train_and_validation(tokenizer):
     assert data_findings(report) == {"shared images": "warning", "shared captions": "note"}
     assert report["shared images"].observation.startswith("3 validation images are in the training data: image 0")
     assert report["shared captions"].observation.startswith("1 of 3 ")
+
+
+def test_reports_near_duplicates_at_another_size_and_quality(tokenizer):
+    copies = []
+    for image in IMAGES[:3]:
+        file = io.BytesIO()
+        image.resize((44, 44)).save(file, "JPEG", quality=60)
+        copies.append(Image.open(file).convert("RGB"))
+    blank = Image.new("RGB", (16, 16), "white")
+    report = run_check(tokenizer, Pairs([*IMAGES, blank], [*CAPTIONS, ["blank"]]), Pairs([*copies, blank], [["x"]] * 4))
+    assert report["near duplicates"].severity == "warning"
+    assert report["near duplicates"].observation.startswith(
+        "3 validation images are nearly the same as training images: image 0 = image 0"
+    )
 
 
 def test_large_datasets_are_sampled_and_the_report_states_it(tokenizer, monkeypatch):

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from PIL.Image import Resampling
+
 from miniclip.data.dataset import ImageCaptionDataset, image_of, name_of
 from miniclip.data.skipping import reason_of
 from miniclip.diagnostics.checks.sampling import MAX_NAMES, listed, sample_indices
@@ -17,6 +19,7 @@ from miniclip.errors import DataError
 from miniclip.utils.threads import available_cores, thread_pool
 
 MAX_IMAGES, MAX_SECONDS = 10_000, 60.0  # sample size and time limit
+THUMBNAIL = 8  # pixels on a side
 MAX_ASPECT_RATIO = 2.0  # beyond it the square crop loses at least half of the image
 MAX_NOTED_FRACTION = 0.05  # fraction of unusual images above which the note becomes a warning
 
@@ -29,6 +32,7 @@ class ImageSummary(NamedTuple):
     digest: bytes  # hash of size and pixels
     is_blank: bool
     error: str  # reason that it is unreadable, or ""
+    thumbnail: bytes = b""  # the image at THUMBNAIL x THUMBNAIL pixels, RGB
 
     @property
     def aspect_ratio(self) -> float:
@@ -79,7 +83,8 @@ def _summarise(data: ImageCaptionDataset, index: int) -> ImageSummary:
         return ImageSummary(name, (0, 0), b"", False, reason_of(error))
     digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
     extrema: Any = image.getextrema()  # minimum and maximum of each RGB channel
-    return ImageSummary(name, image.size, digest, all(low == high for low, high in extrema), "")
+    thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Resampling.BOX).tobytes()
+    return ImageSummary(name, image.size, digest, all(low == high for low, high in extrema), "", thumbnail)
 
 
 def check_images(sample: ImageSample, image_size: int, on_error: str) -> list[Finding]:
