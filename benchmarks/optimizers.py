@@ -67,7 +67,7 @@ def recall_after(seconds: float, optimizer: Optimizer, lr: float, seed: int, siz
         loss_function(config, model),
         step_options(config, model.device),
     )
-    loader = build_loader(model, train, config)
+    loader, _ = build_loader(model, train, config)
     prepare, step, epoch, spent, total = InputPreparation(model, config, loader.batch_size), 0, 0, 0.0, None
     state = {key: value.clone() for key, value in model.state_dict().items()}
     while total is None or step < total:

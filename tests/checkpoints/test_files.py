@@ -218,7 +218,7 @@ def test_a_subfolder(model, tmp_path, one_line):
             load(tmp_path, subfolder=subfolder)
     with pytest.raises(FileNotFoundError, match="no folder clip in it"):
         load(tmp_path / "parts" / "clip" / "config.json", subfolder="clip")
-    with pytest.raises(ValueError, match="remove config, revision, subfolder and prefix"):
+    with pytest.raises(ValueError, match="remove config, revision, subfolder, prefix and adapter"):
         load("bert_vit_tiny", pretrained=False, subfolder="clip")
 
 

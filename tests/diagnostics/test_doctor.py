@@ -12,9 +12,9 @@ from miniclip.diagnostics.doctor import FILE, Doctor, report_text
 from miniclip.diagnostics.rules import window
 from miniclip.diagnostics.rules.training import STUCK
 from miniclip.diagnostics.rules.window import MIN_STEPS
+from miniclip.loggers.defaults import default_callbacks
 from miniclip.train import Callback, Trainer
 from miniclip.train.config import TrainConfig
-from miniclip.train.setup import default_callbacks
 from tests.diagnostics.test_rules import HEALTHY
 from tests.toys import make_model
 

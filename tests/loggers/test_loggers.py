@@ -7,8 +7,8 @@ import types
 import pytest
 
 from miniclip import cli
+from miniclip.loggers.defaults import default_callbacks
 from miniclip.train import Callback, Trainer
-from miniclip.train.setup import default_callbacks
 
 
 class StopAt(Callback):

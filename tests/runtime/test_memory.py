@@ -15,7 +15,7 @@ from miniclip.models.layers import Block
 from miniclip.runtime import memory
 from miniclip.runtime.allocation import AllocationTrace
 from miniclip.runtime.memory import checkpoint_blocks, find_micro_batch_size, reserved_bytes, step_bytes, synthetic_step
-from miniclip.train import Trainer, setup
+from miniclip.train import Trainer
 from miniclip.train.gradient_caching import cached_step
 from tests.toys import make_model
 from tests.train.test_step import caching, random_inputs, taken, with_dropout
@@ -316,7 +316,7 @@ def test_a_resumed_run_keeps_the_micro_batch_size(start, train_data, val_data, m
         searched.append(batch)
         return 4
 
-    monkeypatch.setattr(setup, "find_micro_batch_size", find)
+    monkeypatch.setattr(memory, "find_micro_batch_size", find)
     trainer = start(micro_batch_size="auto", gradient_checkpointing=True, max_steps=2)
     trainer.fit()
     assert json.loads((trainer.run_dir / "config.json").read_text())["train"]["micro_batch_size"] == 4

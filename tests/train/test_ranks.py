@@ -19,6 +19,7 @@ from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
 from miniclip.errors import DataError
 from miniclip.inference.model import CLIPModel
+from miniclip.loggers.defaults import default_callbacks
 from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.progress import Progress
 from miniclip.runs.state import read_state
@@ -26,7 +27,6 @@ from miniclip.runtime import distributed
 from miniclip.runtime.fsdp import require_even
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import History, TrainConfig, Trainer
-from miniclip.train.setup import default_callbacks
 from tests.toys import make_model
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,8 @@ CASES = {  # by ranks and name: settings
             **RANDOM,
         },
         "fsdp-captions": {"batch_size": 8, "fsdp": True, "captions_per_image": 3, "loss": "sigmoid", **RANDOM},
+        "lora": {"batch_size": 9, "tune_image": "lora", "tune_text": "last-1", "micro_batch_size": 3, "ema_decay": 0.5},
+        "fsdp-lora": {"batch_size": 8, "fsdp": True, "tune_image": "lora", "tune_text": "lora", "ema_decay": 0.5},
         "checkpointed": {"batch_size": 9, "gradient_checkpointing": True, "micro_batch_size": 3, **RANDOM},
     },
     3: {

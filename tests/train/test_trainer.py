@@ -140,7 +140,7 @@ def test_micro_batches_change_nothing(start):
 
 
 def default():
-    from miniclip.train.setup import default_callbacks
+    from miniclip.loggers.defaults import default_callbacks
 
     return default_callbacks()
 

@@ -23,6 +23,7 @@ from miniclip.checkpoints.plans import ExportPlan
 from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
+from miniclip.finetuning.lora import without_adapters
 from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer.bpe import END
 from miniclip.tokenizer.files import MAX_BYTES
@@ -61,7 +62,7 @@ def export(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, LAYOUTS)}")
-    clip = unwrap_clip(model)
+    clip = without_adapters(unwrap_clip(model))
     tokenizer = available_tokenizer(clip) if layout != "openai" or clip.tokenizer_source is None else None
     plan = _export_plan(clip.config, tokenizer, layout, repo)
     path = require_target(path, overwrite)

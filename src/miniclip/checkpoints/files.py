@@ -10,6 +10,7 @@ from pathlib import Path
 from miniclip.checkpoints.formats import open_clip, openai, transformers
 from miniclip.checkpoints.native import CONFIG, TOKENIZER, WEIGHTS
 from miniclip.errors import CheckpointError
+from miniclip.utils.option_names import option
 
 # Weights with their configuration. Safetensors come before pickles, and a project's own files before a conversion's.
 CANDIDATES = (
@@ -69,8 +70,9 @@ def refuse_adapter(place: str, names: Collection[str]) -> None:
     """Raise `CheckpointError` if a directory's or repository's files are a peft adapter, with or without its base."""
     if ADAPTER_CONFIG in names:
         raise CheckpointError(
-            f"{place}: found {ADAPTER_CONFIG}, a peft adapter, which miniclip does not read: apply the adapter to "
-            "the base model with peft, merge it with merge_and_unload(), and save the merged model"
+            f"{place}: found {ADAPTER_CONFIG}, a peft adapter, which is not a whole model: if miniclip wrote it, load "
+            f"its base with {option('adapter', place)}; else apply it to its base with peft, merge it with "
+            "merge_and_unload(), and save the merged model"
         )
 
 

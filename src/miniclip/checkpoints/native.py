@@ -20,6 +20,7 @@ from miniclip.checkpoints.names import unwrap, unwrapped_name
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.fast import plain
+from miniclip.finetuning.lora import NAMES, LoRALinear, lora_layers, merged_state
 from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIP
 from miniclip.utils.atomic import write_atomically
@@ -104,14 +105,16 @@ def unwrap_clip(model: nn.Module) -> CLIPModel:
 def full_state(model: CLIPModel, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return a model's state dict under the names that `load` opens.
 
-    A parametrized weight is written as the weight that it computes.
+    A parametrized weight is written as the weight that it computes, and a LoRA layer with its adapter merged.
 
     Raises:
         ValueError: the modules or parameters are not those of the model's configuration.
     """
     state = _computed_state(model) if weights is None else weights
+    adapters = {unwrapped_name(name): layer.lora for name, layer in lora_layers(model).items()}
+    state = merged_state(adapters, {unwrapped_name(name): tensor.detach() for name, tensor in state.items()})
     require_plain(model, state)
-    return {unwrapped_name(name): tensor.detach() for name, tensor in state.items()}
+    return state
 
 
 def require_plain(model: CLIPModel, names: Iterable[str]) -> None:
@@ -119,7 +122,7 @@ def require_plain(model: CLIPModel, names: Iterable[str]) -> None:
 
     Args:
         model: the model; wrappers may be around its parts.
-        names: of its weights.
+        names: of its weights; adapters of LoRA layers do not count.
 
     Raises:
         ValueError: a module was replaced, as by quantization or an adapter, or the weights have other names.
@@ -134,7 +137,9 @@ def require_plain(model: CLIPModel, names: Iterable[str]) -> None:
         for name, module in expected.named_modules()
         if not isinstance(modules.get(name), type(module))
     ]
-    different = replaced or sorted({unwrapped_name(name) for name in names} ^ expected.state_dict().keys())
+    adapted = [name for name, module in modules.items() if isinstance(module, LoRALinear)]
+    plain_names = {unwrapped_name(name) for name in names} - {f"{name}.{part}" for name in adapted for part in NAMES}
+    different = replaced or sorted(plain_names ^ expected.state_dict().keys())
     if different:
         raise ValueError(
             f"the model is not that of its configuration, so it could not be loaded again: {', '.join(different[:4])}; "

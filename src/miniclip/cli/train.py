@@ -162,9 +162,9 @@ def run_check(
 ) -> int:
     """Check the data, the memory and the model of a run without training it; return the exit code."""
     from miniclip.diagnostics.check import check
+    from miniclip.loggers.defaults import logger_callbacks
     from miniclip.runtime.precision import resolve
     from miniclip.train.requirements import require_trainable
-    from miniclip.train.setup import logger_callbacks
 
     if resume is not None:
         report = resumed_trainer(resume, merge_settings(config, flags)).check()

@@ -12,6 +12,7 @@ from miniclip.deployment.directory import written_directory
 from miniclip.deployment.layouts import bare, immich, optimum, rclip, transformers_js
 from miniclip.deployment.onnx_files import require_onnx
 from miniclip.deployment.options import Options
+from miniclip.finetuning.lora import without_adapters
 from miniclip.inference.model import CLIPModel
 
 Writer = Callable[[CLIPModel, Path, Options], None]  # writes to an empty folder, and checks the files
@@ -30,7 +31,7 @@ def deploy(
 ) -> None:
     """Write a model for an application, checked in onnxruntime. `miniclip.export` describes the arguments."""
     require_onnx()
-    clip = unwrap_clip(model)
+    clip = without_adapters(unwrap_clip(model))
     require_plain(clip, clip.state_dict())
     with written_directory(path, overwrite) as folder:
         WRITERS[layout](clip, folder, options or Options())

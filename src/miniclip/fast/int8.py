@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.fast.private import UNAVAILABLE, onednn_int8_linear, onednn_int8_pack
+from miniclip.finetuning.lora import merge
 from miniclip.models.clip import CLIP
 from miniclip.models.layers import MLP, Attention
 from miniclip.utils.items import describe
@@ -167,7 +168,7 @@ def quantize(model: Model) -> Model:
             "torch has no exact int8 product for this processor; export for onnxruntime instead: "
             "miniclip.export(model, path, layout='onnx', int8=True)"
         )
-    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    copied = merge(copy.deepcopy(model)).eval().requires_grad_(False)
     for parent in list(copied.modules()):
         if isinstance(parent, (Attention, MLP)):
             for name, layer in list(parent.named_children()):

@@ -22,6 +22,7 @@ from miniclip.fast.matmul import apply_linear, is_plain_linear, linear
 from miniclip.fast.prefix import SharedPrefix
 from miniclip.fast.private import has_global_hooks, has_hooks, is_transformed
 from miniclip.fast.unpadding import PackedSequences
+from miniclip.finetuning.lora import LoRALinear
 from miniclip.models.layers import MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
 from miniclip.models.stochastic_depth import drop_branches
 
@@ -85,7 +86,8 @@ class FastAttention(Attention):
         layer: nn.Module = self.qkv
         if isinstance(layer, Int8Linear):
             return layer.part(x, start, stop)
-        return linear(x, self.qkv.weight[start:stop], self.qkv.bias[start:stop])
+        y = linear(x, self.qkv.weight[start:stop], self.qkv.bias[start:stop])
+        return y + layer.update(x, start, stop) if isinstance(layer, LoRALinear) else y
 
     def _attend_from(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """One query per sequence, (B, D), to (B, D)."""
@@ -165,7 +167,7 @@ class FastAttentionPool(AttentionPool):
 KNOWN = frozenset(
     (
         *(FastAttention, FastAttentionPool, FastBlock, FastMLP, FastTransformer),
-        *(Int8Linear, QuickGELU, nn.GELU, nn.LayerNorm, nn.Linear),
+        *(Int8Linear, LoRALinear, QuickGELU, nn.GELU, nn.LayerNorm, nn.Linear),
     )
 )
 

@@ -26,6 +26,7 @@ from miniclip.fast.private import (
     mkldnn_has_bfloat16,
     mkldnn_linear,
 )
+from miniclip.finetuning.lora import LoRALinear
 
 MAX_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # checked at the first use; TF32 would have 3e-4
 LARGE_WEIGHT = 1 << 20  # elements; below this size MKL computes the weight's gradient faster
@@ -51,9 +52,11 @@ def _is_supported(a: Tensor, b: Tensor) -> bool:
 
 
 def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a linear layer: through oneDNN if it is a plain `nn.Linear` without hooks, else by calling it."""
+    """Apply a linear layer: through oneDNN if it is plain or has a LoRA adapter, without hooks, else by calling it."""
     if is_plain_linear(layer):
         return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
+    if type(layer) is LoRALinear and not has_hooks(layer) and not has_global_hooks():
+        return linear(x, layer.weight, layer.bias) + layer.update(x)
     return layer(x)  # type: ignore[no-any-return]
 
 
@@ -94,7 +97,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # a frozen weight needs no input
+        ctx.shape = x.shape
         return mkldnn_linear(x, weight, bias)
 
     @staticmethod
@@ -104,7 +108,7 @@ class _Linear(torch.autograd.Function):
         product = torch.matmul if torch.is_grad_enabled() else matmul  # double backward needs autograd's own
         grad_rows = grad.reshape(-1, weight.shape[0])
         if ctx.needs_input_grad[0]:
-            grad_x = product(grad_rows, weight).view(x.shape)
+            grad_x = product(grad_rows, weight).view(ctx.shape)
         if ctx.needs_input_grad[1]:
             rows = x.reshape(-1, weight.shape[1])
             if weight.numel() < LARGE_WEIGHT:

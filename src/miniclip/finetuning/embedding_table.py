@@ -35,6 +35,7 @@ from miniclip.embedding.images import DatasetImages
 from miniclip.embedding.outputs import npy_header
 from miniclip.embedding.partial import SUFFIX, Partial, open_partial
 from miniclip.errors import DataError, UnreadableError
+from miniclip.finetuning.lora import plain_state
 from miniclip.inference.fingerprint import add_weights, image_fingerprint
 from miniclip.inference.images import embed_batch
 from miniclip.inference.model import CLIPModel
@@ -105,7 +106,7 @@ class EmbeddingTable:
         else:
             assert model.tokenizer is not None
             weights.update(f"{model.config.text} {tokenizer_checksum(model.tokenizer)}".encode())
-            add_weights(weights, model.text)
+            add_weights(weights, plain_state(model.text))
             data = caption_identity(self.data)
         dtype = next(tower.parameters()).dtype
         facts = (weights.hexdigest(), repr(tower), str(dtype), model.config.embed_dim, data, self._count())

@@ -26,6 +26,7 @@ from miniclip.checkpoints.files import (
 from miniclip.checkpoints.given_config import given_plan
 from miniclip.checkpoints.reading import CheckpointReader
 from miniclip.config import PRESETS, CLIPConfig, preset
+from miniclip.finetuning.adapters import merge_adapter
 from miniclip.hub.download import fetch
 from miniclip.hub.registry import PRETRAINED, meant, suggestion
 from miniclip.hub.text_tower import with_context
@@ -66,6 +67,7 @@ class LoadOptions:
     cache_dir: str | Path | None
     subfolder: str | None
     prefix: str | None
+    adapter: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("subfolder", "prefix"):
@@ -87,6 +89,7 @@ def load(
     cache_dir: str | Path | None = None,
     subfolder: str | None = None,
     prefix: str | None = None,
+    adapter: str | Path | None = None,
 ) -> CLIPModel:
     """Load a model.
 
@@ -109,6 +112,7 @@ def load(
         cache_dir: folder for downloads; None means the cache of huggingface_hub.
         subfolder: folder of the checkpoint inside the directory or repository.
         prefix: start of the names of the model's weights, such as `model.`, if the file holds several models.
+        adapter: directory of a LoRA adapter that was trained on these weights, or of its run; it is merged into them.
 
     Returns:
         The model, in evaluation mode. If the checkpoint has no tokenizer, it is fetched when a text is first encoded.
@@ -118,7 +122,8 @@ def load(
         ValueError: unknown preset or dtype, or a tokenizer, image size or context length that does not fit the model.
         FileNotFoundError: no such checkpoint, on disk or on the Hub.
         ConnectionError: the checkpoint is not in the cache, and the Hub cannot be reached.
-        CheckpointError: the checkpoint is damaged or of an unknown kind, or its weights do not fit its settings.
+        CheckpointError: the checkpoint is damaged or of an unknown kind, its weights do not fit its settings, or the
+            adapter belongs to another base.
     """
     if not isinstance(pretrained, bool):
         raise TypeError(
@@ -128,7 +133,7 @@ def load(
     target = select_device("cpu" if device is None else device)
     chosen = _dtype(dtype, target)
     sizes = image_size, context_length
-    options = LoadOptions(target, chosen, tokenizer, *sizes, config, revision, cache_dir, subfolder, prefix)
+    options = LoadOptions(target, chosen, tokenizer, *sizes, config, revision, cache_dir, subfolder, prefix, adapter)
     return _load_checkpoint(_require_name(name), options) if pretrained else _load_preset(_require_name(name), options)
 
 
@@ -180,9 +185,11 @@ def find_checkpoint(
 
 
 def _load_preset(name: str, options: LoadOptions) -> CLIPModel:
-    if (options.config, options.revision, options.subfolder, options.prefix) != (None, None, None, None):
+    for_weights = (options.config, options.revision, options.subfolder, options.prefix, options.adapter)
+    if any(option is not None for option in for_weights):
         raise ValueError(
-            "pretrained=False builds a preset with fresh weights: remove config, revision, subfolder and prefix"
+            "pretrained=False builds a preset with fresh weights: remove config, revision, subfolder, prefix and "
+            "adapter"
         )
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}{suggestion(name, PRESETS)}")
@@ -200,12 +207,16 @@ def _load_checkpoint(name: str | Path, options: LoadOptions) -> CLIPModel:
     path = find_checkpoint(name, revision=options.revision, cache_dir=options.cache_dir, subfolder=options.subfolder)
     given = None if options.config is None else given_plan(options.config)
     checkpoint = CheckpointReader(path, given, options.prefix)
-    model = checkpoint.model(options.dtype, options.image_size, keep_half=options.device.type != "cpu")
+    dtype = options.dtype if options.adapter is None else None  # an adapter belongs to weights that are not rounded
+    model = checkpoint.model(dtype, options.image_size, keep_half=options.device.type != "cpu")
     if options.context_length is not None:
         model = with_context(model, options.context_length)
     attach_tokenizer(model, checkpoint, options.tokenizer, options.cache_dir)
     local = Path(name).expanduser()
     model.source = str(local.absolute() if local.exists() else name)
+    if options.adapter is not None:
+        merge_adapter(model, options.adapter)
+        model, model.source = model.to(dtype=options.dtype), None  # the name gives the base
     return model.to(device=options.device).eval()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from miniclip.data.cache.format import tokenizer_checksum
+from miniclip.finetuning.lora import plain_state
 
 
 class Digest(Protocol):
@@ -21,7 +23,7 @@ class Digest(Protocol):
 def image_fingerprint(model: Any) -> str:
     """Return a digest of the image tower's weights and of the preprocessing, 24 hexadecimal digits."""
     digest = hashlib.sha256(repr((model.preprocess, model.config.image)).encode())
-    add_weights(digest, model.image)
+    add_weights(digest, plain_state(model.image))
     return digest.hexdigest()[:24]
 
 
@@ -35,15 +37,15 @@ def model_fingerprint(model: Any) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256(repr((model.preprocess, model.config)).encode())
-    add_weights(digest, model)
+    add_weights(digest, plain_state(model))
     if model.tokenizer is not None:
         digest.update(tokenizer_checksum(model.tokenizer).encode())
     return digest.hexdigest()
 
 
-def add_weights(digest: Digest, module: nn.Module) -> None:
-    """Add names, shapes and values, as float32, of a module's weights to a digest."""
-    for name, tensor in sorted(module.state_dict().items()):
+def add_weights(digest: Digest, weights: Mapping[str, Tensor]) -> None:
+    """Add names, shapes and values, as float32, of a state dict to a digest."""
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         values = tensor.detach().cpu()
         values = (values.float() if values.is_floating_point() else values).reshape(-1).contiguous()

@@ -36,6 +36,9 @@ NEUTRAL = {
     "wandb",
 }
 
+# Settings that a new run applies to its model, whose state then has their effect: a resumed run cannot change them.
+APPLIED = ("tune_image", "tune_text", "lora_rank", "lora_alpha", "lora_targets")
+
 
 def changed_settings(before: TrainConfig, now: TrainConfig) -> Changes:
     """Return the settings that differ."""
@@ -100,6 +103,22 @@ class ScheduleChange:
         steps, _ = run_length(config, self.progress, max(1, self.images // min(config.batch_size, self.images)))
         warmup, step = config.warmup_steps(steps), self.progress.step
         return steps, learning_rate(step, peak=config.lr, warmup=warmup, total=steps) if step < steps else 0.0
+
+
+def require_same_parts(run_dir: Path, changes: Changes) -> None:
+    """Check that the trained parts are those that the run started with.
+
+    Raises:
+        ValueError: a setting of `APPLIED` has changed.
+    """
+    applied = {name: changes[name] for name in APPLIED if name in changes}
+    if applied:
+        text = "; ".join(f"{name}: started with {before}, now {now}" for name, (before, now) in applied.items())
+        again = format_command("miniclip", "train", "--model", run_dir / "last")
+        raise ValueError(
+            f"{run_dir}: {text}. The trained parts are state of the run; to change them, start a new run from its "
+            f"weights: `{again}` with these settings"
+        )
 
 
 def require_allowed(run_dir: Path, changes: Changes, schedule: ScheduleChange, about: Mapping[str, Any]) -> None:

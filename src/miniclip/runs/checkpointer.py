@@ -1,4 +1,4 @@
-"""Checkpoints of a run: `last/`, `best/`, and the training state with those before it."""
+"""Checkpoints of a run: `last/`, `best/` with merged weights and any adapter, and the training states."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from miniclip.checkpoints.native import save_checkpoint
+from miniclip.finetuning.adapters import FOLDER, other_trained, write_adapter
+from miniclip.finetuning.lora import lora_layers
 from miniclip.inference.model import CLIPModel
 from miniclip.runs import state
 from miniclip.runs.directory import BEST, LAST
@@ -102,4 +104,12 @@ class Checkpointer:
         distributed.barrier()
 
     def _write_model(self, name: str, weights: Mapping[str, Tensor]) -> None:
-        self.writer.start(lambda: save_checkpoint(self.model, self.run_dir / name, weights))
+        path, model = self.run_dir / name, self.model
+        has_adapter = bool(lora_layers(model)) and not other_trained(model)  # else an adapter would not be all
+
+        def write() -> None:
+            save_checkpoint(model, path, weights)
+            if has_adapter:
+                write_adapter(model, path / FOLDER, weights)
+
+        self.writer.start(write)

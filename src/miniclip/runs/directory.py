@@ -15,6 +15,7 @@ from miniclip.checkpoints.native import read_json, write_json
 from miniclip.data.dataset import ImageCaptionDataset, name_of
 from miniclip.data.given import as_dataset
 from miniclip.errors import CheckpointError
+from miniclip.finetuning.adapters import FOLDER
 from miniclip.runs import history, state
 from miniclip.runs.changes import Changes, describe_data
 from miniclip.runtime import distributed
@@ -34,6 +35,14 @@ def next_run_dir(name: str | Path) -> Path:
     path = Path(name)
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
     return path if not path.exists() else next(other for other in numbered if not other.exists())
+
+
+def choose_directory(path: str | Path | None, is_new: bool) -> Path:
+    """Return a run's directory, None meaning the next free `runs/clip`; a new run must not overwrite anything."""
+    path = next_run_dir("runs/clip") if path is None else Path(path)
+    if is_new:
+        require_free(path)
+    return path
 
 
 def require_free(path: Path, data_folder: Path | None = None) -> None:
@@ -183,7 +192,8 @@ def fingerprint(data: ImageCaptionDataset | None) -> dict[str, Any] | None:
 
 def remove_temporary_files(path: Path) -> None:
     """Delete the temporary files that `write_atomically` left when the process was killed."""
-    for folder in (path, path / LAST, path / BEST, path / state.STATES):
+    checkpoints = [path / name for name in (LAST, BEST)]
+    for folder in (path, *checkpoints, *(checkpoint / FOLDER for checkpoint in checkpoints), path / state.STATES):
         for file in folder.glob(".*"):
             if TEMPORARY.fullmatch(file.name) and file.is_file():
                 file.unlink(missing_ok=True)

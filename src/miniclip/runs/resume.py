@@ -23,12 +23,13 @@ from miniclip.runs.changes import (
     changed_numerics,
     changed_settings,
     require_allowed,
+    require_same_parts,
 )
 from miniclip.runs.directory import LAST, fingerprint, read_run, require_writable
 from miniclip.runs.history import FILE, History
 from miniclip.runs.progress import Progress
 from miniclip.runs.state import State, find_state, read_state, restore_ema, restore_optimizer
-from miniclip.runs.structure import restore_structure
+from miniclip.runs.structure import restore_adapters, restore_structure
 from miniclip.tokenizer import load_tokenizer
 from miniclip.train.callbacks import Callback
 from miniclip.train.config import TrainConfig
@@ -96,6 +97,7 @@ def load_run(
     saved = read_state(path)
     before, now = TrainConfig.from_dict(run["train"]), TrainConfig.from_dict({**run["train"], **options.settings})
     changes = changed_settings(before, now)
+    require_same_parts(run_dir, changes)
     changes |= changed_data(run["data"], {"train": fingerprint(train_data), "val": fingerprint(val_data)})
     changes |= changed_numerics(run.get("numerics", {}))
     changes |= changed_callbacks(saved.progress.callbacks, options.callbacks)
@@ -110,7 +112,7 @@ def load_run(
 
 
 def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) -> CLIPModel:
-    """Return the model of a training state, its parts frozen, tied and in the modes of the run.
+    """Return the model of a training state, its parts adapted, frozen, tied and in the modes of the run.
 
     Args:
         run_dir: the run; the tokenizer is in its `last/`.
@@ -123,6 +125,7 @@ def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) 
     """
     with torch.device("meta"):
         model = CLIPModel(CLIPConfig.from_dict(config), load_tokenizer(run_dir / LAST))
+        restore_adapters(model, saved.structure, path)
     assign_weights(model, InMemoryWeights(path, saved.weights), identity_rows(model.state_dict()))
     restore_structure(model, saved.structure, path)
     return model

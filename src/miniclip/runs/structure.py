@@ -1,4 +1,4 @@
-"""Properties of a model that its weights and its configuration do not hold: frozen, tied and foreign parts, and modes.
+"""Properties of a model beside weights and configuration: adapters, frozen, tied and foreign parts, and modes.
 
 A training state has them, so that a resumed run trains the same parameters in the same way. Modules and hooks that a
 user added cannot be rebuilt. Their names are kept, and a resumed run is refused without them.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,8 +21,13 @@ from miniclip.data.preprocess import Preprocess
 from miniclip.errors import CheckpointError
 from miniclip.fast.private import has_hooks
 from miniclip.fast.seam import PLAIN
+from miniclip.finetuning.lora import LoRA, LoRALinear, insert, lora_layers
 from miniclip.inference.model import CLIPModel
 from miniclip.runtime.distributed import is_sharded
+from miniclip.utils.formatting import one_line
+
+# classes in the model of a configuration
+EXPECTED: Mapping[type[nn.Module], type[nn.Module]] = {**PLAIN, LoRALinear: nn.Linear}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +39,25 @@ class Structure:
         evaluated: names of the modules in evaluation mode beside others that train, without those of frozen towers.
         tied: groups of names that belong to one parameter.
         foreign: descriptions of the modules, hooks and buffers that the configuration does not give.
+        adapters: LoRA adapters, as fields of `LoRA` with the name of their layer.
     """
 
     frozen: list[str] = dataclasses.field(default_factory=list)
     evaluated: list[str] = dataclasses.field(default_factory=list)
     tied: list[list[str]] = dataclasses.field(default_factory=list)
     foreign: list[str] = dataclasses.field(default_factory=list)
+    adapters: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def structure_of(model: CLIPModel) -> Structure:
     """Return the properties of a model. A sharded model has no foreign parts, since FSDP replaces its modules."""
     frozen = [unwrapped_name(name) for name, parameter in model.named_parameters() if not parameter.requires_grad]
     sharded = any(map(is_sharded, model.parameters()))
-    return Structure(frozen, evaluated_modules(model), tied_names(model), [] if sharded else foreign_parts(model))
+    foreign = [] if sharded else foreign_parts(model)
+    adapters = [
+        {"layer": unwrapped_name(name), **dataclasses.asdict(layer.lora)} for name, layer in lora_layers(model).items()
+    ]
+    return Structure(frozen, evaluated_modules(model), tied_names(model), foreign, adapters)
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -99,11 +111,24 @@ def _expected(config: CLIPConfig) -> CLIPModel:
 
 
 def _is_alike(module: nn.Module, other: nn.Module | None) -> bool:
-    """Return whether two modules have the same class and settings; plain and fast forms compute the same."""
+    """Return whether two modules have the same class and settings; fast forms and known adapters do not count."""
     if other is None or "forward" in vars(module):
         return False
-    classes = (PLAIN.get(type(part), type(part)) for part in (module, other))
+    classes = (EXPECTED.get(type(part), type(part)) for part in (module, other))
     return len(set(classes)) == 1 and module.extra_repr() == other.extra_repr()
+
+
+def restore_adapters(model: CLIPModel, structure: Structure, path: object) -> None:
+    """Give a model the adapters of a run, before its weights are assigned.
+
+    Raises:
+        CheckpointError: the model has no layer of a name, or the adapters are damaged.
+    """
+    try:
+        rows = [dict(row) for row in structure.adapters]
+        insert(model, {row.pop("layer"): LoRA(**{**row, "adapted": tuple(row["adapted"])}) for row in rows})
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path}: damaged LoRA adapters ({one_line(error)}): use a copy of it") from None
 
 
 def restore_structure(model: CLIPModel, structure: Structure, path: object) -> None:

@@ -8,6 +8,7 @@ Letters: B batch size, E embedding width.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,8 @@ from miniclip.runtime.allocation import peak_bytes, trace_two_sizes
 from miniclip.runtime.distributed import all_gather_ints, local_world_size
 from miniclip.runtime.free_memory import available_bytes
 from miniclip.runtime.precision import Precision
+from miniclip.train.config import TrainConfig
+from miniclip.train.variants.stochastic_depth import set_stochastic_depth
 from miniclip.utils.randomness import random_state, set_random_state
 
 GPU_FRACTION, CPU_FRACTION = 0.8, 0.5  # share of the free memory; the rest serves augmentation and other processes
@@ -84,6 +87,23 @@ def _random_inputs(
     if patch_dropout:
         patches = draw_patches(samples, image.patches, patch_dropout, random).to(model.device)
     return pixels.to(model.device), tokens.to(model.device), patches
+
+
+def fit_into_memory(model: CLIPModel, config: TrainConfig, rows: int) -> TrainConfig:
+    """Switch gradient checkpointing and stochastic depth, and replace the micro batch size "auto" by one that fits.
+
+    Args:
+        model: on its device.
+        config: the settings, with precision resolved.
+        rows: rows of a batch on this rank.
+    """
+    checkpoint_blocks(model, config.gradient_checkpointing)
+    set_stochastic_depth(model, config.stochastic_depth)
+    if config.micro_batch_size != "auto":
+        return config
+    captions = config.captions_per_image
+    trial = synthetic_step(model, config.precision, config.patch_dropout, captions)
+    return dataclasses.replace(config, micro_batch_size=find_micro_batch_size(model, rows, trial, captions))
 
 
 def find_micro_batch_size(model: CLIPModel, batch: int, trial: Trial, captions: int = 1) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ Monitor = Literal["recall", "text_to_image", "image_to_text", "val_loss"]
 Range = tuple[str, Callable[[Any], bool]]
 
 MIN_WARMUP_STEPS = 40  # a few steps of warmup leave a short run at chance; at most half of the run
+LORA_TARGETS = ("q", "k", "v", "out", "mlp")  # names in `finetuning.lora.TARGETS`, which needs torch
 
 ANY: Range = ("any value", lambda value: True)
 AT_LEAST_0: Range = ("at least 0", lambda value: value >= 0)
@@ -26,6 +28,10 @@ AT_LEAST_1: Range = ("at least 1", lambda value: value >= 1)
 POSITIVE: Range = ("above 0", lambda value: value > 0)
 FRACTION: Range = ("in 0..1", lambda value: 0 <= value <= 1)
 BELOW_1: Range = ("at least 0 and below 1", lambda value: 0 <= value < 1)
+TUNED: Range = (
+    "full, frozen, lora, or last-N, as in last-2",
+    lambda value: re.fullmatch(r"full|frozen|lora|last-[1-9][0-9]*", value) is not None,
+)
 
 
 def setting(default: Any, valid: Range, help: str) -> Any:
@@ -54,6 +60,15 @@ class TrainConfig(KnownFields):
         False, ANY, "keep only the input of each block and recompute the rest in backward: less memory, slower"
     )
     fsdp: bool = setting(False, ANY, "shard the weights and the optimizer's state over the ranks, for large models")
+    tune_image: str = setting("full", TUNED, "trained part of the image tower: full, frozen, last-N blocks, or lora")
+    tune_text: str = setting("full", TUNED, "trained part of the text tower: full, frozen, last-N blocks, or lora")
+    lora_rank: int = setting(4, AT_LEAST_1, "rank of LoRA's matrices, for towers that are tuned by lora")
+    lora_alpha: float = setting(4.0, POSITIVE, "LoRA's update is multiplied by lora_alpha / lora_rank")
+    lora_targets: str = setting(
+        "q,k,v",
+        (f"some of {','.join(LORA_TARGETS)}", lambda value: set(value.split(",")) <= set(LORA_TARGETS)),
+        "layers of each block that LoRA adapts: queries, keys, values, out (of attention), mlp (both layers)",
+    )
     optimizer: Optimizer = setting("adamw", ANY, "adamw, or muon: Muon on the blocks' matrices, AdamW on the rest")
     lr: float = setting(1e-3, POSITIVE, "peak learning rate")
     weight_decay: float = setting(

@@ -1,4 +1,4 @@
-"""Exponential moving average (EMA) of the weights; Polyak and Juditsky 1992.
+"""Exponential moving average (EMA) of the trained weights; Polyak and Juditsky 1992.
 
     average <- average + (1 - d) (weights - average),    d = min(decay, (1 + t) / (10 + t))   after step t
 
@@ -26,12 +26,12 @@ class EMA:
         decay: the maximum d, in [0, 1).
 
     Attributes:
-        values: parameter names to averages.
+        values: names of trained parameters to averages. Frozen ones are their own average, and need no memory.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self.values = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -39,7 +39,10 @@ class EMA:
         average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
         groups: dict[bool, list[tuple[Any, Any]]] = {}  # one call cannot mix sharded and whole tensors
         for name, parameter in model.named_parameters():
-            groups.setdefault(is_sharded(parameter), []).append((self.values[name], parameter.detach()))
+            if parameter.requires_grad and name not in self.values:  # unfrozen by a callback
+                self.values[name] = parameter.detach().clone()
+            if name in self.values:
+                groups.setdefault(is_sharded(parameter), []).append((self.values[name], parameter.detach()))
         for pairs in groups.values():
             values, weights = map(list, zip(*pairs, strict=True))
             average(values, weights, step)
@@ -57,6 +60,8 @@ class EMA:
     def _swap(self, model: nn.Module) -> None:
         """Swap the values and not the tensors, so that references to parameters stay valid."""
         for name, parameter in model.named_parameters():
+            if name not in self.values:
+                continue
             average, weight = local_rows(self.values[name]), local_rows(parameter.detach())
             copy = average.clone()
             average.copy_(weight)

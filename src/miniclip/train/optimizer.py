@@ -24,7 +24,8 @@ def build_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.Optimizer:
     Raises:
         ValueError: Muon cannot train the model.
     """
-    decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    layers = (module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    decayed = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.dim() > 1}  # no bias
     scales, names = lr_scales(model, config), {id(p): unwrapped_name(name) for name, p in model.named_parameters()}
     groups: dict[tuple[bool, bool, bool, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():  # the fused kernel takes parameters that are all sharded or all whole

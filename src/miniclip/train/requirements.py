@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from miniclip.data.cache.reading import require_pixels
@@ -13,6 +15,7 @@ from miniclip.tokenizer import TextTokenizer
 from miniclip.train.config import TrainConfig
 from miniclip.train.step_arguments import loss_function
 from miniclip.train.variants.resolution import require_image_size
+from miniclip.utils.items import describe
 from miniclip.utils.option_names import option
 
 
@@ -38,6 +41,20 @@ def require_trainable(
         require_pixels(data, model)  # now, not after an epoch
     if config.fsdp:
         fsdp.require_even(pairs, skips_samples=config.on_error == "skip")
+
+
+def require_types(model: Any, config: Any) -> None:
+    """Raise TypeError if the arguments of a trainer are a name, a dict, or something else of another type."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"model: found {describe(model)}; expected a CLIPModel, as miniclip.load(name) and "
+            "CLIPModel(config, tokenizer) return"
+        )
+    if not isinstance(config, TrainConfig):
+        raise TypeError(
+            f"config: found {describe(config)}; expected a TrainConfig, as TrainConfig(epochs=3) or, from a dict, "
+            "TrainConfig.from_dict(values)"
+        )
 
 
 def require_wide_weights(model: CLIPModel) -> None:

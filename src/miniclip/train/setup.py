@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,36 +16,33 @@ from miniclip.data.options import LoaderOptions
 from miniclip.data.skipping import SkipLog
 from miniclip.data.subset import readable_subset
 from miniclip.diagnostics.batch_metrics import batch_metrics
-from miniclip.diagnostics.doctor import Doctor
 from miniclip.finetuning.anchoring import BatchLoss, RunPlace
 from miniclip.finetuning.cached_tower import FrozenTowers, frozen_towers, prepare_inputs
+from miniclip.finetuning.towers import apply as tune_towers
 from miniclip.inference.model import CLIPModel
-from miniclip.loggers.console import ConsoleLogger
+from miniclip.loggers.defaults import build_callbacks, logger_callbacks
 from miniclip.models.clip import CLIPOutput
-from miniclip.plots.callbacks import EvaluationPlots, LearningCurve
 from miniclip.runs.changes import Changes, numerics
 from miniclip.runs.checkpointer import Checkpointer
-from miniclip.runs.directory import fingerprint, next_run_dir, require_free, require_same_data
+from miniclip.runs.directory import choose_directory, fingerprint, require_same_data
 from miniclip.runs.history import Record
-from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.nonfinite import NonFiniteSteps
 from miniclip.runs.progress import Progress, run_length
 from miniclip.runs.resume import ResumedRun, restore
 from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import compile_blocks
 from miniclip.runtime.devices import select_device
-from miniclip.runtime.memory import checkpoint_blocks, find_micro_batch_size, synthetic_step
+from miniclip.runtime.memory import fit_into_memory
 from miniclip.runtime.precision import resolve
-from miniclip.train.callbacks import Callback, restore_callbacks
+from miniclip.train.callbacks import Callback
 from miniclip.train.config import TrainConfig
 from miniclip.train.ema import EMA
 from miniclip.train.metrics import MetricsBuffer, chance_loss, mfu_function
 from miniclip.train.optimizer import build_optimizer
-from miniclip.train.requirements import require_tokenizer, require_trainable
+from miniclip.train.requirements import require_tokenizer, require_trainable, require_types
 from miniclip.train.step import Inputs, LossFunction, StepOptions
 from miniclip.train.step_arguments import InputPreparation, TrainingLoss, loss_function, step_options
-from miniclip.train.variants.stochastic_depth import set_stochastic_depth
-from miniclip.utils.items import describe, listed
+from miniclip.train.validation import comparable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +54,7 @@ class RunOptions:
     device: str | torch.device | None = None
     about: Mapping[str, Any] | None = None
     resumed: ResumedRun | None = None
+    callbacks: Sequence[Callback] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +82,7 @@ class Setup:
         progress: position of the run.
         total_steps: number of steps of the whole run.
         epochs: number of epochs of the whole run.
+        callbacks: the callbacks with those of the settings, on rank 0.
     """
 
     config: TrainConfig
@@ -107,6 +105,7 @@ class Setup:
     progress: Progress
     total_steps: int
     epochs: int
+    callbacks: list[Callback]
 
 
 def set_up(
@@ -122,17 +121,15 @@ def set_up(
     logger_callbacks(config)  # their packages must be there
     data = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
     require_same_data(data)
-    path = distributed.on_main(lambda: choose_directory(options))  # for all ranks
+    path = distributed.on_main(lambda: choose_directory(options.run_dir, is_new=resumed is None))  # for all ranks
     precision = distributed.on_main(lambda: resolve(config.precision, device))
     config = dataclasses.replace(config, precision=precision)
+    if resumed is None:  # a resumed model has its parts from the state
+        tune_towers(model, config)
     distributed.broadcast_weights(model.to(device))
-    if val_data is not None and config.on_error == "skip":  # now, not at the first evaluation
-        val_data = readable_subset(val_data, SkipLog("skip", config.max_skip_fraction))
-    val_data = comparable(val_data)
-    truncated = getattr(model.tokenizer, "truncated", 0)
+    val_data = held_out(val_data, config)
     towers = frozen_towers(model, train_data, loader_options(model, config), config, path)
-    loader = build_loader(model, train_data, config, towers)
-    truncated = getattr(model.tokenizer, "truncated", 0) - truncated
+    loader, truncated = build_loader(model, train_data, config, towers)
     config = fit_into_memory(model, config, loader.rows.stop - loader.rows.start)
     if config.fsdp:
         fsdp.shard(model)
@@ -168,21 +165,8 @@ def set_up(
         progress=progress,
         total_steps=total_steps,
         epochs=epochs,
+        callbacks=build_callbacks(options.callbacks, config, progress),
     )
-
-
-def require_types(model: Any, config: Any) -> None:
-    """Raise TypeError if the arguments of a trainer are a name, a dict, or something else of another type."""
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(
-            f"model: found {describe(model)}; expected a CLIPModel, as miniclip.load(name) and "
-            "CLIPModel(config, tokenizer) return"
-        )
-    if not isinstance(config, TrainConfig):
-        raise TypeError(
-            f"config: found {describe(config)}; expected a TrainConfig, as TrainConfig(epochs=3) or, from a dict, "
-            "TrainConfig.from_dict(values)"
-        )
 
 
 def facts_of(config: TrainConfig, model: CLIPModel, data: dict[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,34 +175,27 @@ def facts_of(config: TrainConfig, model: CLIPModel, data: dict[str, Any], about:
     return {**facts, "about": dict(about), "numerics": numerics()}
 
 
-def choose_directory(options: RunOptions) -> Path:
-    """Return the run directory; a new run must not overwrite anything."""
-    path = next_run_dir("runs/clip") if options.run_dir is None else Path(options.run_dir)
-    if options.resumed is None:
-        require_free(path)
-    return path
-
-
-def comparable(val_data: ImageCaptionDataset | None) -> ImageCaptionDataset | None:
-    """Return the validation data, or None with a warning if they have one image: its caption has no rival."""
-    if val_data is None or len(val_data) > 1:
-        return val_data
-    warnings.warn(
-        f"the validation data have {len(val_data)} image{'' if len(val_data) == 1 else 's'}, whose recall is 100% for "
-        "any model: the run is not evaluated, and has no best/; give at least two images, better some hundred",
-        stacklevel=4,
-    )
-    return None
+def held_out(val_data: ImageCaptionDataset | None, config: TrainConfig) -> ImageCaptionDataset | None:
+    """Return the validation data that can be read and compared; images are read now, not at the first evaluation."""
+    if val_data is not None and config.on_error == "skip":
+        val_data = readable_subset(val_data, SkipLog("skip", config.max_skip_fraction))
+    return comparable(val_data)
 
 
 def build_loader(
     model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig, towers: FrozenTowers | None = None
-) -> ImageCaptionLoader:
-    """Return the loader of the training data for a model; it reads embeddings in place of pixels for a frozen tower."""
+) -> tuple[ImageCaptionLoader, int]:
+    """Return the loader of the training data, and the number of captions that the context truncates.
+
+    The loader reads embeddings in place of pixels for a frozen tower that is encoded once.
+    """
     options = loader_options(model, config)
     if towers is not None:
         options = dataclasses.replace(options, source=towers.source)
-    return ImageCaptionLoader(data, require_tokenizer(model), model.preprocess, options)
+    tokenizer = require_tokenizer(model)
+    before = getattr(tokenizer, "truncated", 0)
+    loader = ImageCaptionLoader(data, tokenizer, model.preprocess, options)
+    return loader, getattr(tokenizer, "truncated", 0) - before
 
 
 def loader_options(model: CLIPModel, config: TrainConfig) -> LoaderOptions:
@@ -239,23 +216,6 @@ def loader_options(model: CLIPModel, config: TrainConfig) -> LoaderOptions:
     )
 
 
-def fit_into_memory(model: CLIPModel, config: TrainConfig, rows: int) -> TrainConfig:
-    """Switch gradient checkpointing and stochastic depth, and replace the micro batch size "auto" by one that fits.
-
-    Args:
-        model: on its device.
-        config: the settings, with precision resolved.
-        rows: rows of a batch on this rank.
-    """
-    checkpoint_blocks(model, config.gradient_checkpointing)
-    set_stochastic_depth(model, config.stochastic_depth)
-    if config.micro_batch_size != "auto":
-        return config
-    captions = config.captions_per_image
-    trial = synthetic_step(model, config.precision, config.patch_dropout, captions)
-    return dataclasses.replace(config, micro_batch_size=find_micro_batch_size(model, rows, trial, captions))
-
-
 def build_metrics(
     model: CLIPModel, loader: ImageCaptionLoader, data: ImageCaptionDataset, config: TrainConfig, run_dir: Path
 ) -> MetricsBuffer:
@@ -267,44 +227,3 @@ def build_metrics(
     nonfinite = NonFiniteSteps(run_dir, loader, data, config.max_nonfinite_steps)
     chance = chance_loss(loader.batch_size, config.loss, config.captions_per_image, config.label_smoothing)
     return MetricsBuffer(loader, nonfinite, mfu_function(model, config), metrics_of, chance)
-
-
-def build_callbacks(callbacks: Sequence[Callback] | None, config: TrainConfig, progress: Progress) -> list[Callback]:
-    """Return the callbacks, by default `default_callbacks`, and the settings' loggers; ranks other than 0 have none.
-
-    Callbacks of a resumed run get the states that `progress` holds.
-
-    Raises:
-        TypeError: the callbacks are one callback, or an item is not one.
-    """
-    if callbacks is not None:
-        callbacks = listed(callbacks, "callbacks", "a list of callbacks, as in [MyCallback()]")
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks: found {describe(callback)} in the list; expected instances of Callback")
-    callbacks = [*(default_callbacks() if callbacks is None else callbacks), *logger_callbacks(config)]
-    restore_callbacks(callbacks, progress.callbacks)
-    return callbacks if distributed.is_main() else []
-
-
-def default_callbacks() -> list[Callback]:
-    """Return the callbacks of a trainer that is given none."""
-    return [MetricsFile(), EvaluationPlots(), LearningCurve(), ConsoleLogger(), Doctor()]
-
-
-def logger_callbacks(config: TrainConfig) -> list[Callback]:
-    """Return the loggers that the settings add: TensorBoard, Weights & Biases.
-
-    Raises:
-        ImportError: the logger's package is not installed.
-    """
-    callbacks: list[Callback] = []
-    if config.tensorboard:
-        from miniclip.loggers.tensorboard import TensorBoardLogger
-
-        callbacks.append(TensorBoardLogger())
-    if config.wandb is not None:
-        from miniclip.loggers.wandb import WandbLogger
-
-        callbacks.append(WandbLogger(config.wandb))
-    return callbacks

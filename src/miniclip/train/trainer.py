@@ -33,7 +33,7 @@ from miniclip.train.config import TrainConfig
 from miniclip.train.gradient_caching import cached_step
 from miniclip.train.optimizer import set_learning_rate
 from miniclip.train.schedule import learning_rate
-from miniclip.train.setup import RunOptions, build_callbacks, set_up
+from miniclip.train.setup import RunOptions, set_up
 from miniclip.train.validation import evaluate_first, monitored, validate
 from miniclip.train.variants.resolution import images_of_step
 from miniclip.utils.lock import lock_directory
@@ -73,13 +73,13 @@ class Trainer:
         about: Mapping[str, Any] | None = None,
         resumed: ResumedRun | None = None,
     ) -> None:
-        run = set_up(model, train_data, val_data, RunOptions(config, run_dir, device, about, resumed))
+        run = set_up(model, train_data, val_data, RunOptions(config, run_dir, device, about, resumed, callbacks))
         self.model, self.train_data, self.val_data, self.loader = model, run.train_data, run.val_data, run.loader
         self.config, self.run_dir, self.facts, self.changes = run.config, run.run_dir, run.facts, run.changes
         self.prepare, self.towers, self.loss, self.loss_of = run.prepare, run.towers, run.loss, run.loss_of
         self.step_options, self.optimizer, self.ema = run.step_options, run.optimizer, run.ema
-        self.checkpointer, self.metrics, self.history = run.checkpointer, run.metrics, run.metrics.history
-        self.progress, self.callbacks = run.progress, build_callbacks(callbacks, run.config, run.progress)
+        self.checkpointer, self.metrics, self.progress = run.checkpointer, run.metrics, run.progress
+        self.history, self.callbacks = run.metrics.history, run.callbacks
         self.about, self.truncated_captions = run.facts["about"], run.truncated_captions
         self.train_captions: int = run.facts["data"]["train"]["captions"]
         self.embedded: Embeddings | None = None

@@ -6,6 +6,7 @@ Each rank embeds a part of the data, and all ranks gather the embeddings. Letter
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -122,3 +123,15 @@ def _batches(embeddings: Embeddings, size: int, seed: int) -> list[tuple[Tensor,
 @torch.no_grad()
 def _loss(model: CLIPModel, pairs: tuple[Tensor, Tensor], loss: LossFunction) -> Tensor:
     return loss(CLIPOutput(*pairs, model.log_scale.exp(), model.logit_bias))
+
+
+def comparable(val_data: ImageCaptionDataset | None) -> ImageCaptionDataset | None:
+    """Return the validation data, or None with a warning if they have one image: its caption has no rival."""
+    if val_data is None or len(val_data) > 1:
+        return val_data
+    warnings.warn(
+        f"the validation data have {len(val_data)} image{'' if len(val_data) == 1 else 's'}, whose recall is 100% for "
+        "any model: the run is not evaluated, and has no best/; give at least two images, better some hundred",
+        stacklevel=5,
+    )
+    return None
