@@ -163,6 +163,13 @@ def test_towers_that_change_are_refused(begin, sides, settings, message):
         begin("run", sides, **settings)
 
 
+def test_tower_that_is_unfrozen_after_the_setup_is_refused(begin):
+    trainer = begin("run")
+    trainer.model.image.requires_grad_(True)
+    with pytest.raises(ValueError, match="was frozen when the run was set up"):
+        trainer.fit()
+
+
 def test_image_augmentation_is_allowed_beside_a_frozen_text_tower(begin):
     trainer = begin("run", ("text",), min_crop_area=0.5, flip=True, patch_dropout=0.5)
     trainer.fit()

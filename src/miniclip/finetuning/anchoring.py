@@ -145,6 +145,8 @@ class BatchLoss:
 
     def _add_teacher(self, name: str) -> None:
         teacher = load(name, device=self.model.device)
+        if teacher.tokenizer is None:
+            raise ValueError(f"the teacher {name} has no tokenizer, which its captions need: save it with one first")
         self._teacher_facts = {"teacher": name, "fingerprint": model_fingerprint(teacher)}
         if self.place.is_resumed:
             require_same_teacher(self.place, self._teacher_facts)

@@ -140,6 +140,19 @@ class FrozenTowers:
         """Source of the loader in place of that of the pixels; None: the pixels are needed."""
         return None if self.images is None else EmbeddedImages(self.images)
 
+    def require_frozen(self) -> None:
+        """Check that the towers whose embeddings are read are frozen still.
+
+        Raises:
+            ValueError: one has trained parameters, which would get no gradient.
+        """
+        for table, tower, name in ((self.images, self.model.image, "image"), (self.texts, self.model.text, "text")):
+            if table is not None and not is_frozen(tower):
+                raise ValueError(
+                    f"cache_frozen: the {name} tower was frozen when the run was set up, and now it has parameters to "
+                    "train: freeze them again, or start a run without cache_frozen"
+                )
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
@@ -213,7 +226,12 @@ class EmbeddedPreparation:
         self.prepare, self.towers, self.caption_rows = prepare, towers, caption_rows
 
     def __call__(self, batch: Batch, step: int) -> EmbeddedInputs:
-        """Return the inputs of this rank's rows at a step, in micro batches of the settings' size."""
+        """Return the inputs of this rank's rows at a step, in micro batches of the settings' size.
+
+        Raises:
+            ValueError: a tower that was frozen at the start of the run is not any more.
+        """
+        self.towers.require_frozen()
         texts = None if self.towers.texts is None else self.towers.texts.rows[self.caption_rows(batch)]
         return EmbeddedInputs(batch, self.prepare(batch, step), texts, self.towers.images is None)
 

@@ -1,0 +1,96 @@
+"""Gain, forgetting and cost of each method of fine-tuning; see the package.
+
+Each run happens in a process of its own, with one thread, and is added to `results.jsonl` in the folder; a stopped
+command continues from it. The table and the plot are written at the end.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.finetuning import costs, report
+from benchmarks.finetuning.methods import METHODS, tune
+from benchmarks.finetuning.starts import OPEN_CLIP, STARTS, start_model
+from benchmarks.harness import describe_machine
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the sets emoji and clipart")
+    parser.add_argument("--out", type=Path, default=Path("results/finetuning"), help="folder of all results")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--only", choices=("table", "costs"), help="one of the two parts")
+    parser.add_argument("--small", action="store_true", help="a few steps on Shapes: a check that everything works")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # one thread in each run, and forks that no pool of threads can stop
+    if options.small:
+        with tempfile.TemporaryDirectory() as folder:
+            options.starts, options.seeds = [start for start in STARTS if start != OPEN_CLIP], 1
+            run(options, None, Path(folder))
+        return
+    if options.only != "costs" and not (options.data / "emoji").is_dir():
+        print(f"skipped: {options.data} does not hold the sets emoji and clipart; name their folder with --data")
+        options.only = "costs"
+    run(options, options.data, options.out)
+
+
+def run(options: argparse.Namespace, data: Path | None, folder: Path) -> None:
+    """Measure what the results do not hold yet, and write the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = folder / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+    def measure(key: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> None:
+        if any(key.items() <= row.items() for row in rows):
+            return
+        rows.append(key | in_fork(function, *arguments))
+        with results.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+        print(report.line(rows[-1]), flush=True)
+
+    if options.only != "costs":
+        for start in options.starts:
+            in_fork(start_model, start, data, folder)
+            measure({"start": start, "method": "start", "seed": 0}, tune, start, "start", 0, data, folder)
+        for seed in range(options.seeds):
+            for start in options.starts:
+                for method in options.methods:
+                    key = {"start": start, "method": method, "seed": seed}
+                    measure(key, tune, start, method, seed, data, folder)
+    if options.only != "table":
+        for name, function in costs.measurements(folder, options.small).items():
+            measure({"cost": name}, function)
+    report.write(rows, describe_machine(), folder)
+
+
+def in_fork(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a fork of this process, so that its memory is its own."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def work() -> None:
+        sender.send(function(*arguments))
+
+    process = context.Process(target=work)
+    process.start()
+    sender.close()
+    try:
+        result = receiver.recv()
+    except EOFError:
+        raise SystemExit(f"{function.__name__}{arguments[:3]} failed") from None
+    process.join()
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The models that are fine-tuned, and their data: two by miniclip's trainer, one by open_clip's own code."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import miniclip
+from miniclip.cli.trainers import fresh_model
+from miniclip.config import preset
+from miniclip.data import Shapes, build_cache, open_data
+from miniclip.data.preprocess import Preprocess
+from miniclip.data.subset import Subset
+from miniclip.train import TrainConfig
+from miniclip.utils.randomness import generator
+
+PRESET = "bert_vit_tiny"
+SELECT = 250  # training images that no model trains on: alpha and the weights of the objectives are chosen on them
+TUNED = 2500  # images of a fine-tuning run
+EPOCHS = 20  # passes that train a start
+OPEN_CLIP_EPOCHS = 12
+OPEN_CLIP = "open_clip, emoji to clipart"
+STARTS = {"emoji to clipart": ("emoji", "clipart"), "clipart to emoji": ("clipart", "emoji")} | {
+    OPEN_CLIP: ("emoji", "clipart")
+}
+
+
+class Parts(NamedTuple):
+    """A dataset, its images at the models' size."""
+
+    train: Any
+    select: Any
+    val: Any
+
+
+def parts_of(name: str, data: Path | None, folder: Path) -> Parts:
+    """Return the parts of a set; without a folder of data, small parts of Shapes, of another seed for each name."""
+    if data is None:
+        seed = len(name)
+        train, val = Shapes("train", 72, seed=seed), Shapes("val", 24, seed=seed)
+    else:
+        whole = Preprocess(preset(PRESET))
+        train, val = (
+            build_cache(open_data(str(data / name), split), folder / "cache" / name, whole, split=split)
+            for split in ("train", "val")
+        )
+    select = SELECT if data else 24
+    order = torch.randperm(len(train), generator=generator("select", name)).tolist()
+    return Parts(Subset(train, order[select:]), Subset(train, order[:select]), val)
+
+
+def start_model(name: str, data: Path | None, folder: Path) -> Path:
+    """Return the checkpoint of a start; it is trained if the folder does not have it."""
+    path = folder / "starts" / name.replace(" ", "-").replace(",", "")
+    if (path / "trained").exists():
+        return path
+    old = parts_of(STARTS[name][0], data, folder).train
+    if name == OPEN_CLIP:
+        train_open_clip(old, path, 1 if data is None else OPEN_CLIP_EPOCHS)
+    else:
+        config = TrainConfig(epochs=2 if data is None else EPOCHS, batch_size=16 if data is None else 128, seed=1)
+        model = fresh_model(PRESET, old.captions, config)
+        run = miniclip.Trainer(model, old, config=config, run_dir=path.with_name(path.name + "-run"), callbacks=[])
+        run.fit()
+        miniclip.save(model.eval(), path, overwrite=True)
+    (path / "trained").touch()
+    return path
+
+
+def load_start(path: Path) -> Any:
+    """Load a start; that of open_clip has OpenAI's tokenizer, whose merges open_clip ships."""
+    if (path / "open_clip_config.json").exists():
+        import open_clip
+
+        return miniclip.load(path, tokenizer=Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz"))
+    return miniclip.load(path)
+
+
+def train_open_clip(data: Any, path: Path, epochs: int, batch_size: int = 128) -> None:
+    """Train a small CLIP with open_clip's model, tokenizer and loss, and write its checkpoint in open_clip's layout."""
+    import open_clip
+    from open_clip.loss import ClipLoss
+    from safetensors.torch import save_file
+
+    towers = {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(1)
+    model, loss_of = open_clip.CLIP(**towers), ClipLoss()
+    tokenizer = open_clip.SimpleTokenizer(context_length=32)
+    config = preset(PRESET)
+    preprocess = Preprocess(config)
+    pixels = torch.stack([preprocess.pixels(data[index][0]) for index in range(len(data))])
+    tokens = [tokenizer(captions) for captions in data.captions]
+    batch_size = min(batch_size, len(data) // 2)
+    steps = epochs * (len(data) // batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+    for epoch in range(epochs):
+        order = torch.randperm(len(data))
+        for rows in order[: len(order) // batch_size * batch_size].split(batch_size):
+            captions = torch.stack([tokens[row][(epoch + row) % len(tokens[row])] for row in rows.tolist()])
+            images, texts, scale = model(preprocess.normalise(pixels[rows]), captions)[:3]
+            loss = loss_of(images, texts, scale)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(0, 4.6052)
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), path / "open_clip_model.safetensors")
+    settings = {"model_cfg": towers, "preprocess_cfg": {"mean": config.mean, "std": config.std}}
+    (path / "open_clip_config.json").write_text(json.dumps(settings))
