@@ -72,6 +72,11 @@ def require_objectives(model: CLIPModel, config: TrainConfig) -> None:
             raise ValueError(f"{name} does not work with fsdp, which shards the weights: leave one of the two out")
     if config.anchor_embeddings and is_frozen(model.image) and is_frozen(model.text):
         raise ValueError("anchor_embeddings: both towers are frozen, so that no embedding can move: leave it out")
+    if config.anchor_embeddings and config.swap_left_right:
+        raise ValueError(
+            "anchor_embeddings with swap_left_right: a caption with left and right exchanged would stay near the caption "
+            "without; leave one of the two out"
+        )
     lora = [name for name, parameter in model.named_parameters() if parameter.requires_grad and ".lora_" in name]
     if config.anchor_weights and lora:
         raise ValueError(
