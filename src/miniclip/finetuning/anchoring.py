@@ -74,8 +74,8 @@ def require_objectives(model: CLIPModel, config: TrainConfig) -> None:
         raise ValueError("anchor_embeddings: both towers are frozen, so that no embedding can move: leave it out")
     if config.anchor_embeddings and config.swap_left_right:
         raise ValueError(
-            "anchor_embeddings with swap_left_right: a caption with left and right exchanged would stay near the caption "
-            "without; leave one of the two out"
+            "anchor_embeddings with swap_left_right: a caption with left and right exchanged would stay near the same "
+            "caption without; leave one of the two out"
         )
     lora = [name for name, parameter in model.named_parameters() if parameter.requires_grad and ".lora_" in name]
     if config.anchor_weights and lora:
