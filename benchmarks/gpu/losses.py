@@ -19,7 +19,7 @@ from miniclip import contrastive_loss, sigmoid_loss
 from miniclip.losses import reference
 
 SCALE, BIAS = 20.0, -10.0
-TOLERANCES = {"bf16": 3e-2, "float32": 1e-4, "TF32": 1e-2}  # of the gradient's norm
+TOLERANCES = {"bf16": 3e-2, "float32": 1e-4, "TF32": 1e-2}  # relative to the gradient's norm
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 

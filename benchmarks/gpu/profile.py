@@ -15,9 +15,10 @@ KINDS = (
     ("convolution", r"conv(?!ert)|implicit_gemm|cudnn.*(wgrad|dgrad|fprop)|im2col|nchw|nhwc"),
     ("optimizer and clipping", r"adam|multi_tensor|foreach|lpnorm|lp_norm"),
     ("norms", r"layer_?norm"),
-    ("matrix products", r"gemm|nvjet|cutlass|cublas|s16816|splitk|addmm|aten::mm$|aten::bmm|linear"),
+    ("matrix products", r"triton_tem|gemm|nvjet|cutlass|cublas|s16816|splitk|addmm|aten::mm$|aten::bmm|linear"),
+    ("elementwise and reductions", r"^triton_"),  # their names list all operators, such as _to_copy
     ("copies", r"memcpy|memset|copy|cat(_|Array)|fill|aten::_?to|index|gather|scatter|embedding"),
-    ("elementwise and reductions", r"triton|elementwise|reduce|aten::"),
+    ("elementwise and reductions", r"elementwise|reduce|aten::"),
 )
 
 

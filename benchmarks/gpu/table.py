@@ -47,7 +47,7 @@ class GpuRow:
 
 @dataclasses.dataclass
 class Session:
-    """What the process of a part gets.
+    """Arguments of the process of a part.
 
     Attributes:
         small: sizes that take seconds; their numbers mean nothing.
@@ -82,6 +82,21 @@ class Session:
                 row.skipped = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         print(f"{part}: {case}: {row.skipped or 'measured'} ({time.monotonic() - began:.1f} s)", flush=True)
         append(self.folder, row)
+
+
+def working(row: GpuRow, calls: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """Make each call once, and leave out the peers that fail, with a note; an error of miniclip is raised."""
+    found = {}
+    for name, call in calls.items():
+        try:
+            call()
+        except Exception as error:
+            if name == MINICLIP:
+                raise
+            row.notes.append(f"{name} fails: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        else:
+            found[name] = call
+    return found
 
 
 def append(folder: Path, row: GpuRow) -> None:

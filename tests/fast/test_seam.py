@@ -332,3 +332,23 @@ def test_bfloat16_attention_is_as_accurate_as_torchs(tokens):
     assert y.dtype == torch.bfloat16
     error = (y.double() - exact).norm() / exact.norm()
     assert error < 1.5 * torch_error < 0.02
+
+
+@pytest.mark.parametrize(("image", "text"), PAIRS)
+def test_a_bfloat16_residual_stream_is_near_the_float32_one(image, text):
+    """Only under autocast, and in the dtype between the blocks too."""
+    model, (pixels, tokens) = accelerate(model_of(image, text).float()), inputs(text)
+    if type(model.image.blocks) is not FastTransformer:
+        pytest.skip("MINICLIP_FAST=0")
+
+    def output(enabled):
+        model.image.blocks.bfloat16_residual = model.text.blocks.bfloat16_residual = enabled
+        with torch.autocast("cpu", torch.bfloat16):
+            return torch.cat(model(pixels.float(), tokens)[:2]).float()
+
+    expected = output(False)
+    error = (output(True) - expected).norm() / expected.norm()
+    assert 0 < error < 0.05
+    exact = model(pixels.float(), tokens)
+    model.image.blocks.bfloat16_residual = model.text.blocks.bfloat16_residual = False
+    assert torch.equal(exact.image_embeddings, model(pixels.float(), tokens).image_embeddings)
