@@ -141,8 +141,8 @@ class FastTransformer(Transformer):
     """Stack of blocks whose last block can return one token per sequence."""
 
     # Keep the residual stream in bfloat16 under autocast, which leaves it in float32: half the memory traffic of norms
-    # and sums, and less exact. On a GPU, norms still sum in float32. It is no setting until benchmarks/gpu/candidates.py
-    # has measured it.
+    # and sums, and less exact. On a GPU, norms still sum in float32. It becomes a setting after
+    # benchmarks/gpu/candidates.py has measured it.
     bfloat16_residual = False
 
     def forward(self, x: Tensor, mask: Mask = None, causal: bool = False, pool_indices: Tensor | None = None) -> Tensor:

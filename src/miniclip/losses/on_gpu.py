@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from miniclip.fast.private import UNAVAILABLE
 from miniclip.losses.blocks import slices
 
 COMPILED_FROM = 8192  # pairs; compiling takes seconds, which a smaller batch does not repay
@@ -74,10 +75,21 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """A @ b of matrices of one type, summed and returned in float32."""
     if a.dtype == torch.float32:
         return a @ b
-    if a.device.type == "cuda":
+    if a.device.type == "cuda" and _sums_in_float32(a.device):
         result: Tensor = torch.mm(a, b, out_dtype=torch.float32)
         return result
     return a.float() @ b.float()
+
+
+@functools.cache
+def _sums_in_float32(device: torch.device) -> bool:
+    """Whether this torch and this GPU return a product of bfloat16 in float32, tried once."""
+    ones = torch.ones(16, 16, dtype=torch.bfloat16, device=device)
+    try:
+        total = torch.mm(ones, ones, out_dtype=torch.float32)
+    except UNAVAILABLE:
+        return False
+    return bool((total == 16).all())
 
 
 def parts(x: Side, y: Side, ids: Tensor | None, size: int) -> Iterator[Part]:
