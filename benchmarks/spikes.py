@@ -174,7 +174,7 @@ def plot(results: dict[str, list[dict[str, float]]], machine: dict[str, Any], pa
     recall = confidence.twinx()
     recall.plot(epochs, series("recall"), color="#f58518", label="R@1, right axis")
     recall.set_ylabel("mean R@1, %")
-    recall.legend(loc="center right")
+    recall.legend(loc="lower right", bbox_to_anchor=(1, 0.15), fontsize=8)
     for name, rows in results.items():
         scale.plot(epochs, series("scale", rows), color=COLORS[name], label=name)
         remedies.plot(epochs, series("mean", rows), color=COLORS[name], label=name)
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/emoji"), help="else Shapes is used")
     parser.add_argument("--images", type=int, default=512, help="training images")
     parser.add_argument("--preset", default="bert_vit_tiny")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="at least 6")
     parser.add_argument("--out", type=Path, default=Path("spikes"))
     options = parser.parse_args()
     if options.data.is_dir():
