@@ -133,6 +133,7 @@ def test_objectives_keep_the_model_near_the_other_one(start, train_data, teacher
         ({"teacher": "vit_b_32"}, "teacher is vit_b_32, and distillation is not given"),
         ({"distillation": 1.0}, "distillation is 1.0, and teacher is not given"),
         ({"anchor_embeddings": 1.0, "flip": True, "swap_left_right": True}, "left and right exchanged would stay near"),
+        ({"anchor_weights": 1.0, "tune_image": "lora"}, r"image.blocks.0.attention.qkv.lora_A is an adapter"),
         ({"anchor_weights": 1.0, "fsdp": True}, "anchor_weights does not work with fsdp"),
     ],
 )

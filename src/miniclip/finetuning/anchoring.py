@@ -21,6 +21,7 @@ from miniclip.data.loader import Batch, ImageCaptionLoader
 from miniclip.errors import CheckpointError, DataError
 from miniclip.finetuning.cached_tower import CaptionRows, embedding_folder
 from miniclip.finetuning.embedding_table import EmbeddingTable, Side
+from miniclip.finetuning.lora import is_lora
 from miniclip.finetuning.objectives import cosine_distance, distillation, relative_distance
 from miniclip.hub import load
 from miniclip.inference.fingerprint import model_fingerprint
@@ -77,7 +78,7 @@ def require_objectives(model: CLIPModel, config: TrainConfig) -> None:
             "anchor_embeddings with swap_left_right: a caption with left and right exchanged would stay near the same "
             "caption without; leave one of the two out"
         )
-    lora = [name for name, parameter in model.named_parameters() if parameter.requires_grad and ".lora_" in name]
+    lora = [name for name, parameter in model.named_parameters() if parameter.requires_grad and is_lora(name)]
     if config.anchor_weights and lora:
         raise ValueError(
             f"anchor_weights: {lora[0]} is an adapter, whose weights start at 0 or at random; the rank bounds its "
