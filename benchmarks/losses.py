@@ -5,7 +5,8 @@ open_clip: python -m benchmarks losses
 
 Three forms are compared on the same float32 tensors: the plain loss (losses/reference.py), the chunked loss
 (losses/chunked.py) and open_clip's ClipLoss. Their values and gradients must agree before any number is printed. Runs
-are interleaved. Times are medians, with the minimum in brackets; ratios are medians over the runs. Forms that store the
+are interleaved. The row of several positives compares the plain and the chunked form of N images with `CAPTIONS`
+captions each. Times are medians, with the minimum in brackets; ratios are medians over the runs. Forms that store the
 matrix are skipped for batches above `--largest-plain`. The device is the GPU if there is one.
 """
 
@@ -27,11 +28,13 @@ from benchmarks.harness import MINICLIP, Row, Scale
 
 FORMS = ("plain", "chunked", "open_clip")
 LABELS = {"plain": "plain", "chunked": "chunked (miniclip)", "open_clip": "open_clip ClipLoss"}
+SEVERAL = ("plain, several positives", "chunked, several positives")
+CAPTIONS = 5  # captions per image in these forms
 SCALE = 20.0
 TOLERANCE = 1e-4  # relative to the largest gradient; float32 forms differ by about 1e-6
 STATUS = Path("/proc/self/status")
 
-Results = dict[str, dict[str, list[float]]]  # form -> "seconds" or "mib" -> runs
+Results = dict[str, dict[str, list[float]]]  # form -> "seconds", "cpu_seconds" or "mib" -> runs
 
 
 def measure(form: str, pairs: int, embedding: int, path: Path, device: str) -> dict[str, float]:
@@ -39,23 +42,24 @@ def measure(form: str, pairs: int, embedding: int, path: Path, device: str) -> d
     import torch
 
     device = torch.device(device)
-    x, y = torch.randn(2, pairs, embedding, generator=torch.Generator().manual_seed(0)).to(device).unbind()
+    generator, texts = torch.Generator().manual_seed(0), pairs * (CAPTIONS if form in SEVERAL else 1)
+    x, y = (torch.randn(n, embedding, generator=generator).to(device) for n in (pairs, texts))
     x, y = (torch.nn.functional.normalize(side, dim=-1).requires_grad_() for side in (x, y))
     scale = torch.tensor(SCALE, requires_grad=True, device=device)
     loss_of = loss_function(form)
-    loss_of(x[:64], y[:64], scale).backward()  # loads libraries and starts threads
+    loss_of(x[:64], y[: 64 * len(y) // len(x)], scale).backward()  # loads libraries and starts threads
     x.grad = y.grad = scale.grad = None
-    before, start = reset_memory_peak(device), time.perf_counter()
+    before, start, cpu_start = reset_memory_peak(device), time.perf_counter(), time.process_time()
     loss = loss_of(x, y, scale)
     loss.backward()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     peak = memory_peak(device) - before
     with torch.no_grad():  # miniclip normalises, which removes the radial component; remove open_clip's too
         tangential = [side.grad - (side * side.grad).sum(dim=1, keepdim=True) * side for side in (x, y)]
         torch.save([number.detach().cpu() for number in (loss, *tangential, scale.grad)], path)
-    return {"seconds": seconds, "mib": peak}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "mib": peak}
 
 
 def reset_memory_peak(device) -> float:
@@ -94,11 +98,23 @@ def loss_function(form: str):
         from open_clip.loss import ClipLoss
 
         return ClipLoss()
+    import torch
+
     from miniclip.losses import chunked, reference
     from miniclip.losses.inputs import LossInputs
 
     if form == "plain":
         return reference.contrastive_loss
+    if form in SEVERAL:
+        from miniclip.losses import multi_chunked, multi_positive
+
+        loss_of = (multi_positive if form == SEVERAL[0] else multi_chunked).loss
+
+        def loss(x, y, scale):
+            ids = torch.arange(len(x), device=x.device)
+            return loss_of(LossInputs(x, y, scale, ids=ids, text_ids=ids.repeat_interleave(CAPTIONS)))
+
+        return loss
     return lambda x, y, scale: chunked.loss(LossInputs(x, y, scale))
 
 
@@ -110,7 +126,7 @@ def run(*arguments: str | int | Path) -> dict[str, float]:
 
 def compare(pairs: int, embedding: int, runs: int, forms: Iterable[str], device: str) -> Results:
     """Run all forms interleaved at one size; exit if their values or gradients differ."""
-    results: Results = {form: {"seconds": [], "mib": []} for form in forms}
+    results: Results = {form: {"seconds": [], "cpu_seconds": [], "mib": []} for form in forms}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(runs):
             for form in forms:
@@ -140,6 +156,12 @@ def rows(scale: Scale) -> Iterator[Row]:
             values = {MINICLIP: results["chunked"][key], "open_clip": results["open_clip"][key]}
             case = f"{pairs:,} pairs, E = 512, forward and backward, {'peak memory' if key == 'mib' else 'time'}"
             yield Row("contrastive loss", case, unit, values, {"open_clip": target}, lower_is_better=True)
+    images = 512 if scale.small else 4096
+    results = compare(images, 512, scale.rounds, SEVERAL, scale.device)
+    for key, unit in (("seconds", "s"), ("mib", "MiB")):
+        values = {MINICLIP: results[SEVERAL[1]][key], "plain form": results[SEVERAL[0]][key]}
+        case = f"{images:,} images, {CAPTIONS} captions each, {'peak memory' if key == 'mib' else 'time'}"
+        yield Row("several positives", case, unit, values, {}, lower_is_better=True)
 
 
 def ratio(results: Results, other: str, key: str) -> float | None:
@@ -190,6 +212,7 @@ def main() -> None:
     parser.add_argument("--embedding", type=int, default=512)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--largest-plain", type=int, default=16384, help="largest batch of forms that store the matrix")
+    parser.add_argument("--several", action="store_true", help=f"N images of {CAPTIONS} captions; CPU seconds, MiB")
     parser.add_argument("--plot", type=Path, help="draw memory over N")
     parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -203,6 +226,13 @@ def main() -> None:
     hardware = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     print(f"{hardware}{load}, torch {torch.__version__}; E = {options.embedding}, float32; {options.runs} runs")
+    if options.several:
+        print(f"| N | {' | '.join(SEVERAL)} |\n|" + " --- |" * 3)
+        for images in options.pairs:
+            results = compare(images, options.embedding, options.runs, SEVERAL, device)
+            cells = [f"{min(r['cpu_seconds']):.2g} s, {statistics.median(r['mib']):,.0f} MiB" for r in results.values()]
+            print(f"| {images:,} | {' | '.join(cells)} |", flush=True)
+        return
     print("ratios to chunked: time, memory\n")
     print("| N | plain | chunked | open_clip | plain / chunked | open_clip / chunked |\n|" + " --- |" * 6)
     table = []

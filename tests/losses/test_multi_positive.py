@@ -206,6 +206,17 @@ def test_memory_does_not_grow_with_the_matrix(sigmoid):
     assert largest.elements <= max(8 * m, 4 * (n + m))
 
 
+def test_large_batches_and_chunk_sizes_use_blocks(monkeypatch):
+    monkeypatch.setattr(losses, "MULTI_POSITIVE_CHUNKED_FROM", 12)
+    called = []
+    for form in ("multi_chunked", "multi_positive"):
+        monkeypatch.setattr(getattr(losses, form), "loss", lambda inputs, form=form: called.append(form))
+    for n, m, chunk_size in ((2, 5, None), (3, 4, None), (2, 2, 7)):
+        ids = torch.arange(n), torch.arange(m)
+        losses.contrastive_loss(torch.ones(n, 2), torch.ones(m, 2), 1.0, ids[0], chunk_size, ids[1])
+    assert called == ["multi_positive", "multi_chunked", "multi_chunked"]
+
+
 WRONG = {
     "no ids": ({"text_ids": torch.arange(4)}, TypeError, "text_ids without ids"),
     "list": ({"ids": torch.arange(3), "text_ids": [0, 1, 2, 3]}, TypeError, "text_ids: found a list"),

@@ -21,6 +21,7 @@ from miniclip.losses.inputs import LossInputs
 from miniclip.runtime.distributed import world_size
 
 CHUNKED_FROM = 2048  # pairs; larger batches are faster in blocks, with less memory (`python -m benchmarks.losses`)
+MULTI_POSITIVE_CHUNKED_FROM = 512**2  # similarities; the plain form with labels makes more copies of them
 
 
 def contrastive_loss(
@@ -127,7 +128,7 @@ def _multi_positive_loss(inputs: LossInputs) -> Tensor:
         return multi_distributed.loss(inputs)
     inputs.check_shapes()
     elements = len(inputs.images) * len(inputs.texts)
-    in_one_piece = inputs.chunk_size is None and elements < CHUNKED_FROM**2
+    in_one_piece = inputs.chunk_size is None and elements < MULTI_POSITIVE_CHUNKED_FROM
     return multi_positive.loss(inputs) if in_one_piece else multi_chunked.loss(inputs)
 
 
