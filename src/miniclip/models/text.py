@@ -58,9 +58,7 @@ class TextTransformer(nn.Module):
         if context < T:
             raise ValueError(f"{T} tokens in a row, the context length is {context}: tokenize with context_length=")
         if attended and context > T:
-            raise ValueError(
-                f"{T} tokens in a row, the model attends to padding up to {context}: tokenize with pad=True"
-            )
+            raise ValueError(f"{T} tokens in a row; this model takes rows of {context} tokens: tokenize with pad=True")
 
     def key_padding_mask(self, lengths: Tensor, T: int) -> Tensor | None:
         """(B, 1, 1, T), True for tokens that are not padding; None if no mask is needed."""
