@@ -100,9 +100,10 @@ def chosen_between(
     rows = [["alpha", f"new: {new_name}", "change", f"old: {old_name}", "change"]]
     rows += [[f"{p.alpha:g}", *cells(p.new), *cells(p.old)] for p in points]
     print(aligned(rows))
+    points_lost = f"{allowed:g} point{'' if allowed == 1 else 's'}"
     print(
-        f"alpha {chosen.alpha:g}: the greatest score on the new data of those that lose at most {allowed:g} points on "
-        "the old data. Both are validation data: report the figures of test data"
+        f"alpha {chosen.alpha:g}: the greatest score on the new data of those that lose at most {points_lost} on the "
+        "old data. Both are validation data: report the figures of test data"
     )
     miniclip.save(interpolate(a, b, chosen.alpha), target, overwrite=True)
     record = {"models": [start, tuned], "new": new_name, "old": old_name, "allowed_loss": allowed}
