@@ -189,6 +189,10 @@ def test_interpolate_chooses_alpha_on_validation_data(base, table, tuned, tmp_pa
     expected = miniclip.interpolate(miniclip.load(base), miniclip.load(tuned), best["alpha"])
     assert torch.equal(miniclip.load(target).image.positions, expected.image.positions)
     assert (target / "interpolation.png").is_file()
+    assert cli.main(["interpolate", str(base), str(tuned), str(tuned), "-o", str(target), "--overwrite"]) == 0
+    mean = miniclip.soup([miniclip.load(path) for path in (base, tuned, tuned)])
+    assert torch.equal(miniclip.load(target).image.positions, mean.image.positions)
+    assert not (target / "interpolation.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,12 @@ def interpolate_command(
     if alpha == "auto":
         allowed = 1.0 if allow_loss is None else allow_loss
         chosen_between(models[0], models[1], target, data, old_data, allowed, device)
-    elif alpha is None:
-        miniclip.save(miniclip.soup([miniclip.load(name) for name in models]), target, overwrite=overwrite)
-        print(f"the mean of {len(models)} models")
     else:
-        first, second = (miniclip.load(name) for name in models)
-        miniclip.save(miniclip.interpolate(first, second, float(alpha)), target, overwrite=overwrite)
+        loaded = [miniclip.load(name) for name in models]
+        mean = miniclip.soup(loaded) if alpha is None else miniclip.interpolate(loaded[0], loaded[1], float(alpha))
+        for name in ("interpolation.json", "interpolation.png"):  # would describe another choice of alpha
+            (target / name).unlink(missing_ok=True)
+        miniclip.save(mean, target, overwrite=overwrite)
     print(f"wrote {target}    in Python: miniclip.load({str(target)!r})")
 
 
