@@ -12,7 +12,7 @@ import benchmarks.gpu
 from benchmarks.gpu.table import MACHINE, ROWS, GpuRow, Session, append, write_tables
 
 # shares of the seconds; a part that ends early leaves its rest to the others
-PARTS = {"peak": 20, "losses": 55, "steps": 140, "encoding": 50, "whole_run": 75}
+PARTS = {"peak": 15, "losses": 50, "steps": 165, "encoding": 40, "whole_run": 70}
 OPTIONAL = {"candidates": 240}  # settings of the step that could be faster, only if named
 START_SECONDS = 5  # to end a process that is late
 

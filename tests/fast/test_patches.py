@@ -42,6 +42,13 @@ def test_other_convolutions_are_kept(options):
     assert all(torch.equal(a, b) for a, b in zip(results(layer, pixels), expected, strict=True))
 
 
+def test_compiled_it_is_the_linear_layer_too(monkeypatch):
+    layer, pixels = FastPatches(3, 6, 4, 4), torch.randn(2, 3, 8, 8)
+    expected = nn.Conv2d.forward(layer, pixels)
+    monkeypatch.setattr(nn.Conv2d, "forward", None)
+    torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(pixels), expected)
+
+
 def test_hooks_and_torch_func_get_the_convolution(monkeypatch):
     layer, pixels, called = FastPatches(3, 6, 4, 4), torch.randn(2, 3, 8, 8), []
     monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: called.append(1) or x)

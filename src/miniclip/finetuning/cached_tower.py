@@ -27,6 +27,7 @@ from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIPOutput
 from miniclip.runs.progress import Progress
 from miniclip.runs.structure import is_frozen
+from miniclip.runtime.devices import send
 from miniclip.train.config import TrainConfig
 from miniclip.train.step import Inputs
 from miniclip.train.step_arguments import InputPreparation, MicroBatches
@@ -209,8 +210,8 @@ class EmbeddedInputs(Sequence[Inputs]):
         if self.has_pixels:
             inputs = self.parts[index]
         else:
-            inputs = Inputs(self.batch.pixels[rows].to(device), self.parts.tokens[captions].to(device))
-        return inputs if self.texts is None else inputs._replace(tokens=self.texts[captions].to(device))
+            inputs = Inputs(send(self.batch.pixels[rows], device), send(self.parts.tokens[captions], device))
+        return inputs if self.texts is None else inputs._replace(tokens=send(self.texts[captions], device))
 
 
 class EmbeddedPreparation:
