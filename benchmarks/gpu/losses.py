@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.gpu.peak import allow_tf32
 from benchmarks.gpu.steps import peak_mib
-from benchmarks.gpu.table import GpuRow, Session, absent
-from benchmarks.harness import interleaved
+from benchmarks.gpu.table import GpuRow, Session, absent, working
+from benchmarks.harness import MINICLIP, interleaved
 from miniclip import contrastive_loss, sigmoid_loss
 from miniclip.losses import reference
 
@@ -86,20 +86,19 @@ def measure(
     with allow_tf32(precision == "TF32"):
         small = inputs(session, (min(size[0], 4096), size[1]), dtype)
         exact = gradients(exact_loss(sigmoid), [leaf.detach().double().requires_grad_() for leaf in small])
-        calls = {}
-        batch = inputs(session, size, dtype)
+        batch, agreeing = inputs(session, size, dtype), {}
         for name, loss in forms.items():
             try:
                 row.notes.append(f"{name}: {compare(gradients(loss, small), exact, TOLERANCES[precision])}")
-                calls[name] = partial(gradients, loss, batch)
-                calls[name]()
             except (Exception, SystemExit) as error:
-                if name == "miniclip":
+                if name == MINICLIP:
                     raise
-                row.notes.append(f"{name} fails: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
-                calls.pop(name, None)
+                row.notes.append(f"{name} is left out: {' '.join(str(error).split())[:160]}")
+            else:
+                agreeing[name] = partial(gradients, loss, batch)
+        calls = working(row, agreeing)
         if session.device == "cuda":
-            row.memory = {name: peak_mib(call) for name, call in calls.items()}
+            row.memory = {name: peak_mib(call, before=partial(clear, batch)) for name, call in calls.items()}
         rates = interleaved(calls, session.rounds)
         row.values = {name: [1e3 / rate for rate in values] for name, values in rates.items()}
 
@@ -114,6 +113,12 @@ def inputs(session: Session, size: tuple[int, int], dtype: torch.dtype) -> list[
     return [leaf.detach().clone().requires_grad_() for leaf in (x, y, *numbers)]
 
 
+def clear(leaves: list[Tensor]) -> None:
+    """Remove the gradients."""
+    for leaf in leaves:
+        leaf.grad = None
+
+
 def exact_loss(sigmoid: bool) -> Loss:
     """Return the reference."""
     if sigmoid:
@@ -123,8 +128,7 @@ def exact_loss(sigmoid: bool) -> Loss:
 
 def gradients(loss: Loss, leaves: list[Tensor]) -> list[Tensor]:
     """Return value and gradients of both sides."""
-    for leaf in leaves:
-        leaf.grad = None
+    clear(leaves)
     value = loss(*leaves)
     value.backward()
     return [value.detach(), leaves[0].grad, leaves[1].grad, leaves[0].detach(), leaves[1].detach()]

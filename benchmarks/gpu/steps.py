@@ -72,16 +72,17 @@ class Steps:
             row.memory = {name: peak_mib(step) for name, step in steps.items()}
 
 
-def peak_mib(call: Callable[[], Any]) -> float:
-    """Return the peak memory of a call in MiB, above what is in use before."""
+def peak_mib(call: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> float:
+    """Return the peak memory of a call in MiB, above what is in use after `before`."""
+    before()
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    in_use = torch.cuda.memory_allocated()
     call()
     torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return (torch.cuda.max_memory_allocated() - in_use) / 2**20
 
 
 def rows(session: Session) -> None:
