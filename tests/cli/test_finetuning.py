@@ -8,6 +8,7 @@ import torch
 import miniclip
 from miniclip import cli
 from miniclip.cli.finetuning.against import spec_and_split, task_of
+from miniclip.cli.finetuning.finetune import defaults, tower_settings
 from miniclip.cli.trainers import with_group
 from miniclip.data import Shapes, open_data
 from miniclip.data.opening import parse_spec
@@ -99,6 +100,23 @@ def test_refuses_arguments_before_torch_is_imported(arguments, words, capsys):
         code = error.code
     assert code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "frozen", "lr"), [("lora", (), 1e-4), ("lit", ("image.",), 1e-5), ("last-1", (), 1e-5)]
+)
+def test_method_trains_its_parts_and_is_interpolated(method, frozen, lr, base, table, tmp_path):
+    run, target = tmp_path / "run", tmp_path / "between"
+    short = [*FAST, "--max-steps", "2", "--lr", "1e-2", "--method", method]
+    assert cli.main(["finetune", str(base), str(table), "--run-dir", str(run), *short]) == 0
+    before, after = (miniclip.load(path).state_dict() for path in (base, run / "last"))
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("text.blocks.") for name in changed)
+    assert not [name for name in changed if name.startswith(frozen)] or not frozen
+    assert any(name.startswith("image.blocks.") for name in changed) != bool(frozen)
+    assert cli.main(["interpolate", str(base), str(run / "last"), "--alpha", "1", "-o", str(target)]) == 0
+    assert all(torch.equal(value, after[name]) for name, value in miniclip.load(target).state_dict().items())
+    assert defaults(tower_settings(method))["lr"] == lr
 
 
 def test_contrastive_model_is_tuned_with_the_sigmoid_loss_and_longer_captions(base, table, tmp_path, capsys):
