@@ -115,6 +115,13 @@ class TestModelTable:
         assert model.config.text.end_id == model.tokenizer.end_id < 600
         assert model.config.text.layers == preset("bert_vit_tiny").text.layers
 
+    def test_the_run_records_it(self, tmp_path, capsys):
+        (tmp_path / "recipe.toml").write_text(self.TEXT)
+        assert cli.main(["train", "--config", str(tmp_path / "recipe.toml"), "--dry-run"]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  architecture"))
+        assert "'embed_dim': 64" in line
+        assert line.endswith("file")
+
     @pytest.mark.parametrize("flag", ["preset", "model"])
     def test_a_flag_replaces_the_architecture(self, flag, tmp_path):
         (tmp_path / "recipe.toml").write_text("lr = 1e-4\n" + self.TEXT)

@@ -111,6 +111,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         require_pixels_of(train_data, preset_name, recipes.changed(preset(preset_name), changes))
         model = fresh_model(preset_name, train_data.captions, config, changes)
     about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
+    about |= {"architecture": changes} if changes else {}
     return {
         "model": model,
         "train_data": train_data,
