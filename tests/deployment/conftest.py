@@ -26,11 +26,12 @@ CAPTIONS = ["a dog", "a red circle above a blue square", "", "A green  triangle!
 
 
 def build(image, text, tokenizer, layout="onnx"):
-    """A model of one layer per tower whose biases and gains all affect the result."""
+    """A small model whose biases and gains all affect the result."""
+    layers = 2 if layout == "onnx" else 1
     size, context, width = (256, 77, 512) if layout == "rclip" else (16, 12, 16)
     config = CLIPConfig(
-        ImageConfig(size, size // 2, 16, 1, 2, **IMAGE_KINDS[image]),
-        TextConfig(context, tokenizer.vocab_size, 16, 1, 2, **TEXT_KINDS[text]),
+        ImageConfig(size, size // 2, 16, layers, 2, **IMAGE_KINDS[image]),
+        TextConfig(context, tokenizer.vocab_size, 16, layers, 2, **TEXT_KINDS[text]),
         width,
         logit_bias=-1.0 if text == "siglip" else None,
     )

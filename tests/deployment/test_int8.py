@@ -11,8 +11,10 @@ import miniclip
 from miniclip.cli import main
 from miniclip.deployment.layouts import bare
 from miniclip.deployment.quantization import check, encoder
+from miniclip.deployment.quantization.attention import RUNTIME, fuse_attention
 from miniclip.deployment.quantization.encoder import OnnxEncoder
 from miniclip.deployment.quantization.graph import quantize_file
+from miniclip.deployment.towers import sample_images, sample_tokens
 from miniclip.deployment.verification import session
 from miniclip.errors import CheckpointError
 from miniclip.evaluation import ShapeClasses, retrieval, zero_shot
@@ -71,6 +73,27 @@ def towers(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
     miniclip.export(make_model(tokenizer), folder / "float32", layout="onnx")
     return folder / "float32"
+
+
+@pytest.mark.parametrize(("name", "count"), [("visual", 2), ("textual", 1)])  # the last text block has one query
+def test_attention_of_onnxruntime_is_exact(name, count, models, exported, tmp_path):
+    import onnx
+
+    exact, fused, config = exported("onnx") / f"{name}.onnx", tmp_path / "fused.onnx", models["onnx"].config
+    file = onnx.load(exact)
+    nodes = len(file.graph.node)
+    assert fuse_attention(file.graph, 2, causal=name == "visual") == 0  # the mask is another one
+    assert len(file.graph.node) == nodes
+    assert fuse_attention(file.graph, 2, causal=name == "textual") == count
+    assert len(file.graph.node) < nodes
+    file.opset_import.append(onnx.helper.make_opsetid(RUNTIME, 1))
+    onnx.save(file, fused)
+    for batch in (1, 3):
+        inputs = {"text": sample_tokens(config, batch).numpy()}
+        if name == "visual":
+            inputs = {"image": sample_images(config, batch)}
+        expected, found = (session(path).run(None, inputs)[0] for path in (exact, fused))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.fixture

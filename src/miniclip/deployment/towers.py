@@ -1,4 +1,4 @@
-"""Towers in the form that is exported: plain, on a CPU, in one precision, with embeddings of length 1.
+"""Towers in the form that is exported (`forms.py`): on a CPU, in one precision, with embeddings of length 1.
 
 Letters: B batch, S image side, T tokens, E embedding.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.config import CLIPConfig
+from miniclip.deployment.forms import to_export_form
 from miniclip.fast import plain
 from miniclip.inference.model import CLIPModel
 from miniclip.losses.reference import l2_normalize
@@ -21,7 +22,7 @@ from miniclip.models.clip import CLIP
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 
-Tower = TypeVar("Tower", bound=nn.Module)
+Tower = TypeVar("Tower", VisionTransformer, TextTransformer)
 
 
 class ImageEmbedder(nn.Module):
@@ -117,4 +118,6 @@ def sample_tokens(config: CLIPConfig, batch: int, seed: int = 0, length: int | N
 
 
 def _copy(tower: Tower, dtype: torch.dtype) -> Tower:
-    return plain(copy.deepcopy(tower)).to("cpu", dtype).requires_grad_(False)
+    copied = plain(copy.deepcopy(tower)).to("cpu", dtype)
+    to_export_form(copied)
+    return copied.requires_grad_(False)

@@ -49,8 +49,9 @@ def write_int8(model: CLIPModel, visual: Path, textual: Path, captioned: Any = N
         CheckpointError: a cosine, a recall or the accuracy is below its limit.
     """
     files = [path.with_name(f"{path.stem}_int8.onnx") for path in (visual, textual)]
-    for source, target in zip((visual, textual), files, strict=True):
-        quantize_file(source, target)
+    image, text = model.config.image, model.config.text
+    quantize_file(visual, files[0], image.heads)
+    quantize_file(textual, files[1], text.heads, text.causal)
     encoders = [OnnxEncoder(model, visual, textual), OnnxEncoder(model, *files)]
     report: dict[str, Any] = {"limits": {"cosine": MIN_COSINE, "points": MAX_LOSS}, "cosine": _cosines(encoders)}
     for tower, cosine in report["cosine"].items():

@@ -7,7 +7,7 @@ Each product of activations with constant weights becomes
 
 Attention, norms, patches and the projection stay in float32. The product of two activations has no constant weights.
 Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
-Letters: M tokens of a batch, K inputs, N outputs.
+Letters: K inputs, N outputs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from miniclip.deployment.quantization.attention import RUNTIME, fuse_attention
 from miniclip.fast.int8 import LEVELS, SMALLEST, ZERO_POINT, quantize_weight
 
-RUNTIME = "com.microsoft"  # domain of onnxruntime's own operators
 
-
-def quantize_file(source: Path, target: Path) -> int:
+def quantize_file(source: Path, target: Path, heads: int | None = None, causal: bool = False) -> int:
     """Write an int8 form of a float32 ONNX file.
 
     Args:
         source: an ONNX file with opset 18, and weights inside or beside it.
         target: the new file, whose weights are inside it.
+        heads: of the tower, to compute its attention with onnxruntime's operator; None: leave attention as it is.
+        causal: whether the tower is causal.
 
     Returns:
         The number of products that are computed in int8.
@@ -41,28 +42,26 @@ def quantize_file(source: Path, target: Path) -> int:
 
     model = onnx.load(str(source))
     graph = model.graph
+    if heads is not None:
+        fuse_attention(graph, heads, causal)
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    uses = [name for node in graph.node for name in node.input]
     nodes, added, replaced = [], _constants(), set()
     for node in graph.node:
         weight = weights.get(node.input[1]) if node.op_type == "MatMul" else None
         if weight is None or weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) != 2:
             nodes.append(node)
             continue
-        values, channel_scale = _quantize(onnx.numpy_helper.to_array(weight))
         if weight.name not in replaced:
-            added += [
-                onnx.numpy_helper.from_array(values, f"{weight.name}_int8"),
-                onnx.numpy_helper.from_array(channel_scale, f"{weight.name}_scale"),
-                onnx.numpy_helper.from_array(np.array([-1, values.shape[0]]), f"{weight.name}_rows"),
-                onnx.numpy_helper.from_array(np.array([values.shape[1]]), f"{weight.name}_outputs"),
-            ]
+            values, channel_scale = _quantize(onnx.numpy_helper.to_array(weight))
+            added.append(onnx.numpy_helper.from_array(values, f"{weight.name}_int8"))
+            added.append(onnx.numpy_helper.from_array(channel_scale, f"{weight.name}_scale"))
             replaced.add(weight.name)
         nodes += _product(node.input[0], node.output[0], weight.name)
     if not replaced:
         raise ValueError(f"{source}: no product with constant weights; expected a tower that miniclip exported")
-    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced or uses.count(tensor.name) > 1]
-    for field, entries in ((graph.node, nodes), (graph.initializer, [*kept, *added])):
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in (*graph.initializer, *added) if tensor.name in used]
+    for field, entries in ((graph.node, nodes), (graph.initializer, kept)):
         del field[:]
         field.extend(entries)
     model.opset_import.append(onnx.helper.make_opsetid(RUNTIME, 1))
@@ -84,15 +83,13 @@ def _constants() -> list[Any]:
         "int8_zero_point": np.uint8(ZERO_POINT),
         "int8_levels": np.float32(LEVELS),
         "int8_smallest": np.float32(SMALLEST),
-        "int8_last": np.array([1]),
-        "int8_first": np.array([0]),
-        "int8_minus_one": np.array([-1]),
+        "int8_last": np.array([-1]),
     }
     return [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
 
 
 def _product(x: str, y: str, weight: str) -> list[Any]:
-    """Nodes of x (..., K) times a quantized weight (K, N), to y (..., N)."""
+    """Nodes of x (..., K) times a quantized weight (K, N) to y (..., N)."""
     from onnx import helper
 
     def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
@@ -102,25 +99,20 @@ def _product(x: str, y: str, weight: str) -> list[Any]:
         return f"{y}_{name}"
 
     return [
-        node("Reshape", [x, f"{weight}_rows"], inner("x")),  # (M, K)
-        node("ReduceMax", [inner("x"), "int8_last"], inner("max"), keepdims=0),  # (M,)
-        node("ReduceMin", [inner("x"), "int8_last"], inner("min"), keepdims=0),
+        node("ReduceMax", [x, "int8_last"], inner("max")),  # (..., 1)
+        node("ReduceMin", [x, "int8_last"], inner("min")),
         node("Neg", [inner("min")], inner("negative")),
         node("Max", [inner("max"), inner("negative"), "int8_smallest"], inner("range")),
         node("Div", [inner("range"), "int8_levels"], inner("scale")),
-        node("Shape", [inner("scale")], inner("count")),
-        node("Expand", ["int8_zero_point", inner("count")], inner("zero_points")),
-        node("QuantizeLinear", [inner("x"), inner("scale"), inner("zero_points")], inner("uint8"), axis=0),
+        node("Div", ["int8_levels", inner("range")], inner("inverse")),
+        # a multiplication first: a scale per token inside QuantizeLinear needs x in two dimensions
+        node("Mul", [x, inner("inverse")], inner("values")),
+        node("QuantizeLinear", [inner("values"), "int8_one", "int8_zero_point"], inner("uint8")),
         node(
             "MatMulIntegerToFloat",
             [inner("uint8"), f"{weight}_int8", "int8_one", f"{weight}_scale", "int8_zero_point"],
             inner("product"),
             domain=RUNTIME,
         ),
-        node("Unsqueeze", [inner("scale"), "int8_last"], inner("factor")),  # (M, 1)
-        node("Mul", [inner("product"), inner("factor")], inner("rows")),  # (M, N)
-        node("Shape", [x], inner("shape")),
-        node("Slice", [inner("shape"), "int8_first", "int8_minus_one"], inner("leading")),
-        node("Concat", [inner("leading"), f"{weight}_outputs"], inner("shape_out"), axis=0),
-        node("Reshape", [inner("rows"), inner("shape_out")], y),
+        node("Mul", [inner("product"), inner("scale")], y),  # (..., N)
     ]
