@@ -44,6 +44,18 @@ def test_parts_and_factors_equal_the_whole():
     torch.testing.assert_close(biased, whole * 2)
 
 
+def test_tokens_are_rounded_to_even_and_shifted():
+    x = torch.tensor([[0.5, 1.5, 2.5, -0.5, -1.5, 126.4, -127.0, 127.0]])
+    expected = [128, 130, 130, 128, 126, 254, 1, 255]
+    for in_place in (False, True):
+        given = x.clone()
+        values, limit = int8.quantize_tokens(given, in_place)
+        assert values.dtype == torch.uint8
+        assert values.tolist() == [expected]
+        assert limit.tolist() == [[127]]
+        assert in_place or torch.equal(given, x)
+
+
 @given(st.integers(0, 1000), st.integers(1, 40), st.sampled_from(["normal", "equal", "ends"]))
 def test_neighbouring_weights_fit_in_16_bits(seed, inputs, kind):
     generator = torch.Generator().manual_seed(seed)

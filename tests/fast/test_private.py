@@ -87,5 +87,7 @@ def test_onednn_int8_linear_equals_integers():
     x, weight = torch.randint(0, 256, (3, 8), dtype=torch.uint8), torch.randint(-60, 61, (5, 8), dtype=torch.int8)
     scale = torch.rand(5)
     expected = (x.int() - 128) @ weight.int().T * scale
-    result = private.onednn_int8_linear(x, 128, private.onednn_int8_pack(weight), scale)
+    result = private.onednn_int8_linear(
+        x, 128, private.onednn_int8_pack(weight), scale, torch.zeros(len(scale), dtype=torch.int64)
+    )
     torch.testing.assert_close(result, expected.float(), rtol=1e-5, atol=1e-5)

@@ -29,8 +29,9 @@ LEVELS = 127  # largest integer of a weight or an activation
 MAX_PAIR = 128  # largest sum of two neighbouring weights: 255 * 128 fits in 16 bits with a sign
 ZERO_POINT = 128  # shift of activations from int8 to uint8
 SMALLEST = 1e-30  # range of a token of zeros
+ROUNDING = 1.5 * 2**23  # float32 near this number has steps of 1
 Model = TypeVar("Model", bound=CLIP)
-Packed = tuple[Tensor, Tensor, Tensor | None]
+Packed = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,12 +53,20 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
-def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize activations (M, K) by token: integers (M, K) of uint8, shifted by 128, and the range of each (M, 1)."""
+def quantize_tokens(x: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
+    """Quantize activations (M, K) by token.
+
+    Args:
+        x: (M, K).
+        in_place: overwrite x, which saves memory traffic.
+
+    Returns:
+        Integers (M, K) of uint8, shifted by 128, and the range of each token (M, 1).
+    """
     limit = torch.maximum(x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True).neg_()).clamp_min_(SMALLEST)
-    # conversion to uint8 is slow in torch; int8 with another sign bit has the same bits
-    values = (x * (LEVELS / limit)).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(ZERO_POINT)
-    return values, limit
+    values = torch.mul(x, LEVELS / limit, out=x if in_place else None)
+    # floats of this size are whole numbers, so the sum is rounded, and its lowest byte is the shifted integer
+    return values.add_(ROUNDING + ZERO_POINT).view(torch.int32).to(torch.uint8), limit
 
 
 class Int8Linear(nn.Module):
@@ -74,40 +83,49 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight", weight)  # (N, K) int8
         self.register_buffer("scale", scale)  # (N,)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
-        self._packed: dict[tuple[int, int], Packed] = {}
+        self._packed: dict[tuple[int, int, float, float], Packed] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
         return self.part(x, 0, self.out_features)
 
-    def part(self, x: Tensor, start: int, stop: int, scale_in: float = 1.0, scale_out: float = 1.0) -> Tensor:
-        """Outputs start..stop of `scale_in * x`, times `scale_out`: (..., K) to (..., stop - start)."""
+    def part(
+        self,
+        x: Tensor,
+        start: int,
+        stop: int,
+        scale_in: float = 1.0,
+        scale_out: float = 1.0,
+        in_place: bool = False,
+    ) -> Tensor:
+        """Outputs start..stop of `scale_in * x`, times `scale_out`: (..., K) to (..., stop - start).
+
+        With `in_place`, x is overwritten.
+        """
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError("an int8 model has no gradients: train or explain the model before miniclip.quantize")
         rows = x.reshape(-1, self.in_features).float()
         if not rows.shape[0]:
             return x.new_zeros(*x.shape[:-1], stop - start)
-        weight, scale, bias = self._pack(start, stop)
-        values, limit = quantize_tokens(rows)
-        y = onednn_int8_linear(values, ZERO_POINT, weight, scale)
-        factor = limit * (scale_in * scale_out / LEVELS)
-        if bias is None:
-            y = y.mul_(factor)
-        else:
-            torch.addcmul(bias if scale_out == 1 else bias * scale_out, y, factor, out=y)
+        weight, scale, zeros, bias = self._pack(start, stop, scale_in, scale_out)
+        values, limit = quantize_tokens(rows, in_place)
+        y = onednn_int8_linear(values, ZERO_POINT, weight, scale, zeros)
+        y = y.mul_(limit) if bias is None else torch.addcmul(bias, y, limit, out=y)
         return y.view(*x.shape[:-1], stop - start)
 
     def extra_repr(self) -> str:
         """Sizes, as `nn.Linear` prints them."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
-    def _pack(self, start: int, stop: int) -> Packed:
-        """Weights of some outputs in oneDNN's layout, made at their first use."""
-        if (start, stop) not in self._packed:
+    def _pack(self, start: int, stop: int, scale_in: float, scale_out: float) -> Packed:
+        """Weights of some outputs in oneDNN's layout, their scales, zeros and bias, made at their first use."""
+        key = (start, stop, scale_in, scale_out)
+        if key not in self._packed:
             weight = onednn_int8_pack(self.weight[start:stop].contiguous())
-            bias = None if self.bias is None else self.bias[start:stop]
-            self._packed[start, stop] = (weight, self.scale[start:stop].contiguous(), bias)
-        return self._packed[start, stop]
+            scale = self.scale[start:stop] * (scale_in * scale_out / LEVELS)
+            bias = None if self.bias is None else self.bias[start:stop] * scale_out
+            self._packed[key] = (weight, scale, torch.zeros_like(scale, dtype=torch.int64), bias)
+        return self._packed[key]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         """Refuse to move or convert the layer."""
@@ -186,7 +204,7 @@ def is_supported() -> bool:
     weight = torch.full((16, 64), MAX_PAIR // 2, dtype=torch.int8, device="cpu")
     ones = torch.ones(16, device="cpu")
     try:
-        result = onednn_int8_linear(values, ZERO_POINT, onednn_int8_pack(weight), ones)
+        result = onednn_int8_linear(values, ZERO_POINT, onednn_int8_pack(weight), ones, torch.zeros_like(ones).long())
     except UNAVAILABLE:
         return False
     return bool((result == 64 * (255 - ZERO_POINT) * (MAX_PAIR // 2)).all())

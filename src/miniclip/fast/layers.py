@@ -215,7 +215,7 @@ def int8_mlp(x: Tensor, up: Int8Linear, activation: nn.Module, down: Int8Linear)
 
 def _int8_mlp(x: Tensor, up: Int8Linear, activation: nn.Module, down: Int8Linear) -> Tensor:
     if type(activation) is not QuickGELU:
-        return down(activate_(up(x), activation))  # type: ignore[no-any-return]
+        return down.part(activate_(up(x), activation), 0, down.out_features, in_place=True)
     # the factors of QuickGELU become parts of the scales
     hidden = F.silu(up.part(x, 0, up.out_features, scale_out=1.702), inplace=True)
-    return down.part(hidden, 0, down.out_features, scale_in=1 / 1.702)
+    return down.part(hidden, 0, down.out_features, scale_in=1 / 1.702, in_place=True)

@@ -85,12 +85,13 @@ def onednn_int8_pack(weight: Tensor) -> Tensor:
     return result
 
 
-def onednn_int8_linear(x: Tensor, zero_point: int, packed: Tensor, scale: Tensor) -> Tensor:
+def onednn_int8_linear(x: Tensor, zero_point: int, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
     """Integers (x - zero_point) @ weight.T times a scale per output: (M, K) uint8 and (N,) to (M, N) float32.
+
+    `zeros` are the zero points of the weights, (N,) of int64.
 
     The operator takes int8 activations too, but on x86 through a reference that is a thousand times as slow.
     """
-    zeros = torch.zeros_like(scale, dtype=torch.int64)
     result: Tensor = torch.ops.onednn.qlinear_pointwise(
         x, 1.0, zero_point, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
