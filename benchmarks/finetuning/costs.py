@@ -27,6 +27,7 @@ from miniclip.config import CLIPConfig, preset
 from miniclip.data import Shapes
 from miniclip.finetuning import add_lora, save_adapter
 from miniclip.hub import fresh
+from miniclip.runtime.memory import checkpoint_blocks
 from miniclip.train import TrainConfig
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.step import Inputs, plain_step
@@ -53,6 +54,8 @@ def measurements(folder: Path, small: bool) -> dict[str, Callable[[], dict[str, 
         "full, miniclip": partial(steps, "full", config, reference, batch),
         "LoRA, miniclip": partial(steps, "lora", config, reference, batch),
         "LoRA, peft": partial(steps, "peft", config, reference, batch),
+        "full, gradient checkpointing": partial(steps, "full", config, reference, batch, checkpointed=True),
+        "LoRA, gradient checkpointing": partial(steps, "lora", config, reference, batch, checkpointed=True),
     }
 
 
@@ -82,7 +85,7 @@ def epoch_seconds(system: str, data: Shapes, config: TrainConfig) -> dict[str, f
     return seconds
 
 
-def steps(kind: str, config: CLIPConfig, folder: Path, batch: int) -> dict[str, Any]:
+def steps(kind: str, config: CLIPConfig, folder: Path, batch: int, checkpointed: bool = False) -> dict[str, Any]:
     """Losses, pairs per processor second, and memory of training steps with the model, in MiB."""
     generator = torch.Generator().manual_seed(0)
     side = config.image.image_size
@@ -92,7 +95,7 @@ def steps(kind: str, config: CLIPConfig, folder: Path, batch: int) -> dict[str, 
         import peft  # noqa: F401
         import transformers  # noqa: F401
     before = reset_peak()
-    step, trained = peft_step(folder) if kind == "peft" else miniclip_step(folder, kind == "lora")
+    step, trained = peft_step(folder) if kind == "peft" else miniclip_step(folder, kind == "lora", checkpointed)
     losses, seconds = [float(step(pixels, tokens))], 0.0
     for _ in range(STEPS):
         began = time.process_time()
@@ -115,12 +118,13 @@ def write_reference(config: CLIPConfig, folder: Path) -> dict[str, Any]:
     return {}
 
 
-def miniclip_step(folder: Path, lora: bool) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
+def miniclip_step(folder: Path, lora: bool, checkpointed: bool) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
     """Return the trainer's step, and the number of trained weights."""
     model = miniclip.load(folder / "miniclip")
     if lora:
         miniclip.finetuning.load_adapter(model, folder / "adapter")
         add_lora(model, RANK, RANK)
+    checkpoint_blocks(model, checkpointed)
     config = TrainConfig(lr=LR if lora else 1e-5, weight_decay=0.0, precision="float32")
     optimizer, loss = build_optimizer(model.train(), config), loss_function(config, model)
     options = step_options(config, model.device)
