@@ -112,7 +112,7 @@ class Contrastive(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, texts: Tensor, ids: Tensor | None, size: int, scale: Tensor) -> Tensor:
         """Value of the loss."""
         x, y = both_sides(images, texts)
-        lse = torch.full((2, len(images)), LOWEST, device=images.device)
+        lse = torch.full((2, len(images)), LOWEST, dtype=torch.float32, device=images.device)
         sums = fused(log_sums, len(images), images.device)
         for part in parts(x, y, ids, size):
             lengths = x.inverse_lengths[part.rows], y.inverse_lengths[part.columns]
