@@ -77,7 +77,7 @@ def test_plain_form_equals_loops(sigmoid, scale, smoothing, seed):
 
 
 @both_losses
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(scales, smoothings, chunks, seeds)
 def test_blocks_equal_the_plain_form(sigmoid, scale, smoothing, chunk, seed):
     images, texts, ids, text_ids = make_case(seed)
@@ -92,6 +92,7 @@ def test_blocks_equal_the_plain_form(sigmoid, scale, smoothing, chunk, seed):
 
 
 @both_losses
+@settings(max_examples=25)
 @given(scales, st.sampled_from([None, 3]), st.booleans(), seeds)
 def test_one_positive_each_is_the_loss_of_pairs(sigmoid, scale, chunk, shuffled, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -105,6 +106,7 @@ def test_one_positive_each_is_the_loss_of_pairs(sigmoid, scale, chunk, shuffled,
 
 
 @both_losses
+@settings(max_examples=25)
 @given(scales, smoothings, st.sampled_from([None, 3]), st.booleans(), seeds)
 def test_smoothed_pairs(sigmoid, scale, smoothing, chunk, with_ids, seed):
     """As F.cross_entropy smooths, over the classes that the ids leave."""
@@ -137,6 +139,7 @@ def test_smoothed_pairs(sigmoid, scale, smoothing, chunk, with_ids, seed):
 
 
 @both_losses
+@settings(max_examples=25)
 @given(scales, smoothings, st.sampled_from([None, 3]), seeds)
 def test_symmetry_and_permutations(sigmoid, scale, smoothing, chunk, seed):
     images, texts, ids, text_ids = make_case(seed, several=False)
