@@ -5,6 +5,7 @@ import torch
 
 from miniclip.fast import accelerate, plain
 from miniclip.models.stochastic_depth import drop_branches
+from miniclip.runtime.memory import checkpoint_blocks
 from miniclip.train.variants.stochastic_depth import set_stochastic_depth
 from tests.toys import CONFIG, make_model
 
@@ -43,19 +44,22 @@ def test_rates_rise_with_depth(deep):
         set_stochastic_depth(torch.nn.Linear(1, 1), 0.1)
 
 
-def test_fast_forms_drop_the_same_samples(deep):
-    pixels, results = torch.randn(4, 3, 16, 16), []
+def gradients(model):
+    """Embeddings and gradients of a step with the random numbers of one seed."""
+    model.train().zero_grad()
+    torch.manual_seed(5)
+    output = model(torch.ones(4, 3, 16, 16), TOKENS)
+    (output.image_embeddings.square().sum() + output.text_embeddings.square().sum()).backward()
+    return [*output[:2], *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+def test_fast_forms_and_recomputed_blocks_drop_the_same_samples(deep):
     set_stochastic_depth(deep, 0.5)
-    for form in (plain, accelerate):
-        form(deep).train().zero_grad()
-        torch.manual_seed(5)
-        output = deep(pixels, TOKENS)
-        (output.image_embeddings.square().sum() + output.text_embeddings.square().sum()).backward()
-        results.append(
-            [*output[:2], *(parameter.grad for parameter in deep.parameters() if parameter.grad is not None)]
-        )
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    expected = gradients(plain(deep))
+    for form in (lambda: accelerate(deep), lambda: checkpoint_blocks(deep)):
+        form()
+        for a, b in zip(gradients(deep), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_samples_are_dropped_in_training_only(deep):
