@@ -312,7 +312,7 @@ def test_a_resumed_run_keeps_the_micro_batch_size(start, train_data, val_data, m
     """Even if another size fits by then: other micro batches round differently."""
     searched = []
 
-    def find(model, batch, trial):
+    def find(model, batch, trial, captions):
         searched.append(batch)
         return 4
 
