@@ -1,5 +1,6 @@
 """Trained parts of the towers: the right parameters train, the others have no gradient, no moments and no decay."""
 
+import dataclasses
 import re
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from miniclip.finetuning import add_lora
 from miniclip.finetuning.lora import is_lora, lora_layers
 from miniclip.finetuning.towers import apply
+from miniclip.runtime import flops
 from miniclip.train import TrainConfig
+from miniclip.train.optimizer import build_optimizer
 from tests.fast.test_seam import model_of
-from tests.toys import make_model
+from tests.toys import CONFIG, make_model
 
 SCALE = {"log_scale"}
 
@@ -90,6 +93,23 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=f"{name}.*expected {expected}"):
             TrainConfig(**{name: value})
+
+
+def test_a_and_b_decay(model):
+    apply(model, TrainConfig(tune_image="lora", tune_text="frozen"))
+    decays = {id(p): g["weight_decay"] for g in build_optimizer(model, TrainConfig()).param_groups for p in g["params"]}
+    assert {decays[id(p)] for name, p in model.named_parameters() if is_lora(name)} == {TrainConfig().weight_decay}
+    assert {decays[id(p)] for name, p in model.named_parameters() if name.endswith("bias")} == {0.0}
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("full", 3), ("lora", 2), ("frozen", 1), ("last-1", None)])
+def test_flops_count_what_is_computed(tokenizer, mode, passes):
+    config = dataclasses.replace(CONFIG.image, layers=2)
+    model = make_model(tokenizer, image=config)
+    apply(model, TrainConfig(tune_image=mode))
+    once = flops.image_flops(model.config)
+    expected = None if passes is None else passes * once + 3 * flops.text_flops(model.config, 9)
+    assert flops.pair_flops(model, 9) == expected
 
 
 def test_a_second_trainer_keeps_the_adapters_of_the_first(start, model):

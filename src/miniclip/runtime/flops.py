@@ -1,7 +1,8 @@
 """FLOPs of a training step, counted, and the peak FLOPs per second of the machine, measured.
 
 The count has the multiplications and additions of the towers' matrix products. A trained tower counts three times its
-forward pass (backward costs twice as much), a frozen one once. Recomputation that saves memory is not counted, as in
+forward pass (backward costs twice as much), one with LoRA twice (its weights have no gradient), a frozen one once. If
+only some layers of a tower train, nothing is counted. Recomputation that saves memory is not counted, as in
 PaLM's model FLOPs utilisation (Chowdhery et al. 2022, appendix B, https://arxiv.org/abs/2204.02311), nor are norms,
 activations, the loss and AdamW. Captions have the length of the batch's longest one. Images have the patches that
 dropout keeps. The last block counts as far as the pooled token needs it.
@@ -16,10 +17,12 @@ import functools
 import time
 
 import torch
+from torch import nn
 
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.fast.matmul import matmul
 from miniclip.fast.towers import FastTextTransformer, FastVisionTransformer
+from miniclip.finetuning.lora import is_lora
 from miniclip.inference.model import CLIPModel
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
@@ -27,7 +30,7 @@ from miniclip.runtime.precision import Precision
 
 SIDE = {"cpu": 1024, "cuda": 8192}  # side of the matrices: large enough for the peak, small enough to fit
 SECONDS = 0.1  # length of the measurement, which has at least three products
-FORWARD_AND_BACKWARD = 3
+FORWARD_AND_BACKWARD, WITH_ADAPTERS = 3, 2
 
 IMAGE_TOWERS = (VisionTransformer, FastVisionTransformer)
 TEXT_TOWERS = (TextTransformer, FastTextTransformer)
@@ -84,23 +87,31 @@ def pair_flops(
     """Return the FLOPs of a training step per image, with its captions.
 
     Args:
-        model: a tower is trained if any of its weights is.
+        model: the model in training.
         tokens: T of the batch's captions.
         patch_dropout: fraction of the patches that is left out.
         image_size: side of the images in pixels; None: the model's.
         captions: captions of each image.
 
     Returns:
-        FLOPs; None for a model with custom towers.
+        FLOPs; None for a model with custom towers, or towers that train in part.
     """
     if type(model.image) not in IMAGE_TOWERS or type(model.text) not in TEXT_TOWERS:
         return None
-    image, text = (
-        FORWARD_AND_BACKWARD if any(p.requires_grad for p in tower.parameters()) else 1
-        for tower in (model.image, model.text)
-    )
+    image, text = _forward_passes(model.image), _forward_passes(model.text)
+    if image is None or text is None:
+        return None
     config = model.config.replace_image(image_size=image_size or model.config.image.image_size)
     return image * image_flops(config, patch_dropout) + captions * text * text_flops(model.config, tokens)
+
+
+def _forward_passes(tower: VisionTransformer | TextTransformer) -> int | None:
+    """Return how many forward passes a step of a tower costs; None if only some matrices of its blocks train."""
+    matrices = {layer.weight.requires_grad for layer in tower.blocks.modules() if isinstance(layer, nn.Linear)}
+    if matrices != {False}:
+        return FORWARD_AND_BACKWARD if matrices == {True} else None
+    trained = {is_lora(name) for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    return {frozenset(): 1, frozenset({True}): WITH_ADAPTERS}.get(frozenset(trained))
 
 
 @functools.cache
