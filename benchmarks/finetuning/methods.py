@@ -1,6 +1,7 @@
 """One fine-tuning run: a start, a method and a seed; scores on new and old images, time, memory and size."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def tune(start: str, method: str, seed: int, data: Path | None, folder: Path) ->
     if "teacher" in settings:
         settings["teacher"] = str(teacher_of(path, folder))
     run_dir = folder / "runs" / f"{start}-{method}-{seed}".replace(" ", "-").replace(",", "")
+    shutil.rmtree(run_dir, ignore_errors=True)  # that of a stopped command
     before = reset_peak()
     trainer = miniclip.Trainer(
         model, train, config=TrainConfig(**settings), run_dir=run_dir, callbacks=[], device="cpu"
@@ -57,6 +59,7 @@ def tune(start: str, method: str, seed: int, data: Path | None, folder: Path) ->
     if method == "full":
         base = load_start(path)
         row["alphas"] = {alpha: scores(interpolate(base, model, alpha), new, old) for alpha in ALPHAS}
+    shutil.rmtree(run_dir)
     return row
 
 

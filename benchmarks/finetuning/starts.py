@@ -1,6 +1,7 @@
 """The models that are fine-tuned, and their data: two by miniclip's trainer, one by open_clip's own code."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,8 +62,9 @@ def start_model(name: str, data: Path | None, folder: Path) -> Path:
     else:
         config = TrainConfig(epochs=2 if data is None else EPOCHS, batch_size=16 if data is None else 128, seed=1)
         model = fresh_model(PRESET, old.captions, config)
-        run = miniclip.Trainer(model, old, config=config, run_dir=path.with_name(path.name + "-run"), callbacks=[])
-        run.fit()
+        run_dir = path.with_name(path.name + "-run")
+        shutil.rmtree(run_dir, ignore_errors=True)  # that of a stopped command
+        miniclip.Trainer(model, old, config=config, run_dir=run_dir, callbacks=[]).fit()
         miniclip.save(model.eval(), path, overwrite=True)
     (path / "trained").touch()
     return path
