@@ -9,25 +9,23 @@ from typing import Any
 import torch
 
 import miniclip
-from benchmarks.finetuning.starts import STARTS, TUNED, load_start, parts_of
-from miniclip.data.subset import Subset
+from benchmarks.finetuning.starts import STARTS, load_start, parts_of
 from miniclip.evaluation import retrieval
 from miniclip.finetuning.interpolation import interpolate
 from miniclip.train import TrainConfig
-from miniclip.utils.randomness import generator
 
 ALPHAS = tuple(step / 10 for step in range(1, 10))
 EPOCHS = 4
 BATCH = 128
 # settings besides the common ones; "teacher" is the start
 METHODS: dict[str, dict[str, Any]] = {
-    "full": {"lr": 3e-4},
-    "last-2": {"lr": 5e-4, "tune_image": "last-2", "tune_text": "last-2"},
-    "lit": {"lr": 5e-4, "tune_image": "frozen", "cache_frozen": True, "min_crop_area": 1.0},
-    "lora": {"lr": 3e-3, "tune_image": "lora", "tune_text": "lora", "lora_targets": "q,k,v,out,mlp"},
-    "anchor weights": {"lr": 3e-4, "anchor_weights": 30.0},
-    "anchor embeddings": {"lr": 3e-4, "anchor_embeddings": 3.0},
-    "distillation": {"lr": 3e-4, "teacher": "start", "distillation": 1.0},
+    "full": {"lr": 1e-3},
+    "last-2": {"lr": 1e-3, "tune_image": "last-2", "tune_text": "last-2"},
+    "lit": {"lr": 1e-3, "tune_image": "frozen", "cache_frozen": True, "min_crop_area": 1.0},
+    "lora": {"lr": 1e-3, "tune_image": "lora", "tune_text": "lora", "lora_targets": "q,k,v,out,mlp"},
+    "anchor weights": {"lr": 1e-3, "anchor_weights": 30.0},
+    "anchor embeddings": {"lr": 1e-3, "anchor_embeddings": 3.0},
+    "distillation": {"lr": 1e-3, "teacher": "start", "distillation": 1.0},
 }
 
 
@@ -38,8 +36,6 @@ def tune(start: str, method: str, seed: int, data: Path | None, folder: Path) ->
     model, row = load_start(path), {"start": start, "method": method, "seed": seed}
     if method == "start":
         return row | scores(model, new, old)
-    order = torch.randperm(len(new.train), generator=generator("tuned", seed)).tolist()
-    train = Subset(new.train, order[:TUNED])
     small = {"epochs": 1, "batch_size": 16} if data is None else {"epochs": EPOCHS, "batch_size": BATCH}
     settings = {**small, **METHODS[method], "seed": seed, "precision": "float32"}
     if "teacher" in settings:
@@ -48,7 +44,7 @@ def tune(start: str, method: str, seed: int, data: Path | None, folder: Path) ->
     shutil.rmtree(run_dir, ignore_errors=True)  # that of a stopped command
     before = reset_peak()
     trainer = miniclip.Trainer(
-        model, train, config=TrainConfig(**settings), run_dir=run_dir, callbacks=[], device="cpu"
+        model, new.train, config=TrainConfig(**settings), run_dir=run_dir, callbacks=[], device="cpu"
     )
     began = time.process_time()
     trainer.fit()

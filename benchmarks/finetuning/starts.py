@@ -18,7 +18,6 @@ from miniclip.utils.randomness import generator
 
 PRESET = "bert_vit_tiny"
 SELECT = 250  # training images that no model trains on: alpha and the weights of the objectives are chosen on them
-TUNED = 2500  # images of a fine-tuning run
 EPOCHS = 20  # passes that train a start
 OPEN_CLIP_EPOCHS = 12
 OPEN_CLIP = "open_clip, emoji to clipart"
