@@ -358,6 +358,8 @@ class TestErrors:
         assert "invalid int or auto value: 'all'" in fails("train", "--micro-batch-size", "all")
         assert "--preset and --model exclude each other" in fails("train", "--preset", "bert_vit_tiny", "--model", run)
         assert "--preset is for a new run" in fails("train", "--resume", run, "--preset", "bert_vit_tiny")
+        (tmp_path / "other.toml").write_text("[model.image]\nlayers = 3\n")
+        assert "remove the table [model]" in fails("train", "--resume", run, "--config", tmp_path / "other.toml")
         assert "no state of step 3" in fails("train", "--resume", run, "--step", "3")
         assert "--allow-changes and --step are for --resume" in fails("train", "--allow-changes")
         assert "no such file" in fails("train", "--config", tmp_path / "none.toml")

@@ -217,11 +217,10 @@ def resumed_trainer(run: str, settings: dict[str, Any]) -> Any:
     from miniclip.runs.directory import read_run
 
     allow_changes, step, device, data = (settings.pop(name, None) for name in (*RESUME_FLAGS, "device", "data"))
-    settings.pop("architecture", None)  # comes with a preset
-    for name in ("preset", "model", "run_dir", "group_by", *LOAD_SETTINGS):
+    for name in ("preset", "model", "run_dir", "group_by", *LOAD_SETTINGS, "architecture"):
         if name in settings:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is for a new run; --resume {run} continues that run: remove --{flag}")
+            what = "the table [model]" if name == "architecture" else f"--{name.replace('_', '-')}"
+            raise ValueError(f"{what} is for a new run; --resume {run} continues that run: remove {what}")
     saved = read_run(run)
     data = None if data is None else absolute_spec(data)
     splits = open_splits(data or data_spec_of(run, saved), reading_options_of(saved["train"] | settings))

@@ -29,6 +29,8 @@ def option(name: str, value: object = None) -> str:
     template = (_flags.get() or {}).get(name)
     if template is None:
         return name if value is None else f"{name}={value!r}"
+    if value is False and template.startswith("--"):
+        return f"--no-{template.removeprefix('--').format('')}"
     return template.format("" if value is None or isinstance(value, bool) else f" {shlex.quote(str(value))}")
 
 
