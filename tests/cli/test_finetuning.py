@@ -132,6 +132,13 @@ def test_contrastive_model_is_tuned_with_the_sigmoid_loss_and_longer_captions(ba
     assert "remove --context-length" in capsys.readouterr().err
 
 
+def test_adapters_only_get_no_new_logit_bias_which_would_stay_as_it_is(base, table, tmp_path, capsys):
+    arguments = ["finetune", str(base), str(table), "--loss", "sigmoid", "--method", "lora", *FAST]
+    assert cli.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "a new one would not train with adapters only: use --loss contrastive" in capsys.readouterr().err
+    assert cli.main([*arguments, "--tune-text", "full", "--run-dir", str(tmp_path / "run")]) == 0
+
+
 def test_interrupted_first_evaluation_is_repeated(toy_tokenizer, tmp_path, monkeypatch):
     """A run that is killed between the first state and the first evaluation evaluates after its resume, once."""
     train, val = Shapes("train", 16), Shapes("val", 8)

@@ -140,12 +140,20 @@ def pretrained_model(checkpoint: str, config: TrainConfig, sizes: Mapping[str, i
     """Return a checkpoint's model, with a logit bias if the loss needs one.
 
     Half-precision weights become float32: small updates vanish in them.
+
+    Raises:
+        ValueError: only adapters would train, so that a new logit bias and scale would stay at their first values.
     """
     import miniclip
 
     model = miniclip.load(checkpoint, **sizes)  # type: ignore[arg-type]
     model = model.float() if model.log_scale.itemsize < 4 else model
     if config.loss == "sigmoid" and model.logit_bias is None:
+        if "lora" in (parts := {config.tune_image, config.tune_text}) and parts <= {"lora", "frozen"}:
+            raise ValueError(
+                f"{checkpoint} has no logit bias, and a new one would not train with adapters only: use --loss "
+                "contrastive, or train weights of a tower too, as with --tune-text full"
+            )
         model.add_logit_bias()
         print(
             f"{checkpoint} has no logit bias: added one of {model.config.logit_bias:g}, with a logit scale of "
