@@ -20,6 +20,14 @@ def test_differences_are_named(start, train_data, val_data):
         Trainer.resume(trainer.run_dir, train_data, val_data, settings={"learning_rate": 1e-4})
 
 
+def test_another_optimizer_is_refused(start, train_data, val_data):
+    """The moments of one mean nothing to the other."""
+    trainer = start(callbacks=[], max_steps=3)
+    trainer.fit()
+    with pytest.raises(ValueError, match="optimizer: started with adamw, now muon"):
+        Trainer.resume(trainer.run_dir, train_data, val_data, settings={"optimizer": "muon"}, allow_changes=True)
+
+
 def test_allowed_changes_are_recorded_in_the_run(start, train_data, val_data):
     trainer = start(callbacks=[], max_steps=3)
     trainer.fit()

@@ -36,8 +36,9 @@ NEUTRAL = {
     "wandb",
 }
 
-# Settings that a new run applies to its model, whose state then has their effect: a resumed run cannot change them.
-APPLIED = ("tune_image", "tune_text", "lora_rank", "lora_alpha", "lora_targets")
+# Settings whose effect is in a run's state, the parts of its model and the kinds of its moments: a resumed run cannot
+# change them.
+APPLIED = ("optimizer", "tune_image", "tune_text", "lora_rank", "lora_alpha", "lora_targets")
 
 
 def changed_settings(before: TrainConfig, now: TrainConfig) -> Changes:
@@ -106,7 +107,7 @@ class ScheduleChange:
 
 
 def require_same_parts(run_dir: Path, changes: Changes) -> None:
-    """Check that the trained parts are those that the run started with.
+    """Check that the trained parts and the optimizer are those that the run started with.
 
     Raises:
         ValueError: a setting of `APPLIED` has changed.
@@ -116,8 +117,8 @@ def require_same_parts(run_dir: Path, changes: Changes) -> None:
         text = "; ".join(f"{name}: started with {before}, now {now}" for name, (before, now) in applied.items())
         again = format_command("miniclip", "train", "--model", run_dir / "last")
         raise ValueError(
-            f"{run_dir}: {text}. The trained parts are state of the run; to change them, start a new run from its "
-            f"weights: `{again}` with these settings"
+            f"{run_dir}: {text}. The trained parts are state of the run, as is the optimizer; to change them, start "
+            f"a new run from its weights: `{again}` with these settings"
         )
 
 
