@@ -20,6 +20,11 @@ from tests.toys import make_model
         ("bright leftovers on a plate", "bright leftovers on a plate"),
         ("he left the room", None),
         ("a man right behind the left wing", None),
+        ("the dog to the left and the far right of a house", "the dog to the right and the far left of a house"),
+        ("a dog at the left ", "a dog at the right "),
+        ("the right way to do it", None),
+        ("a far right politician", None),
+        ("the right amount of salt", None),
         ("", ""),
     ],
 )

@@ -12,6 +12,7 @@ from miniclip.errors import CheckpointError
 from miniclip.finetuning import add_lora, load_adapter, merge, save_adapter
 from miniclip.finetuning.adapters import base_fingerprint
 from miniclip.finetuning.lora import lora_layers
+from miniclip.inference.model import CLIPModel
 from tests.finetuning.test_lora import adapted
 from tests.toys import make_model
 
@@ -78,7 +79,7 @@ def test_an_adapter_is_small_and_names_its_base(model, tmp_path):
     assert files.keys() == {"adapter_config.json", "adapter_model.safetensors"}
     tensors, metadata = read_tensors(tmp_path / "adapter" / "adapter_model.safetensors")
     assert sum(map(torch.numel, tensors.values())) == sum(p.numel() for p in base.parameters() if p.requires_grad)
-    assert json.loads(metadata["miniclip"])["base"] == base_fingerprint(model.state_dict())
+    assert json.loads(metadata["miniclip"])["base"] == base_fingerprint(model.config, model.state_dict())
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
         tmp_path / "base"
     )
@@ -92,6 +93,10 @@ def test_refuses_another_base(saved, tmp_path, tokenizer):
         CheckpointError, match=r"belongs to a base with the digest .*, and the weights of .*changed have"
     ):
         miniclip.load(tmp_path / "changed", adapter=tmp_path / "adapter")
+    other = CLIPModel(saved.config.replace_image(activation="quickgelu"), tokenizer).eval()
+    other.load_state_dict(miniclip.load(tmp_path / "base").state_dict())
+    with pytest.raises(CheckpointError, match="belongs to a base"):  # the same weights compute something else
+        load_adapter(other, tmp_path / "adapter")
     with pytest.raises(CheckpointError, match="belongs to a base"):  # merged twice
         load_adapter(merge(copy.deepcopy(saved)), tmp_path / "adapter")
     message = "was trained at image_size 16, and the model has 24: load the base with image_size=16"

@@ -2,7 +2,7 @@
 
 Word dropout is the random deletion of EDA (Wei and Zou 2019, https://arxiv.org/abs/1901.11196). Left and right are
 exchanged only in English phrases that name a side, such as "left of" or "on the right". An image whose caption has
-another use of the two words ("he left", "right behind") is not mirrored.
+another use of the two words ("he left", "the right way") is not mirrored.
 
 Letters: B images, N captions, S image side, T tokens.
 """
@@ -25,7 +25,9 @@ SUFFIX = r"(?:most|wards?)"
 BEFORE = r"\b(?:the|to|far|upper|lower|top|bottom|his|her|its|their|facing|pointing)[ -]"
 AFTER = r"[ -](?:of|hand|side|corner|half|edge|arm|leg|foot|eye|ear|wing)\b"
 WORD = re.compile(rf"\b(left|right)(?={SUFFIX}?\b)", re.IGNORECASE)
-SIDE = re.compile(rf"{BEFORE}(left|right)(?={SUFFIX}?\b)|\b(left|right)(?={SUFFIX}\b|{AFTER})", re.IGNORECASE)
+# the phrase ends after the word: "the right" before a noun can mean "correct", as in "the right way"
+END = rf"{SUFFIX}?\s*(?:$|[^\w\s-]|\s(?:an?|the|there|and|or|is|are|in|at|with|while)\b)"
+SIDE = re.compile(rf"{BEFORE}(left|right)(?={END})|\b(left|right)(?={SUFFIX}\b|{AFTER})", re.IGNORECASE)
 OTHER = {"left": "right", "right": "left"}
 
 

@@ -21,6 +21,7 @@ from miniclip.checkpoints.files import ADAPTER_CONFIG, RUN_CHECKPOINTS
 from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.checkpoints.names import unwrapped_name
 from miniclip.checkpoints.native import read_json, unwrap_clip, write_json
+from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
 from miniclip.finetuning.lora import NAMES, LoRA, insert, is_lora, lora_layers, merged_weight
 from miniclip.inference.fingerprint import add_weights
@@ -110,7 +111,7 @@ def write_adapter(model: CLIPModel, path: Path, weights: Mapping[str, Tensor]) -
             for group, piece in zip(lora.adapted, pieces, strict=True):
                 tensors[f"{START}{_foreign_name(layer, group)}.{part}.weight"] = piece
     (rank, alpha), sizes = settings[0], _sizes(model)
-    facts = {"format": FORMAT, "base": base_fingerprint(weights), **sizes}
+    facts = {"format": FORMAT, "base": base_fingerprint(model.config, weights), **sizes}
     config = {
         **EXPECTED,
         "task_type": None,
@@ -126,12 +127,17 @@ def write_adapter(model: CLIPModel, path: Path, weights: Mapping[str, Tensor]) -
     write_tensors(path / WEIGHTS, tensors, {"format": "pt", "miniclip": json.dumps(facts)})
 
 
-def base_fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Return a digest of a state dict without adapters, 64 hexadecimal digits.
+def base_fingerprint(config: CLIPConfig, weights: Mapping[str, Tensor]) -> str:
+    """Return a digest of a configuration and of a state dict without adapters, 64 hexadecimal digits.
 
-    Weights count by their values as float32. Position embeddings do not count, since other image sizes resize them.
+    Weights count by their values as float32. Position embeddings and sizes do not count, since other image sizes resize
+    them; `_sizes` compares those. The initial values of scale and bias mean nothing any more.
     """
-    digest = hashlib.sha256()
+    values = config.to_dict()
+    for part, name in ((values["image"], "image_size"), (values["text"], "context_length")):
+        del part[name]
+    del values["logit_scale"], values["logit_bias"]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     add_weights(digest, {n: value for n, value in weights.items() if not is_lora(n) and not n.endswith("positions")})
     return digest.hexdigest()
 
@@ -199,7 +205,7 @@ def read_adapter(model: CLIPModel, path: Path) -> dict[str, Adapter]:
                 f"{folder}: the adapter was trained at {name} {short(facts.get(name))}, and the model has {size}: load "
                 f"the base with {option(name, facts.get(name))}"
             )
-    if (found := base_fingerprint(model.state_dict())) != facts.get("base"):
+    if (found := base_fingerprint(model.config, model.state_dict())) != facts.get("base"):
         raise CheckpointError(
             f"{folder}: the adapter belongs to a base with the digest {short(facts.get('base'))}, and the weights of "
             f"{model.source or 'this model'} have {found[:16]}…: load it with the base that it was trained on"

@@ -94,7 +94,7 @@ def sigmoid_loss(
             negative e/2. There are many more negatives, so use far smaller values than for the contrastive loss.
 
     Returns:
-        As `contrastive_loss`.
+        As `contrastive_loss`, but infinite if no row has a positive.
 
     Raises:
         ValueError: as in `contrastive_loss`.

@@ -123,7 +123,7 @@ def measure_of(run: str, data: str | None) -> tuple[str, Any]:
     """Return the name and the measure of a score on data; None: those of a run.
 
     Raises:
-        ValueError: the data are test data.
+        ValueError: the data are test or training data.
     """
     from miniclip.cli.finetuning.against import spec_and_split, task_of
     from miniclip.cli.run_data import data_of_run
@@ -135,8 +135,9 @@ def measure_of(run: str, data: str | None) -> tuple[str, Any]:
     split: Any
     spec, reading = (data, {}) if data else data_of_run(run)
     spec, split = spec_and_split(spec, "val")
-    if split == "test":
-        raise ValueError(f"{spec}:test: alpha is chosen on validation data, so that test figures stay fair: use :val")
+    if split in ("test", "train"):
+        reason = "test figures stay fair" if split == "test" else "it does not prefer what was memorized"
+        raise ValueError(f"{spec}:{split}: alpha is chosen on validation data, so that {reason}: use :val")
     name = f"{Path(spec.partition('?')[0]).name} {split}"
     if task_of(spec, split, reading) == "retrieval":
         return f"mean R@1, {name}", partial(retrieval_scores, data=open_data(spec, split, **reading))
