@@ -207,7 +207,8 @@ def test_command_resumes(toy, photos, tmp_path, number, capsys):
     """The command is killed after its third batch, in a process of its own; the same command resumes."""
     miniclip.save(toy, tmp_path / "model")
     code = (
-        "import os, sys; from miniclip import cli; from miniclip.embedding import parts, writing\n"
+        "import os, signal, sys; from miniclip import cli; from miniclip.embedding import parts, writing\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs\n"
         "writing.CHUNK_ITEMS, real, left = 1, parts.embed_batch, int(sys.argv[1])\n"
         "def stopping(*arguments):\n"
         "    global left; left -= 1\n"

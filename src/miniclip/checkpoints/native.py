@@ -111,10 +111,9 @@ def full_state(model: CLIPModel, weights: Mapping[str, Tensor] | None = None) ->
         ValueError: the modules or parameters are not those of the model's configuration.
     """
     state = _computed_state(model) if weights is None else weights
-    adapters = {unwrapped_name(name): layer.lora for name, layer in lora_layers(model).items()}
-    state = merged_state(adapters, {unwrapped_name(name): tensor.detach() for name, tensor in state.items()})
     require_plain(model, state)
-    return state
+    adapters = {unwrapped_name(name): layer.lora for name, layer in lora_layers(model).items()}
+    return merged_state(adapters, {unwrapped_name(name): tensor.detach() for name, tensor in state.items()})
 
 
 def require_plain(model: CLIPModel, names: Iterable[str]) -> None:
