@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from miniclip.fast import accelerate, plain
+from miniclip.fast.towers import FastTextTransformer
 from miniclip.models.stochastic_depth import drop_branches
 from miniclip.runtime.memory import checkpoint_blocks
 from miniclip.train.variants.stochastic_depth import set_stochastic_depth
@@ -68,4 +69,5 @@ def test_samples_are_dropped_in_training_only(deep):
     set_stochastic_depth(deep, 0.5)
     assert torch.equal(deep(pixels, TOKENS).image_embeddings, expected.image_embeddings)
     assert not torch.allclose(deep.train()(pixels, TOKENS).image_embeddings, expected.image_embeddings)
-    assert not deep.text.can_share_prefix()
+    if isinstance(deep.text, FastTextTransformer):  # not with MINICLIP_FAST=0
+        assert not deep.text.can_share_prefix()
