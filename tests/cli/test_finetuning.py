@@ -203,7 +203,7 @@ def test_old_data_need_a_model_to_compare_with(tuned, capsys):
 def test_interpolate_chooses_alpha_on_validation_data(base, table, tuned, tmp_path, capsys):
     target = tmp_path / "between"
     command = ["interpolate", str(base), str(tuned), "--alpha", "auto", "-o", str(target), "--device", "cpu"]
-    assert cli.main([*command, "--old-data", f"{table}:train"]) == 0
+    assert cli.main([*command, "--old-data", f"{table}:val"]) == 0
     record = json.loads((target / "interpolation.json").read_text())
     assert [row["alpha"] for row in record["sweep"]] == [step / 10 for step in range(11)]
     best = max(
