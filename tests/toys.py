@@ -8,6 +8,7 @@ from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.hub import fresh
 from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer import Tokenizer
+from miniclip.train import Callback
 
 CONFIG = CLIPConfig(ImageConfig(16, 8, 32, 1, 2), TextConfig(77, 600, 32, 1, 2), 16)
 IMAGE_KINDS = {
@@ -28,3 +29,14 @@ TEXT_KINDS = {
 def make_model(tokenizer: Tokenizer, **changes: object) -> CLIPModel:
     torch.manual_seed(0)
     return fresh(dataclasses.replace(CONFIG, **changes), tokenizer)
+
+
+class StopAt(Callback):
+    """Ends a run as Ctrl-C does, when the record of a step is logged."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, record):
+        if record["step"] == self.step:
+            raise KeyboardInterrupt

@@ -12,21 +12,10 @@ from miniclip.finetuning.cached_tower import FOLDER
 from miniclip.finetuning.embedding_table import image_identity
 from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
-from miniclip.train import Callback, TrainConfig, Trainer
-from tests.toys import make_model
+from miniclip.train import TrainConfig, Trainer
+from tests.toys import StopAt, make_model
 
 SETTINGS = {"min_crop_area": 1.0}
-
-
-class Stop(Callback):
-    """Interrupts the run before a state of a step is written."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer, record):
-        if record["step"] == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -77,7 +66,7 @@ def test_frozen_tower_runs_once_for_each_image(begin):
 def test_resumed_run_is_the_same_bit_for_bit(begin, train_data, val_data):
     whole, stopped = begin("whole", ("image", "text")), begin("stopped", ("image", "text"), save_every=3)
     whole.fit()
-    stopped.callbacks.append(Stop(5))
+    stopped.callbacks.append(StopAt(5))
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
     again = Trainer.resume(stopped.run_dir, train_data, val_data, device="cpu")

@@ -17,8 +17,8 @@ from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.runtime import distributed
 from miniclip.tokenizer import Tokenizer
-from miniclip.train import Callback, TrainConfig, Trainer
-from tests.toys import make_model
+from miniclip.train import TrainConfig, Trainer
+from tests.toys import StopAt, make_model
 
 
 def random(*shape):
@@ -65,17 +65,6 @@ def test_distances():
     assert float(relative_distance([x + 0.5 for x in starts], starts)) == pytest.approx(0.75 / 25)
 
 
-class Stop(Callback):
-    """Interrupts the run at a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer, record):
-        if record["step"] == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.fixture
 def teacher(tmp_path, tokenizer):
     model = make_model(tokenizer, embed_dim=24)
@@ -91,7 +80,7 @@ def test_runs_resume_bit_for_bit(start, train_data, val_data, teacher):
     settings = all_objectives(teacher)
     whole, stopped = (start(run, [MetricsFile()], **settings, save_every=3) for run in ("whole", "stopped"))
     whole.fit()
-    stopped.callbacks.append(Stop(5))
+    stopped.callbacks.append(StopAt(5))
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
     again = Trainer.resume(stopped.run_dir, train_data, val_data, device="cpu", callbacks=[MetricsFile()])

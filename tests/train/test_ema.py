@@ -6,17 +6,9 @@ from torch import nn
 
 import miniclip
 from miniclip.runs.state import read_state
-from miniclip.train import Callback, Trainer
+from miniclip.train import Trainer
 from miniclip.train.ema import EMA
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, trainer, record):
-        if record["step"] == self.at:
-            raise KeyboardInterrupt
+from tests.toys import StopAt
 
 
 def test_equation():
