@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from miniclip.train import TrainConfig
 from miniclip.train.optimizer import build_optimizer
@@ -44,6 +45,36 @@ def test_updates_have_the_size_of_adamw_and_are_nearly_orthogonal(model):
     assert float(update.square().mean().sqrt()) == pytest.approx(0.2, rel=0.2)  # that of AdamW, Liu et al. 2025
     values = torch.linalg.svdvals(update)
     assert float(values.min()) > 0.5 * float(values.max())
+
+
+@pytest.mark.parametrize("shape", [(384, 128), (128, 512), (64, 64), (1, 8)])
+def test_the_update_is_that_of_newton_schulz_steps(shape):
+    matrix, coefficients = torch.randn(shape), (3.4445, -4.775, 2.0315)
+    expected = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        a, b, c = coefficients
+        square = expected @ expected.T
+        expected = a * expected + (b * square + c * square @ square) @ expected
+    torch.testing.assert_close(muon.orthogonalized(matrix, coefficients, 5, 1e-7).double(), expected, rtol=0, atol=2e-5)
+    assert not muon.orthogonalized(torch.zeros(shape), coefficients, 5, 1e-7).any()
+
+
+def test_steps_are_those_of_torch_up_to_its_bfloat16():
+    weights = [[nn.Parameter(torch.full(shape, 0.5)) for shape in ((96, 32), (32, 32), (32, 64))] for _ in range(2)]
+    options = {"lr": 0.01, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = [kind(part, **options) for kind, part in zip((muon.GramMuon, torch.optim.Muon), weights, strict=True)]
+    for _ in range(3):
+        for pair in zip(*weights, strict=True):
+            gradient = torch.randn(pair[0].shape)
+            for weight in pair:
+                weight.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for own, other in zip(*weights, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=3e-4)  # three updates of 0.002 in the mean
+        torch.testing.assert_close(
+            optimizers[0].state[own]["momentum_buffer"], optimizers[1].state[other]["momentum_buffer"]
+        )
 
 
 def test_steps_that_are_not_finite_change_nothing(model):

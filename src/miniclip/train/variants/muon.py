@@ -6,20 +6,62 @@ the mean square of AdamW's, so that it takes AdamW's learning rate and weight de
 https://arxiv.org/abs/2502.16982). Input and output layers stay with AdamW, as Jordan advises: embeddings, positions,
 patches or the convolutional stem, projections, the attention pool, and all vectors.
 
-torch's Muon works in bfloat16 also on float32 weights. It takes the matrix of queries, keys and values as one.
+torch's Muon works in bfloat16 also on float32 weights. It takes the matrix of queries, keys and values as one. On a
+CPU, `GramMuon` makes the same update in float32 and a fraction of the time.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from miniclip.runtime.distributed import is_sharded
 
 MATRIX = re.compile(r"(image|text)\.blocks\.\d+\.(attention\.(qkv|out)|mlp\.(up|down))\.weight")
+
+
+class GramMuon(torch.optim.Muon):
+    """`torch.optim.Muon` in float32, with the Newton-Schulz steps on the smaller square matrix: for a CPU.
+
+    A step multiplies a matrix X from the left by a polynomial of X X^T. The product of these polynomials is built from
+    X X^T alone, and X is multiplied once, at the end: for a matrix of 4D x D that is a third of the products.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update the weights; a closure is not supported, and weights without a gradient stay."""
+        for group in self.param_groups:
+            for weight in (p for p in group["params"] if p.grad is not None):
+                if not self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+                momentum = self.state[weight]["momentum_buffer"]
+                momentum.lerp_(weight.grad, 1 - group["momentum"])
+                update = weight.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                update = orthogonalized(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))  # match_rms_adamw
+
+
+def orthogonalized(matrix: Tensor, coefficients: Sequence[float], steps: int, eps: float) -> Tensor:
+    """Return an (M, N) matrix with its singular values brought near 1, by Newton-Schulz steps."""
+    if matrix.size(0) > matrix.size(1):
+        return orthogonalized(matrix.T, coefficients, steps, eps).T
+    a, b, c = coefficients
+    norm = matrix.norm().clamp(min=eps)
+    gram = torch.mm(matrix, matrix.T) / norm.square()
+    product: Tensor = torch.eye(len(gram), dtype=gram.dtype) / norm
+    for step in range(steps):
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial @ product
+        if step < steps - 1:
+            gram = polynomial @ gram @ polynomial
+    return product @ matrix
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -42,7 +84,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
             raise ValueError("optimizer 'muon' trains the matrices of the blocks, and the model has none: use 'adamw'")
         if any(is_sharded(parameter) for group in matrices for parameter in group["params"]):
             raise ValueError("optimizer 'muon' needs whole matrices, and fsdp shards them: use 'adamw', or no fsdp")
-        self.muon = torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw")
+        muon = GramMuon if matrices[0]["params"][0].device.type == "cpu" else torch.optim.Muon
+        self.muon = muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(others, lr=lr, **adamw)
         groups = [*self.muon.param_groups, *self.adamw.param_groups]
         super().__init__(groups, {"lr": lr})
