@@ -17,6 +17,7 @@ the folder, and a stopped command continues from it.
 import argparse
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in usable(options.sets, options.data):
         for budget in options.budget:
             settings["open_clip"] = tuned(runs, options, name, budget)
+            specs = [
+                spec_of(options, name, system, settings[system], seed, budget)
+                for seed in range(options.seeds)
+                for system in options.systems  # in turns, so that other work on the machine meets both
+            ]
+            with ThreadPoolExecutor(options.jobs) as pool:
+                records = list(pool.map(runs.result, specs))
             done = {
-                system: [runs.result(spec_of(options, name, system, settings[system], seed, budget)) for seed in seeds]
-                for system, seeds in ((system, range(options.seeds)) for system in options.systems)
+                system: [record for record in records if record["spec"]["system"] == system]
+                for system in options.systems
             }
             comparisons.append(Comparison(name, budget, done))
             table = write(comparisons, machine, options.out)  # after each, so that a stopped command has a table
@@ -63,9 +71,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--recipe", default="small-set", help="of miniclip: a name of `miniclip recipes`, or a file")
-    parser.add_argument("--tune", action="store_true", help="choose open_clip's settings on the tuning split first")
+    parser.add_argument(
+        "--tune",
+        type=float,
+        nargs="?",
+        const=0.0,
+        metavar="SECONDS",
+        help="choose open_clip's settings on the tuning split first, with runs of SECONDS (default: the budget)",
+    )
+    parser.add_argument(
+        "--tune-set", choices=sets.SETS, help="dataset on which they are chosen (default: each its own)"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="of torch, for all systems (default: torch's choice)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each a process; see --threads")
     parser.add_argument("--small", action="store_true", help="seconds, two seeds, few images: everything works")
     parser.add_argument("--out", type=Path, default=Path("learning"), help="folder for the runs, the table, the curves")
     options = parser.parse_args(arguments)
@@ -102,12 +121,13 @@ def spec_of(
 def tuned(runs: Runs, options: argparse.Namespace, name: str, budget: float) -> dict[str, Any]:
     """Return open_clip's settings for a set and a budget: those that `--tune` has chosen in this folder, or its own.
 
-    One setting after the other is chosen, by one seed on the tuning split with the budget of the claim.
+    One setting after the other is chosen, by one seed on the tuning split.
     """
     path = options.out / "tuned.json"
     chosen: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    name, budget = options.tune_set or name, options.tune or budget
     key = f"{name}, {budget:g} s, {options.device}"
-    if key in chosen or not options.tune or "open_clip" not in options.systems:
+    if key in chosen or options.tune is None or "open_clip" not in options.systems:
         return chosen.get(key, open_clip_system.SETTINGS)
     settings = dict(open_clip_system.SETTINGS)
     for setting, candidates in open_clip_system.CANDIDATES.items():

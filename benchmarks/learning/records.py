@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Runs:
     def __init__(self, folder: Path, data: Path, machine: dict[str, Any]) -> None:
         self.path, self.data = folder / "runs.jsonl", data
         self.machine = {name: value for name, value in machine.items() if name != "load"}
+        self._lock = threading.Lock()  # --jobs makes several runs at a time
         folder.mkdir(parents=True, exist_ok=True)
         self.records = [record for record in self._read() if record["machine"] == self.machine]
 
@@ -45,10 +47,10 @@ class Runs:
             if record["spec"] == written:
                 return record
         record = {**train_in_process(spec, self.data), "machine": self.machine}
-        with self.path.open("a") as file:
+        with self._lock, self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        self.records.append(record)
-        print(describe(record), flush=True)
+            self.records.append(record)
+            print(describe(record), flush=True)
         return record
 
 

@@ -32,7 +32,7 @@ class ImageConfig(KnownFields):
     activation: Activation = "gelu"
     mlp_ratio: float = 4.0  # hidden width of the MLP over the width
     norm_eps: float = 1e-5
-    stem: Literal["patch", "conv"] = "patch"  # one convolution, or several of 3 x 3 pixels (Xiao et al. 2021)
+    stem: Literal["patch", "conv"] = "patch"  # one convolution, or several that overlap (Xiao et al. 2021)
     patch_bias: bool = False
     class_token: bool = True
     norm_before: bool = True  # layer norm between the positions and the blocks

@@ -132,10 +132,11 @@ class TestRecords:
 
     def test_command_compares_systems_and_tunes_one(self, made, tmp_path):
         pytest.importorskip("scipy")
-        options = ["--sets", "shapes", "emoji", "--seeds", "2", "--budget", "2", "--tune", "--data", str(tmp_path)]
+        options = ["--sets", "shapes", "emoji", "--seeds", "2", "--budget", "2", "--tune", "1", "--jobs", "2"]
+        options += ["--data", str(tmp_path)]
         command.main([*options, "--out", str(tmp_path / "out")])
         tuning = [spec for spec in made if spec.split == "tuning"]
-        assert {spec.system for spec in tuning} == {"open_clip"}
+        assert {(spec.system, spec.budget) for spec in tuning} == {("open_clip", 1.0)}
         assert len([spec for spec in made if spec.split == "report"]) == 4
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert results["comparisons"][0]["ratio"] == 1.0

@@ -17,7 +17,7 @@ class TestDryRun:
         assert rows["seed"] == ["5", "flag"]
         assert rows["batch_size"] == ["8", "flag"]
         assert rows["warmup_fraction"] == ["0.1", "default"]
-        assert rows["epochs"] == ["10", "default", "for", "this", "dataset"]
+        assert rows["epochs"] == ["10", "default", "for", "this", "preset", "and", "dataset"]
         assert rows["device"] == ["cpu", "flag"]
         assert rows["preset"] == ["bert_vit_tiny", "default"]
         assert "nothing was written" in out

@@ -13,13 +13,13 @@ from tests.toys import CONFIG, make_model
 IMAGE = ImageConfig(16, 8, 32, 1, 2, stem="conv", class_token=False, pooling="mean")
 
 
-@pytest.mark.parametrize("patch", [2, 4, 8, 16])
+@pytest.mark.parametrize("patch", [4, 8, 16])
 @pytest.mark.parametrize("bias", [False, True])
 def test_shapes(patch, bias):
     tower = VisionTransformer(ImageConfig(32, patch, 16, 1, 2, stem="conv", patch_bias=bias), 5)
     channels = [layer.conv.out_channels for layer in tower.patches.layers]
-    assert channels == [2, 4, 8, 16][-len(channels) :]
-    assert 2 ** len(channels) == patch
+    assert channels == [4, 8, 16][-len(channels) :]
+    assert 2 ** (len(channels) + 1) == patch
     assert tower.patches(torch.zeros(2, 3, 32, 32)).shape == (2, 16, 32 // patch, 32 // patch)
     indices = draw_patches(2, tower.config.patches, 0.5, torch.Generator())
     assert tower(torch.zeros(2, 3, 32, 32), indices).shape == (2, 5)
@@ -29,7 +29,7 @@ def test_images_are_independent_and_every_weight_is_initialised(tokenizer):
     model = make_model(tokenizer, image=IMAGE)
     pixels = torch.randn(3, 3, 16, 16)
     whole = model.image(pixels)
-    torch.testing.assert_close(whole, torch.cat([model.image(row[None]) for row in pixels]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(whole, torch.cat([model.image(row[None]) for row in pixels]), rtol=0, atol=1e-5)
     whole.square().sum().backward()
     assert all(float(p.grad.abs().max()) > 0 for p in model.image.patches.parameters())
     assert 0.5 < float(model.image.patches(pixels).detach().std()) < 2
@@ -39,9 +39,9 @@ def test_images_are_independent_and_every_weight_is_initialised(tokenizer):
     ("changes", "message"),
     [
         ({"patch_size": 6, "image_size": 12}, "a power of two"),
-        ({"patch_size": 1}, "a power of two"),
+        ({"patch_size": 2}, "a power of two, at least 4"),
         ({"image_size": 20}, "image_size 20: expected a multiple of the patch_size 8"),
-        ({"width": 6}, "width 6: expected a multiple of 4"),
+        ({"width": 7, "heads": 1}, "width 7: expected a multiple of 2"),
     ],
 )
 def test_impossible_stems_are_refused(changes, message):

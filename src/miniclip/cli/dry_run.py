@@ -27,7 +27,7 @@ class Origins:
     resumed_run: str | None
     file: Mapping[str, Any]
     flags: Mapping[str, Any]
-    case: str = "for this dataset"
+    case: str
 
     def of(self, name: str, value: Any) -> str:
         """Return the source of a setting, and its original value if the run resolved it, as `auto`."""

@@ -23,6 +23,7 @@ from miniclip.cli.trainers import (
     merge_settings,
     new_run_arguments,
     new_trainer,
+    preset_defaults,
     refuse_resume_flags,
     resumed_trainer,
 )
@@ -114,9 +115,9 @@ def add_settings(parser: Any, case: str, defaults: Mapping[str, Any]) -> None:
         add_flag(parser, field.name, hints[field.name], TrainConfig.help(field.name) + default)
 
 
-def with_defaults(settings: dict[str, Any], defaults: Defaults | None) -> dict[str, Any]:
+def with_defaults(settings: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
     """Return settings with the defaults of a command for those that are not given."""
-    return settings if defaults is None else {**defaults(settings), **settings}
+    return {**defaults(settings), **settings}
 
 
 def announce(options: Mapping[str, Any]) -> None:
@@ -128,7 +129,7 @@ def announce(options: Mapping[str, Any]) -> None:
 
 
 def train_command(
-    resume: str | None, recipe: str | None, check: bool = False, defaults: Defaults | None = None, **flags: Any
+    resume: str | None, recipe: str | None, check: bool = False, defaults: Defaults = preset_defaults, **flags: Any
 ) -> int:
     """Run `miniclip train`; under torchrun, each rank runs it. `defaults` are those of another command."""
     from miniclip.runtime import distributed
@@ -157,9 +158,7 @@ def main_rank_output() -> Iterator[None]:
         yield
 
 
-def run_check(
-    resume: str | None, config: str | None, defaults: Defaults | None, dry_run: bool = False, **flags: Any
-) -> int:
+def run_check(resume: str | None, config: str | None, defaults: Defaults, dry_run: bool = False, **flags: Any) -> int:
     """Check the data, the memory and the model of a run without training it; return the exit code."""
     from miniclip.diagnostics.check import check
     from miniclip.loggers.defaults import logger_callbacks
@@ -189,7 +188,7 @@ def run_check(
 
 
 def run_training(
-    resume: str | None, config: str | None, defaults: Defaults | None, dry_run: bool = False, **flags: Any
+    resume: str | None, config: str | None, defaults: Defaults, dry_run: bool = False, **flags: Any
 ) -> None:
     """Start or resume a run, train to the end and print a summary; with `dry_run`, print the plan only."""
     if resume is not None:
@@ -200,8 +199,8 @@ def run_training(
     if dry_run:
         from miniclip.cli.dry_run import Origins, format_plan
 
-        case = {} if defaults is None else {"case": "for fine-tuning"}
-        print(format_plan(trainer, Origins(resume, merge_settings(config, {}), flags, **case)))
+        case = "for this preset and dataset" if defaults is preset_defaults else "for fine-tuning"
+        print(format_plan(trainer, Origins(resume, merge_settings(config, {}), flags, case)))
         return
     print(format_start(trainer), flush=True)
     if trainer.config.evaluate_first and trainer.val_data is not None and trainer.step == 0:

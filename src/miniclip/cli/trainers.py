@@ -19,6 +19,7 @@ from miniclip.utils.files import read_limited
 from miniclip.utils.formatting import one_line, short
 
 DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
+PRESET_RECIPES = {"bert_vit_tiny": "few-minutes", "bert_vit_small": "small-set"}
 # Defaults for Shapes; a random crop could cut off a shape that the caption names.
 SHAPES_SETTINGS = {"epochs": 10, "lr": 2e-3, "min_crop_area": 1.0}
 NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device", "group_by")
@@ -67,6 +68,17 @@ def read_toml(path: str) -> dict[str, Any]:
     return values
 
 
+def preset_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of `miniclip train`: those of the small presets are measured, and Shapes has its own.
+
+    The recipe's changes of the architecture are left out, and every epoch is evaluated.
+    """
+    recipe = None if settings.get("model") else PRESET_RECIPES.get(settings.get("preset") or DEFAULT_PRESET)
+    measured = read_toml(str(recipes.path_of(recipe))) if recipe else {}
+    measured = {name: value for name, value in measured.items() if name not in (*ARCHITECTURE, "eval_every")}
+    return measured | (SHAPES_SETTINGS if settings.get("data") in (None, DEFAULT_DATA) else {})
+
+
 def refuse_resume_flags(flags: dict[str, Any]) -> None:
     """Remove the flags of a resumed run.
 
@@ -99,7 +111,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("--preset and --model exclude each other: give fresh weights or a checkpoint, found both")
     data = DEFAULT_DATA if data in (None, DEFAULT_DATA) else absolute_spec(data)
     data = data if group is None else with_group(data, group)
-    config = TrainConfig.from_dict({**SHAPES_SETTINGS, **settings} if data == DEFAULT_DATA else settings)
+    config = TrainConfig.from_dict(settings)
     run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / spec_name(data))
     folder = parse_spec(data).path if data != DEFAULT_DATA else None
     require_free(run_dir, folder if folder and folder.is_dir() else None)  # before minutes of reading the data

@@ -24,6 +24,7 @@ from miniclip.fast.matmul import matmul
 from miniclip.fast.towers import FastTextTransformer, FastVisionTransformer
 from miniclip.finetuning.lora import is_lora
 from miniclip.inference.model import CLIPModel
+from miniclip.models.stem import layer_sizes
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.precision import Precision
@@ -48,14 +49,15 @@ def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
 
 
 def _patch_embedding(image: ImageConfig) -> int:
-    """FLOPs of the patches, or of the convolutional stem: layer l of L has patches (2^(L - l))^2 positions a patch."""
+    """FLOPs of the patches, or of the convolutional stem."""
     P, D = image.patches, image.width
     if image.stem == "patch":
         return 2 * P * 3 * image.patch_size**2 * D
-    layers, total = image.patch_size.bit_length() - 1, 2 * P * D * D
-    for layer in range(1, layers + 1):
-        channels = 3 if layer == 1 else D >> (layers - layer + 1)
-        total += 2 * P * 4 ** (layers - layer) * 9 * channels * (D >> (layers - layer))
+    total, channels, side = 2 * P * D * D, 3, image.image_size
+    for out_channels, stride in layer_sizes(image):
+        side //= stride
+        total += 2 * side**2 * (2 * stride - 1) ** 2 * channels * out_channels
+        channels = out_channels
     return total
 
 

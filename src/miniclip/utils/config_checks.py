@@ -47,16 +47,16 @@ def check_image(config: Any) -> None:
 
 
 def _check_stem(config: Any) -> None:
-    """Raise ValueError unless convolutions of stride 2 give the patches."""
+    """Raise ValueError unless convolutions of stride 4, 2, 2, ... give the patches."""
     patch, size, width = config.patch_size, config.image_size, config.width
-    if patch < 2 or patch & (patch - 1):
-        raise ValueError(f"image.stem 'conv' with patch_size {patch}: expected a power of two, since each layer halves")
+    if patch < 4 or patch & (patch - 1):
+        raise ValueError(f"image.stem 'conv' with patch_size {patch}: expected a power of two, at least 4")
     if size % patch:
         raise ValueError(f"image.stem 'conv' with image_size {size}: expected a multiple of the patch_size {patch}")
-    if width % (patch // 2):
+    if width % (patch // 4):
         raise ValueError(
-            f"image.stem 'conv' with width {width}: expected a multiple of {patch // 2}, half of the patch_size, since "
-            "the channels double from layer to layer"
+            f"image.stem 'conv' with width {width}: expected a multiple of {patch // 4}, a fourth of the patch_size, "
+            "since the channels double from layer to layer"
         )
 
 

@@ -29,7 +29,7 @@ class GramMuon(torch.optim.Muon):
     """`torch.optim.Muon` in float32, with the Newton-Schulz steps on the smaller square matrix: for a CPU.
 
     A step multiplies a matrix X from the left by a polynomial of X X^T. The product of these polynomials is built from
-    X X^T alone, and X is multiplied once, at the end: for a matrix of 4D x D that is a third of the products.
+    X X^T, and X is multiplied once, at the end: for a matrix of 4D x D that is a third of the products.
     """
 
     @torch.no_grad()
