@@ -75,3 +75,21 @@ def test_numbers_of_every_kind_are_taken(loss):
     torch.testing.assert_close(loss(chunk_size=np.int64(2)), expected)
     for dtype in (torch.int32, torch.uint8):
         torch.testing.assert_close(loss(ids=IDS.to(dtype)), loss(ids=IDS))
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 2}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize("wide", ["images", "texts"])
+def test_embeddings_of_two_precisions_are_refused(wide, options):
+    images, texts = torch.randn(3, 4), torch.randn(3, 4)
+    pair = (images.double(), texts) if wide == "images" else (images, texts.double())
+    names = ("float64", "float32") if wide == "images" else ("float32", "float64")
+    with pytest.raises(TypeError, match=rf"image_embeddings are {names[0]}, text_embeddings {names[1]}; .* convert"):
+        miniclip.contrastive_loss(*pair, 10.0, **options)
+    with pytest.raises(TypeError, match=rf"image_embeddings are {names[0]}"):
+        miniclip.sigmoid_loss(*pair, 10.0, -10.0, **options)
+
+
+def test_bfloat16_and_float32_are_one_precision():
+    images, texts = torch.randn(3, 4), torch.randn(3, 4)
+    expected = miniclip.contrastive_loss(images.bfloat16().float(), texts, 10.0)
+    assert torch.equal(miniclip.contrastive_loss(images.bfloat16(), texts, 10.0), expected)

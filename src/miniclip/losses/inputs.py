@@ -47,7 +47,7 @@ class LossInputs(NamedTuple):
     @property
     def scalars(self) -> list[Tensor]:
         """Logit scale, and logit bias if there is one, as tensors () in the precision of the loss."""
-        dtype = torch.float64 if self.images.dtype == torch.float64 else torch.float32
+        dtype = precision(self.images)
         values = [self.logit_scale] if self.logit_bias is None else [self.logit_scale, self.logit_bias]
         return [torch.as_tensor(value, dtype=dtype, device=self.images.device).reshape(()) for value in values]
 
@@ -67,6 +67,11 @@ class LossInputs(NamedTuple):
         if self.images.device != self.texts.device:
             devices = f"image_embeddings are on {self.images.device}, text_embeddings on {self.texts.device}"
             raise ValueError(f"{devices}; expected one device for both")
+        if precision(self.images) != precision(self.texts):  # the form of a loss would decide which one is kept
+            raise TypeError(
+                f"image_embeddings are {dtype_name(self.images)}, text_embeddings {dtype_name(self.texts)}; expected "
+                "float64 for both or for neither: convert one, as with text_embeddings.to(image_embeddings.dtype)"
+            )
         _check_number("logit_scale", self.logit_scale, lowest=0.0)
         if self.logit_bias is not None:
             _check_number("logit_bias", self.logit_bias, lowest=-math.inf)
@@ -133,6 +138,16 @@ EXPECTED_SHAPES = (
     "expected two of the same shape (N, E), and ids (N,) or None; or (N, E) and (M, E) with ids (N,) or (N, L) and "
     "text_ids (M,)"
 )
+
+
+def precision(embeddings: Tensor) -> torch.dtype:
+    """Return the type in which a loss of embeddings is computed: float64, or float32 for all others."""
+    return torch.promote_types(embeddings.dtype, torch.float32)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return the name of a tensor's type, as "float32"."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _check_ids(name: str, ids: Any, shape: tuple[int, ...]) -> None:
