@@ -77,3 +77,15 @@ def test_layout_without_columns_is_refused(tmp_path):
         (tmp_path / split / "a.txt").write_text("a caption")
     with pytest.raises(ValueError, match="group="):
         open_data(f"{tmp_path}?group=product&layout=folder", "val")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_empty_column_is_refused_and_missing_values_are_named(kind, rows, tmp_path):
+    root, entries = rows
+    empty = [entry | {"product id": " "} for entry in entries]
+    with pytest.raises(DataError, match="the column of groups is empty in every row"):
+        open_data(f"{write(kind, root, empty)}?group=product id", "train")
+    some = [entry | ({"product id": ""} if entry["image"] in ("3-0.png", "3-1.png") else {}) for entry in entries]
+    with pytest.warns(UserWarning, match=r"2 of 48 images have no group, such as 3-0\.png"):
+        data = open_data(f"{write(kind, root, some)}?group=product id", "train")
+    assert "hash of the 14 groups" in data.about

@@ -259,7 +259,7 @@ def read_columns(
             skip_log.add(str(image), problem)
             continue
         row_split = split if splits is None else optional_text(splits[row])
-        group = None if groups is None else optional_text(groups[row])
+        group = None if groups is None else optional_text(groups[row]) or ""
         if paths is not None:
             yield ImageRow(str(image), optional_text(paths[row]) or "", texts, row_split, group=group)
         else:

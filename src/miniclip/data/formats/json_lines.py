@@ -90,7 +90,7 @@ def _read_rows(
             skip_log.add(location, problem)
         else:
             own_split = optional_text(content.get(columns.split)) if columns.split else None
-            group = optional_text(content.get(columns.group)) if columns.group else None
+            group = (optional_text(content.get(columns.group)) or "") if columns.group else None
             yield ImageRow(location, name.strip(), texts, own_split or split, group=group)
 
 

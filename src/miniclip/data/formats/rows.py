@@ -15,9 +15,10 @@ import math
 import os
 import posixpath
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class ImageRow(NamedTuple):
         captions: strings, numbers or None.
         split: the dataset's name of the split, None if it has none.
         image: the image; None: the file that `name` leads to.
-        group: the group that a drawn split keeps together, None if it has none.
+        group: the group that a drawn split keeps together; empty: it has none; None: there is no column of groups.
     """
 
     location: str
@@ -95,7 +96,7 @@ class _GroupedImage:
     split: str | None
     image: Path | StoredImage | None
     digest: bytes | None = None  # digest of a stored image, computed when a second row has its name
-    groups: set[str] = field(default_factory=set)
+    groups: set[str] | None = None  # None: there is no column of groups
 
 
 def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selection:
@@ -107,7 +108,7 @@ def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selec
         skip_log: from `options.new_skip_log`; the reader may have added entries.
 
     Raises:
-        DataError: nothing is left, or too much was skipped.
+        DataError: nothing is left, too much was skipped, or the column of groups is empty.
         ValueError: the split does not exist.
     """
     source = dataset.source
@@ -117,7 +118,7 @@ def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selec
     if not images:
         raise DataError(f"{source}: lists no images with captions{_first_entry(skip_log)}")
     given = {name: image.split for name, image in images.items()}
-    groups = join_groups({name: image.groups for name, image in images.items()})
+    groups = _groups_of(images, source)
     splits, description = resolve_splits(given, options.seed, dataset.exact_split, groups)
     names = select_split(list(images), splits, options.split, str(dataset.split_file or source))
     paths = _locate(folder, {name: images[name] for name in names}, skip_log)
@@ -131,6 +132,31 @@ def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selec
         [splits.get(name, "") for name in paths],
         f"{dataset.about}; {description}: {sizes}",
     )
+
+
+def _groups_of(images: Mapping[str, _GroupedImage], source: Path) -> dict[str, str] | None:
+    """Return the group of every image; None without a column of groups.
+
+    Raises:
+        DataError: the column is empty.
+    """
+    groups = {name: image.groups or set() for name, image in images.items()}
+    if all(image.groups is None for image in images.values()):
+        return None
+    without = [name for name, of in groups.items() if not of]
+    if len(without) == len(groups):
+        raise DataError(
+            f"{source}: the column of groups is empty in every row, so that it cannot keep images together: fill it, "
+            "or choose another one"
+        )
+    if without:
+        warnings.warn(
+            f"{source}: {len(without):,} of {len(groups):,} images have no group, such as {without[0]}; each is a "
+            "group of its own, so that a drawn split may separate it from others of its kind",
+            UserWarning,
+            stacklevel=2,
+        )
+    return join_groups(groups)
 
 
 def _group(rows: Iterable[ImageRow], folder: Path, skip_log: SkipLog) -> tuple[dict[str, _GroupedImage], int]:
@@ -169,7 +195,8 @@ def _add(row: ImageRow, base: str, images: dict[str, _GroupedImage], skip_log: S
     if not _same_split(image.split, split):
         return f"{row.name} has the split {image.split!r} in {image.location} and {split!r} here"
     image.captions += _clean(row, skip_log)
-    image.groups |= {row.group} if row.group else set()
+    if row.group is not None:
+        image.groups = (image.groups or set()) | ({row.group} - {""})
     return None
 
 

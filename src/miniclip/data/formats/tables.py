@@ -105,7 +105,7 @@ def _read_rows(
             skip_log.add(location, problem)
             continue
         own_split = split if split_field is None else fields[split_field]
-        group = None if group_field is None else optional_text(fields[group_field])
+        group = None if group_field is None else optional_text(fields[group_field]) or ""
         yield ImageRow(location, fields[image].strip(), texts, own_split, group=group)
 
 
