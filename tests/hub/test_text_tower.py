@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from miniclip.hub import fresh, load, save
-from miniclip.hub.text_tower import OPENAI_IDS, SAMPLE, stretched
+from miniclip.hub.text_tower import OPENAI_IDS, SENTENCES, ids_digest, stretched
 from miniclip.tokenizer import Tokenizer
 from tests.toys import CONFIG, TEXT_KINDS, make_model
 
@@ -96,4 +96,37 @@ def test_tokenizer_with_other_words_is_refused(toy_tokenizer, tmp_path):
 
 def test_ids_of_openai_are_those_of_open_clip():
     open_clip = pytest.importorskip("open_clip")
-    assert open_clip.get_tokenizer("ViT-B-32")(SAMPLE)[0][: len(OPENAI_IDS)].tolist() == list(OPENAI_IDS)
+    whole = open_clip.get_tokenizer("ViT-B-32")
+
+    def tokenizer(text, context_length):
+        return whole(text, context_length)[:, : len(whole.encode(text)) + 2]
+
+    assert ids_digest(tokenizer) == OPENAI_IDS
+    assert (
+        ids_digest(lambda text, context_length: tokenizer(text.replace("zebra", "sofa"), context_length)) != OPENAI_IDS
+    )
+
+
+class Renamed:
+    """A tokenizer of another kind, which exchanges the ids of some words."""
+
+    def __init__(self, tokenizer, ids):
+        self.tokenizer, self.ids = tokenizer, ids
+        self.vocab_size, self.end_id = tokenizer.vocab_size, tokenizer.end_id
+
+    def __call__(self, texts, context_length=77, pad=False):
+        """Tokenize texts."""
+        rows = self.tokenizer(texts, context_length, pad)
+        return rows.apply_(lambda i: self.ids.get(i, i))
+
+
+def test_one_word_with_another_id_is_found(toy_tokenizer, tmp_path):
+    """The word is in no sentence of the check."""
+    used = {i for sentence in SENTENCES for i in toy_tokenizer(sentence)[0].tolist()}
+    free = [i for i in range(512, toy_tokenizer.end_id - 1) if i not in used and toy_tokenizer.decode([i]).isalpha()]
+    words = [i for i in free if toy_tokenizer(toy_tokenizer.decode([i]))[0].tolist()[1:-1] == [i]]
+    save(make_model(toy_tokenizer), tmp_path / "model")
+    exchanged = {words[0]: words[1], words[1]: words[0]}
+    with pytest.raises(ValueError, match=f"{toy_tokenizer.decode([words[0]])!r} is .* belong to other words"):
+        load(tmp_path / "model", tokenizer=Renamed(toy_tokenizer, exchanged))
+    assert load(tmp_path / "model", tokenizer=Renamed(toy_tokenizer, {})).tokenizer.ids == {}
