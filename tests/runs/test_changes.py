@@ -142,3 +142,12 @@ def test_every_setting_is_compared():
         "lr": (1e-3, 1.0),
         "keep_checkpoints": (1, 2),
     }
+
+
+def test_advised_command_keeps_the_step(start, train_data, val_data):
+    trainer = start(callbacks=[], keep_checkpoints=2)
+    trainer.fit()
+    options = {"settings": {"lr": 1e-4}, "step": 5, "about": {"data": "photos.csv"}}
+    command = r"--resume \S+ --step 5 --lr 0\.0001 --allow-changes"
+    with flags({"allow_changes": "--allow-changes{}"}), pytest.raises(ValueError, match=command):
+        Trainer.resume(trainer.run_dir, train_data, val_data, **options)

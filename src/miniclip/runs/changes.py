@@ -122,7 +122,9 @@ def require_same_parts(run_dir: Path, changes: Changes) -> None:
         )
 
 
-def require_allowed(run_dir: Path, changes: Changes, schedule: ScheduleChange, about: Mapping[str, Any]) -> None:
+def require_allowed(
+    run_dir: Path, changes: Changes, schedule: ScheduleChange, about: Mapping[str, Any], step: int | None = None
+) -> None:
     """Check that nothing that affects the result has changed.
 
     Args:
@@ -130,6 +132,7 @@ def require_allowed(run_dir: Path, changes: Changes, schedule: ScheduleChange, a
         changes: data, settings and parts that differ.
         schedule: effect of another length.
         about: the run's `about`; the command line can resume it if it has the path of the data.
+        step: that of the state, if the user chose it.
 
     Raises:
         ValueError: something has changed; the message has the command that accepts it.
@@ -142,18 +145,19 @@ def require_allowed(run_dir: Path, changes: Changes, schedule: ScheduleChange, a
         text += f". {str(schedule).capitalize()}"
     raise ValueError(
         f"{run_dir}: {text}. To resume with these differences, whose result is not that of the original run, "
-        f"{accepting_command(run_dir, affecting, about)}"
+        f"{accepting_command(run_dir, affecting, about, step)}"
     )
 
 
-def accepting_command(run_dir: Path, changes: Changes, about: Mapping[str, Any]) -> str:
+def accepting_command(run_dir: Path, changes: Changes, about: Mapping[str, Any], step: int | None = None) -> str:
     """Return the advice that accepts changes: a command, if the command line can make all of them, else Python."""
     values = {name: now for name, (_, now) in changes.items() if not name.endswith(" data")}
     allow = option("allow_changes", True)
     is_possible = "data" in about and None not in values.values() and values.keys() <= TrainConfig().to_dict().keys()
     if not (allow.startswith("--") and is_possible):
         return f"add {allow}"
-    words = ["--data", about["data"]] if len(values) < len(changes) else []
+    words = [] if step is None else ["--step", str(step)]
+    words += ["--data", about["data"]] if len(values) < len(changes) else []
     for name, value in values.items():
         flag = name.replace("_", "-")
         words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
