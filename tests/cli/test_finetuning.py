@@ -1,6 +1,8 @@
 """Fine-tuning from the command line: the figures before the first step, what was gained and lost, and interpolation."""
 
 import json
+import re
+import shlex
 
 import pytest
 import torch
@@ -132,11 +134,41 @@ def test_contrastive_model_is_tuned_with_the_sigmoid_loss_and_longer_captions(ba
     assert "remove --context-length" in capsys.readouterr().err
 
 
+def test_sigmoid_run_is_interpolated_with_its_contrastive_start(base, table, tmp_path, capsys):
+    run, target = tmp_path / "run", tmp_path / "between"
+    assert cli.main(["finetune", str(base), str(table), "--run-dir", str(run), "--loss", "sigmoid", *FAST]) == 0
+    advice = re.search(r"miniclip (interpolate .*) -o ", capsys.readouterr().out)
+    assert cli.main([*shlex.split(advice[1]), "-o", str(target)]) == 0
+    model, end = miniclip.load(target), miniclip.load(run)
+    assert float(model.logit_bias) == pytest.approx((-10 + float(end.logit_bias)) / 2)
+    assert cli.main(["interpolate", str(base), str(run), "--alpha", "0", "-o", str(target), "--overwrite"]) == 0
+    assert torch.equal(miniclip.load(target).encode_text("a cat"), miniclip.load(base).encode_text("a cat"))
+
+
 def test_adapters_only_get_no_new_logit_bias_which_would_stay_as_it_is(base, table, tmp_path, capsys):
     arguments = ["finetune", str(base), str(table), "--loss", "sigmoid", "--method", "lora", *FAST]
     assert cli.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
     assert "a new one would not train with adapters only: use --loss contrastive" in capsys.readouterr().err
     assert cli.main([*arguments, "--tune-text", "full", "--run-dir", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]], ids=["finetune", "check"])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--teacher", "no/such-model", "--distillation", "1"], "no/such-model"),
+        (["--distillation", "1"], "teacher is not given"),
+        (["--method", "lora", "--anchor-weights", "1"], "is an adapter"),
+        (["--cache-frozen", "--min-crop-area", "1"], "cache"),
+        (["--method", "last-9"], "the tower has"),
+    ],
+    ids=["no teacher", "half a teacher", "anchored adapters", "nothing frozen", "too many blocks"],
+)
+def test_objectives_and_parts_are_refused_by_the_check_too(settings, words, check, base, table, tmp_path, capsys):
+    command = ["finetune", str(base), str(table), "--run-dir", str(tmp_path / "run"), *FAST]
+    assert cli.main([*command, *settings, *check]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_interrupted_first_evaluation_is_repeated(toy_tokenizer, tmp_path, monkeypatch):

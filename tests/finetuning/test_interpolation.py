@@ -1,5 +1,6 @@
 """Models between models: exact ends, the mean of logarithms of the scale, refusals, and the choice of alpha."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -10,7 +11,17 @@ from miniclip.data import Shapes
 from miniclip.evaluation import ClassFolders, retrieval, zero_shot
 from miniclip.evaluation.bootstrap import Scores, means
 from miniclip.evaluation.comparison import Metric
-from miniclip.finetuning.sweep import Point, choose, retrieval_scores, sweep, zero_shot_scores
+from miniclip.evaluation.retrieval import LazyImages
+from miniclip.finetuning.kept_pixels import KeptPixels
+from miniclip.finetuning.sweep import (
+    Point,
+    choose,
+    retrieval_measure,
+    retrieval_scores,
+    sweep,
+    zero_shot_measure,
+    zero_shot_scores,
+)
 from miniclip.plots.interpolation import plot_interpolation
 from tests.toys import CONFIG, make_model
 
@@ -64,6 +75,22 @@ def test_bfloat16_models_give_float32(pair):
     assert {p.dtype for p in miniclip.interpolate(a.bfloat16(), b.bfloat16(), 0.5).parameters()} == {torch.float32}
 
 
+def test_contrastive_model_gets_the_first_bias_and_scale_of_a_sigmoid_run(pair):
+    a, b = pair
+    a.log_scale.data.fill_(4.0)
+    b.add_logit_bias(bias=-8.0, scale=16.0)
+    b.logit_bias.data.fill_(-4.0)  # as after training
+    first = copy.deepcopy(a)
+    first.add_logit_bias(bias=-8.0, scale=16.0)
+    between, back = miniclip.interpolate(a, b, 0.25), miniclip.interpolate(b, a, 0.75)
+    for name, value in miniclip.interpolate(first, b, 0.25).state_dict().items():
+        assert torch.equal(between.state_dict()[name], value)
+        assert torch.equal(back.state_dict()[name], value)
+    assert float(between.logit_bias) == -7.0
+    assert between.config.logit_bias == -8.0
+    assert (a.logit_bias, a.config.logit_bias) == (None, None)
+
+
 LARGER = dataclasses.replace(CONFIG.image, image_size=24)
 
 
@@ -75,11 +102,10 @@ LARGER = dataclasses.replace(CONFIG.image, image_size=24)
             r"image\.image_size \(16 and",
         ),
         (lambda b, t: make_model(t, mean=(0.5, 0.5, 0.5)), "mean"),
-        (lambda b, t: b.add_logit_bias() or b, "logit bias"),
         (lambda b, t: setattr(b, "tokenizer", None) or b, "tokenizers differ"),
         (lambda b, t: (b.log_scale.data.fill_(torch.nan) and b) or b, "log_scale is not finite"),
     ],
-    ids=["size", "mean", "bias", "tokenizer", "nan"],
+    ids=["size", "mean", "tokenizer", "nan"],
 )
 def test_refuses_models_of_another_kind(change, words, pair, toy_tokenizer):
     a, b = pair
@@ -136,6 +162,61 @@ def test_sweep_measures_each_alpha_against_the_start(pair, tmp_path):
     assert points[2].old.difference.value == pytest.approx(values[2] - values[0])
     plot_interpolation(points, points[1], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Counted:
+    """Captioned images of two sizes; each access is counted."""
+
+    def __init__(self, data):
+        self.data, self.captions, self.reads = data, data.captions, []
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        """Return an image and its captions."""
+        self.reads.append(index)
+        image, captions = self.data[index]
+        return (image.resize((50, 40)) if index % 2 else image), captions
+
+
+@pytest.mark.parametrize(("max_bytes", "reads"), [(1 << 30, 12), (16 * 16 * 3 * 5, 12 + 2 * 7)])
+def test_images_are_decoded_once_within_the_memory_limit(max_bytes, reads, pair):
+    data = Counted(Shapes("val", 12))
+    images = KeptPixels(LazyImages(data), max_bytes)
+    models = [*pair, miniclip.interpolate(*pair, 0.5)]
+    kept = [model.encode_image(images.of(model)) for model in models]
+    assert len(data.reads) == reads
+    assert set(data.reads) == set(range(12))
+    for model, embeddings in zip(models, kept, strict=True):
+        assert torch.equal(embeddings, model.encode_image(LazyImages(data)))
+
+
+def test_another_image_size_drops_the_kept_pixels(pair, toy_tokenizer):
+    data = Counted(Shapes("val", 4))
+    images, larger = KeptPixels(LazyImages(data)), make_model(toy_tokenizer, image=LARGER)
+    pair[0].encode_image(images.of(pair[0]))
+    assert torch.equal(larger.encode_image(images.of(larger)), larger.encode_image(LazyImages(data)))
+
+
+def test_measures_of_a_sweep_read_their_data_once(pair, tmp_path):
+    data = Counted(Shapes("val", 12))
+    for i in range(4):
+        folder = tmp_path / ("one", "two")[i % 2]
+        folder.mkdir(exist_ok=True)
+        data.data[i][0].save(folder / f"{i}.png")
+    labelled = ClassFolders(tmp_path)
+    points = sweep(*pair, retrieval_measure(data), zero_shot_measure(labelled), alphas=(0.5, 1.0))
+    assert sorted(data.reads) == list(range(12))
+    for point in points:
+        model = miniclip.interpolate(*pair, point.alpha)
+        assert point.new.value == 100 * float(means(retrieval_scores(model, data)))
+        assert point.old.value == 100 * float(means(zero_shot_scores(model, labelled)))
+
+
+def test_sweep_refuses_models_of_another_kind_before_it_measures(pair, toy_tokenizer):
+    with pytest.raises(ValueError, match="differ in image"):
+        sweep(pair[0], make_model(toy_tokenizer, image=LARGER), pytest.fail, pytest.fail)
 
 
 def test_choice_is_the_best_on_new_data_within_the_allowed_loss():

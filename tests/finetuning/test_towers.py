@@ -60,6 +60,7 @@ def test_parameters_that_are_frozen_by_hand_stay_frozen():
 
 def test_the_logit_bias_follows_the_scale(tokenizer):
     model = make_model(tokenizer, logit_bias=-10.0)
+    model.logit_bias.data.fill_(-9.5)  # as after training
     apply(model, TrainConfig(tune_image="lora", tune_text="frozen"))
     assert not model.logit_bias.requires_grad
     assert not model.log_scale.requires_grad
@@ -67,6 +68,20 @@ def test_the_logit_bias_follows_the_scale(tokenizer):
     apply(model, TrainConfig(tune_image="lora"))
     assert model.logit_bias.requires_grad
     assert model.log_scale.requires_grad
+
+
+@pytest.mark.parametrize("modes", [("lora", "lora"), ("lora", "frozen"), ("frozen", "lora")])
+def test_new_bias_that_only_adapters_would_leave_frozen_is_refused(modes, tokenizer):
+    model = make_model(tokenizer)
+    model.add_logit_bias()
+    before = trained(model)
+    for tower, mode in zip(("image", "text"), modes, strict=True):
+        getattr(model, tower).requires_grad_(mode != "frozen")
+    before = trained(model)
+    with pytest.raises(ValueError, match="the logit bias has its first value, -10, and would stay there"):
+        add_lora(model, towers=[tower for tower, mode in zip(("image", "text"), modes, strict=True) if mode == "lora"])
+    assert trained(model) == before
+    assert not lora_layers(model)
 
 
 def test_settings_reach_the_adapters():

@@ -161,6 +161,7 @@ def main_rank_output() -> Iterator[None]:
 def run_check(resume: str | None, config: str | None, defaults: Defaults, dry_run: bool = False, **flags: Any) -> int:
     """Check the data, the memory and the model of a run without training it; return the exit code."""
     from miniclip.diagnostics.check import check
+    from miniclip.finetuning.requirements import require_tunable
     from miniclip.loggers.defaults import logger_callbacks
     from miniclip.runtime.precision import resolve
     from miniclip.train.requirements import require_trainable
@@ -176,6 +177,7 @@ def run_check(resume: str | None, config: str | None, defaults: Defaults, dry_ru
         data = arguments["train_data"], arguments["val_data"]
         model, settings = arguments["model"], arguments["config"]
         require_trainable(model, *data, settings)
+        require_tunable(model, settings)
         logger_callbacks(settings)  # their packages must be there
         settings = dataclasses.replace(settings, precision=resolve(settings.precision, device))
         report = check(model.to(device), *data, settings)

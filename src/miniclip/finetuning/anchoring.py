@@ -150,9 +150,7 @@ class BatchLoss:
             self._add_anchors(starting_model(model, place))
 
     def _add_teacher(self, name: str) -> None:
-        teacher = load(name, device=self.model.device)
-        if teacher.tokenizer is None:
-            raise ValueError(f"the teacher {name} has no tokenizer, which its captions need: save it with one first")
+        teacher = load_teacher(name, self.model.device)
         self._teacher_facts = {"teacher": name, "fingerprint": model_fingerprint(teacher)}
         if self.place.is_resumed:
             require_same_teacher(self.place, self._teacher_facts)
@@ -204,6 +202,18 @@ class BatchLoss:
         facts, self._teacher_facts = self._teacher_facts, {}
         if facts:
             distributed.on_main(lambda: write_json(self.place.folder / TEACHER, facts))
+
+
+def load_teacher(name: str, device: torch.device) -> CLIPModel:
+    """Load a teacher.
+
+    Raises:
+        ValueError: it has no tokenizer.
+    """
+    teacher = load(name, device=device)
+    if teacher.tokenizer is None:
+        raise ValueError(f"the teacher {name} has no tokenizer, which its captions need: save it with one first")
+    return teacher
 
 
 def require_same_teacher(place: RunPlace, facts: Mapping[str, str]) -> None:

@@ -6,11 +6,16 @@
 
 Each weight is computed in float64 and rounded to float32. The logit scale is averaged as its logarithm, which is the
 parameter: the factor is the geometric mean of the factors.
+
+A model without a logit bias (contrastive loss) may be averaged with one that has a bias (sigmoid loss). It then gets
+the first bias and scale of the other's configuration, with which `add_logit_bias` starts such a run. No ranking of
+images or captions changes by that.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -73,12 +78,13 @@ def soup(models: Sequence[CLIPModel], weights: Sequence[float] | None = None) ->
     first, *others = clips
     for number, other in enumerate(others, 2):
         require_same_kind(first, other, number)
-    states = [full_state(clip) for clip in clips]
+    config = next((clip.config for clip in clips if clip.logit_bias is not None), first.config)
+    states = [_with_bias(full_state(clip), config) for clip in clips]
     for number, state in enumerate(states[1:], 2):
         _warn_of_strangers(states[0], state, number)
     tensors = {name: _mean([state[name] for state in states], shares, name) for name in states[0]}
     with torch.device("meta"):
-        model = CLIPModel(first.config)
+        model = CLIPModel(config)
     model.load_state_dict(tensors, assign=True)
     model.tokenizer, model.preprocess = first.tokenizer, first.preprocess
     return model.to(first.device).eval()
@@ -96,11 +102,6 @@ def require_same_kind(first: CLIPModel, other: CLIPModel, number: int = 2) -> No
         ValueError: architecture, preprocessing or tokenizer differ; the message names what differs.
     """
     start = f"models 1 and {number} cannot be averaged:"
-    if (first.logit_bias is None) != (other.logit_bias is None):
-        raise ValueError(
-            f"{start} one has a logit bias (sigmoid loss) and the other has none (contrastive loss); add_logit_bias() "
-            "adds one, before fine-tuning with the sigmoid loss"
-        )
     different = _differences(first.config, other.config)
     if different:
         raise ValueError(f"{start} they differ in {', '.join(different)}; load both with the same values")
@@ -111,6 +112,15 @@ def require_same_kind(first: CLIPModel, other: CLIPModel, number: int = 2) -> No
             f"{start} their tokenizers differ, so that their token embeddings belong to different words; if you are "
             "certain that they are equal, give both the same object: b.tokenizer = a.tokenizer"
         )
+
+
+def _with_bias(state: dict[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
+    """Return a state with the first bias and scale of a configuration, if that has a bias and the state has none."""
+    if config.logit_bias is None or "logit_bias" in state:
+        return state
+    scale = state["log_scale"]
+    first = {"log_scale": math.log(config.logit_scale), "logit_bias": config.logit_bias}
+    return state | {name: torch.full_like(scale, value) for name, value in first.items()}
 
 
 def _differences(a: CLIPConfig, b: CLIPConfig) -> list[str]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from miniclip.checkpoints.native import unwrap_clip
 from miniclip.evaluation.bootstrap import Scores
 from miniclip.evaluation.comparison import Metric, with_intervals
 from miniclip.evaluation.features import require_finite
+from miniclip.evaluation.labelled.images import as_labelled
 from miniclip.evaluation.retrieval import LazyImages, embed, ranks_of, recall_scores
-from miniclip.evaluation.zero_shot import predict, scores
-from miniclip.finetuning.interpolation import interpolate
+from miniclip.evaluation.zero_shot import class_vectors, predictions, scale_of, scores
+from miniclip.finetuning.interpolation import interpolate, require_same_kind
+from miniclip.finetuning.kept_pixels import KeptPixels
 from miniclip.inference.model import CLIPModel
 
 ALPHAS = tuple(step / 10 for step in range(11))
@@ -35,13 +38,31 @@ class Point(NamedTuple):
     old: Metric
 
 
-def retrieval_scores(model: Any, data: Any) -> Scores:
+def retrieval_measure(data: Any) -> Measure:
+    """Return the measure `retrieval_scores` on data whose images are decoded once for all models."""
+    images = KeptPixels(LazyImages(data))
+    return lambda model: retrieval_scores(model, data, images.of(model))
+
+
+def zero_shot_measure(data: Any) -> Measure:
+    """Return the measure `zero_shot_scores` on data whose images are decoded once for all models."""
+    labelled = as_labelled(data)
+    images = KeptPixels(labelled)
+    return lambda model: zero_shot_scores(model, labelled, images.of(model))
+
+
+def retrieval_scores(model: Any, data: Any, images: Any = None) -> Scores:
     """Return per-image scores whose mean is the mean R@1 of both directions.
 
     The number of captions of an image counts as in text-to-image recall. Its variation over resampled images is left
     out of intervals; it is zero if all images have the same number of captions.
+
+    Args:
+        model: a CLIPModel.
+        data: an image-caption dataset.
+        images: the dataset's images in a form that the model takes; None: they are read from the dataset.
     """
-    embeddings = embed(model, data.captions, LazyImages(data))
+    embeddings = embed(model, data.captions, LazyImages(data) if images is None else images)
     require_finite(embeddings.images, "image embeddings")
     require_finite(embeddings.texts, "caption embeddings")
     hits = recall_scores(ranks_of(embeddings), embeddings.image_indices, ks=(1,))
@@ -50,9 +71,18 @@ def retrieval_scores(model: Any, data: Any) -> Scores:
     return Scores((images.hits + per_caption * captions.hits) / 2, images.counts)
 
 
-def zero_shot_scores(model: Any, data: Any) -> Scores:
-    """Return per-image scores whose mean is the top-1 accuracy of zero-shot classification."""
-    top = scores(predict(model, data))
+def zero_shot_scores(model: Any, data: Any, images: Any = None) -> Scores:
+    """Return per-image scores whose mean is the top-1 accuracy of zero-shot classification.
+
+    Args:
+        model: a CLIPModel.
+        data: a labelled dataset.
+        images: as in `retrieval_scores`; they have been read from `data`, a `LabelledImages`, which notes the classes.
+    """
+    labelled = as_labelled(data)
+    classes = class_vectors(model, labelled, None)
+    embeddings = model.encode_image(labelled if images is None else images)
+    top = scores(predictions(embeddings, classes, labelled.labels, scale_of(model), labelled.class_names))
     return Scores(top.hits[:, :1], top.counts)
 
 
@@ -65,7 +95,11 @@ def sweep(a: CLIPModel, b: CLIPModel, new: Measure, old: Measure, alphas: Iterab
         new: per-image scores of a model on the new data.
         old: the same on the old data.
         alphas: shares of b; 0 is measured in any case, as the reference of the differences.
+
+    Raises:
+        ValueError: as `interpolate`, before anything is measured.
     """
+    require_same_kind(unwrap_clip(a), unwrap_clip(b))
     points, references = [], (new(a), old(a))
     for alpha in sorted({0.0, *alphas}):
         model = interpolate(a, b, alpha)

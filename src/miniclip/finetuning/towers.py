@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from miniclip.finetuning.lora import TARGETS, insert, is_lora, lora_layers, shapes
@@ -78,14 +79,17 @@ def add_lora(
         The model.
 
     Raises:
-        ValueError: a name is unknown, the rank is below 1, or a tower has other adapters.
+        ValueError: a name is unknown, the rank is below 1, a tower has other adapters, or only adapters would train
+            beside a logit bias that has not been trained.
     """
+    towers = list(towers)
     for kind, names, known in (("target", targets, TARGETS), ("tower", towers, TOWERS)):
         for name in names:
             if name not in known:
                 raise ValueError(f"unknown LoRA {kind} {name!r}{did_you_mean(name, known)}")
     if rank < 1:
         raise ValueError(f"the LoRA rank is {rank}; expected at least 1")
+    require_trained_bias(model, towers)
     for name in towers:
         tower = getattr(model, name)
         start = f"{name}.blocks."
@@ -107,6 +111,34 @@ def add_lora(
         if model.logit_bias is not None:
             model.logit_bias.requires_grad_(False)
     return model
+
+
+def require_trained_bias(model: CLIP, adapted: Iterable[str]) -> None:
+    """Check that a logit bias has been trained if it would be frozen: if only adapters train.
+
+    A new bias starts far from its place, since its loss has few positives, and no adapter makes up for that.
+
+    Args:
+        model: the model.
+        adapted: towers whose weights will be frozen.
+
+    Raises:
+        ValueError: the bias has the first value of the configuration.
+    """
+    bias, others = model.logit_bias, [name for name in TOWERS if name not in adapted]
+    if bias is None or any(
+        parameter.requires_grad and not is_lora(name)
+        for tower in others
+        for name, parameter in getattr(model, tower).named_parameters()
+    ):
+        return
+    first = torch.tensor(model.config.logit_bias, dtype=bias.dtype)
+    if bias.detach().cpu() == first:
+        raise ValueError(
+            f"the logit bias has its first value, {first:g}, and would stay there, because only adapters would train: "
+            "train weights of a tower too, as with tune_text 'full', or fine-tune the model without a bias by the "
+            "contrastive loss"
+        )
 
 
 def adapters_only(model: CLIP) -> bool:

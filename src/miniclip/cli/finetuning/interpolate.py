@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def measure_of(run: str, data: str | None) -> tuple[str, Any]:
     from miniclip.cli.run_data import data_of_run
     from miniclip.data import open_data
     from miniclip.evaluation import open_labelled
-    from miniclip.finetuning.sweep import retrieval_scores, zero_shot_scores
+    from miniclip.finetuning.sweep import retrieval_measure, zero_shot_measure
 
     spec: str
     split: Any
@@ -140,8 +139,8 @@ def measure_of(run: str, data: str | None) -> tuple[str, Any]:
         raise ValueError(f"{spec}:{split}: alpha is chosen on validation data, so that {reason}: use :val")
     name = f"{Path(spec.partition('?')[0]).name} {split}"
     if task_of(spec, split, reading) == "retrieval":
-        return f"mean R@1, {name}", partial(retrieval_scores, data=open_data(spec, split, **reading))
+        return f"mean R@1, {name}", retrieval_measure(open_data(spec, split, **reading))
     labelled = open_labelled(spec, split)
     if len(labelled) != 1:
         raise ValueError(f"{spec}: has {len(labelled)} kinds of classes; choose one, as {spec}:{next(iter(labelled))}")
-    return f"top-1, {name}", partial(zero_shot_scores, data=next(iter(labelled.values())))
+    return f"top-1, {name}", zero_shot_measure(next(iter(labelled.values())))

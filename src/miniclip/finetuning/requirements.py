@@ -1,0 +1,26 @@
+"""Requirements of fine-tuning that `--check` and a run refuse alike: trained parts, kept embeddings and objectives."""
+
+from __future__ import annotations
+
+import copy
+
+from miniclip.finetuning.anchoring import load_teacher, require_objectives
+from miniclip.finetuning.cached_tower import require_cacheable
+from miniclip.finetuning.towers import apply
+from miniclip.inference.model import CLIPModel
+from miniclip.train.config import TrainConfig
+
+
+def require_tunable(model: CLIPModel, config: TrainConfig) -> None:
+    """Check that a run can train the parts of the settings by their objectives. The model is left as it is.
+
+    Raises:
+        ValueError: as `towers.apply`, `require_cacheable` and `require_objectives`; or the teacher has no tokenizer.
+        FileNotFoundError: there is no such teacher; further errors are those of `miniclip.load`.
+    """
+    tuned = copy.deepcopy(model)
+    apply(tuned, config)
+    require_cacheable(tuned, config)
+    require_objectives(tuned, config)
+    if config.teacher is not None:
+        load_teacher(config.teacher, model.device)
