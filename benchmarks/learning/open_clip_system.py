@@ -26,11 +26,15 @@ from miniclip.train.schedule import learning_rate
 
 IMAGE_SIZE = 64
 TEXT_WIDTH, TEXT_HEADS, HEAD_WIDTH = 128, 2, 64
-# The towers of bert_vit_small and bert_vit_tiny: a smaller model makes more of a short budget, for open_clip too.
-SIZES = {
+# The towers of bert_vit_small and bert_vit_tiny, the latter with one text layer, and CLIP's ResNet at a tiny size: a
+# smaller model makes more of a short budget, for open_clip too.
+SIZES: dict[str, dict[str, Any]] = {
     "small": {"width": 192, "layers": 6, "patch_size": 8, "text_layers": 3},
     "tiny": {"width": 128, "layers": 4, "patch_size": 16, "text_layers": 2},
+    "tiny_one_text_layer": {"width": 128, "layers": 4, "patch_size": 16, "text_layers": 1},
+    "resnet": {"width": 16, "layers": (1, 1, 1, 1), "text_layers": 1},
 }
+RESNET_EMBEDDING = 128
 SETTINGS = {
     "size": "tiny",
     "lr": 1e-3,
@@ -42,7 +46,7 @@ SETTINGS = {
     "compile": False,
 }
 CANDIDATES: dict[str, tuple[Any, ...]] = {
-    "size": ("small", "tiny"),
+    "size": tuple(SIZES),
     "lr": (5e-4, 1e-3, 2e-3, 4e-3),
     "patch_dropout": (0.0, 0.5),
     "batch_size": (64, 128, 256),
@@ -96,7 +100,7 @@ class OpenClipSystem:
         text = CLIPTextCfg(self.context, width=TEXT_WIDTH, heads=TEXT_HEADS, layers=size.pop("text_layers"))
         dropout = self.settings["patch_dropout"]
         vision = CLIPVisionCfg(**size, head_width=HEAD_WIDTH, image_size=IMAGE_SIZE, patch_dropout=dropout)
-        return CLIP(size["width"], vision, text)
+        return CLIP(RESNET_EMBEDDING if self.settings["size"] == "resnet" else size["width"], vision, text)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """Return AdamW with the groups of open_clip's script."""
