@@ -20,8 +20,8 @@ from miniclip.utils.formatting import one_line, short
 
 DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
 PRESET_RECIPES = {"bert_vit_tiny": "few-minutes", "bert_vit_small": "small-set"}
-# Defaults for Shapes; a random crop could cut off a shape that the caption names.
-SHAPES_SETTINGS = {"epochs": 10, "batch_size": 128, "lr": 2e-3, "min_crop_area": 1.0}
+# Defaults for Shapes: its captions name each shape, which a random crop could cut off, and its color.
+SHAPES_SETTINGS = {"epochs": 10, "min_crop_area": 1.0, "color_jitter": 0.0}
 NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device", "group_by")
 ARCHITECTURE = ("preset", "model", "architecture")
 LOAD_SETTINGS = ("image_size", "context_length")  # options of `load` for a checkpoint to start from
