@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import miniclip
+from miniclip import cli
 from miniclip.checkpoints.formats.safetensors import read_tensors, write_tensors
 from miniclip.errors import CheckpointError
 from miniclip.finetuning import add_lora, load_adapter, merge, save_adapter
@@ -41,6 +42,14 @@ def test_load_merges_an_adapter_into_its_base(saved, tmp_path):
     assert loaded.source is None
     assert_close(loaded, saved)
     assert (embeddings(loaded) - embeddings(miniclip.load(tmp_path / "base"))).abs().max() > 0.01
+
+
+def test_convert_merges_an_adapter(saved, tmp_path, capsys):
+    command = ["convert", str(tmp_path / "base"), str(tmp_path / "merged"), "--adapter"]
+    assert cli.main([*command, str(tmp_path / "adapter")]) == 0
+    assert_close(miniclip.load(tmp_path / "merged"), saved)
+    assert cli.main([*command, str(tmp_path / "base"), "--overwrite"]) == 2
+    assert "adapter" in capsys.readouterr().err
 
 
 def test_load_adapter_continues_its_training(saved, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.checkpoints import LAYOUTS
-from miniclip.cli.parsing import add_command
+from miniclip.cli.parsing import ADAPTER_HELP, add_command
 from miniclip.deployment import DEPLOYMENT_LAYOUTS, FORMS, INT8_CHECK, PRECISIONS
 from miniclip.utils.checks import did_you_mean
 
@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
         metavar="DATA",
         help="int8: labelled images, as for `miniclip eval --task zero-shot`, whose accuracy may fall by half a point",
     )
+    export.add_argument("--adapter", metavar="PATH", help=ADAPTER_HELP)
     export.add_argument("--revision", help="branch, tag or commit of a repository")
     export.add_argument("--overwrite", action="store_true", help="replace files of a target that is not empty")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.checkpoints import LAYOUTS
-from miniclip.cli.parsing import CONTEXT_HELP, add_command, add_flag
+from miniclip.cli.parsing import ADAPTER_HELP, CONTEXT_HELP, add_command, add_flag
 from miniclip.config import PRESETS, CLIPConfig, preset
 
 CONVERT_EPILOG = """examples:
@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
     )
     convert.add_argument("--image-size", type=int, metavar="N", help="image size; the position embeddings are resized")
     add_flag(convert, "context_length", int, CONTEXT_HELP)
+    convert.add_argument("--adapter", metavar="PATH", help=ADAPTER_HELP)
     convert.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json that replaces the checkpoint's")
     convert.add_argument(
         "--architecture",

@@ -25,6 +25,7 @@ OTHER_COMMANDS = {
 
 
 IMAGE_HELP = "image size of the checkpoint's model; the position embeddings are resized"
+ADAPTER_HELP = "LoRA adapter that was trained on these weights, or its run; it is merged into them"
 CONTEXT_HELP = "tokens of a caption; the first 20 positions of the checkpoint are kept, the others stretched"
 
 # Names of flags in other projects, and those of miniclip: the first one that a command has is suggested.
