@@ -1,5 +1,6 @@
 """Runs of LoRA and partly frozen towers: resumed bit for bit after a kill, and checkpoints that load anywhere."""
 
+import contextlib
 import os
 import signal
 
@@ -79,6 +80,19 @@ def test_checkpoints_are_merged_and_have_the_adapter(start, model, val_data, tmp
     figures = miniclip.evaluation.retrieval(miniclip.load(trainer.run_dir), val_data)
     assert figures == {way: best[way] for way in ("image_to_text", "text_to_image")}
     assert miniclip.load(tmp_path / "base", adapter=trainer.run_dir).config == merged.config  # the adapter of best/
+
+
+def test_adapter_of_a_resumed_run_has_the_same_bytes(start, model, train_data, val_data, tmp_path):
+    miniclip.save(model, tmp_path / "base")
+    for run, options in (("whole", {}), ("stopped", {"callbacks": [StopAt(4)]})):
+        trainer = start(run, model=miniclip.load(tmp_path / "base"), **{"callbacks": [], **options}, **LORA)
+        with contextlib.suppress(KeyboardInterrupt):
+            trainer.fit()
+    Trainer.resume(tmp_path / "stopped", train_data, val_data, callbacks=[], device="cpu").fit()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        whole, resumed = (tmp_path / run / "last" / "adapter" / name for run in ("whole", "stopped"))
+        assert whole.read_bytes() == resumed.read_bytes()
+    assert str(tmp_path / "base") in whole.with_name("adapter_config.json").read_text()
 
 
 def test_no_adapter_beside_other_trained_weights(start):

@@ -40,6 +40,7 @@ class Structure:
         tied: groups of names that belong to one parameter.
         foreign: descriptions of the modules, hooks and buffers that the configuration does not give.
         adapters: LoRA adapters, as fields of `LoRA` with the name of their layer.
+        base: the name of the checkpoint that adapters belong to; empty without adapters, or if it is not known.
     """
 
     frozen: list[str] = dataclasses.field(default_factory=list)
@@ -47,6 +48,7 @@ class Structure:
     tied: list[list[str]] = dataclasses.field(default_factory=list)
     foreign: list[str] = dataclasses.field(default_factory=list)
     adapters: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    base: list[str] = dataclasses.field(default_factory=list)
 
 
 def structure_of(model: CLIPModel) -> Structure:
@@ -57,7 +59,8 @@ def structure_of(model: CLIPModel) -> Structure:
     adapters = [
         {"layer": unwrapped_name(name), **dataclasses.asdict(layer.lora)} for name, layer in lora_layers(model).items()
     ]
-    return Structure(frozen, evaluated_modules(model), tied_names(model), foreign, adapters)
+    base = [model.source] if adapters and model.source else []
+    return Structure(frozen, evaluated_modules(model), tied_names(model), foreign, adapters, base)
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -142,6 +145,7 @@ def restore_structure(model: CLIPModel, structure: Structure, path: object) -> N
     Raises:
         CheckpointError: the model has no part of a name.
     """
+    model.source = str(structure.base[0]) if structure.base else None
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
     _require_names("frozen parameters", structure.frozen, parameters, path)
     _require_names("tied parameters", [name for group in structure.tied for name in group], parameters, path)

@@ -90,6 +90,18 @@ def test_writes_tensors_of_all_strides_and_shared_memory(tmp_path):
     assert metadata == {"format": "pt"}
 
 
+def test_metadata_are_ordered_so_that_equal_content_has_equal_bytes(tmp_path):
+    values = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
+    metadata = {name: f'"{name}" – ü\n\\' for name in "hgfedcba"}
+    write_tensors(tmp_path / "t.safetensors", values, metadata)
+    content = (tmp_path / "t.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert list(header["__metadata__"]) == sorted(metadata)
+    tensors, read = read_tensors(tmp_path / "t.safetensors")
+    assert_equal(tensors, values)
+    assert read == metadata
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
