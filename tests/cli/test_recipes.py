@@ -6,7 +6,7 @@ import pytest
 
 from miniclip import cli, recipes
 from miniclip.cli.running import parse
-from miniclip.cli.trainers import fresh_model, merge_settings, read_toml
+from miniclip.cli.trainers import SHAPES_SETTINGS, fresh_model, merge_settings, preset_defaults, read_toml
 from miniclip.config import preset
 from miniclip.train.config import TrainConfig
 
@@ -95,6 +95,20 @@ def test_train_takes_a_recipe_by_name(tmp_path, capsys):
     options = parse(["train", "--recipe", "small-set", "--lr", "1e-3"])
     settings = merge_settings(options["recipe"], {"lr": options["lr"]})
     assert settings == {**read_toml(str(recipes.path_of("small-set"))), "lr": 1e-3}
+
+
+def test_small_presets_have_the_settings_of_their_recipes():
+    tiny = read_toml(str(recipes.path_of("few-minutes")))
+    defaults = preset_defaults({"data": "photos"})
+    assert {"optimizer", "lr", "batch_size", "epochs"} <= defaults.keys() <= tiny.keys()
+    assert all(tiny[name] == value for name, value in defaults.items())
+    assert not {"preset", "architecture", "eval_every"} & defaults.keys()
+    small = preset_defaults({"data": "photos", "preset": "bert_vit_small", "optimizer": "adamw"})
+    assert small["patch_dropout"] == 0.5 and small["lr"] == 7e-4
+    assert preset_defaults({}) == defaults | SHAPES_SETTINGS
+    assert "lr" not in preset_defaults({"data": "photos", "optimizer": "adamw"})
+    for other in ({"preset": "bert_vit_b_16"}, {"model": "vit_b_32"}):
+        assert preset_defaults({"data": "photos", **other}) == {}
 
 
 class TestModelTable:

@@ -75,7 +75,10 @@ def preset_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     recipe = None if settings.get("model") else PRESET_RECIPES.get(settings.get("preset") or DEFAULT_PRESET)
     measured = read_toml(str(recipes.path_of(recipe))) if recipe else {}
-    measured = {name: value for name, value in measured.items() if name not in (*ARCHITECTURE, "eval_every")}
+    optimizer = measured.get("optimizer", "adamw")
+    is_other = settings.get("optimizer", optimizer) != optimizer
+    left_out = (*ARCHITECTURE, "eval_every", *(["lr"] if is_other else []))  # another optimizer has another rate
+    measured = {name: value for name, value in measured.items() if name not in left_out}
     return measured | (SHAPES_SETTINGS if settings.get("data") in (None, DEFAULT_DATA) else {})
 
 
