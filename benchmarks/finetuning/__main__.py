@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.finetuning import costs, report
 from benchmarks.finetuning.methods import METHODS, tune
-from benchmarks.finetuning.starts import OPEN_CLIP, STARTS, start_model
+from benchmarks.finetuning.starts import OPEN_CLIP, STARTS, parts_of, start_model
 from benchmarks.harness import describe_machine
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -60,6 +60,7 @@ def run(options: argparse.Namespace, data: Path | None, folder: Path) -> None:
 
     if options.only != "costs":
         for start in options.starts:
+            parts_of(STARTS[start].old, data, folder), parts_of(STARTS[start].new, data, folder)
             in_fork(start_model, start, data, folder)
             measure({"start": start, "method": "start", "seed": 0}, tune, start, "start", 0, data, folder)
         for seed in range(options.seeds):

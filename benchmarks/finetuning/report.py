@@ -5,10 +5,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.finetuning.methods import chosen_alpha
 from benchmarks.report import machine_line
 
-ALLOWED_LOSS = 1.0  # points on the old images; the default of `miniclip interpolate`
-INTERPOLATED = "full, interpolated"
+INTERPOLATED = ", interpolated"  # end of the name of a row
 
 
 def line(row: dict[str, Any]) -> str:
@@ -31,7 +31,7 @@ def write(rows: list[dict[str, Any]], machine: dict[str, Any], folder: Path) -> 
         json.dumps({"machine": machine, "table": compared, "costs": costs}, indent=1)
     )
     print("\n".join(lines))
-    if any("full" in methods for methods in compared.values()):
+    if any("alphas" in row for row in rows):
         draw(rows, folder / "alpha.png")
 
 
@@ -41,7 +41,7 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, list[fl
     for base in (row for row in rows if row["method"] == "start"):
         methods: dict[str, Any] = {"start": {"new": [base["new"]], "old": [base["old"]]}}
         runs = [row for row in rows if row["start"] == base["start"] and row["method"] != "start"]
-        for row in [*runs, *(interpolated(row, base) for row in runs if row["method"] == "full")]:
+        for row in [*runs, *(interpolated(row, base) for row in runs if "alphas" in row)]:
             figures = methods.setdefault(row["method"], {})
             row = {**row, "gain": row["new"] - base["new"], "forgetting": base["old"] - row["old"]}
             for name in ("gain", "forgetting", "seconds", "peak_mib", "saved_mb", "alpha"):
@@ -50,21 +50,18 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, list[fl
     return compared
 
 
-def interpolated(full: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+def interpolated(run: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """Return the row of the interpolation that the rule of `miniclip interpolate` chooses on the selection images."""
-    points = curve(full, base)
-    allowed = {
-        alpha: point for alpha, point in points.items() if base["old_select"] - point["old_select"] <= ALLOWED_LOSS
-    }
-    alpha = max(allowed, key=lambda alpha: (allowed[alpha]["new_select"], -alpha))
-    return {**full, **points[alpha], "method": INTERPOLATED, "alpha": alpha}
+    points = curve(run, base)
+    alpha = chosen_alpha(points)
+    return {**run, **points[alpha], "method": run["method"] + INTERPOLATED, "alpha": alpha}
 
 
-def curve(full: dict[str, Any], base: dict[str, Any]) -> dict[float, dict[str, float]]:
+def curve(run: dict[str, Any], base: dict[str, Any]) -> dict[float, dict[str, float]]:
     """Return the scores by alpha, from the start to the fine-tuned model."""
-    between = {float(alpha): point for alpha, point in full["alphas"].items()}
+    between = {float(alpha): point for alpha, point in run["alphas"].items()}
     names = ("new", "old", "new_select", "old_select")
-    return {0.0: {name: base[name] for name in names}, **between, 1.0: {name: full[name] for name in names}}
+    return {0.0: {name: base[name] for name in names}, **between, 1.0: {name: run[name] for name in names}}
 
 
 def table(methods: dict[str, dict[str, list[float]]]) -> list[str]:
@@ -73,9 +70,9 @@ def table(methods: dict[str, dict[str, list[float]]]) -> list[str]:
     lines = [
         f"Before: mean R@1 {start['new'][0]:.1f} on the new images, {start['old'][0]:.1f} on the old ones. Gain and "
         "forgetting are in points, mean ± standard deviation over the seeds.\n",
-        "| method | gain on the new set | share of full's gain | forgetting on the old set | share of full's | "
+        "| method | seeds | gain on the new set | share of full's gain | forgetting on the old set | share of full's | "
         "CPU seconds | memory, MiB | saved, MB |",
-        "|" + " --- |" * 8,
+        "|" + " --- |" * 9,
     ]
     for method, figures in methods.items():
         if method == "start":
@@ -84,9 +81,8 @@ def table(methods: dict[str, dict[str, list[float]]]) -> list[str]:
         name = method if figures["alpha"][0] is None else f"{method} (alpha {spread(figures['alpha'], 2)})"
         costs = [f"{statistics.mean(figures[key]):,.{digits}f}" for key, digits in COSTS.items()]
         lines.append(
-            f"| {name} | {spread(figures['gain'])} | {shares[0]} | {spread(figures['forgetting'])} | {shares[1]} | "
-            + " | ".join(costs)
-            + " |"
+            f"| {name} | {len(figures['gain'])} | {spread(figures['gain'])} | {shares[0]} | "
+            f"{spread(figures['forgetting'])} | {shares[1]} | " + " | ".join(costs) + " |"
         )
     return lines
 
@@ -100,32 +96,43 @@ def share(values: list[float], whole: list[float]) -> str:
 
 
 def spread(values: list[float], digits: int = 1) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the scores on the new and the old images against alpha, a panel for each start."""
+    """Draw the scores on new and old images against alpha: a row of panels for each start, a panel for each method."""
     from matplotlib.figure import Figure
 
-    bases = [row for row in rows if row.get("method") == "start"]
-    figure = Figure(figsize=(4.2 * len(bases), 3.4), dpi=120, layout="constrained")
-    for axes, base in zip(figure.subplots(1, len(bases), squeeze=False)[0], bases, strict=True):
-        runs = [row for row in rows if row.get("method") == "full" and row["start"] == base["start"]]
-        for side, color in (("new", "#4c78a8"), ("old", "#e45756")):
-            curves = [curve(run, base) for run in runs]
-            alphas = list(curves[0]) if curves else []
-            values = [[points[alpha][side] for points in curves] for alpha in alphas]
-            means = [statistics.mean(value) for value in values]
-            spreads = [statistics.stdev(value) if len(value) > 1 else 0.0 for value in values]
-            axes.plot(alphas, means, color=color, marker="o", ms=3, label=f"{side} images")
-            low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-            axes.fill_between(alphas, low, high, color=color, alpha=0.2, lw=0)
-        if runs:
-            chosen = statistics.mean(interpolated(run, base)["alpha"] for run in runs)
-            axes.axvline(chosen, color="gray", lw=1, ls="--", label="chosen alpha (mean)")
-        axes.set_title(base["start"], size=10)
+    swept = [row for row in rows if "alphas" in row]
+    bases = [row for row in rows if row.get("method") == "start" and any(r["start"] == row["start"] for r in swept)]
+    methods = list(dict.fromkeys(row["method"] for row in swept))
+    figure = Figure(figsize=(4.2 * len(methods), 3.4 * len(bases)), dpi=120, layout="constrained")
+    grid = figure.subplots(len(bases), len(methods), squeeze=False, sharex=True, sharey="row")
+    for panels, base in zip(grid, bases, strict=True):
+        for axes, method in zip(panels, methods, strict=True):
+            runs = [row for row in swept if row["method"] == method and row["start"] == base["start"]]
+            draw_curves(axes, runs, base)
+            axes.set_title(f"{method}: {base['start']}", size=9)
+        panels[0].set_ylabel("mean R@1, selection images, %")
+        panels[0].legend(fontsize=8)
+    for axes in grid[-1]:
         axes.set_xlabel("alpha, the share of the fine-tuned model")
-        axes.set_ylabel("mean R@1, validation images, %")
-        axes.legend(fontsize=8)
     figure.savefig(path)
+
+
+def draw_curves(axes: Any, runs: list[dict[str, Any]], base: dict[str, Any]) -> None:
+    """Draw mean and standard deviation over the seeds, and the mean of the chosen alpha."""
+    if not runs:
+        return
+    for side, color in (("new", "#4c78a8"), ("old", "#e45756")):
+        curves = [curve(run, base) for run in runs]
+        alphas = list(curves[0])
+        values = [[points[alpha][f"{side}_select"] for points in curves] for alpha in alphas]
+        means = [statistics.mean(value) for value in values]
+        spreads = [statistics.stdev(value) if len(value) > 1 else 0.0 for value in values]
+        axes.plot(alphas, means, color=color, marker="o", ms=3, label=f"{side} images")
+        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        axes.fill_between(alphas, low, high, color=color, alpha=0.2, lw=0)
+    chosen = statistics.mean(interpolated(run, base)["alpha"] for run in runs)
+    axes.axvline(chosen, color="gray", lw=1, ls="--", label="chosen alpha (mean)")

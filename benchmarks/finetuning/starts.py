@@ -1,6 +1,8 @@
 """The models that are fine-tuned, and their data: two by miniclip's trainer, one by open_clip's own code."""
 
+import functools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,8 @@ import miniclip
 from miniclip.cli.trainers import fresh_model
 from miniclip.config import preset
 from miniclip.data import Shapes, build_cache, open_data
+from miniclip.data.dataset import name_of
+from miniclip.data.given import Concatenation
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.subset import Subset
 from miniclip.train import TrainConfig
@@ -21,8 +25,43 @@ SELECT = 250  # training images that no model trains on: alpha and the weights o
 EPOCHS = 20  # passes that train a start
 OPEN_CLIP_EPOCHS = 12
 OPEN_CLIP = "open_clip, emoji to clipart"
-STARTS = {"emoji to clipart": ("emoji", "clipart"), "clipart to emoji": ("clipart", "emoji")} | {
-    OPEN_CLIP: ("emoji", "clipart")
+
+
+class Source(NamedTuple):
+    """Images of a dataset: those whose file name matches a pattern, and the splits that scores are measured on."""
+
+    folder: str
+    pattern: str = ""
+    scored: tuple[str, ...] = ("val",)
+
+
+THINGS = "(animals|food|transportation|plants|tools|recreation|people|buildings)__"  # categories of clip art
+SOURCES = {
+    "emoji": Source("emoji"),
+    "clipart": Source("clipart"),
+    "things": Source("clipart", THINGS, ("val", "test")),
+    "icons": Source("clipart", f"(?!{THINGS})", ("val", "test")),
+    "openmoji": Source("emoji", "openmoji_"),
+    "noto and twemoji": Source("emoji", "(?!openmoji_)"),
+}
+
+
+class Start(NamedTuple):
+    """Sources of the training data of a start, which are the old data; that of the new data, and passes over it."""
+
+    old: tuple[str, ...]
+    new: tuple[str]
+    epochs: int
+
+
+STARTS = {
+    # both kinds of images are known: new subjects, or a new style of drawing
+    "emoji and icons to things": Start(("emoji", "icons"), ("things",), 8),
+    "clipart and two styles of emoji to a third": Start(("clipart", "noto and twemoji"), ("openmoji",), 8),
+    # the new kind of images is unknown
+    "emoji to clipart": Start(("emoji",), ("clipart",), 4),
+    "clipart to emoji": Start(("clipart",), ("emoji",), 4),
+    OPEN_CLIP: Start(("emoji",), ("clipart",), 4),
 }
 
 
@@ -34,32 +73,49 @@ class Parts(NamedTuple):
     val: Any
 
 
-def parts_of(name: str, data: Path | None, folder: Path) -> Parts:
-    """Return the parts of a set; without a folder of data, small parts of Shapes, of another seed for each name."""
+@functools.cache  # a fork has what its parent has read
+def parts_of(names: tuple[str, ...], data: Path | None, folder: Path) -> Parts:
+    """Return the parts of one or more sources; without a folder of data, of Shapes, with a seed for each name."""
+    sources = [source_parts(name, data, folder, (SELECT if data else 24) // len(names)) for name in names]
+    return (
+        sources[0]
+        if len(sources) == 1
+        else Parts(*(Concatenation(list(parts)) for parts in zip(*sources, strict=True)))
+    )
+
+
+def source_parts(name: str, data: Path | None, folder: Path, select: int) -> Parts:
+    """Return the parts of a source, with a number of images that no model trains on."""
     if data is None:
-        seed = len(name)
-        train, val = Shapes("train", 72, seed=seed), Shapes("val", 24, seed=seed)
+        train, val = Shapes("train", 72, seed=len(name)), Shapes("val", 24, seed=len(name))
     else:
-        whole = Preprocess(preset(PRESET))
-        train, val = (
-            build_cache(open_data(str(data / name), split), folder / "cache" / name, whole, split=split)
-            for split in ("train", "val")
-        )
-    select = SELECT if data else 24
+        train, val = matching(name, ("train",), data, folder), matching(name, SOURCES[name].scored, data, folder)
     order = torch.randperm(len(train), generator=generator("select", name)).tolist()
     return Parts(Subset(train, order[select:]), Subset(train, order[:select]), val)
 
 
+def matching(name: str, splits: tuple[str, ...], data: Path, folder: Path) -> Any:
+    """Return the images of a source in some splits, decoded once."""
+    source, parts = SOURCES[name], []
+    for split in splits:
+        opened = open_data(str(data / source.folder), split)  # type: ignore[arg-type]
+        whole = build_cache(opened, folder / "cache" / source.folder, Preprocess(preset(PRESET)), split=split)
+        names = (Path(name_of(whole, index)).name for index in range(len(whole)))
+        parts.append(Subset(whole, [index for index, file in enumerate(names) if re.match(source.pattern, file)]))
+    return parts[0] if len(parts) == 1 else Concatenation(parts)
+
+
 def start_model(name: str, data: Path | None, folder: Path) -> Path:
     """Return the checkpoint of a start; it is trained if the folder does not have it."""
-    path = folder / "starts" / name.replace(" ", "-").replace(",", "")
+    path = path_of(name, folder)
     if (path / "trained").exists():
         return path
-    old = parts_of(STARTS[name][0], data, folder).train
+    old = parts_of(STARTS[name].old, data, folder).train
     if name == OPEN_CLIP:
         train_open_clip(old, path, 1 if data is None else OPEN_CLIP_EPOCHS)
     else:
-        config = TrainConfig(epochs=2 if data is None else EPOCHS, batch_size=16 if data is None else 128, seed=1)
+        small = {"epochs": 2, "batch_size": 16} if data is None else {"epochs": EPOCHS, "batch_size": 128}
+        config = TrainConfig(**small, seed=1, precision="float32")
         model = fresh_model(PRESET, old.captions, config)
         run_dir = path.with_name(path.name + "-run")
         shutil.rmtree(run_dir, ignore_errors=True)  # that of a stopped command
@@ -67,6 +123,11 @@ def start_model(name: str, data: Path | None, folder: Path) -> Path:
         miniclip.save(model.eval(), path, overwrite=True)
     (path / "trained").touch()
     return path
+
+
+def path_of(name: str, folder: Path) -> Path:
+    """Return the checkpoint directory of a start, which is kept for later commands."""
+    return folder / "starts" / name.replace(" ", "-").replace(",", "")
 
 
 def load_start(path: Path) -> Any:
