@@ -104,7 +104,8 @@ def test_small_presets_have_the_settings_of_their_recipes():
     assert all(tiny[name] == value for name, value in defaults.items())
     assert not {"preset", "architecture", "eval_every"} & defaults.keys()
     small = preset_defaults({"data": "photos", "preset": "bert_vit_small", "optimizer": "adamw"})
-    assert small["patch_dropout"] == 0.5 and small["lr"] == 7e-4
+    assert small["patch_dropout"] == 0.5
+    assert small["lr"] == 7e-4
     assert preset_defaults({}) == defaults | SHAPES_SETTINGS
     assert "lr" not in preset_defaults({"data": "photos", "optimizer": "adamw"})
     for other in ({"preset": "bert_vit_b_16"}, {"model": "vit_b_32"}):
