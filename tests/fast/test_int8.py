@@ -1,6 +1,7 @@
 """The int8 form of a model: integers as defined, close embeddings, refusals."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 
 import miniclip
 from miniclip.checkpoints.native import save_checkpoint
-from miniclip.fast import int8, plain
+from miniclip.fast import int8, layers, plain
+from miniclip.fast.layers import LEAST
+from miniclip.models.layers import QuickGELU
 
 pytestmark = pytest.mark.skipif(not int8.is_supported(), reason="torch has no int8 product for this processor")
 MIN_COSINE = 0.99
@@ -56,6 +59,21 @@ def test_tokens_are_rounded_to_even_and_shifted():
         assert in_place or torch.equal(given, x)
 
 
+@given(st.floats(-2, 0), st.floats(1e-3, 2))
+def test_a_known_least_value_changes_nothing(least, largest):
+    x = torch.linspace(least, largest, 9).repeat(3, 1) * torch.tensor([[1.0], [0.5], [0.0]])
+    for result, expected in zip(int8.quantize_tokens(x, least=least), int8.quantize_tokens(x), strict=True):
+        assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("activation", [*LEAST, partial(nn.GELU, approximate="tanh")])
+def test_activations_are_not_below_their_least_value(activation):
+    module, x = activation(), torch.linspace(-20, 5, 100_001)
+    factor = 1.702 if activation is QuickGELU else 1.0  # of the form in int8
+    smallest = float(factor * module(x).min())
+    assert LEAST[type(module)] < smallest < LEAST[type(module)] + 3e-4
+
+
 @given(st.integers(0, 1000), st.integers(1, 40), st.sampled_from(["normal", "equal", "ends"]))
 def test_neighbouring_weights_fit_in_16_bits(seed, inputs, kind):
     generator = torch.Generator().manual_seed(seed)
@@ -80,6 +98,23 @@ def test_tokens_of_zeros_and_nan():
     assert bool(y[1].isnan().all())
     assert bool(y[2].isfinite().all())
     assert layer(torch.zeros(0, 4)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("pooling", ["class", "mean", "attention"])
+def test_images_in_parts_equal_the_batch(pooling, toy_config, toy_tokenizer, monkeypatch):
+    torch.manual_seed(0)
+    config = toy_config.replace_image(pooling=pooling, class_token=pooling == "class")
+    quantized = miniclip.quantize(miniclip.CLIPModel(config, toy_tokenizer).initialise().eval())
+    pixels, tokens = torch.randn(5, 3, 16, 16), quantized.image.positions.shape[0]
+    expected = quantized.image(pixels)
+    batches = []
+    quantized.image.blocks[0].register_forward_hook(lambda _, inputs, __: batches.append(inputs[0].shape[0]))
+    monkeypatch.setattr(layers, "int8_rows", lambda: 2 * tokens)
+    quantized.image(pixels)
+    assert batches == [5]  # a hook receives the whole batch
+    monkeypatch.setattr(layers, "has_hooks", lambda _: False)
+    torch.testing.assert_close(quantized.image(pixels), expected, atol=1e-3, rtol=0)
+    assert batches[1:] == [2, 2, 1]
 
 
 @pytest.fixture(scope="module", params=["gelu", "quickgelu", "gelu_tanh"])

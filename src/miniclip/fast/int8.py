@@ -53,20 +53,29 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
-def quantize_tokens(x: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
+def quantize_tokens(x: Tensor, in_place: bool = False, least: float | None = None) -> tuple[Tensor, Tensor]:
     """Quantize activations (M, K) by token.
 
     Args:
         x: (M, K).
         in_place: overwrite x, which saves memory traffic.
+        least: a number that no activation is below, if it is known; it saves a pass over x.
 
     Returns:
         Integers (M, K) of uint8, shifted by 128, and the range of each token (M, 1).
     """
-    limit = torch.maximum(x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True).neg_()).clamp_min_(SMALLEST)
-    values = torch.mul(x, LEVELS / limit, out=x if in_place else None)
+    limit = x.amax(dim=1, keepdim=True)
+    if least is None or bool((limit <= -least).any()):
+        limit = torch.maximum(limit, x.amin(dim=1, keepdim=True).neg_()).clamp_min_(SMALLEST)
     # floats of this size are whole numbers, so the sum is rounded, and its lowest byte is the shifted integer
-    return values.add_(ROUNDING + ZERO_POINT).view(torch.int32).to(torch.uint8), limit
+    values = torch.addcmul(_rounding(x.shape[1]), x, LEVELS / limit, out=x if in_place else None)
+    return values.view(torch.int32).to(torch.uint8), limit
+
+
+@functools.lru_cache(maxsize=16)
+def _rounding(inputs: int) -> Tensor:
+    """The number that rounds and shifts, once per input: torch vectorizes no product of a matrix and two scalars."""
+    return torch.full((inputs,), ROUNDING + ZERO_POINT, dtype=torch.float32, device="cpu")
 
 
 class Int8Linear(nn.Module):
@@ -97,10 +106,11 @@ class Int8Linear(nn.Module):
         scale_in: float = 1.0,
         scale_out: float = 1.0,
         in_place: bool = False,
+        least: float | None = None,
     ) -> Tensor:
         """Outputs start..stop of `scale_in * x`, times `scale_out`: (..., K) to (..., stop - start).
 
-        With `in_place`, x is overwritten.
+        `in_place` and `least` as in `quantize_tokens`.
         """
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError("an int8 model has no gradients: train or explain the model before miniclip.quantize")
@@ -108,7 +118,7 @@ class Int8Linear(nn.Module):
         if not rows.shape[0]:
             return x.new_zeros(*x.shape[:-1], stop - start)
         weight, scale, zeros, bias = self._pack(start, stop, scale_in, scale_out)
-        values, limit = quantize_tokens(rows, in_place)
+        values, limit = quantize_tokens(rows, in_place, least)
         y = onednn_int8_linear(values, ZERO_POINT, weight, scale, zeros)
         y = y.mul_(limit) if bias is None else torch.addcmul(bias, y, limit, out=y)
         return y.view(*x.shape[:-1], stop - start)

@@ -26,7 +26,11 @@ from miniclip.finetuning.lora import LoRALinear
 from miniclip.models.layers import MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
 from miniclip.models.stochastic_depth import drop_branches
 
-MLP_ROWS = 256  # tokens of an int8 MLP at a time: the arithmetic is so fast that traffic between caches would dominate
+INT8_ROWS = (
+    256  # tokens of int8 layers at a time and thread: arithmetic is so fast that traffic of caches would dominate
+)
+# smallest values of activations, rounded down; that of QuickGELU without its factors, x * sigmoid(x)
+LEAST: dict[type[nn.Module], float] = {QuickGELU: -0.2785, nn.GELU: -0.1701}
 PackedLayout = SharedPrefix | PackedSequences
 Mask = Tensor | PackedLayout | None
 
@@ -149,6 +153,18 @@ class FastTransformer(Transformer):
         """As `FastAttention.forward`. With pool_indices or a packed layout, `is_exact(self)` must hold."""
         if self.bfloat16_residual and torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.bfloat16)
+        if mask is None and not causal and x.shape[0] > 1 and is_int8(self) and is_exact(self):
+            return self._by_image(x, pool_indices)
+        return self._blocks(x, mask, causal, pool_indices)
+
+    def _by_image(self, x: Tensor, pool_indices: Tensor | None) -> Tensor:
+        """All blocks for as many images at a time as a core's cache holds."""
+        images = max(1, int8_rows() // x.shape[1])
+        starts = range(0, x.shape[0], images)
+        parts = [(x[i : i + images], None if pool_indices is None else pool_indices[i : i + images]) for i in starts]
+        return torch.cat([self._blocks(part, None, False, indices) for part, indices in parts])
+
+    def _blocks(self, x: Tensor, mask: Mask, causal: bool, pool_indices: Tensor | None) -> Tensor:
         if pool_indices is None:
             return super().forward(x, mask, causal)  # type: ignore[arg-type]
         recompute = self.checkpointed and torch.is_grad_enabled()
@@ -191,6 +207,16 @@ def is_exact(module: nn.Module) -> bool:
     return all(type(part) in KNOWN and not has_hooks(part) for part in module.modules())
 
 
+def int8_rows() -> int:
+    """Tokens that the caches of the cores hold."""
+    return INT8_ROWS * torch.get_num_threads()
+
+
+def is_int8(blocks: Transformer) -> bool:
+    """Whether the linear layers are in int8."""
+    return len(blocks) > 0 and isinstance(blocks[0].attention.qkv, Int8Linear)
+
+
 def pick(x: Tensor, position: Tensor) -> Tensor:
     """One token of each sequence: (B, T, D) and (B,) to (B, D)."""
     return x[torch.arange(x.shape[0], device=x.device), position]
@@ -209,13 +235,13 @@ def activate_(x: Tensor, activation: nn.Module) -> Tensor:
 def int8_mlp(x: Tensor, up: Int8Linear, activation: nn.Module, down: Int8Linear) -> Tensor:
     """MLP in int8, in parts that a core's cache holds: (..., D) to (..., D)."""
     rows = x.reshape(-1, x.shape[-1])
-    parts = [_int8_mlp(part, up, activation, down) for part in torch.split(rows, MLP_ROWS)]
+    parts = [_int8_mlp(part, up, activation, down) for part in torch.split(rows, int8_rows())]
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*x.shape[:-1], -1)
 
 
 def _int8_mlp(x: Tensor, up: Int8Linear, activation: nn.Module, down: Int8Linear) -> Tensor:
-    if type(activation) is not QuickGELU:
-        return down.part(activate_(up(x), activation), 0, down.out_features, in_place=True)
-    # the factors of QuickGELU become parts of the scales
-    hidden = F.silu(up.part(x, 0, up.out_features, scale_out=1.702), inplace=True)
-    return down.part(hidden, 0, down.out_features, scale_in=1 / 1.702, in_place=True)
+    if type(activation) is QuickGELU:  # its factors become parts of the scales
+        hidden = F.silu(up.part(x, 0, up.out_features, scale_out=1.702), inplace=True)
+        return down.part(hidden, 0, down.out_features, scale_in=1 / 1.702, in_place=True, least=LEAST[QuickGELU])
+    least = LEAST.get(type(activation))
+    return down.part(activate_(up(x), activation), 0, down.out_features, in_place=True, least=least)
