@@ -11,7 +11,7 @@ import miniclip
 from miniclip.cli import main
 from miniclip.deployment.layouts import bare
 from miniclip.deployment.quantization import check, encoder
-from miniclip.deployment.quantization.attention import RUNTIME, fuse_attention
+from miniclip.deployment.quantization.attention import RUNTIME, fuse_attention, write_fused
 from miniclip.deployment.quantization.encoder import OnnxEncoder
 from miniclip.deployment.quantization.graph import quantize_file
 from miniclip.deployment.towers import sample_images, sample_tokens
@@ -94,6 +94,14 @@ def test_attention_of_onnxruntime_is_exact(name, count, models, exported, tmp_pa
             inputs = {"image": sample_images(config, batch)}
         expected, found = (session(path).run(None, inputs)[0] for path in (exact, fused))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_attention_that_gives_other_embeddings_is_refused(exported, models, tmp_path):
+    inputs = {"text": sample_tokens(models["onnx"].config, 3).numpy()}
+    exact = exported("onnx") / "textual.onnx"
+    write_fused(exact, tmp_path / "fused.onnx", 2, True, inputs)
+    with pytest.raises(CheckpointError, match=r"wrong\.onnx differs by .* the limit is 1e-05"):
+        write_fused(exact, tmp_path / "wrong.onnx", 1, True, inputs)
 
 
 @pytest.fixture

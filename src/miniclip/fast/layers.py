@@ -214,7 +214,7 @@ def int8_rows() -> int:
 
 def is_int8(blocks: Transformer) -> bool:
     """Whether the linear layers are in int8."""
-    return len(blocks) > 0 and isinstance(blocks[0].attention.qkv, Int8Linear)
+    return len(blocks) > 0 and any(isinstance(layer, Int8Linear) for layer in blocks[0].modules())
 
 
 def pick(x: Tensor, position: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Letters: N items, E embedding.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from miniclip.checkpoints.native import write_json
+from miniclip.config import TextConfig
 from miniclip.data.given import as_dataset
 from miniclip.deployment import INT8_CHECK
+from miniclip.deployment.quantization.attention import write_fused
 from miniclip.deployment.quantization.encoder import OnnxEncoder, encode_images
 from miniclip.deployment.quantization.graph import quantize_file
 from miniclip.deployment.towers import sample_pixels, sample_tokens
@@ -46,12 +49,20 @@ def write_int8(model: CLIPModel, visual: Path, textual: Path, captioned: Any = N
         labelled: a labelled dataset to measure zero-shot accuracy on. Without any data, there is a warning.
 
     Raises:
-        CheckpointError: a cosine, a recall or the accuracy is below its limit.
+        CheckpointError: a cosine, a recall or the accuracy is below its limit, or files with fused attention give
+            other embeddings.
     """
     files = [path.with_name(f"{path.stem}_int8.onnx") for path in (visual, textual)]
     image, text = model.config.image, model.config.text
-    quantize_file(visual, files[0], image.heads)
-    quantize_file(textual, files[1], text.heads, text.causal)
+    pixels, tokens = sample_pixels(model.config, 2).numpy(), sample_tokens(model.config, 2).numpy()
+    with tempfile.TemporaryDirectory(dir=visual.parent) as folder:
+        for source, target, tower, inputs in (
+            (visual, files[0], image, {"image": pixels}),
+            (textual, files[1], text, {"text": tokens}),
+        ):
+            fused = Path(folder) / f"{source.stem}_fused.onnx"
+            write_fused(source, fused, tower.heads, isinstance(tower, TextConfig) and tower.causal, inputs)
+            quantize_file(fused, target)
     encoders = [OnnxEncoder(model, visual, textual), OnnxEncoder(model, *files)]
     report: dict[str, Any] = {"limits": {"cosine": MIN_COSINE, "points": MAX_LOSS}, "cosine": _cosines(encoders)}
     for tower, cosine in report["cosine"].items():

@@ -5,6 +5,8 @@ Each product of activations with constant weights becomes
     scale = max |x| / 127                                       per token
     y = (round(x / scale) + 128 - 128) @ weights * channel_scale * scale     in integers, then float32
 
+The file multiplies by max |x| instead of the token's scale, and its scales of channels are divided by 127.
+
 Attention, norms, patches and the projection stay in float32. The product of two activations has no constant weights.
 Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 Letters: K inputs, N outputs.
@@ -19,18 +21,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from miniclip.deployment.quantization.attention import RUNTIME, fuse_attention
+from miniclip.deployment.quantization.attention import RUNTIME
 from miniclip.fast.int8 import LEVELS, SMALLEST, ZERO_POINT, quantize_weight
 
 
-def quantize_file(source: Path, target: Path, heads: int | None = None, causal: bool = False) -> int:
+def quantize_file(source: Path, target: Path) -> int:
     """Write an int8 form of a float32 ONNX file.
 
     Args:
         source: an ONNX file with opset 18, and weights inside or beside it.
         target: the new file, whose weights are inside it.
-        heads: of the tower, to compute its attention with onnxruntime's operator; None: leave attention as it is.
-        causal: whether the tower is causal.
 
     Returns:
         The number of products that are computed in int8.
@@ -42,8 +42,6 @@ def quantize_file(source: Path, target: Path, heads: int | None = None, causal: 
 
     model = onnx.load(str(source))
     graph = model.graph
-    if heads is not None:
-        fuse_attention(graph, heads, causal)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes, added, replaced = [], _constants(), set()
     for node in graph.node:
@@ -54,7 +52,7 @@ def quantize_file(source: Path, target: Path, heads: int | None = None, causal: 
         if weight.name not in replaced:
             values, channel_scale = _quantize(onnx.numpy_helper.to_array(weight))
             added.append(onnx.numpy_helper.from_array(values, f"{weight.name}_int8"))
-            added.append(onnx.numpy_helper.from_array(channel_scale, f"{weight.name}_scale"))
+            added.append(onnx.numpy_helper.from_array(channel_scale / np.float32(LEVELS), f"{weight.name}_scale"))
             replaced.add(weight.name)
         nodes += _product(node.input[0], node.output[0], weight.name)
     if not replaced:
@@ -64,7 +62,8 @@ def quantize_file(source: Path, target: Path, heads: int | None = None, causal: 
     for field, entries in ((graph.node, nodes), (graph.initializer, kept)):
         del field[:]
         field.extend(entries)
-    model.opset_import.append(onnx.helper.make_opsetid(RUNTIME, 1))
+    if RUNTIME not in {opset.domain for opset in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(RUNTIME, 1))
     onnx.save(model, str(target))
     return len(replaced)
 
@@ -103,7 +102,6 @@ def _product(x: str, y: str, weight: str) -> list[Any]:
         node("ReduceMin", [x, "int8_last"], inner("min")),
         node("Neg", [inner("min")], inner("negative")),
         node("Max", [inner("max"), inner("negative"), "int8_smallest"], inner("range")),
-        node("Div", [inner("range"), "int8_levels"], inner("scale")),
         node("Div", ["int8_levels", inner("range")], inner("inverse")),
         # a multiplication first: a scale per token inside QuantizeLinear needs x in two dimensions
         node("Mul", [x, inner("inverse")], inner("values")),
@@ -114,5 +112,5 @@ def _product(x: str, y: str, weight: str) -> list[Any]:
             inner("product"),
             domain=RUNTIME,
         ),
-        node("Mul", [inner("product"), inner("scale")], y),  # (..., N)
+        node("Mul", [inner("product"), inner("range")], y),  # (..., N)
     ]
