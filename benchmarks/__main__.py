@@ -31,6 +31,7 @@ PARTS = (
     "strings",
     "images",
     "deployment",
+    "int8_parts",
     "evaluation",
     "recall",
     "steps",

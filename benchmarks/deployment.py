@@ -68,8 +68,7 @@ def measure(tower: str, calls: dict[str, Call], inputs: Tensor, scale: Scale) ->
     note = "cosine with float32: " + ", ".join(
         f"{name} {cosine:.4f}" for name, cosine in cosines.items() if name != MINICLIP
     )
-    threads = "1 thread, CPU time" if is_alone() else f"{torch.get_num_threads()} threads"
-    case = f"ViT-B/16, {len(inputs)} {'images' if tower == 'image' else 'captions'}, {threads}"
+    case = f"ViT-B/16, {len(inputs)} {'images' if tower == 'image' else 'captions'}, {threads()}"
     targets = {"onnxruntime": 1.0, "OpenVINO": 1.0}
     unit_name = "images/s" if tower == "image" else "texts/s"
     return Row(f"encode_{tower}", case, unit_name, values, {k: v for k, v in targets.items() if k in values}, note=note)
@@ -78,6 +77,10 @@ def measure(tower: str, calls: dict[str, Call], inputs: Tensor, scale: Scale) ->
 def is_alone() -> bool:
     """Whether all use one thread."""
     return torch.get_num_threads() == 1
+
+
+def threads() -> str:
+    return "1 thread, CPU time" if is_alone() else f"{torch.get_num_threads()} threads"
 
 
 def clock() -> Callable[[], float] | None:

@@ -59,7 +59,7 @@ class EngineEncoder:
         self.model, self.image, self.text = model, calls["image"][name], calls["text"][name]
 
     def encode_image(self, images: Any) -> Tensor:
-        pixels = self.model.preprocess.normalise(torch.stack([self.model.preprocess(image) for image in images]))
+        pixels = torch.stack([self.model.preprocess(image) for image in images])
         return torch.cat([self.image(batch) for batch in pixels.split(BATCH)])
 
     def encode_text(self, texts: Any) -> Tensor:
