@@ -1,4 +1,4 @@
-"""Where an int8 image tower's time goes: the whole, its int8 products only, and its attention only.
+"""Parts of an int8 image tower's time: its int8 products only, its attention only, and the whole beside float32.
 
 python -m benchmarks int8_parts
 

@@ -69,7 +69,7 @@ def test_a_known_least_value_changes_nothing(least, largest):
 @pytest.mark.parametrize("activation", [*LEAST, partial(nn.GELU, approximate="tanh")])
 def test_activations_are_not_below_their_least_value(activation):
     module, x = activation(), torch.linspace(-20, 5, 100_001)
-    factor = 1.702 if activation is QuickGELU else 1.0  # of the form in int8
+    factor = 1.702 if activation is QuickGELU else 1.0  # that int8 leaves out
     smallest = float(factor * module(x).min())
     assert LEAST[type(module)] < smallest < LEAST[type(module)] + 3e-4
 
