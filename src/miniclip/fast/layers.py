@@ -26,9 +26,7 @@ from miniclip.finetuning.lora import LoRALinear
 from miniclip.models.layers import MLP, Attention, AttentionPool, Block, QuickGELU, Transformer
 from miniclip.models.stochastic_depth import drop_branches
 
-INT8_ROWS = (
-    256  # tokens of int8 layers at a time and thread: arithmetic is so fast that traffic of caches would dominate
-)
+INT8_ROWS = 256  # tokens of int8 layers at a time and thread: the traffic between caches would take longer than they do
 # smallest values of activations, rounded down; that of QuickGELU without its factors, x * sigmoid(x)
 LEAST: dict[type[nn.Module], float] = {QuickGELU: -0.2785, nn.GELU: -0.1701}
 PackedLayout = SharedPrefix | PackedSequences
