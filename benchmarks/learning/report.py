@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ def plot(comparisons: list[Comparison], machine: dict[str, Any], path: Path) -> 
         axes.set_ylabel("mean R@1 of both directions, %")
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left")
-    figure.suptitle(machine_line(machine), size=7)
+    figure.suptitle(textwrap.fill(machine_line(machine), 90 * len(comparisons)), size=7)
     figure.savefig(path)
 
 
