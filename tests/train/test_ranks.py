@@ -87,6 +87,7 @@ def trainer_of(run_dir: Path, callbacks=None, **settings) -> Trainer:
     train_data = (WithBroken if settings.get("on_error") == "skip" else Shapes)("train", 30, image_size=16)
     tokenizer = Tokenizer.train([caption for group in train_data.captions for caption in group], 600)
     model = make_model(tokenizer, logit_scale=10.0, logit_bias=-10.0).double()
+    torch.nn.init.constant_(model.logit_bias, -9.5)  # a trained one, which adapters may leave as it is
     if distributed.rank():  # rank 0's weights must be taken
         torch.nn.init.ones_(model.image.positions)
     model.image.register_forward_pre_hook(in_float64)
