@@ -60,7 +60,8 @@ def run(options: argparse.Namespace, data: Path | None, folder: Path) -> None:
 
     if options.only != "costs":
         for start in options.starts:
-            parts_of(STARTS[start].old, data, folder), parts_of(STARTS[start].new, data, folder)
+            for source in (STARTS[start].old, STARTS[start].new):
+                parts_of(source, data, folder)  # the forks have what this process has read
             in_fork(start_model, start, data, folder)
             measure({"start": start, "method": "start", "seed": 0}, tune, start, "start", 0, data, folder)
         for seed in range(options.seeds):

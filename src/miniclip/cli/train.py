@@ -43,6 +43,8 @@ EPILOG = """examples:
   miniclip train --resume runs/flickr                continue an interrupted run
   miniclip train --resume runs/flickr --lr 1e-4 --allow-changes    continue it with another setting
   torchrun --nproc-per-node 4 -m miniclip train …    four GPUs, or four processes
+
+Fresh weights of a small preset have other defaults than those below: the settings of its recipe. --dry-run shows them.
 """
 
 

@@ -16,7 +16,7 @@ def require_tunable(model: CLIPModel, config: TrainConfig) -> None:
 
     Raises:
         ValueError: as `towers.apply`, `require_cacheable` and `require_objectives`; or the teacher has no tokenizer.
-        FileNotFoundError: there is no such teacher; further errors are those of `miniclip.load`.
+        FileNotFoundError: the teacher does not exist; further errors are those of `miniclip.load`.
     """
     tuned = copy.deepcopy(model)
     apply(tuned, config)

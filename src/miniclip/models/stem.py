@@ -3,7 +3,7 @@
 It begins with a convolution of 7 x 7 pixels and stride 4, whose patches overlap (CvT, Wu et al. 2021,
 https://arxiv.org/abs/2103.15808), and halves the side with convolutions of 3 x 3 pixels and stride 2. Each has a norm
 and GELU, and one of 1 x 1 pixels ends the stem. The channels double from layer to layer up to the width, as in
-Xiao et al. Two convolutions of stride 2, as they have them, take several times the time of the first one here.
+Xiao et al., who begin with two convolutions of 3 x 3 pixels and stride 2.
 The norm is a layer norm over the channels of each position (ConvNeXt, Liu et al. 2022), where they have batch norm, so
 that the images of a batch stay independent.
 

@@ -47,7 +47,7 @@ class ImageRow(NamedTuple):
         captions: strings, numbers or None.
         split: the dataset's name of the split, None if it has none.
         image: the image; None: the file that `name` leads to.
-        group: the group that a drawn split keeps together; empty: it has none; None: there is no column of groups.
+        group: the group that a drawn split keeps together; empty: it has none; None: no column has groups.
     """
 
     location: str
@@ -96,7 +96,7 @@ class _GroupedImage:
     split: str | None
     image: Path | StoredImage | None
     digest: bytes | None = None  # digest of a stored image, computed when a second row has its name
-    groups: set[str] | None = None  # None: there is no column of groups
+    groups: set[str] | None = None  # None: no column has groups
 
 
 def select(dataset: ImageRows, options: ReadOptions, skip_log: SkipLog) -> Selection:

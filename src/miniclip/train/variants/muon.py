@@ -7,7 +7,7 @@ https://arxiv.org/abs/2502.16982). Input and output layers stay with AdamW, as J
 patches or the convolutional stem, projections, the attention pool, and all vectors.
 
 torch's Muon works in bfloat16 also on float32 weights. It takes the matrix of queries, keys and values as one. On a
-CPU, `GramMuon` makes the same update in float32 and a fraction of the time.
+CPU, `GramMuon` makes the same update in float32 with fewer products.
 """
 
 from __future__ import annotations
