@@ -4,12 +4,14 @@ python -m benchmarks.learning.trials "batch_size=64" "model.image.patch_size=16 
 
 A change is one or more settings, as in a recipe's file; `model.` begins those of the table `[model]`. Each is compared
 with the recipe as it is: mean and spread over the seeds, and the p-value of the difference. Runs are kept as those of
-`python -m benchmarks learning` are.
+`python -m benchmarks learning` are, and `--jobs 2 --threads 1` makes two at a time, with one thread each.
 """
 
 import argparse
 import copy
 import tomllib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,22 @@ from benchmarks.learning.statistics_of_runs import mean_and_spread, p_value
 PLAIN = "the recipe"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    runs = Runs(options.out, options.data, describe_machine())
+    base = recipe_settings(options.recipe) if options.system == "miniclip" else SETTINGS
+    settings = {PLAIN: base} | {change: with_change(base, change) for change in options.changes}
+    specs = {
+        (change, seed): spec_of(options, settings[change], seed)
+        for seed in range(options.seeds)
+        for change in settings  # in turns, so that other work on the machine meets all of them
+    }
+    with ThreadPoolExecutor(options.jobs) as pool:
+        finals = dict(zip(specs, map(final, pool.map(runs.result, specs.values())), strict=True))
+    print(table({change: [finals[change, seed] for seed in range(options.seeds)] for change in settings}))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("changes", nargs="*", metavar="CHANGE")
     parser.add_argument("--recipe", default="small-set")
@@ -35,20 +52,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each a process; see --threads")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("learning"))
-    options = parser.parse_args()
-    runs = Runs(options.out, options.data, describe_machine())
-    base = recipe_settings(options.recipe) if options.system == "miniclip" else SETTINGS
-    results: dict[str, list[float]] = {}
-    print("| change | mean R@1 | difference | p-value |\n| --- | --- | --- | --- |")
-    for change in (PLAIN, *options.changes):
-        settings = base if change == PLAIN else with_change(base, change)
-        results[change] = [final(runs.result(spec_of(options, settings, seed))) for seed in range(options.seeds)]
-        mean, spread = mean_and_spread(results[change])
-        p = p_value(results[change], results[PLAIN])
-        difference = mean - mean_and_spread(results[PLAIN])[0]
-        print(f"| `{change}` | {mean:.1f} ± {spread:.1f} | {difference:+.1f} | {'' if p is None else f'{p:.2g}'} |")
+    return parser.parse_args(arguments)
+
+
+def table(results: Mapping[str, Sequence[float]]) -> str:
+    """Return a row a change, in Markdown: mean and spread, and the difference from the first row with its p-value."""
+    rows = ["| change | mean R@1 | difference | p-value |", "| --- | --- | --- | --- |"]
+    plain = results[PLAIN]
+    for change, values in results.items():
+        mean, spread = mean_and_spread(values)
+        p = None if change == PLAIN else p_value(values, plain)
+        difference = "" if change == PLAIN else f"{mean - mean_and_spread(plain)[0]:+.1f}"
+        rows.append(f"| `{change}` | {mean:.1f} ± {spread:.1f} | {difference} | {'' if p is None else f'{p:.2g}'} |")
+    return "\n".join(rows)
 
 
 def spec_of(options: argparse.Namespace, settings: dict[str, Any], seed: int) -> Spec:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.learning import command, records, sets
+from benchmarks.learning import command, records, sets, trials
 from benchmarks.learning.clock import Clock
 from benchmarks.learning.run import Spec, run, train_one
 from benchmarks.learning.statistics_of_runs import p_value, time_to_reach
@@ -141,6 +141,22 @@ class TestRecords:
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert results["comparisons"][0]["ratio"] == 1.0
         assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
+
+    def test_trials_make_each_run_once_with_two_at_a_time(self, made, tmp_path, capsys):
+        pytest.importorskip("scipy")
+        options = ["lr=2e-3", "--set", "shapes", "--seeds", "2", "--jobs", "2", "--threads", "1"]
+        for _ in range(2):
+            trials.main([*options, "--data", str(tmp_path), "--out", str(tmp_path)])
+        assert sorted((spec.settings["lr"], spec.seed, spec.threads) for spec in made) == [
+            (7e-4, 0, 1), (7e-4, 1, 1), (2e-3, 0, 1), (2e-3, 1, 1),
+        ]  # fmt: skip
+        assert "| `lr=2e-3` | 2.0 ± 0.0 | +0.0 |  |" in capsys.readouterr().out
+
+
+def test_trials_compare_each_change_with_the_recipe():
+    pytest.importorskip("scipy")
+    table = trials.table({trials.PLAIN: [30.0, 32.0, 34.0], "lr=1.0": [20.0, 22.0, 24.0]}).splitlines()
+    assert table[2:] == ["| `the recipe` | 32.0 ± 2.0 |  |  |", "| `lr=1.0` | 22.0 ± 2.0 | -10.0 | 0.0036 |"]
 
 
 def test_changes_of_a_recipe_are_merged():
