@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.data import make_images
 from benchmarks.harness import MINICLIP, Row, Scale, interleaved
 from miniclip.config import preset
-from miniclip.data.jpeg import read_pixels
+from miniclip.data.decoding.jpeg import read_pixels
 from miniclip.data.preprocess import Preprocess
 
 MAX_LEVELS = 2

@@ -1,7 +1,8 @@
 """Gain, forgetting and cost of each method of fine-tuning; see the package.
 
 Each run happens in a process of its own, with one thread, and is added to `results.jsonl` in the folder; a stopped
-command continues from it. The table and the plot are written at the end.
+command continues from it. The table and the plot are written at the end. `--rates` compares learning rates in place of
+that: one run for each method and rate, with seed 0 and scores on the choosing half of the images.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 
 from benchmarks.finetuning import costs, report
 from benchmarks.finetuning.methods import METHODS, tune
-from benchmarks.finetuning.starts import OPEN_CLIP, STARTS, parts_of, start_model
+from benchmarks.finetuning.starts import OPEN_CLIP, STARTS, start_model
 from benchmarks.harness import describe_machine
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -29,10 +31,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--rates", nargs="+", type=float, default=[], help="learning rates to compare")
     parser.add_argument("--only", choices=("table", "costs"), help="one of the two parts")
     parser.add_argument("--small", action="store_true", help="a few steps on Shapes: a check that everything works")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # one thread in each run, and forks that no pool of threads can stop
     if options.small:
         with tempfile.TemporaryDirectory() as folder:
             options.starts, options.seeds = [start for start in STARTS if start != OPEN_CLIP], 1
@@ -53,18 +55,20 @@ def run(options: argparse.Namespace, data: Path | None, folder: Path) -> None:
     def measure(key: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> None:
         if any(key.items() <= row.items() for row in rows):
             return
-        rows.append(key | in_fork(function, *arguments))
+        rows.append(key | in_process(function, *arguments))
         with results.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(report.line(rows[-1]), flush=True)
 
     if options.only != "costs":
         for start in options.starts:
-            for source in (STARTS[start].old, STARTS[start].new):
-                parts_of(source, data, folder)  # the forks have what this process has read
-            in_fork(start_model, start, data, folder)
+            in_process(start_model, start, data, folder)
             measure({"start": start, "method": "start", "seed": 0}, tune, start, "start", 0, data, folder)
-        for seed in range(options.seeds):
+            for method in options.methods if options.rates else ():
+                for rate in options.rates:
+                    key = {"start": start, "tried": method, "rate": rate}
+                    measure(key, tune, start, method, 0, data, folder, rate)
+        for seed in range(0 if options.rates else options.seeds):
             for start in options.starts:
                 for method in options.methods:
                     key = {"start": start, "method": method, "seed": seed}
@@ -75,23 +79,11 @@ def run(options: argparse.Namespace, data: Path | None, folder: Path) -> None:
     report.write(rows, describe_machine(), folder)
 
 
-def in_fork(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a fork of this process, so that its memory is its own."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-
-    def work() -> None:
-        sender.send(function(*arguments))
-
-    process = context.Process(target=work)
-    process.start()
-    sender.close()
-    try:
-        result = receiver.recv()
-    except EOFError:
-        raise SystemExit(f"{function.__name__}{arguments[:3]} failed") from None
-    process.join()
-    return result
+def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process with one thread, so that its memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""One fine-tuning run: a start, a method and a seed; scores on new and old images, time, memory and size."""
+"""One fine-tuning run: a start, a method and a seed; scores on new and old images, time, memory and size.
+
+The choosing half of the held-out images chooses the rates in `METHODS` (`--rates`) and alpha, by the rule of `miniclip
+interpolate --alpha auto`. All figures of the table are those of the scored half, which chooses nothing.
+"""
 
 import os
 import shutil
@@ -10,87 +14,73 @@ import torch
 
 import miniclip
 from benchmarks.finetuning.starts import STARTS, load_start, parts_of, path_of
-from miniclip.data.given import Concatenation
-from miniclip.data.subset import Subset
+from miniclip.data import Replay
 from miniclip.evaluation import retrieval
 from miniclip.finetuning.interpolation import interpolate
+from miniclip.finetuning.sweep import as_record, choose, retrieval_measure, sweep
 from miniclip.train import TrainConfig
-from miniclip.utils.randomness import generator
 
-ALPHAS = tuple(step / 10 for step in range(1, 10))
 ALLOWED_LOSS = 1.0  # points on the old images; the default of `miniclip interpolate`
 BATCH = 128
-REPLAY = "old images replayed"  # as many old training images as new ones, in random order with them
-REPLAY_EPOCHS = 2  # an old image is trained on that often, and a new one as often as in the other methods
-SWEPT = ("full", "lit", "anchor weights", REPLAY)  # methods whose models are interpolated with the start
-# settings besides the common ones; "teacher" is the start
+# settings besides the common ones; "teacher" is the start, and "share" that of replayed old images in each batch
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"lr": 1e-3},
-    "last-2": {"lr": 1e-3, "tune_image": "last-2", "tune_text": "last-2"},
-    "lit": {"lr": 1e-3, "tune_image": "frozen", "cache_frozen": True, "min_crop_area": 1.0},
-    "lora": {"lr": 1e-3, "tune_image": "lora", "tune_text": "lora", "lora_targets": "q,k,v,out,mlp"},
-    "anchor weights": {"lr": 1e-3, "anchor_weights": 30.0},
-    "anchor embeddings": {"lr": 1e-3, "anchor_embeddings": 3.0},
-    "distillation": {"lr": 1e-3, "teacher": "start", "distillation": 1.0},
-    REPLAY: {"lr": 1e-3, "epochs": REPLAY_EPOCHS},
+    "last two blocks": {"lr": 1e-3, "tune_image": "last-2", "tune_text": "last-2"},
+    "LiT": {"lr": 1e-3, "tune_image": "frozen", "cache_frozen": True, "min_crop_area": 1.0},
+    "LoRA": {"lr": 1e-3, "tune_image": "lora", "tune_text": "lora", "lora_targets": "q,k,v,out,mlp"},
+    "anchor_weights 30": {"lr": 1e-3, "anchor_weights": 30.0},
+    "anchor_embeddings 3": {"lr": 1e-3, "anchor_embeddings": 3.0},
+    "distillation 1": {"lr": 1e-3, "teacher": "start", "distillation": 1.0},
+    "replay, share 0.5": {"lr": 1e-3, "share": 0.5},
+    "replay, share 0.67": {"lr": 1e-3, "share": 2 / 3},
+    "replay, share 0.8": {"lr": 1e-3, "share": 0.8},
 }
 
 
-def tune(start: str, method: str, seed: int, data: Path | None, folder: Path) -> dict[str, Any]:
-    """Tune a start by a method, and measure it; the result is a row of `results.jsonl`."""
+def tune(
+    start: str, method: str, seed: int, data: Path | None, folder: Path, rate: float | None = None
+) -> dict[str, Any]:
+    """Tune a start by a method, and measure it; the result is a row of `results.jsonl`.
+
+    With a rate other than that of the method, only the scores of the choosing half are measured.
+    """
     path, about = path_of(start, folder), STARTS[start]
     old, new = parts_of(about.old, data, folder), parts_of(about.new, data, folder)
-    model, row = load_start(path), {"start": start, "method": method, "seed": seed}
+    model = load_start(path)
     if method == "start":
-        return row | scores(model, new, old)
+        return choosing_scores(model, new, old) | scores(model, new, old)
     small = {"epochs": 1, "batch_size": 16} if data is None else {"epochs": about.epochs, "batch_size": BATCH}
-    settings = {**small, **METHODS[method], "seed": seed, "precision": "float32"}
-    copies = about.epochs // REPLAY_EPOCHS
+    settings = {**small, **METHODS[method], "seed": seed, "precision": "float32"} | ({"lr": rate} if rate else {})
+    share, images = settings.pop("share", None), new.train
     if "teacher" in settings:
         settings["teacher"] = str(teacher_of(path, folder))
-    run_dir = folder / "runs" / f"{start}-{method}-{seed}".replace(" ", "-").replace(",", "")
+    run_dir = folder / "runs" / f"{start}-{method}-{seed}-{rate}".replace(" ", "-").replace(",", "")
     shutil.rmtree(run_dir, ignore_errors=True)  # that of a stopped command
-    images = with_replay([new.train] * copies, old.train, seed) if method == REPLAY else new.train
     before = reset_peak()
+    images = images if share is None else Replay(images, old.train, share)
     trainer = miniclip.Trainer(
         model, images, config=TrainConfig(**settings), run_dir=run_dir, callbacks=[], device="cpu"
     )
     began = time.process_time()
     trainer.fit()
-    row |= {"seconds": time.process_time() - began, "peak_mib": (peak() - before) / 2**20}
+    row = {"seconds": time.process_time() - began, "peak_mib": (peak() - before) / 2**20}
     adapter = run_dir / "last" / "adapter" / "adapter_model.safetensors"
     saved = adapter if adapter.exists() else run_dir / "last" / "model.safetensors"
-    row |= {"saved_mb": saved.stat().st_size / 1e6, **scores(model.eval(), new, old)}
-    if method in SWEPT:
-        row["alphas"] = between(load_start(path), model, new, old)
+    row["saved_mb"] = saved.stat().st_size / 1e6
     shutil.rmtree(run_dir)
-    return row
+    if rate is not None:
+        return row | choosing_scores(model.eval(), new, old)
+    return row | scores(model.eval(), new, old) | between(load_start(path), model, new, old)
 
 
-def between(base: Any, model: Any, new: Any, old: Any) -> dict[float, dict[str, float]]:
-    """Return the scores of the models between the start and a tuned one, by alpha.
-
-    All are measured on the selection images, and the chosen one on the scored images too.
-    """
-    points = {alpha: select_scores(interpolate(base, model, alpha), new, old) for alpha in ALPHAS}
-    ends = {0.0: select_scores(base, new, old), 1.0: select_scores(model, new, old)}
-    chosen = chosen_alpha(points | ends)
-    if chosen in points:
-        points[chosen] |= val_scores(interpolate(base, model, chosen), new, old)
-    return points
-
-
-def chosen_alpha(points: dict[float, dict[str, float]]) -> float:
-    """Return alpha by the rule of `miniclip interpolate`, on the selection images."""
-    start = points[0.0]["old_select"]
-    allowed = [alpha for alpha, point in points.items() if start - point["old_select"] <= ALLOWED_LOSS + 1e-9]
-    return max(allowed, key=lambda alpha: (points[alpha]["new_select"], -alpha))
-
-
-def with_replay(new: list[Any], old: Any, seed: int) -> Any:
-    """Return the new images and as many of the old ones, or all of them if there are fewer."""
-    order = torch.randperm(len(old), generator=generator("replay", seed)).tolist()
-    return Concatenation([*new, Subset(old, order[: sum(map(len, new))])])
+def between(base: Any, model: Any, new: Any, old: Any) -> dict[str, Any]:
+    """Return the models between the start and a tuned one, and the scores of the one that the choosing half chooses."""
+    points = sweep(base, model, retrieval_measure(new.choosing), retrieval_measure(old.choosing))
+    alpha = choose(points, ALLOWED_LOSS).alpha
+    return {
+        "sweep": [as_record(point) for point in points],
+        "interpolated": {"alpha": alpha, **scores(interpolate(base, model, alpha), new, old)},
+    }
 
 
 def teacher_of(path: Path, folder: Path) -> Path:
@@ -102,16 +92,13 @@ def teacher_of(path: Path, folder: Path) -> Path:
 
 
 def scores(model: Any, new: Any, old: Any) -> dict[str, float]:
-    """Mean R@1 of both directions, in percent: on the scored images, and on those that alpha is chosen on."""
-    return val_scores(model, new, old) | select_scores(model, new, old)
+    """Mean R@1 of both directions on the scored images, in percent."""
+    return {"new": mean_recall(model, new.scored), "old": mean_recall(model, old.scored)}
 
 
-def val_scores(model: Any, new: Any, old: Any) -> dict[str, float]:
-    return {"new": mean_recall(model, new.val), "old": mean_recall(model, old.val)}
-
-
-def select_scores(model: Any, new: Any, old: Any) -> dict[str, float]:
-    return {"new_select": mean_recall(model, new.select), "old_select": mean_recall(model, old.select)}
+def choosing_scores(model: Any, new: Any, old: Any) -> dict[str, float]:
+    """Mean R@1 of both directions on the choosing images, in percent."""
+    return {"new_choosing": mean_recall(model, new.choosing), "old_choosing": mean_recall(model, old.choosing)}
 
 
 def mean_recall(model: Any, data: Any) -> float:

@@ -5,7 +5,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.finetuning.methods import chosen_alpha
 from benchmarks.report import machine_line
 
 INTERPOLATED = ", interpolated"  # end of the name of a row
@@ -13,13 +12,13 @@ INTERPOLATED = ", interpolated"  # end of the name of a row
 
 def line(row: dict[str, Any]) -> str:
     """Return a row as one line of text."""
-    parts = [(name, value) for name, value in row.items() if name != "alphas"]
+    parts = [(name, value) for name, value in row.items() if name != "sweep"]
     return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in parts)
 
 
 def write(rows: list[dict[str, Any]], machine: dict[str, Any], folder: Path) -> None:
     """Write `finetuning.md`, `finetuning.json` and, if models were interpolated, `alpha.png`."""
-    compared = compare([row for row in rows if "start" in row])
+    compared = compare([row for row in rows if "method" in row])
     costs = [row for row in rows if "cost" in row]
     lines = [f"{machine_line(machine)}\n"]
     for start, methods in compared.items():
@@ -31,7 +30,7 @@ def write(rows: list[dict[str, Any]], machine: dict[str, Any], folder: Path) -> 
         json.dumps({"machine": machine, "table": compared, "costs": costs}, indent=1)
     )
     print("\n".join(lines))
-    if any("alphas" in row for row in rows):
+    if any("sweep" in row for row in rows):
         draw(rows, folder / "alpha.png")
 
 
@@ -41,27 +40,14 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, list[fl
     for base in (row for row in rows if row["method"] == "start"):
         methods: dict[str, Any] = {"start": {"new": [base["new"]], "old": [base["old"]]}}
         runs = [row for row in rows if row["start"] == base["start"] and row["method"] != "start"]
-        for row in [*runs, *(interpolated(row, base) for row in runs if "alphas" in row)]:
+        between = [{**row, **row["interpolated"], "method": row["method"] + INTERPOLATED} for row in runs]
+        for row in [*runs, *between]:
             figures = methods.setdefault(row["method"], {})
             row = {**row, "gain": row["new"] - base["new"], "forgetting": base["old"] - row["old"]}
             for name in ("gain", "forgetting", "seconds", "peak_mib", "saved_mb", "alpha"):
                 figures.setdefault(name, []).append(row.get(name))
         compared[base["start"]] = methods
     return compared
-
-
-def interpolated(run: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of the interpolation that the rule of `miniclip interpolate` chooses on the selection images."""
-    points = curve(run, base)
-    alpha = chosen_alpha(points)
-    return {**run, **points[alpha], "method": run["method"] + INTERPOLATED, "alpha": alpha}
-
-
-def curve(run: dict[str, Any], base: dict[str, Any]) -> dict[float, dict[str, float]]:
-    """Return the scores by alpha, from the start to the fine-tuned model."""
-    between = {float(alpha): point for alpha, point in run["alphas"].items()}
-    names = ("new", "old", "new_select", "old_select")
-    return {0.0: {name: base[name] for name in names}, **between, 1.0: {name: run[name] for name in names}}
 
 
 def table(methods: dict[str, dict[str, list[float]]]) -> list[str]:
@@ -101,38 +87,26 @@ def spread(values: list[float], digits: int = 1) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the scores on new and old images against alpha: a row of panels for each start, a panel for each method."""
+    """Draw the models between the start and the tuned ones, new against old images: a panel for each start."""
     from matplotlib.figure import Figure
 
-    swept = [row for row in rows if "alphas" in row]
-    bases = [row for row in rows if row.get("method") == "start" and any(r["start"] == row["start"] for r in swept)]
-    methods = list(dict.fromkeys(row["method"] for row in swept))
-    figure = Figure(figsize=(4.2 * len(methods), 3.4 * len(bases)), dpi=120, layout="constrained")
-    grid = figure.subplots(len(bases), len(methods), squeeze=False, sharex=True, sharey="row")
-    for panels, base in zip(grid, bases, strict=True):
-        for axes, method in zip(panels, methods, strict=True):
-            runs = [row for row in swept if row["method"] == method and row["start"] == base["start"]]
-            draw_curves(axes, runs, base)
-            axes.set_title(f"{method}: {base['start']}", size=9)
-        panels[0].set_ylabel("mean R@1, selection images, %")
-        panels[0].legend(fontsize=8)
-    for axes in grid[-1]:
-        axes.set_xlabel("alpha, the share of the fine-tuned model")
+    runs = [row for row in rows if "sweep" in row]
+    starts = list(dict.fromkeys(row["start"] for row in runs))
+    figure = Figure(figsize=(6.4 * len(starts), 4.6), dpi=120, layout="constrained")
+    for axes, start in zip(figure.subplots(1, len(starts), squeeze=False)[0], starts, strict=True):
+        methods = list(dict.fromkeys(row["method"] for row in runs if row["start"] == start))
+        for number, method in enumerate(methods):
+            chosen = [row for row in runs if row["start"] == start and row["method"] == method]
+            old, new = (curve(chosen, side) for side in ("old", "new"))
+            axes.plot(old, new, color=f"C{number}", marker="o", ms=2.5, lw=1.2, label=method)
+            axes.plot(old[-1], new[-1], color=f"C{number}", marker="s", ms=7)
+        axes.plot(old[0], new[0], "k*", ms=11, zorder=3, label="start")
+        axes.set(title=start, xlabel="mean R@1 on old images, %", ylabel="mean R@1 on new images, %")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.savefig(path)
 
 
-def draw_curves(axes: Any, runs: list[dict[str, Any]], base: dict[str, Any]) -> None:
-    """Draw mean and standard deviation over the seeds, and the mean of the chosen alpha."""
-    if not runs:
-        return
-    for side, color in (("new", "#4c78a8"), ("old", "#e45756")):
-        curves = [curve(run, base) for run in runs]
-        alphas = list(curves[0])
-        values = [[points[alpha][f"{side}_select"] for points in curves] for alpha in alphas]
-        means = [statistics.mean(value) for value in values]
-        spreads = [statistics.stdev(value) if len(value) > 1 else 0.0 for value in values]
-        axes.plot(alphas, means, color=color, marker="o", ms=3, label=f"{side} images")
-        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-        axes.fill_between(alphas, low, high, color=color, alpha=0.2, lw=0)
-    chosen = statistics.mean(interpolated(run, base)["alpha"] for run in runs)
-    axes.axvline(chosen, color="gray", lw=1, ls="--", label="chosen alpha (mean)")
+def curve(runs: list[dict[str, Any]], side: str) -> list[float]:
+    """Return the mean score over runs on the choosing images, for each alpha."""
+    return [statistics.mean(points) for points in zip(*([p[side] for p in run["sweep"]] for run in runs), strict=True)]

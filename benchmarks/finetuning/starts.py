@@ -21,18 +21,17 @@ from miniclip.train import TrainConfig
 from miniclip.utils.randomness import generator
 
 PRESET = "bert_vit_tiny"
-SELECT = 250  # training images that no model trains on: alpha and the weights of the objectives are chosen on them
 EPOCHS = 20  # passes that train a start
 OPEN_CLIP_EPOCHS = 12
 OPEN_CLIP = "open_clip, emoji to clipart"
 
 
 class Source(NamedTuple):
-    """Images of a dataset: those whose file name matches a pattern, and the splits that scores are measured on."""
+    """Images of a dataset: those whose file name matches a pattern, and the splits that no model trains on."""
 
     folder: str
     pattern: str = ""
-    scored: tuple[str, ...] = ("val",)
+    held_out: tuple[str, ...] = ("val",)
 
 
 THINGS = "(animals|food|transportation|plants|tools|recreation|people|buildings)__"  # categories of clip art
@@ -66,17 +65,21 @@ STARTS = {
 
 
 class Parts(NamedTuple):
-    """A dataset, its images at the models' size."""
+    """A dataset, its images at the models' size.
+
+    The images that no model trains on are drawn into two halves: one chooses the rates, the weights of the objectives
+    and alpha, and the other is scored.
+    """
 
     train: Any
-    select: Any
-    val: Any
+    choosing: Any
+    scored: Any
 
 
-@functools.cache  # a fork has what its parent has read
+@functools.cache
 def parts_of(names: tuple[str, ...], data: Path | None, folder: Path) -> Parts:
     """Return the parts of one or more sources; without a folder of data, of Shapes, with a seed for each name."""
-    sources = [source_parts(name, data, folder, (SELECT if data else 24) // len(names)) for name in names]
+    sources = [source_parts(name, data, folder) for name in names]
     return (
         sources[0]
         if len(sources) == 1
@@ -84,14 +87,15 @@ def parts_of(names: tuple[str, ...], data: Path | None, folder: Path) -> Parts:
     )
 
 
-def source_parts(name: str, data: Path | None, folder: Path, select: int) -> Parts:
-    """Return the parts of a source, with a number of images that no model trains on."""
+def source_parts(name: str, data: Path | None, folder: Path) -> Parts:
+    """Return the parts of a source."""
     if data is None:
-        train, val = Shapes("train", 72, seed=len(name)), Shapes("val", 24, seed=len(name))
+        train, held_out = Shapes("train", 72, seed=len(name)), Shapes("val", 48, seed=len(name))
     else:
-        train, val = matching(name, ("train",), data, folder), matching(name, SOURCES[name].scored, data, folder)
-    order = torch.randperm(len(train), generator=generator("select", name)).tolist()
-    return Parts(Subset(train, order[select:]), Subset(train, order[:select]), val)
+        train, held_out = matching(name, ("train",), data, folder), matching(name, SOURCES[name].held_out, data, folder)
+    order = torch.randperm(len(held_out), generator=generator("halves", name)).tolist()
+    half = len(order) // 2
+    return Parts(train, Subset(held_out, order[:half]), Subset(held_out, order[half:]))
 
 
 def matching(name: str, splits: tuple[str, ...], data: Path, folder: Path) -> Any:

@@ -10,7 +10,7 @@ from PIL import Image, features
 
 from miniclip.data import decoding
 from miniclip.data.decoding import open_image, rgb
-from miniclip.data.jpeg import decode_image
+from miniclip.data.decoding.jpeg import decode_image
 from miniclip.errors import DataError
 
 CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux only: 5 resets the peak of the resident memory

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.data import jpeg as module
+from miniclip.data.decoding import jpeg as module
 from miniclip.data.decoding import open_image
+from miniclip.data.decoding.jpeg import decode_image, read_pixels
 from miniclip.data.decoding.rgb import as_tensor
-from miniclip.data.jpeg import decode_image, read_pixels
 from miniclip.data.preprocess import Preprocess
 from miniclip.errors import DataError
 from tests.data.images import CONFIG, SIZES, S, drawing, encoded, make_image

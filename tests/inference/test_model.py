@@ -50,7 +50,7 @@ def test_encode_image_accepts_many_types(model, arrays, tmp_path):
 
 def test_jpeg_paths_are_read_fast_and_close_to_the_image(model, arrays, tmp_path):
     from miniclip.data.decoding import open_image
-    from miniclip.data.jpeg import read_pixels
+    from miniclip.data.decoding.jpeg import read_pixels
 
     paths = [tmp_path / f"{i}.jpg" for i in range(len(arrays))]
     for array, path in zip(arrays, paths, strict=True):

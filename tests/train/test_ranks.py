@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from miniclip.data import Shapes
+from miniclip.data import Replay, Shapes
 from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
 from miniclip.errors import DataError
@@ -63,6 +63,8 @@ CASES = {  # by ranks and name: settings
         "lora": {"batch_size": 9, "tune_image": "lora", "tune_text": "last-1", "micro_batch_size": 3, "ema_decay": 0.5},
         "fsdp-lora": {"batch_size": 8, "fsdp": True, "tune_image": "lora", "tune_text": "lora", "ema_decay": 0.5},
         "checkpointed": {"batch_size": 9, "gradient_checkpointing": True, "micro_batch_size": 3, **RANDOM},
+        "replay": {"batch_size": 9, "share": 0.4, "micro_batch_size": 3, **RANDOM},
+        "fsdp-replay": {"batch_size": 8, "share": 0.5, "fsdp": True, "epochs": 1},
     },
     3: {
         "three": {"batch_size": 10, **RANDOM},  # 4, 3 and 3 rows
@@ -82,7 +84,7 @@ class WithBroken(Shapes):
         return super().__getitem__(index)
 
 
-def trainer_of(run_dir: Path, callbacks=None, **settings) -> Trainer:
+def trainer_of(run_dir: Path, callbacks=None, share: float | None = None, **settings) -> Trainer:
     """A trainer whose model is the same in every process; in float64, where nothing but the order of sums differs."""
     train_data = (WithBroken if settings.get("on_error") == "skip" else Shapes)("train", 30, image_size=16)
     tokenizer = Tokenizer.train([caption for group in train_data.captions for caption in group], 600)
@@ -92,6 +94,8 @@ def trainer_of(run_dir: Path, callbacks=None, **settings) -> Trainer:
         torch.nn.init.ones_(model.image.positions)
     model.image.register_forward_pre_hook(in_float64)
     config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 3, **settings})
+    if share is not None:
+        train_data = Replay(train_data, Shapes("train", 13, image_size=16, seed=1), share)
     callbacks = [MetricsFile()] if callbacks is None else callbacks
     return Trainer(model, train_data, held_out(), config=config, run_dir=run_dir, callbacks=callbacks, device="cpu")
 

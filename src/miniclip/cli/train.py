@@ -64,8 +64,11 @@ def add(commands: Any) -> None:
 
 
 def add_place_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the run directory, the device, the groups of the data, and the sizes of a checkpoint."""
+    """Add the groups of the data, old data, the run directory, the device, and the sizes of a checkpoint."""
     add_flag(parser, "group_by", str | None, "column of a table: rows with the same value, as a product, share a split")
+    replay = "old data of which every batch has a share, so that the model keeps what it could do (docs/finetuning.md)"
+    add_flag(parser, "replay", str, replay)
+    add_flag(parser, "replay_share", float, "with --replay, the part of every batch that is old (default 0.5)")
     add_flag(parser, "run_dir", str | None, "the run directory (default: the next free runs/NAME)")
     add_flag(parser, "device", str | None, "cpu, cuda or mps (default: the GPU if there is one)")
     add_flag(parser, "image_size", int, IMAGE_HELP)
@@ -225,9 +228,18 @@ def format_start(trainer: Any) -> str:
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
     return (
         f"{trainer.about.get('preset', 'model')}: {count_parameters(trainer.model):,} parameters; "
-        f"{trainer.loader.size:,} training images, batches of {trainer.loader.batch_size}, {trainer.total_steps:,} "
-        f"steps, {trainer.config.precision} on {trainer.model.device}{ranks}; writing to {trainer.run_dir}"
+        f"{trainer.loader.size:,} training images{format_replay(trainer.loader)}, batches of "
+        f"{trainer.loader.batch_size}, {trainer.total_steps:,} steps, {trainer.config.precision} on "
+        f"{trainer.model.device}{ranks}; writing to {trainer.run_dir}"
     )
+
+
+def format_replay(loader: Any) -> str:
+    """Return the number of replayed images, "" without any."""
+    replayed = getattr(loader, "replayed", 0)
+    if not replayed:
+        return ""
+    return f" and {replayed * loader.steps:,} replayed ones an epoch ({replayed} in a batch)"
 
 
 def format_summary(trainer: Any) -> str:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from miniclip import recipes
+from miniclip.cli.replay import changed_replay, replay_of, with_replay
 from miniclip.cli.run_data import data_spec_of, reading_options_of
 from miniclip.config import CLIPConfig, preset
 from miniclip.train.config import TrainConfig
@@ -22,7 +23,7 @@ DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
 PRESET_RECIPES = {"bert_vit_tiny": "few-minutes", "bert_vit_small": "small-set"}
 # Defaults for Shapes: its captions name each shape, which a random crop could cut off, and its color.
 SHAPES_SETTINGS = {"epochs": 10, "min_crop_area": 1.0, "color_jitter": 0.0}
-NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device", "group_by")
+NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device", "group_by", "replay")
 ARCHITECTURE = ("preset", "model", "architecture")
 LOAD_SETTINGS = ("image_size", "context_length")  # options of `load` for a checkpoint to start from
 RESUME_FLAGS = ("allow_changes", "step")
@@ -53,7 +54,7 @@ def read_toml(path: str) -> dict[str, Any]:
         raise ValueError(f"{path}: not TOML ({one_line(error)})") from None
     values = {name.replace("-", "_"): value for name, value in values.items()}
     changes = values.pop("model") if isinstance(values.get("model"), dict) else None
-    names = [*NEW_RUN_SETTINGS, *(field.name for field in dataclasses.fields(TrainConfig))]
+    names = [*NEW_RUN_SETTINGS, "replay_share", *(field.name for field in dataclasses.fields(TrainConfig))]
     for name in values:
         if name not in names:
             raise ValueError(f"{path}: unknown setting {short(name)}{did_you_mean(name, names)}")
@@ -105,7 +106,8 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     from miniclip.data.opening import absolute_spec, parse_spec, spec_name
     from miniclip.runs.directory import next_run_dir, require_free
 
-    data, preset_name, checkpoint, run_dir, device, group = (settings.pop(name, None) for name in NEW_RUN_SETTINGS)
+    data, preset_name, checkpoint, run_dir, device, group, old = (settings.pop(n, None) for n in NEW_RUN_SETTINGS)
+    replay = replay_of(old, settings.pop("replay_share", None))
     changes = settings.pop("architecture", {})
     sizes = {name: settings.pop(name) for name in LOAD_SETTINGS if name in settings}
     if sizes and not checkpoint:
@@ -118,7 +120,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     run_dir = Path(run_dir) if run_dir else next_run_dir(Path("runs") / spec_name(data))
     folder = parse_spec(data).path if data != DEFAULT_DATA else None
     require_free(run_dir, folder if folder and folder.is_dir() else None)  # before minutes of reading the data
-    train_data, val_data = open_splits(data, reading_options_of(dataclasses.asdict(config)))
+    train_data, val_data = open_splits(data, replay, reading_options_of(dataclasses.asdict(config)))
     preset_name = preset_name or DEFAULT_PRESET
     if checkpoint:
         model = pretrained_model(checkpoint, config, sizes)
@@ -126,7 +128,7 @@ def new_run_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         require_pixels_of(train_data, preset_name, recipes.changed(preset(preset_name), changes))
         model = fresh_model(preset_name, train_data.captions, config, changes)
     about = {"data": data, **({"model": checkpoint} if checkpoint else {"preset": preset_name})}
-    about |= {"architecture": changes} if changes else {}
+    about |= replay | ({"architecture": changes} if changes else {})
     return {
         "model": model,
         "train_data": train_data,
@@ -245,8 +247,10 @@ def resumed_trainer(run: str, settings: dict[str, Any]) -> Any:
             what = "the table [model]" if name == "architecture" else f"--{name.replace('_', '-')}"
             raise ValueError(f"{what} is for a new run; --resume {run} continues that run: remove {what}")
     saved = read_run(run)
-    data = None if data is None else absolute_spec(data)
-    splits = open_splits(data or data_spec_of(run, saved), reading_options_of(saved["train"] | settings))
+    about = {} if data is None else {"data": absolute_spec(data)}
+    about |= changed_replay(saved["about"], settings.pop("replay", None), settings.pop("replay_share", None))
+    data, replay = about.get("data") or data_spec_of(run, saved), saved["about"] | about
+    splits = open_splits(data, replay, reading_options_of(saved["train"] | settings))
     return miniclip.Trainer.resume(
         run,
         *splits,
@@ -254,12 +258,13 @@ def resumed_trainer(run: str, settings: dict[str, Any]) -> Any:
         allow_changes=bool(allow_changes),
         step=step,
         device=device,
-        about={} if data is None else {"data": data},
+        about=about,
     )
 
 
-def open_splits(spec: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the training and the validation split of a dataset."""
+def open_splits(spec: str, replay: Mapping[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the training split of a dataset, with old images if `replay` names them, and its validation split."""
     from miniclip.data import open_data
 
-    return open_data(spec, "train", **options), open_data(spec, "val", **options)
+    train_data, val_data = open_data(spec, "train", **options), open_data(spec, "val", **options)
+    return with_replay(train_data, replay, options), val_data

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from miniclip.data.formats.flickr30k import Flickr8k, Flickr30k
     from miniclip.data.formats.webdataset import WebDataset
     from miniclip.data.opening import open_data
+    from miniclip.data.replay import Replay
     from miniclip.data.shapes import Shapes
     from miniclip.data.tools.contact_sheet import contact_sheet
     from miniclip.data.tools.inspection import inspect
@@ -27,6 +28,7 @@ _MODULES = {
     "Flickr8k": "formats.flickr30k",
     "ImageCaptionDataset": "dataset",
     "Inspection": "tools.report",
+    "Replay": "replay",
     "Shapes": "shapes",
     "WebDataset": "formats.webdataset",
     "build_cache": "cache.writing",
@@ -44,6 +46,7 @@ __all__ = [
     "Flickr30k",
     "ImageCaptionDataset",
     "Inspection",
+    "Replay",
     "Shapes",
     "WebDataset",
     "build_cache",

@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     tokens: Tensor  # (B * C, T) int64, image by image; T the longest caption, or the context length if padded
     indices: Tensor  # (B,) int64, the images' indices in the dataset
     rows: Tensor  # (B,) int64, the rows of the global batch; images that cannot be read are left out
+    passes: Tensor  # (B,) int64, the number of earlier passes over the images; it draws the captions
 
 
 class ImageCaptionLoader:
@@ -69,14 +70,14 @@ class ImageCaptionLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this rank's rows of an epoch's batches, from batch `start` on."""
-        order = self._order(epoch)
+        order, passes = self._order(epoch)
         for number in range(start, self.steps):
             began = time.perf_counter()
             pixels, rows = self._images.read(epoch * self.steps + number, order[number].tolist())
             readable = torch.tensor(rows)
-            indices = order[number][readable]
-            pixels, tokens = self._captions.pair(pixels, indices, self.options, epoch)
-            batch = Batch(pixels, tokens, indices, self.rows.start + readable)
+            indices, earlier = order[number][readable], passes[number][readable]
+            pixels, tokens = self._captions.pair(pixels, indices, earlier, self.options)
+            batch = Batch(pixels, tokens, indices, self.rows.start + readable, earlier)
             self.wait_seconds += time.perf_counter() - began
             yield batch
 
@@ -84,13 +85,14 @@ class ImageCaptionLoader:
         """Stop the processes and threads that read ahead; the next batch starts them again."""
         self._images.close()
 
-    def _order(self, epoch: int) -> Tensor:
-        """Return the indices of the images in this rank's rows of each batch: (steps, B)."""
+    def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the indices of the images in this rank's rows of each batch, and their passes: both (steps, B)."""
         order = torch.randperm(self.size, generator=generator(self.options.seed, "order", epoch))
-        return order[: self.steps * self.batch_size].view(self.steps, self.batch_size)[:, self.rows]
+        order = order[: self.steps * self.batch_size].view(self.steps, self.batch_size)[:, self.rows]
+        return order, torch.full_like(order, epoch)
 
     def _indices_from(self, step: int) -> Iterator[list[int]]:
         """Yield the indices of a step's batch and of all later ones, epoch after epoch."""
         first, start = divmod(step, self.steps)
         for epoch in count(first):
-            yield from self._order(epoch)[start if epoch == first else 0 :].tolist()
+            yield from self._order(epoch)[0][start if epoch == first else 0 :].tolist()

@@ -73,22 +73,22 @@ class AugmentedCaptions(CaptionTable):
         self._tokenizer = tokenizer
         self._texts = [caption for captions in as_dataset(data).captions for caption in captions]
 
-    def pair(self, pixels: Tensor, indices: Tensor, options: LoaderOptions, epoch: int) -> tuple[Tensor, Tensor]:
+    def pair(self, pixels: Tensor, indices: Tensor, passes: Tensor, options: LoaderOptions) -> tuple[Tensor, Tensor]:
         """As `CaptionTable.pair`, with half of the images mirrored if left and right are exchanged."""
         seed, per_image = options.seed, options.captions_per_image
-        rows = self.rows(indices, seed, epoch, per_image).tolist()
+        rows = self.rows(indices, passes, seed, per_image).tolist()
         texts = [self._texts[row] for row in rows]
         if options.swap_left_right:
             mirrored = []
-            for number, index in enumerate(indices.tolist()):
+            for number, (index, earlier) in enumerate(zip(indices.tolist(), passes.tolist(), strict=True)):
                 own = slice(number * per_image, (number + 1) * per_image)
                 swapped = [swap_left_right(text) for text in texts[own]]
-                mirrored.append(None not in swapped and random_integer(seed, "mirror", epoch, index) % 2 == 0)
+                mirrored.append(None not in swapped and random_integer(seed, "mirror", earlier, index) % 2 == 0)
                 texts[own] = [text for text in swapped if text is not None] if mirrored[-1] else texts[own]
             pixels = torch.where(torch.tensor(mirrored)[:, None, None, None], pixels.flip(3), pixels)
         if rate := options.word_dropout:
-            pairs = zip(texts, rows, strict=True)
-            texts = [drop_words(text, rate, seed, "words", epoch, row) for text, row in pairs]
+            drawn = zip(texts, rows, passes.repeat_interleave(per_image).tolist(), strict=True)
+            texts = [drop_words(text, rate, seed, "words", earlier, row) for text, row, earlier in drawn]
         return pixels, self._tokenizer(texts, context_length=options.context_length, pad=options.pad)
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.replay import batch_and_steps
 from miniclip.diagnostics.checks.captions import check_captions
 from miniclip.diagnostics.checks.images import check_images, sample_images
 from miniclip.diagnostics.checks.memory import check_memory
@@ -49,7 +50,7 @@ def check(
         )
     if not len(train_data) or model.tokenizer is None:
         raise ValueError("the check needs training data that is not empty, and a model with a tokenizer")
-    batch_size = min(config.batch_size, len(train_data))
+    batch_size = batch_and_steps(train_data, config.batch_size)[0]
     with _preserved(model):
         sample = sample_images(train_data, seconds=seconds)
         findings = check_captions(train_data, model.tokenizer, model.config.text.context_length, batch_size)

@@ -160,7 +160,7 @@ def plan_run(trainer: StepTrainer) -> RunPlan:
         image_parameters=_parameters(model.image),
         text_parameters=_parameters(model.text),
         parameters=_parameters(model),
-        images=loader.size,
+        images=len(trainer.train_data),
         captions=sum(map(len, trainer.train_data.captions)),
         val_images=0 if trainer.val_data is None else len(trainer.val_data),
         batch_size=loader.batch_size,

@@ -137,7 +137,7 @@ class BatchLoss:
     ) -> None:
         require_objectives(model, config)
         self.model, self.config, self.loss, self.place = model, config, loss, place
-        self._caption_rows = CaptionRows(place.data, config.seed, place.progress, config.captions_per_image)
+        self._caption_rows = CaptionRows(place.data, config.seed, config.captions_per_image)
         self._folder, self._options = embedding_folder(config, place.folder), loader.options
         self._teacher: tuple[Targets, Tensor] | None = None  # with the factor on its cosines
         self._teacher_facts: dict[str, str] = {}

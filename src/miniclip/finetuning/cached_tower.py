@@ -25,7 +25,6 @@ from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches
 from miniclip.finetuning.embedding_table import EmbeddingTable
 from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIPOutput
-from miniclip.runs.progress import Progress
 from miniclip.runs.structure import is_frozen
 from miniclip.runtime.devices import send
 from miniclip.train.config import TrainConfig
@@ -84,19 +83,18 @@ class CaptionRows:
     Args:
         data: images with captions.
         seed: of the run.
-        progress: its epoch counts.
         per_image: captions of each image in a batch, C.
     """
 
-    def __init__(self, data: ImageCaptionDataset, seed: int, progress: Progress, per_image: int) -> None:
+    def __init__(self, data: ImageCaptionDataset, seed: int, per_image: int) -> None:
         self._counts = [len(group) for group in data.captions]
         self._first_rows = torch.tensor([0, *self._counts]).cumsum(0)[:-1]
-        self._seed, self._progress, self._per_image = seed, progress, per_image
+        self._seed, self._per_image = seed, per_image
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the row of each caption: (B * C,) int64."""
-        key = self._seed, self._progress.epoch
-        return drawn_rows(self._counts, self._first_rows, batch.indices, key, self._per_image)
+        images = batch.indices, batch.passes
+        return drawn_rows(self._counts, self._first_rows, images, self._seed, self._per_image)
 
 
 class EmbeddedImages:
@@ -238,11 +236,11 @@ class EmbeddedPreparation:
 
 
 def prepare_inputs(
-    prepare: InputPreparation, towers: FrozenTowers | None, data: ImageCaptionDataset, progress: Progress
+    prepare: InputPreparation, towers: FrozenTowers | None, data: ImageCaptionDataset
 ) -> InputPreparation | EmbeddedPreparation:
     """Return the preparation of batches for a model, or for one with frozen towers that are encoded once."""
     if towers is None:
         return prepare
     return EmbeddedPreparation(
-        prepare, towers, CaptionRows(data, prepare.config.seed, progress, prepare.config.captions_per_image)
+        prepare, towers, CaptionRows(data, prepare.config.seed, prepare.config.captions_per_image)
     )

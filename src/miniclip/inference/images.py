@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from miniclip.data.decoding.jpeg import read_pixels as read_file_pixels
 from miniclip.data.image_types import UNNAMED, as_image, encoded, existing, is_encoded
-from miniclip.data.jpeg import read_pixels as read_file_pixels
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import reason_of
 from miniclip.errors import DataError, UnreadableError

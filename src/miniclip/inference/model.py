@@ -109,7 +109,7 @@ class CLIPModel(CLIP):
                 completely. A path, the bytes of an image file, an open file or a PIL image is one image. So is an
                 array (H, W), (H, W, 3) or (H, W, 4) of uint8, or a tensor (3, H, W) of uint8. Arrays (N, H, W, 3) and
                 tensors (N, 3, H, W) are N images. Float tensors (N, 3, S, S) or (3, S, S) are normalized pixels from
-                `model.preprocess`. JPEG files are decoded by `data.jpeg`: pixels differ by at most a few grey levels.
+                `model.preprocess`. JPEG files are decoded by `data.decoding.jpeg`: pixels differ by a few grey levels.
             batch_size: images per batch. The next batch is read while the model works. None: 64; on a GPU 512 of a
                 tensor, 128 of others.
             normalize: return unit vectors.

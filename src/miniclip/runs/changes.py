@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.replay import batch_and_steps
 from miniclip.runs.progress import Progress, run_length
 from miniclip.train.callbacks import Callback, named_callbacks
 from miniclip.train.config import TrainConfig
@@ -84,13 +86,13 @@ class ScheduleChange:
         before: the settings of the run.
         now: the settings that it is resumed with.
         progress: the position of the run.
-        images: number of training images.
+        data: the training data.
     """
 
     before: TrainConfig
     now: TrainConfig
     progress: Progress
-    images: int
+    data: ImageCaptionDataset
 
     def __str__(self) -> str:
         (old, old_rate), (new, new_rate) = map(self._length_and_rate, (self.before, self.now))
@@ -101,7 +103,7 @@ class ScheduleChange:
 
     def _length_and_rate(self, config: TrainConfig) -> tuple[int, float]:
         """Return the number of steps, and the rate of the next step; 0 after the last."""
-        steps, _ = run_length(config, self.progress, max(1, self.images // min(config.batch_size, self.images)))
+        steps, _ = run_length(config, self.progress, max(1, batch_and_steps(self.data, config.batch_size)[1]))
         warmup, step = config.warmup_steps(steps), self.progress.step
         return steps, learning_rate(step, peak=config.lr, warmup=warmup, total=steps) if step < steps else 0.0
 
@@ -158,6 +160,8 @@ def accepting_command(run_dir: Path, changes: Changes, about: Mapping[str, Any],
         return f"add {allow}"
     words = [] if step is None else ["--step", str(step)]
     words += ["--data", about["data"]] if len(values) < len(changes) else []
+    replay = {name: about[name] for name in ("replay", "replay_share") if name in about and "train data" in changes}
+    words += [word for name, value in replay.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     for name, value in values.items():
         flag = name.replace("_", "-")
         words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
@@ -174,4 +178,7 @@ def describe_data(fingerprint: dict[str, Any] | None) -> str:
     """Return a dataset's fingerprint as text."""
     if fingerprint is None:
         return "(none)"
-    return f"({fingerprint['images']} images, {fingerprint['captions']} captions, digest {fingerprint['sha256']})"
+    share = f", share {fingerprint['share']:g} of {fingerprint['old']} old images" if "share" in fingerprint else ""
+    return (
+        f"({fingerprint['images']} images, {fingerprint['captions']} captions, digest {fingerprint['sha256']}{share})"
+    )

@@ -14,6 +14,7 @@ import torch
 from miniclip.checkpoints.native import read_json, write_json
 from miniclip.data.dataset import ImageCaptionDataset, name_of
 from miniclip.data.given import as_dataset
+from miniclip.data.replay import Replay
 from miniclip.errors import CheckpointError
 from miniclip.finetuning.adapters import FOLDER
 from miniclip.runs import history, state
@@ -178,7 +179,7 @@ def read_run(path: str | Path) -> dict[str, Any]:
 def fingerprint(data: ImageCaptionDataset | None) -> dict[str, Any] | None:
     """Return the identity of a dataset: its counts, and a digest of captions and file names in order.
 
-    Folders do not count, so that a dataset may be moved.
+    Folders do not count, so that a dataset may be moved. Replayed images have their number and share too.
     """
     if data is None:
         return None
@@ -187,7 +188,8 @@ def fingerprint(data: ImageCaptionDataset | None) -> dict[str, Any] | None:
     for index, group in enumerate(data.captions):
         name = Path(name_of(data, index)).name if has_names else ""
         digest.update("\n".join([name, *group]).encode("utf-8", "surrogatepass") + b"\0")
-    return {"images": len(data), "captions": sum(map(len, data.captions)), "sha256": digest.hexdigest()[:16]}
+    identity = {"images": len(data), "captions": sum(map(len, data.captions)), "sha256": digest.hexdigest()[:16]}
+    return identity | ({"old": len(data.old), "share": data.share} if isinstance(data, Replay) else {})
 
 
 def remove_temporary_files(path: Path) -> None:

@@ -105,7 +105,7 @@ def load_run(
     if about != run["about"]:
         changes["about"] = (run["about"], about)
     if not options.allow_changes:
-        schedule = ScheduleChange(before, now, saved.progress, images=len(train_data))
+        schedule = ScheduleChange(before, now, saved.progress, train_data)
         require_allowed(run_dir, changes, schedule, about, options.step)
     parts = () if options.allow_changes else saved.structure.foreign
     return ResumedRun(load_model(run_dir, run["model"], path, saved), now, about, changes, saved, parts)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from miniclip.data.loader import Batch, ImageCaptionLoader
+from miniclip.data.replay import ReplayLoader
 from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIPOutput
 from miniclip.runs.history import History, Record
@@ -71,6 +72,8 @@ class MetricsBuffer:
     def add(self, record: Record, batch: Batch, result: StepResult) -> None:
         """Keep a step's metrics; `record` is the step's position."""
         record = {**record, "chance_loss": self.chance_loss, "tokens": batch.tokens.shape[1]}
+        if isinstance(self.loader, ReplayLoader):
+            record["replayed"] = self.loader.replayed
         self._unread.append(UnreadStep(record, result.metrics, finite_rows(result.output)))
         self.last_batch, self.last_output = batch, result.output
 

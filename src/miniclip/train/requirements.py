@@ -8,6 +8,7 @@ import torch
 
 from miniclip.data.cache.reading import require_pixels
 from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.replay import batch_and_steps, require_replay
 from miniclip.inference.model import CLIPModel
 from miniclip.runs.saveable import require_saveable
 from miniclip.runtime import fsdp
@@ -27,7 +28,7 @@ def require_trainable(
     Raises:
         ValueError: the model has float16 weights or no tokenizer, cannot be saved or does not fit the loss; a cache was
             built for another model; a batch has fewer than two pairs, or not the same number on each rank under FSDP;
-            no image has as many captions as a step takes.
+            no image has as many captions as a step takes; replayed images are validation images, or too few.
         TypeError: the model is not a CLIPModel.
     """
     require_saveable(model)
@@ -35,7 +36,8 @@ def require_trainable(
     require_tokenizer(model)
     require_image_size(model.image, config)
     loss_function(config, model)
-    pairs = require_pairs(config, len(train_data))
+    pairs = require_pairs(config, train_data)
+    require_replay(train_data, val_data)
     require_captions(config, train_data)
     for data in (train_data, val_data):
         require_pixels(data, model)  # now, not after an epoch
@@ -99,12 +101,13 @@ def require_captions(config: TrainConfig, data: ImageCaptionDataset) -> None:
         )
 
 
-def require_pairs(config: TrainConfig, images: int) -> int:
+def require_pairs(config: TrainConfig, data: ImageCaptionDataset) -> int:
     """Return the number of pairs of a batch.
 
     Raises:
         ValueError: there are fewer than two: a pair without others to compare it with teaches nothing.
     """
+    images = len(data)
     if images == 0:
         raise ValueError("the training data are empty; give at least two images")
     if images == 1:
@@ -115,4 +118,4 @@ def require_pairs(config: TrainConfig, images: int) -> int:
             "two pairs: use a batch_size of 2 or more, as large as possible; with micro_batch_size 1 only one pair is "
             "in memory at a time"
         )
-    return min(config.batch_size, images)
+    return batch_and_steps(data, config.batch_size)[0]

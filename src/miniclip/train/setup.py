@@ -13,6 +13,7 @@ from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.given import as_dataset
 from miniclip.data.loader import Batch, ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
+from miniclip.data.replay import Replay, ReplayLoader
 from miniclip.data.skipping import SkipLog
 from miniclip.data.subset import readable_subset
 from miniclip.diagnostics.batch_metrics import batch_metrics
@@ -153,7 +154,7 @@ def set_up(
         val_data=val_data,
         loader=loader,
         truncated_captions=truncated,
-        prepare=prepare_inputs(prepare, towers, train_data, progress),
+        prepare=prepare_inputs(prepare, towers, train_data),
         towers=model if towers is None else cast(CLIPModel, towers),
         loss=loss,
         loss_of=BatchLoss(model, config, loader, loss, RunPlace(path, progress, resumed is not None, train_data)),
@@ -194,7 +195,11 @@ def build_loader(
         options = dataclasses.replace(options, source=towers.source)
     tokenizer = require_tokenizer(model)
     before = getattr(tokenizer, "truncated", 0)
-    loader = ImageCaptionLoader(data, tokenizer, model.preprocess, options)
+    loader: ImageCaptionLoader
+    if isinstance(data, Replay):
+        loader = ReplayLoader(data, tokenizer, model.preprocess, options)
+    else:
+        loader = ImageCaptionLoader(data, tokenizer, model.preprocess, options)
     return loader, getattr(tokenizer, "truncated", 0) - before
 
 

@@ -45,7 +45,7 @@ class Trainer:
 
     Args:
         model: a model with a tokenizer; it is trained in place.
-        train_data: images with captions.
+        train_data: images with captions; `miniclip.data.Replay` joins old ones to them, against forgetting.
         val_data: held-out images with captions; None: no evaluation, and no `best/`.
         config: the settings.
         run_dir: the run directory, which must not hold a run; None: the first free one of `runs/clip`, `runs/clip-2`, …

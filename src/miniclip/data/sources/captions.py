@@ -41,44 +41,46 @@ class CaptionTable:
         ends = torch.eq(tokens, -1 if tokenizer.end_id is None else tokenizer.end_id).int().argmax(dim=1) + 1
         self._lengths = torch.full_like(ends, tokens.shape[1]) if pad else ends
 
-    def draw(self, indices: Tensor, seed: int, epoch: int, per_image: int = 1) -> Tensor:
+    def draw(self, indices: Tensor, passes: Tensor, seed: int, per_image: int = 1) -> Tensor:
         """Draw captions for each image: (B * C, T) int64, an image's captions next to each other.
 
-        The choice depends only on the seed, the epoch and the image's index. No caption is drawn twice for an image
+        The choice depends only on the seed, the image's index and its pass. No caption is drawn twice for an image
         before all of its captions are drawn. T is the longest caption's length. The first caption of each image is the
         one that is drawn if there is only one.
 
         Args:
             indices: (B,) indices of the images.
+            passes: (B,) number of earlier passes over the images.
             seed: of the choice.
-            epoch: of the choice.
             per_image: C.
         """
-        rows = self.rows(indices, seed, epoch, per_image)
+        rows = self.rows(indices, passes, seed, per_image)
         return self._tokens[rows, : int(self._lengths[rows].max())].long()
 
-    def rows(self, indices: Tensor, seed: int, epoch: int, per_image: int = 1) -> Tensor:
+    def rows(self, indices: Tensor, passes: Tensor, seed: int, per_image: int = 1) -> Tensor:
         """Return the rows of the captions that `draw` draws in the list of all captions: (B * C,) int64."""
-        return drawn_rows(self._counts, self._first_rows, indices, (seed, epoch), per_image)
+        return drawn_rows(self._counts, self._first_rows, (indices, passes), seed, per_image)
 
-    def pair(self, pixels: Tensor, indices: Tensor, options: LoaderOptions, epoch: int) -> tuple[Tensor, Tensor]:
+    def pair(self, pixels: Tensor, indices: Tensor, passes: Tensor, options: LoaderOptions) -> tuple[Tensor, Tensor]:
         """Return images (B, 3, S, S), here unchanged, and their drawn captions (B * C, T)."""
-        return pixels, self.draw(indices, options.seed, epoch, options.captions_per_image)
+        return pixels, self.draw(indices, passes, options.seed, options.captions_per_image)
 
 
 def drawn_rows(
-    counts: Sequence[int], first_rows: Tensor, indices: Tensor, key: tuple[int, int], per_image: int = 1
+    counts: Sequence[int], first_rows: Tensor, images: tuple[Tensor, Tensor], seed: int, per_image: int = 1
 ) -> Tensor:
     """Draw captions for each image: their rows in the list of all captions, (B * C,) int64, image by image.
 
     Args:
         counts: number of captions of every image.
         first_rows: row of every image's first caption.
-        indices: (B,) the images.
-        key: seed and epoch.
+        images: (B,) their indices, and (B,) the numbers of earlier passes over them.
+        seed: of the choice.
         per_image: C.
     """
-    offsets = [_offsets(counts[index], (key[0], "caption", key[1], index), per_image) for index in indices.tolist()]
+    indices, passes = images
+    keys = zip(passes.tolist(), indices.tolist(), strict=True)
+    offsets = [_offsets(counts[index], (seed, "caption", number, index), per_image) for number, index in keys]
     return (first_rows[indices, None] + torch.tensor(offsets)).flatten()
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from miniclip.data.dataset import ImageCaptionDataset, file_of, image_of, name_of
-from miniclip.data.jpeg import read_pixels
+from miniclip.data.decoding.jpeg import read_pixels
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import reason_of
 from miniclip.errors import DataError
