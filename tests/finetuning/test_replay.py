@@ -141,7 +141,7 @@ def test_refuses_old_images_that_cannot_be_replayed(runner, train_data, old, tmp
     assert not (tmp_path / "few").exists()
 
 
-def test_resumed_run_is_the_same_to_the_bit(runner, resume, train_data, old):
+def test_resumed_run_is_the_same_bit_for_bit(runner, resume, train_data, old):
     runner("whole", color_jitter=0.3).fit()
     with pytest.raises(KeyboardInterrupt):
         runner("stopped", [StopAt(11)], color_jitter=0.3, save_every=3).fit()
