@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import settings
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
 from miniclip.data import Shapes
 from miniclip.inference.model import CLIPModel
-from miniclip.plots.callbacks import EvaluationPlots
+from miniclip.plots.callbacks import EvaluationPlots, LearningCurve
 from miniclip.runtime import devices
 from miniclip.tokenizer import Tokenizer
 from miniclip.train import Callback, TrainConfig, Trainer
@@ -30,7 +31,12 @@ CAPTIONS = ["a red circle above a blue square", "a blue square", "a green triang
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-xdist keep the order of the files; by default it starts those with few tests last, even slow ones."""
+    """Let pytest-xdist keep the order of the files; by default it starts those with few tests last, even slow ones.
+
+    Ctrl-C must reach the processes that tests start: a shell that runs the tests in the background ignores it for all.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
 
@@ -101,14 +107,27 @@ def ranks(rank_starter):
 
 @pytest.fixture(autouse=True)
 def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the plots of evaluations, which take longer than the toy runs; the fixture `drawn` keeps them."""
+    """Skip the plots of runs, which take longer than the toy runs; `drawn` keeps all, `curve_drawn` only the curve."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(EvaluationPlots, "draw", lambda self, trainer: None)
+        if "curve_drawn" not in request.fixturenames:
+            monkeypatch.setattr(LearningCurve, "draw", lambda self, trainer: None)
 
 
 @pytest.fixture
 def drawn() -> None:
-    """Keep the plots of evaluations."""
+    """Keep all plots of runs."""
+
+
+@pytest.fixture
+def curve_drawn() -> None:
+    """Keep the learning curve."""
+
+
+@pytest.fixture
+def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give Shapes 48 training images by default, since 6,000 take seconds."""
+    monkeypatch.setattr("miniclip.data.shapes.dataset.DEFAULT_SIZES", {"train": 48, "val": 24, "test": 24})
 
 
 @pytest.fixture(scope="session")

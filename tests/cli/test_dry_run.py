@@ -6,9 +6,8 @@ from miniclip import cli
 class TestDryRun:
     FLAGS = ("--batch-size", "8", "--device", "cpu", "--max-steps", "3")
 
-    def test_prints_the_origin_of_every_setting_and_writes_nothing(self, tmp_path, monkeypatch, capsys):
+    def test_prints_the_origin_of_every_setting_and_writes_nothing(self, small_shapes, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("miniclip.data.shapes.dataset.DEFAULT_SIZES", {"train": 24, "val": 24})
         (tmp_path / "recipe.toml").write_text('lr = 1e-4\nseed = 3\nprecision = "float32"\n')
         assert cli.main(["train", "--dry-run", "--config", "recipe.toml", "--seed", "5", *self.FLAGS]) == 0
         out = capsys.readouterr().out

@@ -130,7 +130,7 @@ class TestModelTable:
         assert model.config.text.end_id == model.tokenizer.end_id < 600
         assert model.config.text.layers == preset("bert_vit_tiny").text.layers
 
-    def test_the_run_records_it(self, tmp_path, capsys):
+    def test_the_run_records_it(self, small_shapes, tmp_path, capsys):
         (tmp_path / "recipe.toml").write_text(self.TEXT)
         assert cli.main(["train", "--config", str(tmp_path / "recipe.toml"), "--dry-run"]) == 0
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  architecture"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 import miniclip
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
@@ -53,12 +54,14 @@ def exported(models, tmp_path_factory):
     """Return the function of a layout that gives the folder which was exported for it, once."""
     for library in ("onnx", "onnxscript", "onnxruntime", "tokenizers"):
         pytest.importorskip(library)
-    folder, done = tmp_path_factory.mktemp("exported"), set()
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of pytest-xdist share the folders
+        folder = folder.parent
 
     def export(layout):
-        if layout not in done:
-            miniclip.export(models[layout], folder / layout, layout=layout, **KINDS[layout][2])
-            done.add(layout)
+        with FileLock(folder / f"{layout}.lock"):
+            if not (folder / layout).exists():  # it appears when it is complete
+                miniclip.export(models[layout], folder / layout, layout=layout, **KINDS[layout][2])
         return folder / layout
 
     return export

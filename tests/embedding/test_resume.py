@@ -1,12 +1,11 @@
 """Interrupted embeddings resume and give the files of an undisturbed run; another model or source is refused."""
 
 import json
+import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +14,8 @@ from safetensors.torch import load_file
 import miniclip
 from miniclip import cli
 from miniclip.embedding import partial as partial_module
-from miniclip.embedding import parts
+from miniclip.embedding import parts, writing
 from miniclip.errors import UnreadableError
-
-ROOT = Path(__file__).parents[2]
 
 
 class Stopped(Exception):
@@ -201,29 +198,38 @@ class TestChanges:
             miniclip.embed(toy, photos, tmp_path / "out.npy", overwrite=True)
 
 
+def arguments_of(folder):
+    options = ["-o", folder / "out.npy", "--batch-size", 4, "--device", "cpu"]
+    return list(map(str, ["embed", folder / "model", folder / "photos", *options]))
+
+
+def stopped_command(folder):
+    """Run the command in this process, which a signal to it ends at its fourth batch."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
+    real, left, writing.CHUNK_ITEMS = parts.embed_batch, [3], 1
+
+    def stopping(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), int((folder / "signal").read_text()))
+        return real(*arguments)
+
+    parts.embed_batch = stopping
+    sys.exit(cli.main(arguments_of(folder)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_command_resumes(toy, photos, tmp_path, number, capsys):
+def test_command_resumes(toy, photos, tmp_path, number, capsys, ranks):
     """The command is killed after its third batch, in a process of its own; the same command resumes."""
     miniclip.save(toy, tmp_path / "model")
-    code = (
-        "import os, signal, sys; from miniclip import cli; from miniclip.embedding import parts, writing\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs\n"
-        "writing.CHUNK_ITEMS, real, left = 1, parts.embed_batch, int(sys.argv[1])\n"
-        "def stopping(*arguments):\n"
-        "    global left; left -= 1\n"
-        f"    if left < 0: os.kill(os.getpid(), {int(number)})\n"
-        "    return real(*arguments)\n"
-        "parts.embed_batch = stopping; sys.exit(cli.main(sys.argv[2:]))\n"
-    )
-    arguments = ["embed", tmp_path / "model", photos, "-o", tmp_path / "out.npy", "--batch-size", 4, "--device", "cpu"]
-
-    command = [sys.executable, "-c", code, "3", *map(str, arguments)]
-    stopped = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert stopped.returncode in (130, -int(number)), stopped.stderr
+    (tmp_path / "signal").write_text(str(int(number)))
+    (tmp_path / "photos").symlink_to(photos)
+    ((code, _, error),) = ranks(1, stopped_command, tmp_path, succeed=False)
+    assert code in (130, -int(number)), error
     journal = tmp_path / "out.npy.partial" / "journal.jsonl"
     assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 3
-    assert cli.main(list(map(str, arguments))) == 0
+    assert cli.main(arguments_of(tmp_path)) == 0
     output = capsys.readouterr()
     assert "resuming after 12 images" in output.err
     assert output.out.startswith(f"{tmp_path / 'out.npy'}: 30 embeddings of 16 numbers, names in ")

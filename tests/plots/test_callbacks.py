@@ -146,7 +146,7 @@ def test_long_runs_are_thinned(tmp_path, monkeypatch):
     assert size_and_colors(tmp_path / "curve.png")[1] > 20
 
 
-def test_curve_respects_its_time_limit_and_is_drawn_at_the_end(start, monkeypatch):
+def test_curve_respects_its_time_limit_and_is_drawn_at_the_end(start, curve_drawn, monkeypatch):
     drawn = []
     monkeypatch.setattr("miniclip.plots.callbacks.plot_learning_curve", lambda h, *_, **__: drawn.append(len(h.steps)))
     now = iter(range(1000))

@@ -1,15 +1,13 @@
 """A run that is killed at random moments and resumed each time equals a run that was never stopped.
 
-The test kills real processes with SIGKILL. They are forked from a process that has imported everything, so that each
-costs only its training. The moments are drawn as numbers of interpreter events (calls and returns of functions, in all
+The test kills real processes with SIGKILL. They are forked from a rank of the fixture `ranks`, so that each costs only
+its training. The moments are drawn as numbers of interpreter events (calls and returns of functions, in all
 threads). They fall into startup, steps, evaluations and writes, and are the same at each run of the test.
 """
 
 import os
 import random
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +32,7 @@ SETTINGS = {
     "epochs": 3, "batch_size": 8, "precision": "float32", "log_every": 2, "save_every": 2, "keep_checkpoints": 2,
     "ema_decay": 0.9, "color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "micro_batch_size": 5,
 }  # fmt: skip
-KILLS = 12
+KILLS = 6
 TIMES = {"samples_per_second", "data_wait", "mfu"}
 
 
@@ -52,7 +50,7 @@ def train(run: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Train one undisturbed run, then others until there were `KILLS` kills; the test runs it in a separate process."""
+    """Train one undisturbed run, then others until there were `KILLS` kills; no other thread may run."""
     torch.set_num_threads(1)
     train(folder / "whole")
     draw, kills = random.Random(0), 0
@@ -70,14 +68,11 @@ def records(run):
     return [{key: value for key, value in record.items() if key not in TIMES} for record in every]
 
 
-def test_resumes_after_sigkill(tmp_path):
-    command = [sys.executable, "-m", "tests.runs.test_killed", tmp_path]
-    # a process that sees a GPU starts threads for its gradients, and must not be forked then
-    alone = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
-    assert done.returncode == 0, done.stderr
+def test_resumes_after_sigkill(ranks, tmp_path):
+    """The rank sees no GPU: a process with one starts threads for its gradients, and must not be forked then."""
+    ((_, output, _),) = ranks(1, main, tmp_path, seconds=300)
     runs = sorted(tmp_path.glob("killed-*"))
-    assert done.stdout.count("kills; at") >= KILLS
+    assert output.count("kills; at") >= KILLS
     assert runs
     for run in runs:
         assert_same(tmp_path / "whole", run)
@@ -101,7 +96,3 @@ def assert_same(whole, killed):
 
 def states(run):
     return [read_state(path) for path in [run / "state.safetensors", *sorted((run / "states").iterdir())]]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

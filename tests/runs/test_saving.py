@@ -225,7 +225,7 @@ def test_full_or_read_only_disk_leaves_the_last_state(start, train_data, val_dat
 
 
 @pytest.mark.slow
-def test_command_line_prints_one_line_and_exits_with_2(disk, capsys):
+def test_command_line_prints_one_line_and_exits_with_2(disk, capsys, small_shapes):
     run = disk("size=1m") / "run"
     settings = ["--max-steps", "1", "--batch-size", "4", "--precision", "float32", "--device", "cpu"]
     assert cli.main(["train", "--run-dir", str(run), *settings]) == 2

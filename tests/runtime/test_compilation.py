@@ -33,8 +33,10 @@ def test_a_compiled_run_equals_the_eager_one(start, monkeypatch):
 
 @slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a compiler")
-def test_inductor_gives_the_values_and_gradients_of_the_eager_blocks(tokenizer):
-    """Another order of summation costs 1e-6."""
+def test_inductor_gives_the_values_and_gradients_of_the_eager_blocks(tokenizer, monkeypatch):
+    """Another order of summation costs 1e-6. The compiler is not tried out first, a third of its time."""
+    backend = functools.partialmethod(torch.nn.Module.compile, options={"cpp.vec_isa_ok": True})
+    monkeypatch.setattr(torch.nn.Module, "compile", backend)
     torch.compiler.reset()
     pixels, results = torch.randn(2, 3, 16, 16), []
     for compiled in (False, True):

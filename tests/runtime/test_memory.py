@@ -40,7 +40,7 @@ from miniclip.train.step_arguments import loss_function, split, step_options
 torch.set_num_threads(1)
 model = CLIPModel(CLIPConfig(ImageConfig(48, 8, 32, 3, 2), TextConfig(8, 300, 32, 2, 2), 16)).initialise()
 optimizer = build_optimizer(model, TrainConfig())
-pixels, tokens = torch.randint(256, (4096, 3, 48, 48), dtype=torch.uint8), torch.randint(299, (4096, 8))
+pixels, tokens = torch.randint(256, (1024, 3, 48, 48), dtype=torch.uint8), torch.randint(299, (1024, 8))
 tokens[:, -1] = 299
 
 def status(name):
@@ -92,7 +92,7 @@ if not follows_allocations():
 results = {
     "batch of 64": measured(plain_step, 64),
     "batch of 256": measured(plain_step, 256),
-    "4096 in micro batches of 64": measured(cached_step, 4096, micro_batch_size=64),
+    "1024 in micro batches of 64": measured(cached_step, 1024, micro_batch_size=64),
     "256, checkpointed": measured(plain_step, 256, gradient_checkpointing=True),
 }
 for name, enabled in (("256, predicted", False), ("256, checkpointed, predicted", True)):
@@ -120,8 +120,8 @@ def measured():
 @pytest.mark.slow
 def test_micro_batches_need_little_more_memory_than_one_of_them(measured):
     """At most 1.5 times the memory of a batch of 64, plus the embeddings: 2 sides and their gradients, in float32."""
-    embeddings = 2 * 2 * 4096 * 16 * 4
-    assert measured["4096 in micro batches of 64"] <= 1.5 * measured["batch of 64"] + embeddings
+    embeddings = 2 * 2 * 1024 * 16 * 4
+    assert measured["1024 in micro batches of 64"] <= 1.5 * measured["batch of 64"] + embeddings
     assert measured["batch of 256"] > 3 * measured["batch of 64"], "the measurement misses the activations"
 
 

@@ -1,6 +1,6 @@
 """An index that is killed at random moments equals one that was built undisturbed, and is complete after each kill.
 
-The test kills real processes with SIGKILL. They are forked from a process that has imported everything. The moments are
+The test kills real processes with SIGKILL. They are forked from a rank of the fixture `ranks`. The moments are
 drawn as numbers of interpreter events (calls and returns of functions, in all threads). They fall into reading,
 encoding, commits and compaction.
 """
@@ -10,8 +10,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
 ]
 
-KILLS = {"build": 12, "update": 8}
+KILLS = {"build": 6, "update": 4}
 EVENTS = {"build": 45_000, "update": 22_000}  # about as many as an undisturbed one has
 COUNT = 24
 
@@ -80,7 +78,7 @@ def near(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def main(folder: Path) -> None:
-    """Build one undisturbed index, then others until there were 20 kills; the test runs it in a separate process."""
+    """Build one undisturbed index, then others until there were `KILLS`; no other thread may run in the process."""
     torch.set_num_threads(1)
     updating.COMMIT_SECONDS = 0.0
     whole = folder / "whole"
@@ -105,12 +103,9 @@ def main(folder: Path) -> None:
                 print(kills[step], "kills; in", step, "of", other.name, flush=True)
 
 
-def test_killed_index_equals_undisturbed(tmp_path):
-    command = [sys.executable, "-m", "tests.search.test_killed_index", tmp_path]
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
-    assert done.returncode == 0, done.stderr
-    assert all(done.stdout.count(f"kills; in {step}") >= least for step, least in KILLS.items())
+def test_killed_index_equals_undisturbed(ranks, tmp_path):
+    ((_, output, _),) = ranks(1, main, tmp_path, seconds=300)
+    assert all(output.count(f"kills; in {step}") >= least for step, least in KILLS.items())
     whole = Snapshot(tmp_path / "whole" / "index")
     for path in sorted(tmp_path.glob("killed-*/index")):
         killed = Snapshot(path)
@@ -118,7 +113,3 @@ def test_killed_index_equals_undisturbed(tmp_path):
         assert near(killed.vectors[killed.rows], whole.vectors[whole.rows])
         assert {file.name.partition("-")[0] for file in path.iterdir()} == {"index.sqlite", "vectors"}
         assert len(list(path.glob("vectors-*"))) == 1
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from miniclip import cli
 from miniclip.data import Replay, Shapes
 from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
@@ -315,20 +316,20 @@ def test_batch_smaller_than_the_ranks_is_refused(monkeypatch, tmp_path):
         require_even(8)
 
 
-def torchrun(count: int, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    return subprocess.run(
-        [*command, "-m", "miniclip", "train", "--device", "cpu", "--precision", "float32", *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-    )
+def command_of(folder: Path) -> list[str]:
+    """Arguments of a short run on the photos of a folder."""
+    options = ["--device", "cpu", "--precision", "float32", "--max-steps", 2, "--batch-size", 8]
+    return list(map(str, ["train", "--data", folder / "photos", "--run-dir", folder / "run", *options]))
+
+
+def call_command(folder: Path) -> None:
+    """Run the command in this rank."""
+    sys.exit(cli.main(command_of(folder)))
 
 
 @pytest.mark.slow
-def test_command_under_torchrun(tmp_path):
+def test_command_under_torchrun(tmp_path, ranks):
+    """The first run is torchrun's; the second one is refused, which needs no more than its ranks."""
     photos = tmp_path / "photos"
     (photos / "images").mkdir(parents=True)
     rows = ["image_name| comment_number| comment"]
@@ -336,14 +337,21 @@ def test_command_under_torchrun(tmp_path):
         picture.save(photos / "images" / f"{i}.jpg")
         rows += [f"{i}.jpg| {k}| {caption}" for k, caption in enumerate(captions)]
     (photos / "results.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    small = ["--data", photos, "--max-steps", 2, "--batch-size", 8]
-    run = torchrun(2, "--run-dir", tmp_path / "run", *small)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    run = subprocess.run(
+        [*torchrun, "miniclip", *command_of(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("2 ranks; writing to") == 1
     assert run.stdout.count("learning curve:") == 1
     assert [r["step"] for r in History.read(tmp_path / "run").steps] == [1, 2]
-    again = torchrun(2, "--run-dir", tmp_path / "run", *small)
-    assert again.returncode != 0
-    lines = [line for line in again.stderr.splitlines() if line.startswith("miniclip, rank ")]
-    assert len(lines) == 1, again.stderr
+    again = ranks(2, call_command, tmp_path, succeed=False)
+    assert all(code != 0 for code, *_ in again)
+    lines = [line for *_, error in again for line in error.splitlines() if line.startswith("miniclip, rank ")]
+    assert len(lines) == 1, again
     assert "already holds a run" in lines[0]

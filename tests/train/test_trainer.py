@@ -188,7 +188,7 @@ def test_eval_every_and_the_last_epoch(start):
     assert [record["epoch"] for record in history.evaluations] == [2, 3]
 
 
-def test_without_validation_data_there_is_no_best(model, train_data, tmp_path):
+def test_without_validation_data_there_is_no_best(model, train_data, tmp_path, curve_drawn):
     config = TrainConfig(epochs=1, batch_size=8)
     trainer = Trainer(model, train_data, config=config, run_dir=tmp_path / "run")
     assert trainer.fit().evaluations == []
