@@ -5,7 +5,8 @@ python -m benchmarks [PART …] [--small] [--rounds 7] [--device cpu] [--out FOL
 Each part runs in a separate process, with the same weights, inputs and threads for all implementations. Their results
 are compared before they are timed, in interleaved rounds. A speedup is the median of the rounds' ratios. With --out,
 the table is written as `results.md` and `results.json`, with a plot, `speedups.png`. Parts that are not named keep
-their rows in it, if machine, versions and sizes are the same. Needs the extra `bench`.
+their rows in it, if machine, versions and sizes are the same. With --small, all parts share one process. Needs the
+extra `bench`.
 
 `python -m benchmarks gpu` and `python -m benchmarks learning` are other commands, with options of their own: the table
 of one GPU, and the recall of models after equal training time.
@@ -56,13 +57,14 @@ def main() -> None:
         parser.error(f"unknown part {unknown[0]!r}; expected one of {', '.join(PARTS)}")
     scale = Scale(options.small, options.rounds or (1 if options.small else 7), options.device or default_device())
     if options.rows:
-        measure(options.parts[0], scale, options.rows)
+        measure(options.parts, scale, options.rows)
         return
     machine = describe_machine()
     table = read_table(options.out, machine, scale) if options.out else {}
-    for part in options.parts or PARTS:
-        table[part] = measure_in_process(part, scale)
-        print(to_markdown(table[part], heading=False), flush=True)
+    parts = options.parts or list(PARTS)
+    for group in [parts] if scale.small else [[part] for part in parts]:  # the imports take longer than a small part
+        table |= measure_in_process(group, scale)
+        print("\n".join(to_markdown(table[part], heading=False) for part in group), flush=True)
         if options.out:  # after each part, so that a failure of a later one loses nothing
             write_table({part: table[part] for part in PARTS if part in table}, machine, scale, options.out)
 
@@ -90,27 +92,31 @@ def write_table(table: dict[str, list[Row]], machine: dict[str, Any], scale: Sca
     plot_speedups(rows, machine, folder / "speedups.png")
 
 
-def measure(part: str, scale: Scale, path: Path) -> None:
-    """Run a part in this process, and write its rows one by one."""
+def measure(parts: list[str], scale: Scale, path: Path) -> None:
+    """Run parts in this process, and write their rows one by one."""
     import torch
 
-    if scale.device == "cpu":
-        torch.set_num_threads(torch.get_num_threads())  # fixed, even if a library's import changes it
-    rows = []
-    for row in importlib.import_module(f"benchmarks.{part}").rows(scale):
-        rows.append(dataclasses.asdict(row))
-        path.write_text(json.dumps(rows))
+    threads, rows = torch.get_num_threads(), {part: [] for part in parts}
+    for part in parts:
+        print(f"{part} …", file=sys.stderr, flush=True)
+        module = importlib.import_module(f"benchmarks.{part}")
+        if scale.device == "cpu":
+            torch.set_num_threads(threads)  # fixed, even if a library's import or another part changes it
+        for row in module.rows(scale):
+            rows[part].append(dataclasses.asdict(row))
+            path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows))
 
 
-def measure_in_process(part: str, scale: Scale) -> list[Row]:
-    """Run a part in a separate process, and return its rows."""
+def measure_in_process(parts: list[str], scale: Scale) -> dict[str, list[Row]]:
+    """Run parts in a separate process, and return their rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
         options = ["--rounds", str(scale.rounds), "--device", scale.device, *(["--small"] if scale.small else [])]
-        command = [sys.executable, "-m", "benchmarks", part, *options, "--rows", str(path)]
+        command = [sys.executable, "-m", "benchmarks", *parts, *options, "--rows", str(path)]
         if subprocess.run(command).returncode:
-            raise SystemExit(f"the part {part!r} failed")
-        return [Row(**row) for row in json.loads(path.read_text())]
+            raise SystemExit("the part that is named last failed")
+        return {part: [Row(**row) for row in rows] for part, rows in json.loads(path.read_text()).items()}
 
 
 def default_device() -> str:

@@ -34,8 +34,10 @@ def seconds(statement: str) -> float:
 
 def rows(scale: Scale) -> Iterator[Row]:
     calls = {name: partial(seconds, statement) for name, statement in STATEMENTS.items()}
-    per_second = interleaved(calls, scale.rounds)
-    values = {name: [1 / value for value in rounds] for name, rounds in per_second.items()}
+    if scale.small:  # one process each, without a warm-up
+        values = {name: [call() for _ in range(scale.rounds)] for name, call in calls.items()}
+    else:
+        values = {name: [1 / value for value in rounds] for name, rounds in interleaved(calls, scale.rounds).items()}
     yield Row("import", "in a fresh process", "s", values, {"torch": 1 / 1.1}, lower_is_better=True)
 
 

@@ -2,7 +2,7 @@
 
 Measured with torch's profiler for `encode_image` (ViT-B/16, 8 images), `encode_text` (256 captions) and the loss.
 
-python -m benchmarks.shares [--runs 5] [--pairs 8192]
+python -m benchmarks.shares [--runs 5] [--pairs 8192] [--layers 12]
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.baselines import random_captions
+from benchmarks.baselines import random_captions, with_layers
 from benchmarks.harness import describe_machine
 from benchmarks.report import machine_line
 from miniclip import contrastive_loss
@@ -55,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=8192, help="batch size of the loss (default 8192)")
+    parser.add_argument("--layers", type=int, default=12, help="layers of both towers (default 12)")
     options = parser.parse_args()
     torch.manual_seed(0)
     print(machine_line(describe_machine()), "\n")
@@ -62,7 +63,7 @@ def main() -> None:
     calls: dict[str, Callable[[], Any]] = {}
     pixels, tokens = torch.randn(8, 3, 224, 224), random_captions(256)
     for dtype in (torch.float32, torch.bfloat16):
-        model = fresh(preset("vit_b_16")).eval().to(dtype)
+        model = fresh(with_layers(preset("vit_b_16"), options.layers)).eval().to(dtype)
         name = str(dtype).removeprefix("torch.")
         calls[f"encode_image, 8 images, {name}"] = partial(model.encode_image, pixels.to(dtype))
         calls[f"encode_text, 256 captions, {name}"] = partial(model.encode_text, tokens)

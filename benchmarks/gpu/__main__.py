@@ -73,8 +73,9 @@ def run_parts(parts: list[str], shares: dict[str, int], options: argparse.Namesp
             str(seconds - START_SECONDS),
             *["--small"] * options.small,
         ]
+        timeout = None if options.small else max(1.0, min(left, seconds + START_SECONDS))
         try:
-            status: int | str = subprocess.run(command, timeout=max(1.0, min(left, seconds + START_SECONDS))).returncode
+            status: int | str = subprocess.run(command, timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             status = "it took too long"
         if status:
