@@ -130,6 +130,10 @@ def test_contrastive_model_is_tuned_with_the_sigmoid_loss_and_longer_captions(ba
     model = miniclip.load(run / "last")
     assert (model.config.text.context_length, model.config.image.image_size) == (100, 24)
     assert model.logit_bias is not None
+    with pytest.warns(UserWarning, match="stretched to 100"):
+        assert cli.main(["interpolate", str(base), str(run), "--alpha", "0", "-o", str(tmp_path / "between")]) == 0
+    start = miniclip.load(base, image_size=24, context_length=100).state_dict()
+    assert torch.equal(miniclip.load(tmp_path / "between").image.positions, start["image.positions"])
     assert cli.main(["finetune", "--resume", str(run), "--context-length", "77"]) == 2
     assert "remove --context-length" in capsys.readouterr().err
 

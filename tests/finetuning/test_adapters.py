@@ -52,6 +52,20 @@ def test_convert_merges_an_adapter(saved, tmp_path, capsys):
     assert "adapter" in capsys.readouterr().err
 
 
+def test_export_merges_an_adapter(saved, tmp_path, monkeypatch, capsys):
+    exported = []
+    monkeypatch.setattr("miniclip.deployment.onnx_files.require_onnx", lambda: None)
+    monkeypatch.setattr(miniclip, "export", lambda model, target, **options: exported.append(model))
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "visual.onnx").touch()
+    command = ["export", str(tmp_path / "base"), str(tmp_path / "onnx"), "--overwrite", "--adapter"]
+    assert cli.main([*command, str(tmp_path / "adapter")]) == 0
+    assert not lora_layers(exported[0])
+    assert_close(exported[0], saved)
+    assert cli.main([*command, str(tmp_path / "base")]) == 2
+    assert "adapter" in capsys.readouterr().err
+
+
 def test_load_adapter_continues_its_training(saved, tmp_path):
     loaded = load_adapter(miniclip.load(tmp_path / "base"), tmp_path / "adapter")
     assert torch.equal(embeddings(loaded), embeddings(saved))

@@ -31,10 +31,12 @@ def apply(model: CLIP, config: TrainConfig) -> None:
     Parameters that are frozen already stay frozen.
 
     Raises:
-        ValueError: nothing of the towers would train, a tower has fewer blocks than the setting names, or a tower has
-            other adapters.
+        ValueError: nothing of the towers would train, a tower has fewer blocks than the setting names, a tower has
+            other adapters, or the sigmoid loss has a new bias that would not train.
     """
     modes = {"image": config.tune_image, "text": config.tune_text}
+    if config.loss == "sigmoid" and ("lora" in modes.values() or lora_layers(model)):
+        require_trained_bias(model, [name for name, mode in modes.items() if mode in ("lora", "frozen")])
     if all(mode == "full" for mode in modes.values()):
         return
     for name, mode in modes.items():
@@ -79,8 +81,7 @@ def add_lora(
         The model.
 
     Raises:
-        ValueError: a name is unknown, the rank is below 1, a tower has other adapters, or only adapters would train
-            beside a logit bias that has not been trained.
+        ValueError: a name is unknown, the rank is below 1, or a tower has other adapters.
     """
     towers = list(towers)
     for kind, names, known in (("target", targets, TARGETS), ("tower", towers, TOWERS)):
@@ -89,7 +90,6 @@ def add_lora(
                 raise ValueError(f"unknown LoRA {kind} {name!r}{did_you_mean(name, known)}")
     if rank < 1:
         raise ValueError(f"the LoRA rank is {rank}; expected at least 1")
-    require_trained_bias(model, towers)
     for name in towers:
         tower = getattr(model, name)
         start = f"{name}.blocks."
@@ -113,19 +113,19 @@ def add_lora(
     return model
 
 
-def require_trained_bias(model: CLIP, adapted: Iterable[str]) -> None:
+def require_trained_bias(model: CLIP, frozen: Iterable[str]) -> None:
     """Check that a logit bias has been trained if it would be frozen: if only adapters train.
 
-    A new bias starts far from its place, since its loss has few positives, and no adapter makes up for that.
+    A new bias starts far from its place, since the sigmoid loss has few positives, and no adapter makes up for that.
 
     Args:
         model: the model.
-        adapted: towers whose weights will be frozen.
+        frozen: towers whose weights will be frozen.
 
     Raises:
         ValueError: the bias has the first value of the configuration.
     """
-    bias, others = model.logit_bias, [name for name in TOWERS if name not in adapted]
+    bias, others = model.logit_bias, [name for name in TOWERS if name not in frozen]
     if bias is None or any(
         parameter.requires_grad and not is_lora(name)
         for tower in others

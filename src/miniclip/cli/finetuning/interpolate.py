@@ -67,12 +67,27 @@ def interpolate_command(
         allowed = 1.0 if allow_loss is None else allow_loss
         chosen_between(models[0], models[1], target, data, old_data, allowed, device)
     else:
-        loaded = [miniclip.load(name) for name in models]
+        loaded = [miniclip.load(name) for name in models] if len(models) > 2 else load_pair(*models)
         mean = miniclip.soup(loaded) if alpha is None else miniclip.interpolate(loaded[0], loaded[1], float(alpha))
         for name in ("interpolation.json", "interpolation.png"):  # would describe another choice of alpha
             (target / name).unlink(missing_ok=True)
         miniclip.save(mean, target, overwrite=overwrite)
     print(f"wrote {target}    in Python: miniclip.load({str(target)!r})")
+
+
+def load_pair(start: str, tuned: str, **options: Any) -> list[Any]:
+    """Load a pretrained and a fine-tuned model, the former with the image size and the context length of the latter.
+
+    `miniclip finetune --image-size` and `--context-length` start from the same resized positions.
+    """
+    import miniclip
+
+    a, b = (miniclip.load(name, **options) for name in (start, tuned))
+    sizes = [{"image_size": c.image.image_size, "context_length": c.text.context_length} for c in (a.config, b.config)]
+    if sizes[0] != sizes[1]:
+        changed: dict[str, Any] = {name: size for name, size in sizes[1].items() if size != sizes[0][name]}
+        a = miniclip.load(start, **options, **changed)
+    return [a, b]
 
 
 def chosen_between(
@@ -93,7 +108,7 @@ def chosen_between(
         raise ValueError(f"--allow-loss is {allowed}; expected percentage points, at least 0")
     (new_name, new), (old_name, old) = measure_of(tuned, data), measure_of(tuned, old_data)
     place = select_device(device)
-    a, b = miniclip.load(start, device=place), miniclip.load(tuned, device=place)
+    a, b = load_pair(start, tuned, device=place)
     points = sweep(a, b, new, old)
     chosen = choose(points, allowed)
     rows = [["alpha", f"new: {new_name}", "change", f"old: {old_name}", "change"]]
