@@ -3,10 +3,11 @@
 python -m benchmarks deployment
 
 ViT-B/16 with random weights. `miniclip` is float32 in torch. `bfloat16` and `int8` are miniclip in these precisions
-(`miniclip.quantize`). The engines run the files of `miniclip.export(layout="onnx", int8=True)`: onnxruntime in float32
-and int8, OpenVINO in float32, and in int8 with weights compressed by nncf, if it is installed. `onnxruntime, library
-int8` is the form of onnxruntime's own quantizer. faster-clip opens only OpenAI's ViT-B/32 and another text tower, so a
-row of its own compares it: its weights are read from a cache folder, which is filled with random ones.
+(`miniclip.quantize`), `calibrated` is int8 with constant scales, found on other images and captions. The engines run
+the files of `miniclip.export(layout="onnx", int8=True)`: onnxruntime in float32 and int8, OpenVINO in float32, and in
+int8 with weights compressed by nncf, if it is installed. `onnxruntime, library int8` is the form of onnxruntime's own
+quantizer. faster-clip opens only OpenAI's ViT-B/32 and another text tower, so a row of its own compares it: its
+weights are read from a cache folder, which is filled with random ones.
 All use torch's number of threads. On one thread (OMP_NUM_THREADS=1) the clock is CPU time, which other programs on the
 machine change less, and the largest batches are left out. Embeddings are compared with float32 first; the note gives
 the smallest cosine.
@@ -34,7 +35,7 @@ from miniclip.config import preset
 from miniclip.hub import fresh
 
 MIN_COSINE = {"int8": 0.99, "bfloat16": 0.999}  # other names: 0.99999
-INT8 = f"{MINICLIP} int8"
+INT8, CALIBRATED = f"{MINICLIP} int8", f"{MINICLIP} int8, calibrated"
 Call = Callable[[Tensor], Tensor]
 
 
@@ -48,6 +49,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         warnings.simplefilter("ignore")
         files = write_files(model, Path(folder))
         torch_models = {MINICLIP: model, "miniclip bfloat16": bfloat16(model), INT8: miniclip.quantize(model)}
+        torch_models[CALIBRATED] = miniclip.quantize(model, inputs_of("image", 64), random_captions(256, seed=1))
         for tower, small, large in (("image", (1, 2), (1, 8, 32)), ("text", (1, 4), (1, 32, 256))):
             calls = {name: torch_call(tower, one) for name, one in torch_models.items()}
             calls |= engines(tower, files)

@@ -2,9 +2,9 @@
 
 python -m benchmarks recall
 
-bfloat16 and int8 in torch (`miniclip.quantize`), and on a CPU the int8 files of `miniclip export --int8`, those of
-onnxruntime's own quantizer, and OpenVINO's int8 if it is installed. The data are synthetic: 1,000 images of unseen
-combinations of colour and shape, and the shapes as classes.
+The others are bfloat16 and int8 in torch (`miniclip.quantize`, without and with calibration). On a CPU also the int8
+files of `miniclip export --int8`, those of onnxruntime's own quantizer, and OpenVINO's int8 if it is installed. The
+data are synthetic: 1,000 images of unseen combinations of colour and shape, and the shapes as classes.
 """
 
 import copy
@@ -40,7 +40,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         miniclip.Trainer(model, train_data, config=config, run_dir=run_dir, callbacks=[], device=scale.device).fit()
         encoders = {MINICLIP: model, "miniclip bfloat16": copy.deepcopy(model).bfloat16()}
         if scale.device == "cpu":
-            encoders |= int8_encoders(model, Path(folder))
+            encoders |= int8_encoders(model, train_data, Path(folder))
         figures = {name: measure(encoder, val_data) for name, encoder in encoders.items()}
     exact = figures[MINICLIP]["embeddings"]
     cosines = (
@@ -66,11 +66,16 @@ class EngineEncoder:
         return torch.cat([self.text(batch) for batch in tokenize(self.model, self.model.tokenizer, texts).split(BATCH)])
 
 
-def int8_encoders(model: Any, folder: Path) -> dict[str, Any]:
+def int8_encoders(model: Any, data: Any, folder: Path) -> dict[str, Any]:
+    """The int8 forms by name; 200 images and their captions are calibration data."""
+    images = [data[i][0] for i in range(min(200, len(data)))]
+    texts = [caption for group in data.captions[: len(images)] for caption in group]
+    calibrated = miniclip.quantize(model, images, texts)
     files = write_files(model, folder)
     calls = {tower: engines(tower, files) for tower in ("image", "text")}
     names = [name for name in calls["image"] if "int8" in name]
-    return {"miniclip int8": miniclip.quantize(model), **{name: EngineEncoder(model, name, calls) for name in names}}
+    own = {"miniclip int8": miniclip.quantize(model), "miniclip int8, calibrated": calibrated}
+    return own | {name: EngineEncoder(model, name, calls) for name in names}
 
 
 def measure(encoder: Any, data: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from miniclip.embedding import embed
     from miniclip.errors import CheckpointError, DataError
     from miniclip.explanation import explain
-    from miniclip.fast.int8 import quantize
+    from miniclip.fast.quantizing import quantize
     from miniclip.finetuning.interpolation import interpolate, soup
     from miniclip.hub import export, list_models, load, push_to_hub, save
     from miniclip.inference.image_items import Images
@@ -56,7 +56,7 @@ _MODULES = {
     "list_models": "hub",
     "load": "hub",
     "push_to_hub": "hub",
-    "quantize": "fast.int8",
+    "quantize": "fast.quantizing",
     "save": "hub",
     "sigmoid_loss": "losses",
     "soup": "finetuning.interpolation",

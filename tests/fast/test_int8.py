@@ -11,7 +11,7 @@ from torch import nn
 
 import miniclip
 from miniclip.checkpoints.native import save_checkpoint
-from miniclip.fast import int8, layers, plain
+from miniclip.fast import int8, layers, plain, quantizing
 from miniclip.fast.layers import LEAST
 from miniclip.models.layers import QuickGELU
 
@@ -204,6 +204,6 @@ def test_refusals(pair, monkeypatch):
         broken.image.blocks[0].mlp.up.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="finite"):
         miniclip.quantize(broken)
-    monkeypatch.setattr(int8, "is_supported", lambda: False)
+    monkeypatch.setattr(quantizing, "is_supported", lambda: False)
     with pytest.raises(ValueError, match="no exact int8 product"):
         miniclip.quantize(model)

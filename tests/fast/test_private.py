@@ -1,10 +1,11 @@
 """Each private symbol of torch still exists and means what the fast forms take it for."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from miniclip.fast import private
+from miniclip.fast import calibrated, private
 from miniclip.fast.int8 import is_supported
 
 
@@ -91,3 +92,24 @@ def test_onednn_int8_linear_equals_integers():
         x, 128, private.onednn_int8_pack(weight), scale, torch.zeros(len(scale), dtype=torch.int64)
     )
     torch.testing.assert_close(result, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_onednn_int8_layer_equals_its_parts():
+    if not calibrated.is_supported():
+        return
+    x, weight = torch.randint(0, 256, (3, 8), dtype=torch.uint8), torch.randint(-60, 61, (5, 8), dtype=torch.int8)
+    scale, bias, total = torch.rand(5) * 1e-3, torch.randn(5), torch.randn(3, 5)
+    inputs = (x, private.onednn_int8_pack(weight), scale, torch.zeros(5, dtype=torch.int64), bias)
+    expected = (x.int() @ weight.int().T) * scale + bias
+    torch.testing.assert_close(private.onednn_int8_layer(*inputs), expected)
+    torch.testing.assert_close(private.onednn_int8_layer(*inputs, total=total.clone()), expected + total)
+    functions = {"none": F.gelu, "tanh": lambda y: F.gelu(y, approximate="tanh"), "quickgelu": F.silu}
+    for name, function in functions.items():
+        integers = private.onednn_int8_layer(*inputs, activation=calibrated.POST_OPS[name][:2], integers=(0.1, 7))
+        assert integers.dtype == torch.uint8
+        values = (function(expected) / 0.1 + 7).clamp(0, 255)
+        torch.testing.assert_close(integers.float(), values, atol=0.501, rtol=0)
+
+
+def test_int8_products_are_supported_together():
+    assert calibrated.is_supported() == is_supported()

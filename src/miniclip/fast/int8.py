@@ -12,25 +12,19 @@ Letters: M tokens, K inputs, N outputs.
 
 from __future__ import annotations
 
-import copy
 import functools
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from miniclip.fast.private import UNAVAILABLE, onednn_int8_linear, onednn_int8_pack
-from miniclip.finetuning.lora import merge
-from miniclip.models.clip import CLIP
-from miniclip.models.layers import MLP, Attention
-from miniclip.utils.items import describe
 
 LEVELS = 127  # largest integer of a weight or an activation
 MAX_PAIR = 128  # largest sum of two neighbouring weights: 255 * 128 fits in 16 bits with a sign
 ZERO_POINT = 128  # shift of activations from int8 to uint8
 SMALLEST = 1e-30  # range of a token of zeros
 ROUNDING = 1.5 * 2**23  # float32 near this number has steps of 1
-Model = TypeVar("Model", bound=CLIP)
 Packed = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
@@ -78,8 +72,8 @@ def _rounding(inputs: int) -> Tensor:
     return torch.full((inputs,), ROUNDING + ZERO_POINT, dtype=torch.float32, device="cpu")
 
 
-class Int8Linear(nn.Module):
-    """Linear layer in int8, for inference in float32 on a CPU."""
+class Int8Weights(nn.Module):
+    """Weight of a linear layer in int8, its scales and its bias, for inference in float32 on a CPU."""
 
     weight: Tensor
     scale: Tensor
@@ -94,50 +88,21 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
         self._packed: dict[tuple[int, int, float, float], Packed] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., K) to (..., N)."""
-        return self.part(x, 0, self.out_features)
-
-    def part(
-        self,
-        x: Tensor,
-        start: int,
-        stop: int,
-        scale_in: float = 1.0,
-        scale_out: float = 1.0,
-        in_place: bool = False,
-        least: float | None = None,
-    ) -> Tensor:
-        """Outputs start..stop of `scale_in * x`, times `scale_out`: (..., K) to (..., stop - start).
-
-        `in_place` and `least` as in `quantize_tokens`.
-        """
-        if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError("an int8 model has no gradients: train or explain the model before miniclip.quantize")
-        rows = x.reshape(-1, self.in_features).float()
-        if not rows.shape[0]:
-            return x.new_zeros(*x.shape[:-1], stop - start)
-        weight, scale, zeros, bias = self._pack(start, stop, scale_in, scale_out)
-        values, limit = quantize_tokens(rows, in_place, least)
-        y = onednn_int8_linear(values, ZERO_POINT, weight, scale, zeros)
-        y = y.mul_(limit) if bias is None else torch.addcmul(bias, y, limit, out=y)
-        return y.view(*x.shape[:-1], stop - start)
-
     def extra_repr(self) -> str:
         """Sizes, as `nn.Linear` prints them."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
-    def _pack(self, start: int, stop: int, scale_in: float, scale_out: float) -> Packed:
+    def packed(self, start: int, stop: int, scale_in: float, scale_out: float) -> Packed:
         """Weights of some outputs in oneDNN's layout, their scales, zeros and bias, made at their first use."""
         key = (start, stop, scale_in, scale_out)
         if key not in self._packed:
             weight = onednn_int8_pack(self.weight[start:stop].contiguous())
-            scale = self.scale[start:stop] * (scale_in * scale_out / LEVELS)
+            scale = self.scale[start:stop] * (scale_in * scale_out)
             bias = None if self.bias is None else self.bias[start:stop] * scale_out
             self._packed[key] = (weight, scale, torch.zeros_like(scale, dtype=torch.int64), bias)
         return self._packed[key]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Weights:
         """Refuse to move or convert the layer."""
         for name in ("weight", "scale"):
             buffer = getattr(self, name)
@@ -166,45 +131,42 @@ class Int8Linear(nn.Module):
         return {**self.__dict__, "_packed": {}}
 
 
-def quantize(model: Model) -> Model:
-    """Return a copy of a model that computes the linear layers of its blocks in int8, for inference on a CPU.
+class Int8Linear(Int8Weights):
+    """Linear layer in int8 with scales of tokens found at each call."""
 
-    Weights are quantized by output channel, activations by token, at each call. Attention, norms, patches and
-    projections stay in float32. The copy embeds, classifies and evaluates, but has no gradients, and is not saved: save
-    the model itself, and quantize what `load` returns.
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        return self.part(x, 0, self.out_features)
 
-    Args:
-        model: a model in float32 on a CPU.
+    def part(
+        self,
+        x: Tensor,
+        start: int,
+        stop: int,
+        scale_in: float = 1.0,
+        scale_out: float = 1.0,
+        in_place: bool = False,
+        least: float | None = None,
+    ) -> Tensor:
+        """Outputs start..stop of `scale_in * x`, times `scale_out`: (..., K) to (..., stop - start).
 
-    Returns:
-        The copy, in evaluation mode. docs/export.md has measured cosines with embeddings of the model.
+        `in_place` and `least` as in `quantize_tokens`.
+        """
+        refuse_gradients(x)
+        rows = x.reshape(-1, self.in_features).float()
+        if not rows.shape[0]:
+            return x.new_zeros(*x.shape[:-1], stop - start)
+        weight, scale, zeros, bias = self.packed(start, stop, scale_in / LEVELS, scale_out)
+        values, limit = quantize_tokens(rows, in_place, least)
+        y = onednn_int8_linear(values, ZERO_POINT, weight, scale, zeros)
+        y = y.mul_(limit) if bias is None else torch.addcmul(bias, y, limit, out=y)
+        return y.view(*x.shape[:-1], stop - start)
 
-    Raises:
-        TypeError: the model is not a CLIP.
-        ValueError: it is not in float32 on a CPU, is quantized already, has weights that are not finite, or torch has
-            no int8 product for this processor.
-    """
-    if not isinstance(model, CLIP):
-        raise TypeError(f"model: found {describe(model)}; expected a CLIPModel, as miniclip.load returns")
-    weight = model.log_scale
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        raise ValueError(
-            f"the model is {weight.dtype} on {weight.device}; expected float32 on a CPU: model.float().cpu()"
-        )
-    if not is_supported():
-        raise ValueError(
-            "torch has no exact int8 product for this processor; export for onnxruntime instead: "
-            "miniclip.export(model, path, layout='onnx', int8=True)"
-        )
-    copied = merge(copy.deepcopy(model)).eval().requires_grad_(False)
-    for parent in list(copied.modules()):
-        if isinstance(parent, (Attention, MLP)):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, Int8Linear):
-                    raise ValueError("the model is quantized already")  # noqa: TRY004 - a wrong value
-                if type(layer) is nn.Linear:
-                    setattr(parent, name, Int8Linear(layer))
-    return copied
+
+def refuse_gradients(x: Tensor) -> None:
+    """Raise a ValueError if a gradient would have to pass through an int8 layer."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("an int8 model has no gradients: train or explain the model before miniclip.quantize")
 
 
 @functools.cache

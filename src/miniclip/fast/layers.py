@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from miniclip.fast.attention import attention
-from miniclip.fast.int8 import Int8Linear
+from miniclip.fast.calibrated import CalibratedLinear, CalibratedMLP, Int8Norm
+from miniclip.fast.int8 import Int8Linear, Int8Weights
 from miniclip.fast.matmul import apply_linear, is_plain_linear, linear
 from miniclip.fast.prefix import SharedPrefix
 from miniclip.fast.private import has_global_hooks, has_hooks, is_transformed
@@ -27,6 +28,7 @@ from miniclip.models.layers import MLP, Attention, AttentionPool, Block, QuickGE
 from miniclip.models.stochastic_depth import drop_branches
 
 INT8_ROWS = 256  # tokens of int8 layers at a time and thread: the traffic between caches would take longer than they do
+CALIBRATED = 3  # times as many rows, because activations take less memory
 # smallest values of activations, rounded down; that of QuickGELU without its factors, x * sigmoid(x)
 LEAST: dict[type[nn.Module], float] = {QuickGELU: -0.2785, nn.GELU: -0.1701}
 PackedLayout = SharedPrefix | PackedSequences
@@ -86,7 +88,7 @@ class FastAttention(Attention):
     def _project(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Outputs start..stop of the layer `qkv`."""
         layer: nn.Module = self.qkv
-        if isinstance(layer, Int8Linear):
+        if isinstance(layer, (Int8Linear, CalibratedLinear)):
             return layer.part(x, start, stop)
         y = linear(x, self.qkv.weight[start:stop], self.qkv.bias[start:stop])
         return y + layer.update(x, start, stop) if isinstance(layer, LoRALinear) else y
@@ -136,6 +138,9 @@ class FastBlock(Block):
                 x = x[0, mask.packed_indices(pool_indices)] + pooled
             else:
                 x = pick(x, pool_indices) + pooled
+        mlp: nn.Module = self.mlp
+        if type(mlp) is CalibratedMLP and not has_hooks(mlp) and not has_global_hooks():
+            return mlp.add_to_(x, self.norm2(x))
         return x + drop_branches(self.mlp(self.norm2(x)), rate, samples)
 
 
@@ -151,13 +156,16 @@ class FastTransformer(Transformer):
         """As `FastAttention.forward`. With pool_indices or a packed layout, `is_exact(self)` must hold."""
         if self.bfloat16_residual and torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.bfloat16)
+        if is_calibrated(self):  # integers have no NaN: spread it to all tokens, as attention does
+            x = x + 0 * x.sum(dim=(1, 2), keepdim=True)
         if mask is None and not causal and x.shape[0] > 1 and is_int8(self) and is_exact(self):
             return self._by_image(x, pool_indices)
         return self._blocks(x, mask, causal, pool_indices)
 
     def _by_image(self, x: Tensor, pool_indices: Tensor | None) -> Tensor:
         """All blocks for as many images at a time as a core's cache holds."""
-        images = max(1, int8_rows() // x.shape[1])
+        rows = int8_rows() * (CALIBRATED if is_calibrated(self) else 1)
+        images = max(1, rows // x.shape[1])
         starts = range(0, x.shape[0], images)
         parts = [(x[i : i + images], None if pool_indices is None else pool_indices[i : i + images]) for i in starts]
         return torch.cat([self._blocks(part, None, False, indices) for part, indices in parts])
@@ -188,7 +196,8 @@ class FastAttentionPool(AttentionPool):
 KNOWN = frozenset(
     (
         *(FastAttention, FastAttentionPool, FastBlock, FastMLP, FastTransformer),
-        *(Int8Linear, LoRALinear, QuickGELU, nn.GELU, nn.LayerNorm, nn.Linear),
+        *(CalibratedLinear, CalibratedMLP, Int8Linear, Int8Norm),
+        *(LoRALinear, QuickGELU, nn.GELU, nn.LayerNorm, nn.Linear),
     )
 )
 
@@ -212,7 +221,12 @@ def int8_rows() -> int:
 
 def is_int8(blocks: Transformer) -> bool:
     """Whether the linear layers are in int8."""
-    return len(blocks) > 0 and any(isinstance(layer, Int8Linear) for layer in blocks[0].modules())
+    return len(blocks) > 0 and any(isinstance(layer, Int8Weights) for layer in blocks[0].modules())
+
+
+def is_calibrated(blocks: Transformer) -> bool:
+    """Whether the linear layers are in int8 with constant scales."""
+    return len(blocks) > 0 and type(blocks[0].norm1) is Int8Norm
 
 
 def pick(x: Tensor, position: Tensor) -> Tensor:

@@ -96,3 +96,40 @@ def onednn_int8_linear(x: Tensor, zero_point: int, packed: Tensor, scale: Tensor
         x, 1.0, zero_point, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
     return result
+
+
+def onednn_int8_layer(
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    zeros: Tensor,
+    bias: Tensor | None,
+    activation: tuple[str, str] = ("none", ""),
+    integers: tuple[float, int] | None = None,
+    total: Tensor | None = None,
+) -> Tensor:
+    """Product x @ weight.T times a scale per output, plus a bias, with what oneDNN computes inside the product.
+
+    Args:
+        x: (M, K) of uint8, without a zero point.
+        packed: weight in oneDNN's layout.
+        scale: (N,).
+        zeros: zero points of the weights, (N,) of int64.
+        bias: (N,).
+        activation: name and algorithm of an activation function.
+        integers: scale and zero point of a result of uint8; None: it is float32.
+        total: (M, N) to add the result to in place. Not together with the two above.
+
+    Returns:
+        (M, N).
+    """
+    inputs = (x, 1.0, 0, packed, scale, zeros)
+    if total is not None:
+        sums: Tensor = torch.ops.onednn.qlinear_pointwise.binary(
+            *inputs, total, bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], ""
+        )
+        return sums
+    dtype, (step, zero_point) = (torch.float32, (1.0, 0)) if integers is None else (torch.uint8, integers)
+    name, algorithm = activation
+    result: Tensor = torch.ops.onednn.qlinear_pointwise(*inputs, bias, step, zero_point, dtype, name, [], algorithm)
+    return result
