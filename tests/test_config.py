@@ -23,6 +23,7 @@ def test_round_trip_of_all_fields():
         ImageConfig(
             8, 4, 6, 1, 2, activation="quickgelu", mlp_ratio=3.5, norm_eps=1e-6, patch_bias=True, class_token=False,
             norm_before=False, pooling="attention", projection="bias", stem="conv",
+            stem_residual_layers=1,
         ),
         TextConfig(
             5, 10, 6, 1, 3, activation="gelu_tanh", mlp_ratio=3.0, norm_eps=1e-6, causal=True, pooling="end", end_id=2,

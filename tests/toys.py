@@ -16,7 +16,7 @@ IMAGE_KINDS = {
     "quickgelu": {"activation": "quickgelu"},
     "mean": {"pooling": "mean", "norm_before": False},
     "attention": {"pooling": "attention", "class_token": False, "patch_bias": True, "projection": "none"},
-    "conv": {"stem": "conv", "pooling": "mean", "norm_before": False},
+    "conv": {"stem": "conv", "stem_residual_layers": 1, "pooling": "mean", "norm_before": False},
 }
 TEXT_KINDS = {
     "causal": {"causal": True, "pooling": "end", "activation": "quickgelu"},

@@ -33,6 +33,7 @@ class ImageConfig(KnownFields):
     mlp_ratio: float = 4.0  # hidden width of the MLP over the width
     norm_eps: float = 1e-5
     stem: Literal["patch", "conv"] = "patch"  # one convolution, or several that overlap (Xiao et al. 2021)
+    stem_residual_layers: int = 0  # after each of these convolutions (He et al. 2015)
     patch_bias: bool = False
     class_token: bool = True
     norm_before: bool = True  # layer norm between the positions and the blocks

@@ -6,11 +6,11 @@ import torch
 import miniclip
 from miniclip.checkpoints.formats import openai
 from miniclip.config import ImageConfig
-from miniclip.models.stem import ConvStem
+from miniclip.models.stem import ConvStem, ResidualLayer, StemLayer
 from miniclip.models.vision import VisionTransformer, draw_patches
 from tests.toys import CONFIG, make_model
 
-IMAGE = ImageConfig(16, 8, 32, 1, 2, stem="conv", class_token=False, pooling="mean")
+IMAGE = ImageConfig(16, 8, 32, 1, 2, stem="conv", stem_residual_layers=1, class_token=False, pooling="mean")
 
 
 @pytest.mark.parametrize("patch", [4, 8, 16])
@@ -23,6 +23,26 @@ def test_shapes(patch, bias):
     assert tower.patches(torch.zeros(2, 3, 32, 32)).shape == (2, 16, 32 // patch, 32 // patch)
     indices = draw_patches(2, tower.config.patches, 0.5, torch.Generator())
     assert tower(torch.zeros(2, 3, 32, 32), indices).shape == (2, 5)
+
+
+def test_residual_layers_follow_each_layer_and_are_added_to_their_input():
+    tower = VisionTransformer(ImageConfig(32, 8, 16, 1, 2, stem="conv", stem_residual_layers=2), 5)
+    layers = tower.patches.layers
+    assert [isinstance(layer, ResidualLayer) for layer in layers] == [False, True, True] * 2
+    x = torch.randn(2, 8, 8, 8)
+    branch = layers[1].activation(layers[1].norm(layers[1].conv(x)))
+    torch.testing.assert_close(layers[1](x), x + branch)
+    assert branch.abs().max() > 0.1
+
+
+def test_a_plain_background_stays_weak():
+    """A layer norm of each position would give a faint pattern the size of a strong one."""
+    layer = StemLayer(3, 8, 4, 1e-5)
+    pixels = torch.zeros(1, 3, 32, 32)
+    pixels[:, :, :16] = torch.randn(3, 16, 32)
+    pixels[:, :, 16:] = 0.01 * torch.randn(3, 16, 32)
+    normalized = layer.norm(layer.conv(pixels)).detach()
+    assert normalized[:, :, :3].std() > 20 * normalized[:, :, 5:].std()
 
 
 def test_images_are_independent_and_every_weight_is_initialised(tokenizer):
@@ -42,6 +62,8 @@ def test_images_are_independent_and_every_weight_is_initialised(tokenizer):
         ({"patch_size": 2}, "a power of two, at least 4"),
         ({"image_size": 20}, "image_size 20: expected a multiple of the patch_size 8"),
         ({"width": 7, "heads": 1}, "width 7: expected a multiple of 2"),
+        ({"stem_residual_layers": -1}, "stem_residual_layers is -1"),
+        ({"stem": "patch", "stem_residual_layers": 1}, "stem_residual_layers is 1 with image.stem 'patch'"),
     ],
 )
 def test_impossible_stems_are_refused(changes, message):

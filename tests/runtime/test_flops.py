@@ -21,7 +21,7 @@ ATTENTION = ImageConfig(
 )
 SIGLIP = CLIPConfig(ATTENTION, TextConfig(24, 600, 64, 2, 2, padding="attended", pooling="last", projection="bias"), 64)
 
-CONV = SMALL.replace_image(stem="conv")
+CONV = SMALL.replace_image(stem="conv", stem_residual_layers=2)
 
 
 def count_flops(run):

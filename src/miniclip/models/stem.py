@@ -3,9 +3,12 @@
 It begins with a convolution of 7 x 7 pixels and stride 4, whose patches overlap (CvT, Wu et al. 2021,
 https://arxiv.org/abs/2103.15808), and halves the side with convolutions of 3 x 3 pixels and stride 2. Each has a norm
 and GELU, and one of 1 x 1 pixels ends the stem. The channels double from layer to layer up to the width, as in
-Xiao et al., who begin with two convolutions of 3 x 3 pixels and stride 2.
-The norm is a layer norm over the channels of each position (ConvNeXt, Liu et al. 2022), where they have batch norm, so
-that the images of a batch stay independent.
+Xiao et al., who begin with two convolutions of 3 x 3 pixels and stride 2. Residual layers of 3 x 3 pixels and stride 1
+may follow each of them (He et al. 2015, https://arxiv.org/abs/1512.03385).
+
+The norm is over all channels and positions of an image (group norm with one group, Wu and He 2018,
+https://arxiv.org/abs/1803.08494), where they have batch norm. The images of a batch stay independent, and a plain
+background stays weak: a layer norm of each position would amplify it.
 
 Letters: B batch, S image side, C channels, D width, G patches per side.
 """
@@ -24,15 +27,25 @@ class StemLayer(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, stride: int, norm_eps: float) -> None:
         super().__init__()
-        size = 2 * stride - 1  # neighbours overlap
-        self.conv = nn.Conv2d(channels, out_channels, size, stride, padding=stride - 1, bias=False)
-        self.norm = nn.LayerNorm(out_channels, norm_eps)
+        size = kernel_size(stride)
+        self.conv = nn.Conv2d(channels, out_channels, size, stride, padding=size // 2, bias=False)
+        self.norm = nn.GroupNorm(1, out_channels, norm_eps)
         self.activation = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) to (B, C', S / stride, S / stride)."""
-        x = self.norm(self.conv(x).permute(0, 2, 3, 1))
-        return self.activation(x).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+        return self.activation(self.norm(self.conv(x)))  # type: ignore[no-any-return]
+
+
+class ResidualLayer(StemLayer):
+    """Layer of stride 1 whose input is added to its output: (B, C, S, S) to the same shape."""
+
+    def __init__(self, channels: int, norm_eps: float) -> None:
+        super().__init__(channels, channels, 1, norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, S) to (B, C, S, S)."""
+        return x + super().forward(x)
 
 
 class ConvStem(nn.Conv2d):
@@ -43,6 +56,7 @@ class ConvStem(nn.Conv2d):
         layers, channels = [], 3
         for out_channels, stride in layer_sizes(config):
             layers.append(StemLayer(channels, out_channels, stride, config.norm_eps))
+            layers += [ResidualLayer(out_channels, config.norm_eps) for _ in range(config.stem_residual_layers)]
             channels = out_channels
         self.layers = nn.Sequential(*layers)
 
@@ -52,6 +66,11 @@ class ConvStem(nn.Conv2d):
 
 
 def layer_sizes(config: ImageConfig) -> list[tuple[int, int]]:
-    """Return channels and stride of each layer; for patches of 16 px these are D / 4, D / 2 and D with 4, 2 and 2."""
+    """Return channels and stride of each layer that divides; for patches of 16 px D / 4, D / 2 and D with 4, 2 and 2."""
     count = config.patch_size.bit_length() - FIRST_STRIDE.bit_length() + 1
     return [(config.width >> (count - 1 - layer), 2 if layer else FIRST_STRIDE) for layer in range(count)]
+
+
+def kernel_size(stride: int) -> int:
+    """Return the side of a layer's kernel, in pixels: neighbours overlap."""
+    return max(3, 2 * stride - 1)

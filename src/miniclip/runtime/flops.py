@@ -24,7 +24,7 @@ from miniclip.fast.matmul import matmul
 from miniclip.fast.towers import FastTextTransformer, FastVisionTransformer
 from miniclip.finetuning.lora import is_lora
 from miniclip.inference.model import CLIPModel
-from miniclip.models.stem import layer_sizes
+from miniclip.models.stem import kernel_size, layer_sizes
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.precision import Precision
@@ -56,7 +56,8 @@ def _patch_embedding(image: ImageConfig) -> int:
     total, channels, side = 2 * P * D * D, 3, image.image_size
     for out_channels, stride in layer_sizes(image):
         side //= stride
-        total += 2 * side**2 * (2 * stride - 1) ** 2 * channels * out_channels
+        total += 2 * side**2 * kernel_size(stride) ** 2 * channels * out_channels
+        total += image.stem_residual_layers * 2 * side**2 * kernel_size(1) ** 2 * out_channels**2
         channels = out_channels
     return total
 

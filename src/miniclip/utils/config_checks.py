@@ -17,6 +17,7 @@ MOST = {
     "image_size": 1 << 14,
     "width": 1 << 16,
     "layers": 1 << 10,
+    "stem_residual_layers": 1 << 10,
     "mlp_ratio": 1 << 10,
     "norm_eps": 1,
     "context_length": 1 << 20,
@@ -39,6 +40,11 @@ def check_image(config: Any) -> None:
         raise ValueError(
             f"image_size {config.image_size} with patch_size {config.patch_size}: {config.grid} patches per side; "
             f"expected at most {MAX_GRID}"
+        )
+    if config.stem_residual_layers < 0 or (config.stem_residual_layers and config.stem != "conv"):
+        raise ValueError(
+            f"image.stem_residual_layers is {config.stem_residual_layers} with image.stem {config.stem!r}; expected at "
+            "least 0, and 0 without stem 'conv'"
         )
     if config.stem == "conv":
         _check_stem(config)
