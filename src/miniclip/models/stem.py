@@ -66,7 +66,7 @@ class ConvStem(nn.Conv2d):
 
 
 def layer_sizes(config: ImageConfig) -> list[tuple[int, int]]:
-    """Return channels and stride of each layer that divides; for patches of 16 px D / 4, D / 2 and D with 4, 2 and 2."""
+    """Return channels and stride of each layer that divides; for patches of 16 px D / 4, D / 2, D with 4, 2, 2."""
     count = config.patch_size.bit_length() - FIRST_STRIDE.bit_length() + 1
     return [(config.width >> (count - 1 - layer), 2 if layer else FIRST_STRIDE) for layer in range(count)]
 

@@ -8,6 +8,8 @@ from miniclip.train import TrainConfig
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.step_arguments import update_if
 from miniclip.train.variants import muon
+from tests.toys import CONFIG as CONFIG_OF_TOYS
+from tests.toys import IMAGE_KINDS, make_model
 
 CONFIG = TrainConfig(optimizer="muon", lr=0.01, weight_decay=0.1)
 MATRICES = {
@@ -61,8 +63,10 @@ def test_the_update_is_that_of_newton_schulz_steps(shape):
 
 def test_steps_are_those_of_torch_up_to_its_bfloat16():
     weights = [[nn.Parameter(torch.full(shape, 0.5)) for shape in ((96, 32), (32, 32), (32, 64))] for _ in range(2)]
-    options = {"lr": 0.01, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
-    optimizers = [kind(part, **options) for kind, part in zip((muon.GramMuon, torch.optim.Muon), weights, strict=True)]
+    optimizers = [
+        muon.GramMuon(weights[0], lr=0.01, weight_decay=0.1),
+        torch.optim.Muon(weights[1], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
     for _ in range(3):
         for pair in zip(*weights, strict=True):
             gradient = torch.randn(pair[0].shape)
@@ -75,6 +79,26 @@ def test_steps_are_those_of_torch_up_to_its_bfloat16():
         torch.testing.assert_close(
             optimizers[0].state[own]["momentum_buffer"], optimizers[1].state[other]["momentum_buffer"]
         )
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 7, 7), (16, 1, 3, 3)])
+def test_a_convolution_is_a_matrix_with_a_row_for_each_output_channel(shape):
+    kernels = nn.Parameter(torch.randn(shape))
+    matrix = nn.Parameter(kernels.detach().flatten(1).clone())
+    kernels.grad = torch.randn(shape)
+    matrix.grad = kernels.grad.flatten(1)
+    for weight in (kernels, matrix):
+        muon.GramMuon([weight], lr=0.01).step()
+    torch.testing.assert_close(kernels.flatten(1), matrix, rtol=0, atol=0)
+
+
+def test_muon_trains_the_layers_of_a_convolutional_stem_but_its_last_one(tokenizer):
+    model = make_model(tokenizer, image=CONFIG_OF_TOYS.replace_image(**IMAGE_KINDS["conv"]).image)
+    optimizer = prepared(model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    matrices = {names[id(p)] for group in optimizer.muon.param_groups for p in group["params"]}
+    assert matrices - MATRICES == {f"image.patches.layers.{layer}.conv.weight" for layer in range(4)}
+    optimizer.step()
 
 
 def test_steps_that_are_not_finite_change_nothing(model):

@@ -1,20 +1,21 @@
-"""Muon on the matrices of the blocks, and AdamW on all other parameters, as one optimizer.
+"""Muon on the matrices of the blocks and of the convolutional stem's layers, and AdamW on all other parameters.
 
 Muon replaces the averaged gradient of a matrix by the nearest matrix whose singular values are all equal, up to the
 accuracy of five Newton-Schulz steps (Jordan 2024, https://kellerjordan.github.io/posts/muon/). Its update is scaled to
 the mean square of AdamW's, so that it takes AdamW's learning rate and weight decay (Liu et al. 2025,
-https://arxiv.org/abs/2502.16982). Input and output layers stay with AdamW, as Jordan advises: embeddings, positions,
-patches or the convolutional stem, projections, the attention pool, and all vectors.
+https://arxiv.org/abs/2502.16982). A convolution is one matrix, with a row for each output channel. Input and output
+layers stay with AdamW, as Jordan advises: embeddings, positions, patches, projections, the attention pool, and all
+vectors.
 
 torch's Muon works in bfloat16 also on float32 weights. It takes the matrix of queries, keys and values as one. On a
-CPU, `GramMuon` makes the same update in float32 with fewer products.
+CPU, and for convolutions, which torch's refuses, `GramMuon` makes the same update in float32 with fewer products.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,15 +23,27 @@ from torch import Tensor
 
 from miniclip.runtime.distributed import is_sharded
 
-MATRIX = re.compile(r"(image|text)\.blocks\.\d+\.(attention\.(qkv|out)|mlp\.(up|down))\.weight")
+MATRIX = re.compile(
+    r"((image|text)\.blocks\.\d+\.(attention\.(qkv|out)|mlp\.(up|down))|image\.patches\.layers\.\d+\.conv)\.weight"
+)
+MOMENTUM, STEPS, EPS = 0.95, 5, 1e-7  # torch's defaults
+COEFFICIENTS = (3.4445, -4.775, 2.0315)
 
 
-class GramMuon(torch.optim.Muon):
+class GramMuon(torch.optim.Optimizer):
     """`torch.optim.Muon` in float32, with the Newton-Schulz steps on the smaller square matrix: for a CPU.
 
     A step multiplies a matrix X from the left by a polynomial of X X^T. The product of these polynomials is built from
     X X^T, and X is multiplied once, at the end: for a matrix of 4D x D that is a third of the products.
+
+    Args:
+        params: weights of linear layers and of convolutions, or groups of them.
+        lr: learning rate.
+        weight_decay: of each group that has none of its own.
     """
+
+    def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -40,11 +53,11 @@ class GramMuon(torch.optim.Muon):
                 if not self.state[weight]:
                     self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
                 momentum = self.state[weight]["momentum_buffer"]
-                momentum.lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-                update = orthogonalized(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                momentum.lerp_(weight.grad, 1 - MOMENTUM)
+                update = orthogonalized(weight.grad.lerp(momentum, MOMENTUM).flatten(1), COEFFICIENTS, STEPS, EPS)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))  # match_rms_adamw
+                scale = 0.2 * math.sqrt(max(update.shape))  # to the mean square of AdamW's
+                weight.add_(update.reshape(weight.shape), alpha=-group["lr"] * scale)
 
 
 def orthogonalized(matrix: Tensor, coefficients: Sequence[float], steps: int, eps: float) -> Tensor:
@@ -84,8 +97,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
             raise ValueError("optimizer 'muon' trains the matrices of the blocks, and the model has none: use 'adamw'")
         if any(is_sharded(parameter) for group in matrices for parameter in group["params"]):
             raise ValueError("optimizer 'muon' needs whole matrices, and fsdp shards them: use 'adamw', or no fsdp")
-        muon = GramMuon if matrices[0]["params"][0].device.type == "cpu" else torch.optim.Muon
-        self.muon = muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw")
+        weights = [parameter for group in matrices for parameter in group["params"]]
+        own = weights[0].device.type == "cpu" or any(weight.dim() > 2 for weight in weights)
+        self.muon = GramMuon(matrices, lr) if own else torch.optim.Muon(matrices, lr, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(others, lr=lr, **adamw)
         groups = [*self.muon.param_groups, *self.adamw.param_groups]
         super().__init__(groups, {"lr": lr})
