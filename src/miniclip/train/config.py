@@ -69,7 +69,9 @@ class TrainConfig(KnownFields):
         (f"some of {','.join(LORA_TARGETS)}", lambda value: set(value.split(",")) <= set(LORA_TARGETS)),
         "layers of each block that LoRA adapts: queries, keys, values, out (of attention), mlp (both layers)",
     )
-    optimizer: Optimizer = setting("adamw", ANY, "adamw, or muon: Muon on the blocks' matrices, AdamW on the rest")
+    optimizer: Optimizer = setting(
+        "adamw", ANY, "adamw, or muon: Muon on matrices of blocks and stem, AdamW on the rest"
+    )
     lr: float = setting(1e-3, POSITIVE, "peak learning rate")
     weight_decay: float = setting(
         0.1, AT_LEAST_0, "of the optimizer, only on the weights of linear layers and patch embeddings"

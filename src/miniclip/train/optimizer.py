@@ -18,8 +18,8 @@ from miniclip.train.variants.rates import lr_scales
 def build_optimizer(model: CLIP, config: TrainConfig) -> torch.optim.Optimizer:
     """Return AdamW over all parameters. Gains, biases, embeddings, positions and the scale do not decay.
 
-    With the setting `optimizer` "muon", Muon trains the matrices of the blocks. The key "lr_scale" of a group is the
-    factor on the learning rate that `set_learning_rate` applies.
+    With the setting `optimizer` "muon", Muon trains the matrices of blocks and of a convolutional stem. The key
+    "lr_scale" of a group is the factor on the learning rate that `set_learning_rate` applies.
 
     Raises:
         ValueError: Muon cannot train the model.

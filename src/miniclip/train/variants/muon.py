@@ -113,4 +113,4 @@ class MuonWithAdamW(torch.optim.Optimizer):
         count = len(self.muon.param_groups)
         for part, groups in ((self.muon, self.param_groups[:count]), (self.adamw, self.param_groups[count:])):
             part.param_groups, part.state = groups, self.state  # a restored state replaces these objects
-            part.step()  # type: ignore[no-untyped-call]
+            part.step()
