@@ -81,6 +81,14 @@ def test_steps_are_those_of_torch_up_to_its_bfloat16():
         )
 
 
+def test_the_update_stays_on_the_device_of_the_weight():
+    """A convolutional stem on a GPU takes this form too; the meta device refuses tensors of other devices."""
+    weight = nn.Parameter(torch.zeros(8, 3, 7, 7, device="meta"))
+    weight.grad = torch.zeros_like(weight)
+    muon.GramMuon([weight], lr=0.01).step()
+    assert muon.orthogonalized(weight.detach().flatten(1), muon.COEFFICIENTS, 5, 1e-7).device.type == "meta"
+
+
 @pytest.mark.parametrize("shape", [(8, 3, 7, 7), (16, 1, 3, 3)])
 def test_a_convolution_is_a_matrix_with_a_row_for_each_output_channel(shape):
     kernels = nn.Parameter(torch.randn(shape))

@@ -67,7 +67,7 @@ def orthogonalized(matrix: Tensor, coefficients: Sequence[float], steps: int, ep
     a, b, c = coefficients
     norm = matrix.norm().clamp(min=eps)
     gram = torch.mm(matrix, matrix.T) / norm.square()
-    product: Tensor = torch.eye(len(gram), dtype=gram.dtype) / norm
+    product: Tensor = torch.eye(len(gram), dtype=gram.dtype, device=gram.device) / norm
     for step in range(steps):
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal().add_(a)
