@@ -55,39 +55,43 @@ def run(options: argparse.Namespace, data: Path | None, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    with processes(options.small) as pool:
 
-    def measure(key: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> None:
-        if any(key.items() <= row.items() for row in rows):
-            return
-        rows.append(key | in_process(function, *arguments))
-        with results.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-        print(report.line(rows[-1]), flush=True)
+        def measure(key: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> None:
+            if any(key.items() <= row.items() for row in rows):
+                return
+            rows.append(key | pool.submit(function, *arguments).result())
+            with results.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(report.line(rows[-1]), flush=True)
 
-    if options.only != "costs":
-        for start in options.starts:
-            in_process(start_model, start, data, folder)
-            measure({"start": start, "method": "start", "seed": 0}, tune, start, "start", 0, data, folder)
-            for method in options.methods if options.rates else ():
-                for rate in options.rates:
-                    key = {"start": start, "tried": method, "rate": rate}
-                    measure(key, tune, start, method, 0, data, folder, rate)
-        for seed in range(0 if options.rates else options.seeds):
+        if options.only != "costs":
             for start in options.starts:
-                for method in options.methods:
-                    key = {"start": start, "method": method, "seed": seed}
-                    measure(key, tune, start, method, seed, data, folder)
-    if options.only != "table":
-        for name, function in costs.measurements(folder, options.small).items():
-            measure({"cost": name}, function)
+                pool.submit(start_model, start, data, folder).result()
+                measure({"start": start, "method": "start", "seed": 0}, tune, start, "start", 0, data, folder)
+                for method in options.methods if options.rates else ():
+                    for rate in options.rates:
+                        key = {"start": start, "tried": method, "rate": rate}
+                        measure(key, tune, start, method, 0, data, folder, rate)
+            for seed in range(0 if options.rates else options.seeds):
+                for start in options.starts:
+                    for method in options.methods:
+                        key = {"start": start, "method": method, "seed": seed}
+                        measure(key, tune, start, method, seed, data, folder)
+        if options.only != "table":
+            for name, function in costs.measurements(folder, options.small).items():
+                measure({"cost": name}, function)
     report.write(rows, describe_machine(), folder)
 
 
-def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a new process with one thread, so that its memory is its own."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) as pool:
-        return pool.submit(function, *arguments).result()
+def processes(shared: bool) -> ProcessPoolExecutor:
+    """Return a pool of one process with one thread: a new one for each call, so that its memory is its own.
+
+    Args:
+        shared: keep one process for all calls, whose imports take longer than a small run.
+    """
+    context, calls = multiprocessing.get_context("spawn"), None if shared else 1
+    return ProcessPoolExecutor(1, context, torch.set_num_threads, (1,), max_tasks_per_child=calls)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def apply(model: CLIP, config: TrainConfig) -> None:
     Parameters that are frozen already stay frozen.
 
     Raises:
-        ValueError: nothing of the towers would train, a tower has fewer blocks than the setting names, a tower has
+        ValueError: no weight would train, a tower has fewer blocks than the setting names, a tower has
             other adapters, or the sigmoid loss has a new bias that would not train.
     """
     modes = {"image": config.tune_image, "text": config.tune_text}
