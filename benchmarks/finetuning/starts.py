@@ -12,7 +12,7 @@ import torch
 import miniclip
 from miniclip.cli.trainers import fresh_model
 from miniclip.config import preset
-from miniclip.data import Shapes, build_cache, open_data
+from miniclip.data import CachedDataset, Shapes, build_cache, open_data
 from miniclip.data.dataset import name_of
 from miniclip.data.given import Concatenation
 from miniclip.data.preprocess import Preprocess
@@ -102,8 +102,11 @@ def matching(name: str, splits: tuple[str, ...], data: Path, folder: Path) -> An
     """Return the images of a source in some splits, decoded once."""
     source, parts = SOURCES[name], []
     for split in splits:
-        opened = open_data(str(data / source.folder), split)  # type: ignore[arg-type]
-        whole = build_cache(opened, folder / "cache" / source.folder, Preprocess(preset(PRESET)), split=split)
+        cache = folder / "cache" / source.folder
+        if not (cache / split / "index.json").exists():
+            opened = open_data(str(data / source.folder), split)  # type: ignore[arg-type]
+            build_cache(opened, cache, Preprocess(preset(PRESET)), split=split)
+        whole = CachedDataset(cache, split)
         names = (Path(name_of(whole, index)).name for index in range(len(whole)))
         parts.append(Subset(whole, [index for index, file in enumerate(names) if re.match(source.pattern, file)]))
     return parts[0] if len(parts) == 1 else Concatenation(parts)
