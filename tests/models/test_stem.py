@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import miniclip
 from miniclip.checkpoints.formats import openai
 from miniclip.config import ImageConfig
+from miniclip.errors import CheckpointError
 from miniclip.models.stem import ConvStem, ResidualLayer, StemLayer
 from miniclip.models.vision import VisionTransformer, draw_patches
 from tests.toys import CONFIG, make_model
@@ -30,7 +33,7 @@ def test_residual_layers_follow_each_layer_and_are_added_to_their_input():
     layers = tower.patches.layers
     assert [isinstance(layer, ResidualLayer) for layer in layers] == [False, True, True] * 2
     x = torch.randn(2, 8, 8, 8)
-    branch = layers[1].activation(layers[1].norm(layers[1].conv(x)))
+    branch = layers[1].activation(layers[1].group_norm(layers[1].conv(x)))
     torch.testing.assert_close(layers[1](x), x + branch)
     assert branch.abs().max() > 0.1
 
@@ -41,7 +44,7 @@ def test_a_plain_background_stays_weak():
     pixels = torch.zeros(1, 3, 32, 32)
     pixels[:, :, :16] = torch.randn(3, 16, 32)
     pixels[:, :, 16:] = 0.01 * torch.randn(3, 16, 32)
-    normalized = layer.norm(layer.conv(pixels)).detach()
+    normalized = layer.group_norm(layer.conv(pixels)).detach()
     assert normalized[:, :, :3].std() > 20 * normalized[:, :, 5:].std()
 
 
@@ -86,3 +89,15 @@ def test_checkpoint_is_loaded_and_other_layouts_refuse_it(tokenizer, tmp_path):
             miniclip.export(model, tmp_path / layout, layout=layout)
     with pytest.raises(ValueError, match=r"image.stem is 'conv', there 'patch'"):
         openai.export_plan(model.config.replace_image(width=64, heads=1).replace_text(width=64, heads=1))
+
+
+def test_a_checkpoint_with_a_layer_norm_in_the_stem_is_refused(tokenizer, tmp_path):
+    """Its parameters have the same shapes, so that the embeddings would be wrong without an error."""
+    miniclip.save(make_model(tokenizer, image=IMAGE), tmp_path / "own")
+    path = tmp_path / "own" / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    weights = {name.replace("group_norm", "norm"): value for name, value in load_file(path).items()}
+    save_file(weights, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"image\.patches\.layers\.0\.norm\.bias is unknown"):
+        miniclip.load(tmp_path / "own")

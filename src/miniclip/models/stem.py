@@ -29,12 +29,12 @@ class StemLayer(nn.Module):
         super().__init__()
         size = kernel_size(stride)
         self.conv = nn.Conv2d(channels, out_channels, size, stride, padding=size // 2, bias=False)
-        self.norm = nn.GroupNorm(1, out_channels, norm_eps)
+        self.group_norm = nn.GroupNorm(1, out_channels, norm_eps)  # not `norm`: stems with a layer norm had that name
         self.activation = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) to (B, C', S / stride, S / stride)."""
-        return self.activation(self.norm(self.conv(x)))  # type: ignore[no-any-return]
+        return self.activation(self.group_norm(self.conv(x)))  # type: ignore[no-any-return]
 
 
 class ResidualLayer(StemLayer):
