@@ -1,5 +1,6 @@
 """Shared fixtures: derandomised hypothesis, seeded torch, a toy CLIP, a Hub server, and groups of ranks."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -52,6 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all objects of the imported modules from garbage collection, which would visit them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -208,7 +208,7 @@ def test_siglip_1_canonicalizes(kinds: dict[str, Path], tmp_path: Path):
     assert (siglip.pad_id, siglip.end_id) == (1, 1)  # </s> has both roles
 
     @given(any_text.filter(lambda text: not any(name in text for name in ("</s>", "<pad>"))))
-    @settings(FUZZ, max_examples=300)
+    @settings(FUZZ, max_examples=100)
     def check(text: str) -> None:
         assert siglip.encode(text) == plain.encode(siglip_canonical(text))
 

@@ -348,7 +348,7 @@ def whole():
     return len(text).to_bytes(8, "little") + text + bytes(range(11))
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.data())
 def test_changed_bytes_are_read_or_refused(folder, data):
     start = data.draw(st.integers(0, len(whole())))
@@ -363,7 +363,7 @@ JUNK = [None, True, -1, 0, 1, 3, 8, 2**20, 2**63, 2**64, 10**30, 1.5, float("inf
 junk = st.sampled_from(JUNK) | st.lists(st.sampled_from(JUNK), max_size=3)
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.sampled_from(list(DTYPES)), st.lists(st.integers(0, 4), max_size=3)), max_size=4),
     st.lists(
