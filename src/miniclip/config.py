@@ -14,6 +14,7 @@ from miniclip.utils.checks import did_you_mean
 from miniclip.utils.config_checks import KnownFields, build_dataclass, check_clip, check_image, check_text
 
 Activation = Literal["gelu", "gelu_tanh", "quickgelu"]
+ImageSizes = tuple[int, int, int, int, int]  # image size, patch size, width, layers, heads
 Projection = Literal["linear", "bias", "none"]  # to the shared space: a matrix, a matrix with a bias, nothing
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -131,14 +132,12 @@ class CLIPConfig(KnownFields):
         return build_dataclass(cls, values, {"image": ImageConfig, "text": TextConfig})
 
 
-def _openai(image: tuple[int, int, int, int, int], text: tuple[int, int, int], embed_dim: int) -> CLIPConfig:
+def _openai(image: ImageSizes, text: tuple[int, int, int], embed_dim: int) -> CLIPConfig:
     text_config = TextConfig(77, 49408, *text, activation="quickgelu", causal=True, pooling="end")
     return CLIPConfig(ImageConfig(*image, activation="quickgelu"), text_config, embed_dim)
 
 
-def _bert(
-    image: tuple[int, int, int, int, int], text: tuple[int, int, int], embed_dim: int, vocab_size: int = 49408
-) -> CLIPConfig:
+def _bert(image: ImageSizes, text: tuple[int, int, int], embed_dim: int, vocab_size: int = 49408) -> CLIPConfig:
     return CLIPConfig(ImageConfig(*image), TextConfig(77, vocab_size, *text), embed_dim)
 
 
