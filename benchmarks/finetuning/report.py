@@ -19,15 +19,16 @@ def line(row: dict[str, Any]) -> str:
 def write(rows: list[dict[str, Any]], machine: dict[str, Any], folder: Path) -> None:
     """Write `finetuning.md`, `finetuning.json` and, if models were interpolated, `alpha.png`."""
     compared = compare([row for row in rows if "method" in row])
-    costs = [row for row in rows if "cost" in row]
+    costs, rates = ([row for row in rows if name in row] for name in ("cost", "rate"))
     lines = [f"{machine_line(machine)}\n"]
     for start, methods in compared.items():
         lines += [f"### {start}\n", *table(methods), ""]
-    if costs:
-        lines += ["### Costs\n", *(f"- {line(row)}" for row in costs), ""]
+    for title, part in (("Rates, on the choosing half", rates), ("Costs", costs)):
+        if part:
+            lines += [f"### {title}\n", *(f"- {line(row)}" for row in part), ""]
     (folder / "finetuning.md").write_text("\n".join(lines))
     (folder / "finetuning.json").write_text(
-        json.dumps({"machine": machine, "table": compared, "costs": costs}, indent=1)
+        json.dumps({"machine": machine, "table": compared, "rates": rates, "costs": costs}, indent=1)
     )
     print("\n".join(lines))
     if any("sweep" in row for row in rows):

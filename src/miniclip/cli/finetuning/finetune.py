@@ -26,6 +26,7 @@ EPILOG = """examples:
   miniclip finetune vit_b_32 products.csv --run-dir runs/products
   miniclip finetune vit_b_32 products.csv --method lora --lora-rank 8
   miniclip finetune vit_b_32 products.csv --method last-2 --epochs 20 --batch-size 256
+  miniclip finetune vit_b_32 products.csv --replay flickr30k:train   old images in every batch, against forgetting
   miniclip finetune --resume runs/products           continue an interrupted run
 
 The model is evaluated before the first step, as epoch 0, so that harm shows. best/ holds the best evaluation, which can
