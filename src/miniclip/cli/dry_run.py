@@ -10,7 +10,7 @@ from miniclip.diagnostics.plan import plan_run
 from miniclip.runtime import distributed
 from miniclip.train.config import TrainConfig
 
-RESOLVED = ("data", "model", "preset", "run_dir", "device", "replay")  # a run stores these in another spelling than the user's
+RESOLVED = ("data", "model", "preset", "run_dir", "device", "replay")  # a run stores these in another spelling
 
 
 @dataclasses.dataclass(frozen=True)
