@@ -27,7 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"lr": 1e-3},
     "last two blocks": {"lr": 1e-3, "tune_image": "last-2", "tune_text": "last-2"},
     "LiT": {"lr": 1e-3, "tune_image": "frozen", "cache_frozen": True, "min_crop_area": 1.0},
-    "LoRA": {"lr": 1e-3, "tune_image": "lora", "tune_text": "lora", "lora_targets": "q,k,v,out,mlp"},
+    "LoRA": {"lr": 3e-4, "tune_image": "lora", "tune_text": "lora", "lora_targets": "q,k,v,out,mlp"},
     "anchor_weights 30": {"lr": 1e-3, "anchor_weights": 30.0},
     "anchor_embeddings 3": {"lr": 1e-3, "anchor_embeddings": 3.0},
     "distillation 1": {"lr": 1e-3, "teacher": "start", "distillation": 1.0},
