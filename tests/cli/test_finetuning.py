@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import miniclip
-from miniclip import cli
+from miniclip import cli, recipes
 from miniclip.cli.finetuning.against import spec_and_split, task_of
 from miniclip.cli.finetuning.finetune import defaults, tower_settings
 from miniclip.cli.trainers import with_group
@@ -65,6 +65,34 @@ def test_defaults_are_those_of_the_method_and_flags_override_them(base, table, t
     assert rows["lr"] == ["1e-05", "default for fine-tuning"]
     assert rows["epochs"] == ["3", "flag"]
     assert rows["evaluate_first"][0] == "true"
+
+
+RECIPES = [name for name in recipes.names() if recipes.is_for_tuning(name)]
+NEEDED = {"tune-replay": ["--replay", "shapes:train"], "tune-lit": ["--no-cache-frozen"]}  # a plan would have to encode
+
+
+@pytest.mark.parametrize(("command", "name"), [*(("finetune", name) for name in RECIPES), ("train", "tune-full")])
+def test_recipes_plan_a_run_and_flags_override_them(command, name, base, table, small_shapes, tmp_path, capsys):
+    flags = ["--recipe", name, "--epochs", "3", "--batch-size", "8", "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    place = [str(base), str(table)] if command == "finetune" else ["--model", str(base), "--data", str(table)]
+    assert cli.main([command, *place, *flags, *NEEDED.get(name, []), "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if line.startswith("  ")}
+    assert rows["lr"][1] == "file"
+    assert rows["epochs"] == ["3", "flag"]
+    assert rows["weight_decay"] == ["0.1", "file"], "not that of the command"
+
+
+def test_recipes_train(base, table, small_shapes, tmp_path):
+    for name in ("tune-replay", "tune-lit"):
+        flags = ["--recipe", name, *FAST, "--max-steps", "1", "--run-dir", str(tmp_path / name)]
+        old = NEEDED[name] if name == "tune-replay" else []
+        assert cli.main(["finetune", str(base), str(table), *flags, *old]) == 0
+    assert [step["replayed"] for step in History.read(tmp_path / "tune-replay").steps] == [5]
+    before, after = (miniclip.load(path).state_dict() for path in (base, tmp_path / "tune-lit" / "last"))
+    moved = {key.split(".")[0] for key, weight in before.items() if not torch.equal(weight, after[key])}
+    assert "text" in moved
+    assert "image" not in moved
 
 
 def test_groups_are_a_part_of_the_run_s_data(tmp_path, capsys):

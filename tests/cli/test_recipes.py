@@ -4,8 +4,13 @@ import os
 
 import pytest
 
+from benchmarks.finetuning.methods import BATCH, METHODS
+from benchmarks.finetuning.starts import STARTS
 from miniclip import cli, recipes
+from miniclip.cli.finetuning.finetune import defaults
+from miniclip.cli.replay import replay_of
 from miniclip.cli.running import parse
+from miniclip.cli.train import with_defaults
 from miniclip.cli.trainers import SHAPES_SETTINGS, fresh_model, merge_settings, preset_defaults, read_toml
 from miniclip.config import preset
 from miniclip.train.config import TrainConfig
@@ -67,8 +72,11 @@ def test_refuses_settings_out_of_range(name, value):
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipes_of_the_package_are_valid(name, capsys):
     settings = read_toml(str(recipes.path_of(name)))
-    preset_name, changes = settings.pop("preset"), settings.pop("architecture", {})
-    recipes.changed(preset(preset_name), changes)
+    if recipes.is_for_tuning(name):
+        assert not {"preset", "architecture", "model"} & settings.keys()
+        replay_of("old", settings.pop("replay_share", None))
+    else:
+        recipes.changed(preset(settings.pop("preset")), settings.pop("architecture", {}))
     TrainConfig.from_dict(settings)
     assert len(recipes.card(name)) >= 2, "the use, and what was measured"
     assert cli.main(["recipes", name]) == 0
@@ -95,6 +103,44 @@ def test_train_takes_a_recipe_by_name(tmp_path, capsys):
     options = parse(["train", "--recipe", "small-set", "--lr", "1e-3"])
     settings = merge_settings(options["recipe"], {"lr": options["lr"]})
     assert settings == {**read_toml(str(recipes.path_of("small-set"))), "lr": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--recipe", "tune-full"], "--recipe tune-full is for a pretrained model, and none is given"),
+        (["finetune", "base", "new.csv", "--recipe", "tune-replay"], "needs old images, and none are given: add --rep"),
+        (["finetune", "base", "new.csv", "--recipe", "tune-ful"], "did you mean 'tune-full'"),
+        (
+            ["finetune", "base", "new.csv", "--recipe", "small-set"],
+            "use `miniclip train --recipe small-set`",
+        ),
+        (["finetune", "--resume", "runs/mine", "--recipe", "tune-replay"], "remove --recipe"),
+    ],
+    ids=["no model", "no old images", "unknown", "for fresh weights", "resume"],
+)
+def test_refuses_a_recipe_for_another_case(arguments, words, capsys):
+    try:
+        code = cli.main(arguments)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("tune-full", "full"), ("tune-replay", "replay, share 0.67"), ("tune-lit", "LiT"), ("tune-lora", "LoRA")],
+)
+def test_recipes_for_fine_tuning_have_the_settings_that_were_measured(name, method):
+    measured = dict(METHODS[method])
+    share, batch = measured.pop("share", None), BATCH
+    settings = read_toml(str(recipes.path_of(name)))
+    if share is not None:
+        assert round(settings.pop("replay_share") * batch) == round(share * batch), "old images in a batch"
+    complete = with_defaults(settings, defaults) | {"evaluate_first": False}
+    epochs = STARTS["emoji and icons to things"].epochs
+    assert TrainConfig(**complete) == TrainConfig(epochs=epochs, batch_size=batch, **{"tune_text": "full"} | measured)
 
 
 def test_small_presets_have_the_settings_of_their_recipes():

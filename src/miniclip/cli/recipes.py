@@ -1,4 +1,4 @@
-"""`miniclip recipes`: list the measured settings for training, or print one."""
+"""`miniclip recipes`: list the measured settings for training and fine-tuning, or print one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ EPILOG = """examples:
   miniclip recipes                                   all recipes, with what was measured
   miniclip recipes small-set                         one recipe: its settings and their reasons
   miniclip train --data photos --recipe small-set    train with it; flags override it
+  miniclip finetune MODEL DATA --recipe tune-full    a recipe for pretrained models; their names begin with tune
 """
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "recipes", recipes_command, "list settings for training, or print one", EPILOG)
+    parser = add_command(commands, "recipes", recipes_command, "list measured settings, or print one", EPILOG)
     parser.add_argument("name", nargs="?", help="a recipe, to print its file")
 
 
@@ -28,3 +29,4 @@ def recipes_command(name: str | None) -> None:
     for known in recipes.names():
         print("\n  ".join([known, *recipes.card(known)]))
     print("train with one: miniclip train --data DATA --recipe NAME")
+    print("fine-tune with one that begins with tune: miniclip finetune MODEL DATA --recipe NAME")

@@ -52,9 +52,7 @@ def add(commands: Any) -> None:
     """Add the command; its flags are generated from `TrainConfig`."""
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
     train.set_defaults(announce=announce)
-    add_run_flags(train).add_argument(
-        "--recipe", type=recipe_file, metavar="NAME", help="measured settings; `miniclip recipes` lists them"
-    )
+    add_run_flags(train, recipe_file)
     data_help = f"a folder, a table, tar shards (docs/data.md), or shapes, a synthetic dataset (default {DEFAULT_DATA})"
     add_flag(train, "data", str | None, data_help)
     add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {DEFAULT_PRESET})")
@@ -83,8 +81,34 @@ def recipe_file(name: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_run_flags(parser: argparse.ArgumentParser) -> Any:
-    """Add the flags that resume a run, read settings from a file, or only check; return the group of the file's."""
+def require_complete(recipe: str | None, settings: Mapping[str, Any]) -> None:
+    """Check that a recipe of the package for fine-tuning has a model, and old images if it replays them.
+
+    Args:
+        recipe: the file.
+        settings: those of the file and the flags.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    if recipe is None or Path(recipe).parent != recipes.FOLDER or not recipes.is_for_tuning(name := Path(recipe).stem):
+        return
+    if not settings.get("model"):
+        raise ValueError(
+            f"--recipe {name} is for a pretrained model, and none is given: use "
+            f"`miniclip finetune MODEL DATA --recipe {name}`, or add --model"
+        )
+    if "replay_share" in settings and not settings.get("replay"):
+        raise ValueError(f"--recipe {name} needs old images, and none are given: add --replay DATA")
+
+
+def add_run_flags(parser: argparse.ArgumentParser, recipe: Callable[[str], str]) -> None:
+    """Add the flags that resume a run, read settings from a file or a recipe, or only check.
+
+    Args:
+        parser: of the command.
+        recipe: returns the file of a recipe that the command takes.
+    """
     parser.add_argument("--resume", metavar="RUN", help="continue a run with its own data and settings")
     parser.add_argument("--allow-changes", action="store_true", help="with --resume: accept changed data or settings")
     parser.add_argument(
@@ -92,6 +116,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
     )
     files = parser.add_mutually_exclusive_group()
     files.add_argument("--config", dest="recipe", metavar="FILE", help="a TOML file with any of the settings below")
+    files.add_argument("--recipe", type=recipe, metavar="NAME", help="measured settings; `miniclip recipes` lists them")
     parser.add_argument("--dry-run", action="store_true", help="print settings and estimated costs, then exit")
     parser.add_argument(
         "--check",
@@ -100,7 +125,6 @@ def add_run_flags(parser: argparse.ArgumentParser) -> Any:
         help="check the data and the memory, overfit a few pairs with a copy of the model, print the findings, and "
         "exit; the exit code is 1 if there are errors",
     )
-    return files
 
 
 def add_settings(parser: Any, case: str, defaults: Mapping[str, Any]) -> None:
@@ -126,8 +150,14 @@ def with_defaults(settings: dict[str, Any], defaults: Defaults) -> dict[str, Any
 
 
 def announce(options: Mapping[str, Any]) -> None:
-    """Print a first line at once, before the import of torch, which takes seconds."""
+    """Print a first line at once, before the import of torch, which takes seconds.
+
+    Raises:
+        ValueError: a recipe needs a model or old images that are not given.
+    """
     settings = merge_settings(options["recipe"], options)
+    if not options["resume"]:
+        require_complete(options["recipe"], settings)
     if os.environ.get("RANK", "0") == "0":  # torchrun sets it
         run = options["resume"]
         print(f"resuming {run}" if run else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)

@@ -1,4 +1,4 @@
-"""Measured settings for training, one TOML file each: `miniclip train --recipe NAME`.
+"""Measured settings for training and fine-tuning, one TOML file each: `miniclip train --recipe NAME`.
 
 A recipe holds the settings of a run as `miniclip train --config FILE` takes them. Its head is the card: a first line
 with its use, then the measurement. A table `[model]` changes the preset, in the names of `CLIPConfig`:
@@ -9,10 +9,13 @@ with its use, then the measurement. A table `[model]` changes the preset, in the
     [model.text]
     layers = 2
     vocab_size = 4000
+
+A recipe for fine-tuning has no preset, since it starts from a pretrained model: `miniclip finetune … --recipe NAME`.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,15 @@ def path_of(name: str) -> Path:
     if name not in names():
         raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, names())}")
     return FOLDER / f"{name}.toml"
+
+
+def is_for_tuning(name: str) -> bool:
+    """Return whether a recipe is for a pretrained model; one for fresh weights has a preset.
+
+    Raises:
+        ValueError: no recipe has this name.
+    """
+    return "preset" not in tomllib.loads(path_of(name).read_text(encoding="utf-8"))
 
 
 def card(name: str) -> list[str]:

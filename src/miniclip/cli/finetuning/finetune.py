@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from miniclip import recipes
 from miniclip.cli.parsing import add_command
-from miniclip.cli.train import add_place_flags, add_run_flags, add_settings, train_command
+from miniclip.cli.train import add_place_flags, add_run_flags, add_settings, recipe_file, train_command
 from miniclip.cli.trainers import merge_settings
 
 # 1e-5 with AdamW, weight decay 0.1 and ten epochs: full fine-tuning in WiSE-FT (Wortsman et al. 2022, appendix) and
@@ -27,6 +28,7 @@ EPILOG = """examples:
   miniclip finetune vit_b_32 products.csv --method lora --lora-rank 8
   miniclip finetune vit_b_32 products.csv --method last-2 --epochs 20 --batch-size 256
   miniclip finetune vit_b_32 products.csv --replay flickr30k:train   old images in every batch, against forgetting
+  miniclip finetune small-model products.csv --recipe tune-full     measured settings; flags override them
   miniclip finetune --resume runs/products           continue an interrupted run
 
 The model is evaluated before the first step, as epoch 0, so that harm shows. best/ holds the best evaluation, which can
@@ -49,7 +51,7 @@ def add(commands: Any) -> None:
         help="the parts that train: all weights (full, the default), adapters in both towers (lora), the text tower "
         "(lit), or the last N blocks of both towers; --tune-image and --tune-text set each tower",
     )
-    add_run_flags(finetune)
+    add_run_flags(finetune, tuning_recipe)
     add_place_flags(finetune)
     add_settings(finetune.add_argument_group("settings"), "here", DEFAULTS)
 
@@ -59,6 +61,17 @@ def method(text: str) -> str:
     if not re.fullmatch(r"full|lora|lit|last-[1-9]\d*", text):
         raise ValueError(text)
     return text
+
+
+def tuning_recipe(name: str) -> str:
+    """Return the file of a recipe for fine-tuning, for argparse."""
+    path = recipe_file(name)
+    if not recipes.is_for_tuning(name):
+        names = ", ".join(filter(recipes.is_for_tuning, recipes.names()))
+        raise argparse.ArgumentTypeError(
+            f"{name} is for fresh weights: use `miniclip train --recipe {name}`, or one of {names}"
+        )
+    return path
 
 
 def tower_settings(method: str | None) -> dict[str, str]:
