@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from miniclip.cli.finetuning.against import spec_and_split
-
 
 def replay_of(spec: str | None, share: float | None) -> dict[str, Any]:
     """Return the entries of a run's `about` for old data; none without old data.
@@ -19,6 +17,7 @@ def replay_of(spec: str | None, share: float | None) -> dict[str, Any]:
         ValueError: the share is out of its range or has no old data, or the split is one for evaluation.
         TypeError: the share is not a number.
     """
+    from miniclip.cli.finetuning.against import spec_and_split  # its imports need torch
     from miniclip.data.opening import absolute_spec
     from miniclip.data.replay import SHARE, require_share
 
@@ -53,6 +52,7 @@ def with_replay(train_data: Any, about: Mapping[str, Any], options: Mapping[str,
         about: facts of a run.
         options: of `open_data`.
     """
+    from miniclip.cli.finetuning.against import spec_and_split
     from miniclip.data import Replay, open_data
 
     if "replay" not in about:
