@@ -245,7 +245,7 @@ def test_file_removed_during_epoch(tmp_path, tokenizer, num_workers):
     def epochs(**options):
         options = LoaderOptions(2, 16, num_workers=num_workers, **options)
         loader = ImageCaptionLoader(data, tokenizer, Preprocess(preset("bert_vit_tiny")), options)
-        removed = int(loader._order(0)[-1, 0])
+        removed = int(loader._order(0)[0][-1, 0])
         first = loader.epoch(0)
         next(first)
         path = tmp_path / data.name(removed)

@@ -104,7 +104,7 @@ def test_an_interrupted_download_is_resumed(server, tmp_path, monkeypatch):
     except ConnectionError:  # huggingface_hub 1.0 resumes only in the next call
         quiet(tmp_path)
     assert whole(tmp_path)
-    assert server.ranges[-1] == "bytes=1000-"
+    assert "bytes=1000-" in server.ranges  # the files are fetched side by side, in any order
 
 
 def test_a_download_after_a_network_failure(server, tmp_path, monkeypatch):
