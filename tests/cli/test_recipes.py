@@ -108,8 +108,8 @@ def test_train_takes_a_recipe_by_name(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--recipe", "tune-full"], "--recipe tune-full is for a pretrained model, and none is given"),
-        (["finetune", "base", "new.csv", "--recipe", "tune-replay"], "needs old images, and none are given: add --rep"),
+        (["train", "--recipe", "tune-full"], "use `miniclip finetune MODEL DATA --recipe tune-full`"),
+        (["finetune", "base", "new.csv", "--recipe", "tune-replay"], "has no old images: add --replay DATA"),
         (["finetune", "base", "new.csv", "--recipe", "tune-ful"], "did you mean 'tune-full'"),
         (
             ["finetune", "base", "new.csv", "--recipe", "small-set"],
@@ -117,7 +117,7 @@ def test_train_takes_a_recipe_by_name(tmp_path, capsys):
         ),
         (["finetune", "--resume", "runs/mine", "--recipe", "tune-replay"], "remove --recipe"),
     ],
-    ids=["no model", "no old images", "unknown", "for fresh weights", "resume"],
+    ids=["for fine-tuning", "no old images", "unknown", "for fresh weights", "resume"],
 )
 def test_refuses_a_recipe_for_another_case(arguments, words, capsys):
     try:
@@ -132,13 +132,14 @@ def test_refuses_a_recipe_for_another_case(arguments, words, capsys):
     ("name", "method"),
     [("tune-full", "full"), ("tune-replay", "replay, share 0.67"), ("tune-lit", "LiT"), ("tune-lora", "LoRA")],
 )
-def test_recipes_for_fine_tuning_have_the_settings_that_were_measured(name, method):
+def test_recipes_for_fine_tuning_have_the_measured_settings_but_the_rate(name, method):
     measured = dict(METHODS[method])
     share, batch = measured.pop("share", None), BATCH
     settings = read_toml(str(recipes.path_of(name)))
     if share is not None:
         assert round(settings.pop("replay_share") * batch) == round(share * batch), "old images in a batch"
-    complete = with_defaults(settings, defaults) | {"evaluate_first": False}
+    assert "lr" not in settings, "that of a small model would ruin a published one"
+    complete = with_defaults(settings, defaults) | {"evaluate_first": False, "lr": measured["lr"]}
     epochs = STARTS["emoji and icons to things"].epochs
     assert TrainConfig(**complete) == TrainConfig(epochs=epochs, batch_size=batch, **{"tune_text": "full"} | measured)
 

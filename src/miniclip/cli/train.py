@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
     """Add the command; its flags are generated from `TrainConfig`."""
     train = add_command(commands, "train", train_command, "train a model and draw its learning curve", EPILOG)
     train.set_defaults(announce=announce)
-    add_run_flags(train, recipe_file)
+    add_run_flags(train, fresh_recipe)
     data_help = f"a folder, a table, tar shards (docs/data.md), or shapes, a synthetic dataset (default {DEFAULT_DATA})"
     add_flag(train, "data", str | None, data_help)
     add_flag(train, "preset", str | None, f"the architecture, with fresh weights (default {DEFAULT_PRESET})")
@@ -81,25 +81,14 @@ def recipe_file(name: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def require_complete(recipe: str | None, settings: Mapping[str, Any]) -> None:
-    """Check that a recipe of the package for fine-tuning has a model, and old images if it replays them.
-
-    Args:
-        recipe: the file.
-        settings: those of the file and the flags.
-
-    Raises:
-        ValueError: one of them is missing.
-    """
-    if recipe is None or Path(recipe).parent != recipes.FOLDER or not recipes.is_for_tuning(name := Path(recipe).stem):
-        return
-    if not settings.get("model"):
-        raise ValueError(
-            f"--recipe {name} is for a pretrained model, and none is given: use "
-            f"`miniclip finetune MODEL DATA --recipe {name}`, or add --model"
+def fresh_recipe(name: str) -> str:
+    """Return the file of a recipe for fresh weights, for argparse."""
+    path = recipe_file(name)
+    if recipes.is_for_tuning(name):
+        raise argparse.ArgumentTypeError(
+            f"{name} is for fine-tuning: use `miniclip finetune MODEL DATA --recipe {name}`"
         )
-    if "replay_share" in settings and not settings.get("replay"):
-        raise ValueError(f"--recipe {name} needs old images, and none are given: add --replay DATA")
+    return path
 
 
 def add_run_flags(parser: argparse.ArgumentParser, recipe: Callable[[str], str]) -> None:
@@ -153,11 +142,11 @@ def announce(options: Mapping[str, Any]) -> None:
     """Print a first line at once, before the import of torch, which takes seconds.
 
     Raises:
-        ValueError: a recipe needs a model or old images that are not given.
+        ValueError: old images are needed and not given.
     """
     settings = merge_settings(options["recipe"], options)
-    if not options["resume"]:
-        require_complete(options["recipe"], settings)
+    if "replay_share" in settings and not settings.get("replay") and not options["resume"]:
+        raise ValueError(f"a replay_share of {settings['replay_share']} has no old images: add --replay DATA")
     if os.environ.get("RANK", "0") == "0":  # torchrun sets it
         run = options["resume"]
         print(f"resuming {run}" if run else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)
