@@ -104,7 +104,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.plot(old[0], new[0], "k*", ms=11, zorder=3, label="start")
         axes.set(title=start, xlabel="mean R@1 on old images, %", ylabel="mean R@1 on new images, %")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path)
 
 
