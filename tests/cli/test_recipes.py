@@ -109,7 +109,7 @@ def test_train_takes_a_recipe_by_name(tmp_path, capsys):
     ("arguments", "words"),
     [
         (["train", "--recipe", "tune-full"], "use `miniclip finetune MODEL DATA --recipe tune-full`"),
-        (["finetune", "base", "new.csv", "--recipe", "tune-replay"], "has no old images: add --replay DATA"),
+        (["finetune", "base", "new.csv", "--recipe", "tune-replay"], "has no old data: add --replay DATA"),
         (["finetune", "base", "new.csv", "--recipe", "tune-ful"], "did you mean 'tune-full'"),
         (
             ["finetune", "base", "new.csv", "--recipe", "small-set"],

@@ -146,7 +146,7 @@ def announce(options: Mapping[str, Any]) -> None:
     """
     settings = merge_settings(options["recipe"], options)
     if "replay_share" in settings and not settings.get("replay") and not options["resume"]:
-        raise ValueError(f"a replay_share of {settings['replay_share']} has no old images: add --replay DATA")
+        raise ValueError(f"--replay-share {settings['replay_share']} has no old data: add --replay DATA, or remove it")
     if os.environ.get("RANK", "0") == "0":  # torchrun sets it
         run = options["resume"]
         print(f"resuming {run}" if run else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)
