@@ -4,6 +4,8 @@ import errno
 import os
 import shutil
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,6 +69,22 @@ def test_model_is_loaded_from_its_source(photos, saved):
     miniclip.save(make_model(index.model.tokenizer, logit_scale=3.0), saved, overwrite=True)
     with pytest.raises(ValueError, match=r"was built with another model: .*model as it was then"):
         _ = Index.open(index.path).model
+
+
+def test_threads_load_the_model_once(photos, saved, monkeypatch):
+    path, loaded = Index.build(saved, photos).path, []
+
+    def slow_load(*arguments, **options):
+        time.sleep(0.1)  # the other threads come meanwhile
+        loaded.append(miniclip.load(*arguments, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr("miniclip.search.index.load", slow_load)
+    index = Index.open(path)
+    with ThreadPoolExecutor(3) as pool:
+        models = list(pool.map(lambda _: index.model, range(3)))
+    assert len(loaded) == 1
+    assert all(model is loaded[0] for model in models)
 
 
 def test_model_without_a_source_must_be_given(index, built):

@@ -66,7 +66,7 @@ class Index:
         self._dataset: tuple[FolderSource | DataSource, dict[str, Path | int]] | None = None
         self.snapshot: Snapshot = self._store.snapshot()
         self._search: SnapshotSearch | None = None
-        self._lock = threading.Lock()
+        self._lock, self._model_lock = threading.Lock(), threading.Lock()
         if model is not None:
             self.use_model(model)
 
@@ -136,15 +136,16 @@ class Index:
         Raises:
             ValueError: the place of the model is not recorded, or another model is there now.
         """
-        if self._model is None:
-            name = self.snapshot.settings["model"]
-            if not name:
-                raise ValueError(f"{self.path}: does not record its model; pass it: Index.open(path, model)")
-            model = load(name, dtype=self.snapshot.settings["dtype"])  # type: ignore[arg-type]
-            model = model.float()  # the same values, in the dtype that a CPU computes fast
-            self._require_same(model)
-            self._model = model
-        return self._model
+        with self._model_lock:  # threads that need it at the same time load it once
+            if self._model is None:
+                name = self.snapshot.settings["model"]
+                if not name:
+                    raise ValueError(f"{self.path}: does not record its model; pass it: Index.open(path, model)")
+                model = load(name, dtype=self.snapshot.settings["dtype"])  # type: ignore[arg-type]
+                model = model.float()  # the same values, in the dtype that a CPU computes fast
+                self._require_same(model)
+                self._model = model
+            return self._model
 
     def use_model(self, model: CLIPModel) -> None:
         """Use a model that is loaded already, instead of the recorded one.
