@@ -6,6 +6,7 @@ rows: their scores are computed exactly. Letters: N rows with items, E embedding
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -32,6 +33,7 @@ SAMPLES = 100  # queries of the measurement of the recall
 RECALL_K = 10
 TARGET = 0.98  # recall at which no further cells or candidates are searched
 ADDED = 65_536  # rows that an engine gets at once
+FEW = 1024  # rows that usearch adds in one thread: several threads lose some of the first ones
 PER_CELL = 64  # vectors per cell to train with; faiss advises 39 to 256
 
 
@@ -170,9 +172,9 @@ def _build_faiss(vectors: Array, rows: NDArray[np.int64]) -> tuple[Any, list[int
 def _build_usearch(vectors: Array, rows: NDArray[np.int64]) -> tuple[Any, list[int]]:
     """Return a graph of float16 vectors, and numbers of candidates."""
     native = _empty_usearch(vectors.shape[1])
-    for start in range(0, len(rows), ADDED):
-        part = rows[start : start + ADDED]
-        native.add(part.astype(np.uint64), np.ascontiguousarray(vectors[part]))
+    for start, stop in itertools.pairwise([0, *range(min(FEW, len(rows)), len(rows), ADDED), len(rows)]):
+        part = rows[start:stop]
+        native.add(part.astype(np.uint64), np.ascontiguousarray(vectors[part]), threads=int(start == 0))  # 0: all
     return native, [64, 128, 256, 512, 1024]
 
 
