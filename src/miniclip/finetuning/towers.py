@@ -69,6 +69,9 @@ def add_lora(
     The model computes what it did until it is trained. The logit scale and bias are frozen too, unless other weights of
     a tower train. A tower that has the same adapters already keeps them as they are.
 
+    The Trainer refuses the sigmoid loss with a bias that was never trained and is frozen here. Your own loop does not:
+    after `add_logit_bias`, train the bias there (`model.logit_bias.requires_grad_()`), and save the whole model.
+
     Args:
         model: the model.
         rank: r, rows of A.
