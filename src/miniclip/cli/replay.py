@@ -6,6 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def require_old_data(spec: str | None, share: float | None) -> None:
+    """Check that a share has old data; arguments as in `replay_of`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if share is not None and not spec:
+        raise ValueError(f"--replay-share {share} has no old data: add --replay DATA, or remove it")
+
+
 def replay_of(spec: str | None, share: float | None) -> dict[str, Any]:
     """Return the entries of a run's `about` for old data; none without old data.
 
@@ -21,9 +31,8 @@ def replay_of(spec: str | None, share: float | None) -> dict[str, Any]:
     from miniclip.data.opening import absolute_spec
     from miniclip.data.replay import SHARE, require_share
 
+    require_old_data(spec, share)
     if spec is None:
-        if share is not None:
-            raise ValueError(f"--replay-share {share} has no old data: add --replay DATA, or remove it")
         return {}
     if isinstance(share, bool) or not isinstance(share, float | int | None):
         raise TypeError(f"replay_share is {share!r}; expected a number above 0 and below 1")

@@ -16,6 +16,7 @@ from miniclip.cli.evaluate import format_recalls
 from miniclip.cli.finetuning.summary import comparison_with_start, next_commands
 from miniclip.cli.models import count_parameters
 from miniclip.cli.parsing import CONTEXT_HELP, IMAGE_HELP, add_command, add_flag
+from miniclip.cli.replay import require_old_data
 from miniclip.cli.trainers import (
     DEFAULT_DATA,
     DEFAULT_PRESET,
@@ -145,8 +146,8 @@ def announce(options: Mapping[str, Any]) -> None:
         ValueError: old images are needed and not given.
     """
     settings = merge_settings(options["recipe"], options)
-    if "replay_share" in settings and not settings.get("replay") and not options["resume"]:
-        raise ValueError(f"--replay-share {settings['replay_share']} has no old data: add --replay DATA, or remove it")
+    if not options["resume"]:
+        require_old_data(settings.get("replay"), settings.get("replay_share"))
     if os.environ.get("RANK", "0") == "0":  # torchrun sets it
         run = options["resume"]
         print(f"resuming {run}" if run else f"reading {settings.get('data') or DEFAULT_DATA}", flush=True)
