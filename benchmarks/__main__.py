@@ -96,8 +96,10 @@ def measure(parts: list[str], scale: Scale, path: Path) -> None:
     """Run parts in this process, and write their rows one by one."""
     import torch
 
-    threads, rows = torch.get_num_threads(), {part: [] for part in parts}
+    threads, rows = torch.get_num_threads(), {}
     for part in parts:
+        rows[part] = []
+        path.write_text(json.dumps(rows))  # its last part is the one that failed, if any
         print(f"{part} …", file=sys.stderr, flush=True)
         module = importlib.import_module(f"benchmarks.{part}")
         if scale.device == "cpu":
@@ -115,7 +117,8 @@ def measure_in_process(parts: list[str], scale: Scale) -> dict[str, list[Row]]:
         options = ["--rounds", str(scale.rounds), "--device", scale.device, *(["--small"] if scale.small else [])]
         command = [sys.executable, "-m", "benchmarks", *parts, *options, "--rows", str(path)]
         if subprocess.run(command).returncode:
-            raise SystemExit("the part that is named last failed")
+            started = json.loads(path.read_text()) if path.exists() else {}
+            raise SystemExit(f"the part {next(reversed(started), parts[0])} failed")
         return {part: [Row(**row) for row in rows] for part, rows in json.loads(path.read_text()).items()}
 
 
