@@ -77,6 +77,14 @@ def test_frozen_towers_count_forward_only_and_custom_towers_are_not_counted():
     assert pair_flops(model, 10) is None
 
 
+def test_a_configuration_is_built_once_for_each_size(monkeypatch):
+    model, sizes = CLIPModel(SMALL), [32, 64, 32, 64]
+    expected = [pair_flops(CLIPModel(SMALL.replace_image(image_size=size)), 10) for size in sizes]
+    assert [pair_flops(model, 10, image_size=size) for size in sizes] == expected
+    monkeypatch.delattr(CLIPConfig, "replace_image")
+    assert [pair_flops(model, 10, image_size=size) for size in sizes] == expected
+
+
 def test_vit_b_16_agrees_with_the_literature():
     """A ViT-B/16 has 17.6 G multiply-adds an image in the literature, two FLOPs each.
 

@@ -104,8 +104,13 @@ def pair_flops(
     image, text = _forward_passes(model.image), _forward_passes(model.text)
     if image is None or text is None:
         return None
-    config = model.config.replace_image(image_size=image_size or model.config.image.image_size)
+    config = _resized(model.config, image_size or model.config.image.image_size)
     return image * image_flops(config, patch_dropout) + captions * text * text_flops(model.config, tokens)
+
+
+@functools.cache  # the checks of a new configuration take longer than the count, and a run counts at every logged step
+def _resized(config: CLIPConfig, image_size: int) -> CLIPConfig:
+    return config.replace_image(image_size=image_size)
 
 
 def _forward_passes(tower: VisionTransformer | TextTransformer) -> int | None:
