@@ -106,6 +106,22 @@ def test_rotation_stays_within_max_rotation_degrees():
     assert -31 < float(angle.min()) < -25
 
 
+def test_colors_equal_the_three_steps():
+    """Brightness, then contrast about the mean, then saturation about the greys."""
+    augment, pixels = (
+        Augment(color_jitter=0.9),
+        torch.randint(256, (16, 3, 9, 9), dtype=torch.uint8, generator=seeded(1)),
+    )
+    parameters = augment.draw(16, seeded(0))
+    brightness, contrast, saturation = parameters[:, 6:, None, None, None].unbind(dim=1)
+    x = pixels / 255 * brightness
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = mean + (x - mean) * contrast
+    grey = x.mean(dim=1, keepdim=True)
+    expected = (grey + (x - grey) * saturation).clamp(0, 1)
+    torch.testing.assert_close(augment.apply(pixels, parameters), expected, rtol=0, atol=1e-6)
+
+
 def test_colors_stay_within_color_jitter():
     grey = torch.full((200, 3, 4, 4), 100, dtype=torch.uint8)
     x = Augment(color_jitter=0.3)(grey, seeded(0)) * 255

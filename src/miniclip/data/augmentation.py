@@ -80,8 +80,8 @@ class Augment:
 def _jitter_color(x: Tensor, factors: Tensor) -> Tensor:
     """Scale brightness, contrast about the image's mean, and saturation about its greys by factors (B, 3)."""
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(dim=1)
-    x = x * brightness
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = mean + (x - mean) * contrast
-    grey = x.mean(dim=1, keepdim=True)
-    return (grey + (x - grey) * saturation).clamp(0, 1)
+    grey = x.mean(dim=1, keepdim=True)  # (B, 1, S, S)
+    mean = grey.mean(dim=(2, 3), keepdim=True)
+    # all three at once, since each step is linear: fewer passes over the color channels
+    offset = brightness * ((1 - contrast) * mean + contrast * (1 - saturation) * grey)
+    return torch.addcmul(offset, x, brightness * contrast * saturation).clamp_(0, 1)
