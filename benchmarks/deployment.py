@@ -4,9 +4,9 @@ python -m benchmarks deployment
 
 ViT-B/16 with random weights. `miniclip` is float32 in torch. `bfloat16` and `int8` are miniclip in these precisions
 (`miniclip.quantize`), `calibrated` is int8 with constant scales, found on other images and captions. The engines run
-the files of `miniclip.export(layout="onnx", int8=True)`: onnxruntime in float32 and int8, OpenVINO in float32, and in
-int8 with weights compressed by nncf, if it is installed. `onnxruntime, library int8` is the form of onnxruntime's own
-quantizer. faster-clip opens only OpenAI's ViT-B/32 and another text tower, so a row of its own compares it: its
+the files of `miniclip.export(layout="onnx", int8=True)`: onnxruntime in float32, in int8, and in int8 with calibration
+data; OpenVINO in float32, and in int8 with weights compressed by nncf, if it is installed. `onnxruntime, library int8`
+is the form of onnxruntime's own quantizer. faster-clip opens only OpenAI's ViT-B/32 and another text tower, so a row of its own compares it: its
 weights are read from a cache folder, which is filled with random ones.
 All use torch's number of threads. On one thread (OMP_NUM_THREADS=1) the clock is CPU time, which other programs on the
 machine change less, and the largest batches are left out. Embeddings are compared with float32 first; the note gives
@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from benchmarks.baselines import random_captions, with_layers
 from benchmarks.harness import MINICLIP, Row, Scale, interleaved
 from miniclip.config import preset
 from miniclip.hub import fresh
+from miniclip.models.text import sequence_lengths
 
 MIN_COSINE = {"int8": 0.99, "bfloat16": 0.999}  # other names: 0.99999
 INT8, CALIBRATED = f"{MINICLIP} int8", f"{MINICLIP} int8, calibrated"
@@ -47,9 +48,14 @@ def rows(scale: Scale) -> Iterator[Row]:
     model = fresh(config).eval()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        files = write_files(model, Path(folder))
+        pixels, tokens = inputs_of("image", 64), random_captions(256, seed=1)
+        batches = {
+            "visual": ({"image": batch.numpy()} for batch in pixels.split(8)),
+            "textual": ({"text": batch.numpy()} for batch in unpadded(model, tokens)),
+        }
+        files = write_files(model, Path(folder), batches)
         torch_models = {MINICLIP: model, "miniclip bfloat16": bfloat16(model), INT8: miniclip.quantize(model)}
-        torch_models[CALIBRATED] = miniclip.quantize(model, inputs_of("image", 64), random_captions(256, seed=1))
+        torch_models[CALIBRATED] = miniclip.quantize(model, pixels, tokens)
         for tower, small, large in (("image", (1, 2), (1, 8, 32)), ("text", (1, 4), (1, 32, 256))):
             calls = {name: torch_call(tower, one) for name, one in torch_models.items()}
             calls |= engines(tower, files)
@@ -113,8 +119,23 @@ def torch_call(tower: str, model: Any) -> Call:
     return call
 
 
-def write_files(model: Any, folder: Path) -> dict[str, Path]:
-    """Write the ONNX files by name: `visual`, `visual_int8`, `visual_library` and the same of `textual`."""
+def unpadded(model: Any, tokens: Tensor) -> Iterator[Tensor]:
+    """Yield each caption without its padding."""
+    for row, length in zip(tokens, sequence_lengths(tokens, model.config.text.end_id).tolist(), strict=True):
+        yield row[None, :length]
+
+
+def write_files(model: Any, folder: Path, batches: Mapping[str, Iterable[Any]]) -> dict[str, Path]:
+    """Write the ONNX files by name: `visual`, `visual_int8`, `visual_calibrated`, `visual_library`, and `textual` too.
+
+    Args:
+        model: in float32.
+        folder: of the files.
+        batches: calibration data of "visual" and "textual", as inputs of their files.
+    """
+    from miniclip.deployment.quantization.attention import write_fused
+    from miniclip.deployment.quantization.graph import quantize_file
+    from miniclip.deployment.towers import sample_pixels, sample_tokens
     from miniclip.deployment.weight_forms import write_int8
 
     miniclip.export(model, folder / "onnx", layout="onnx", int8=True)
@@ -122,6 +143,14 @@ def write_files(model: Any, folder: Path) -> dict[str, Path]:
     for name in ("visual", "textual"):
         files[f"{name}_library"] = folder / f"{name}_library.onnx"
         write_int8(files[name], files[f"{name}_library"])
+    image, text = model.config.image, model.config.text
+    for name, heads, causal, sample in (
+        ("visual", image.heads, False, {"image": sample_pixels(model.config, 2).numpy()}),
+        ("textual", text.heads, text.causal, {"text": sample_tokens(model.config, 2).numpy()}),
+    ):
+        files[f"{name}_calibrated"] = folder / f"{name}_calibrated.onnx"
+        write_fused(files[name], folder / f"{name}_fused.onnx", heads, causal, sample)
+        quantize_file(folder / f"{name}_fused.onnx", files[f"{name}_calibrated"], batches[name])
     return files
 
 
@@ -131,6 +160,7 @@ def engines(tower: str, files: dict[str, Path]) -> dict[str, Call]:
     calls = {
         "onnxruntime": onnxruntime(files[name], key),
         "onnxruntime int8": onnxruntime(files[f"{name}_int8"], key),
+        "onnxruntime int8, calibrated": onnxruntime(files[f"{name}_calibrated"], key),
         "onnxruntime, library int8": onnxruntime(files[f"{name}_library"], key),
     }
     try:

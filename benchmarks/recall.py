@@ -3,8 +3,9 @@
 python -m benchmarks recall
 
 The others are bfloat16 and int8 in torch (`miniclip.quantize`, without and with calibration). On a CPU also the int8
-files of `miniclip export --int8`, those of onnxruntime's own quantizer, and OpenVINO's int8 if it is installed. The
-data are synthetic: 1,000 images of unseen combinations of colour and shape, and the shapes as classes.
+files of `miniclip export --int8`, without and with calibration data, those of onnxruntime's own quantizer, and
+OpenVINO's int8 if it is installed. The data are synthetic: 1,000 images of unseen combinations of colour and shape, and
+the shapes as classes.
 """
 
 import copy
@@ -20,6 +21,7 @@ import miniclip
 from benchmarks.deployment import engines, write_files
 from benchmarks.harness import MINICLIP, Row, Scale
 from miniclip.cli.trainers import fresh_model
+from miniclip.deployment.quantization.calibration import Samples, pixel_batches, token_batches
 from miniclip.evaluation import ShapeClasses
 from miniclip.evaluation.labelled.images import as_labelled
 from miniclip.evaluation.retrieval import Embeddings, LazyImages, recalls
@@ -71,7 +73,9 @@ def int8_encoders(model: Any, data: Any, folder: Path) -> dict[str, Any]:
     images = [data[i][0] for i in range(min(200, len(data)))]
     texts = [caption for group in data.captions[: len(images)] for caption in group]
     calibrated = miniclip.quantize(model, images, texts)
-    files = write_files(model, folder)
+    samples = Samples(images, texts)
+    batches = {"visual": pixel_batches(model, samples), "textual": token_batches(model, samples)}
+    files = write_files(model, folder, batches)
     calls = {tower: engines(tower, files) for tower in ("image", "text")}
     names = [name for name in calls["image"] if "int8" in name]
     own = {"miniclip int8": miniclip.quantize(model), "miniclip int8, calibrated": calibrated}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from filelock import FileLock
 
 import miniclip
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.deployment.layouts import bare
 from miniclip.inference.model import CLIPModel
-from tests.toys import IMAGE_KINDS, TEXT_KINDS
+from tests.toys import IMAGE_KINDS, TEXT_KINDS, make_model
 
 KINDS = {
     "onnx": ("conv", "causal", {"preprocessing": True}),
@@ -65,6 +67,21 @@ def exported(models, tmp_path_factory):
         return folder / layout
 
     return export
+
+
+@pytest.fixture(scope="package")
+def towers(tokenizer, tmp_path_factory):
+    """The float32 files of the fixture `model`, traced once."""
+    folder = tmp_path_factory.mktemp("towers")
+    miniclip.export(make_model(tokenizer), folder / "float32", layout="onnx")
+    return folder / "float32"
+
+
+@pytest.fixture
+def traced(towers, monkeypatch):
+    """Let exports of the fixture `model` copy the traced files."""
+    for writer in ("write_image_encoder", "write_text_encoder"):
+        monkeypatch.setattr(bare, writer, lambda model, path, *_, **__: shutil.copy(towers / path.name, path))
 
 
 def run(file, **inputs):

@@ -47,6 +47,11 @@ def add(commands: Any) -> None:
         metavar="DATA",
         help="int8: labelled images, as for `miniclip eval --task zero-shot`, whose accuracy may fall by half a point",
     )
+    export.add_argument(
+        "--calibration-data",
+        metavar="DATA",
+        help="int8: captioned images like those it will embed, to find constant scales on, which is faster",
+    )
     export.add_argument("--adapter", metavar="PATH", help=ADAPTER_HELP)
     export.add_argument("--revision", help="branch, tag or commit of a repository")
     export.add_argument("--overwrite", action="store_true", help="replace files of a target that is not empty")
@@ -77,6 +82,7 @@ def export_command(
     int8: bool,
     check_data: str | None,
     check_classes: str | None,
+    calibration_data: str | None,
     overwrite: bool,
     **load: Any,
 ) -> None:
@@ -89,10 +95,11 @@ def export_command(
     from miniclip.utils.target import require_target
 
     require_onnx()  # all that can fail, before a download
-    options = Options(precision, preprocessing, tuple(forms), int8, check_data, check_classes)
+    options = Options(precision, preprocessing, tuple(forms), int8, check_data, check_classes, calibration_data)
     options.require_layout(layout)
     require_target(target, overwrite)
     data = open_data(check_data, "all") if check_data else None
+    calibration = open_data(calibration_data, "all") if calibration_data else None
     classes = one_labelled(check_classes) if check_classes else None
     model = miniclip.load(source, device="cpu", **load)
     miniclip.export(
@@ -105,6 +112,7 @@ def export_command(
         int8=int8,
         check_data=data,
         check_classes=classes,
+        calibration_data=calibration,
         overwrite=overwrite,
     )
     files = sorted(file for file in Path(target).rglob("*") if file.is_file())
@@ -135,8 +143,9 @@ def one_labelled(spec: str) -> Any:
 
 def print_check(report: dict[str, Any]) -> None:
     """Print the report of an int8 check."""
+    limit = report["limits"]["cosine"]
     cosines = ", ".join(f"{tower} {cosine:.4f}" for tower, cosine in report["cosine"].items())
-    print(f"int8: smallest cosine with float32: {cosines}; the limit is {report['limits']['cosine']}")
+    print(f"int8: smallest cosine with float32 on {report['cosine_on']}: {cosines}; the limit is {limit}")
     for name, flag in (("recall", "--check-data"), ("zero_shot", "--check-classes")):
         if report[name] is None:
             print(f"int8: {name.replace('_', '-')} was not checked; {flag} DATA checks it")

@@ -26,6 +26,7 @@ class Options:
         int8: also write int8 forms of the towers of "onnx".
         check_data: image-caption dataset on which the int8 forms must keep the recall; None: it is not checked.
         check_classes: labelled dataset on which they must keep the zero-shot accuracy; None: it is not checked.
+        calibration_data: image-caption dataset on which constant scales are found; None: int8 has a scale per token.
     """
 
     precision: Precision = "float32"
@@ -34,6 +35,7 @@ class Options:
     int8: bool = False
     check_data: Any = None
     check_classes: Any = None
+    calibration_data: Any = None
 
     def require_layout(self, layout: str) -> None:
         """Check that a layout has these options.
@@ -58,7 +60,8 @@ class Options:
                 "int8 is written for the layout 'onnx' in float32, without preprocessing inside; 'transformers.js' has "
                 "the form 'int8'"
             )
-        if not self.int8 and (self.check_data is not None or self.check_classes is not None):
-            raise ValueError("check_data and check_classes are for int8: pass int8=True too")
+        given = (self.check_data, self.check_classes, self.calibration_data)
+        if not self.int8 and any(data is not None for data in given):
+            raise ValueError("check_data, check_classes and calibration_data are for int8: pass int8=True too")
         if tuple(self.forms) != FORMS and layout != "transformers.js":
             raise ValueError(f"the layout {layout!r} has no forms; only 'transformers.js' has")

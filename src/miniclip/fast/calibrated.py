@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniclip.fast.int8 import ZERO_POINT, Int8Weights, refuse_gradients
+from miniclip.fast.int8 import LEVELS, SMALLEST, ZERO_POINT, Int8Weights, refuse_gradients
 from miniclip.fast.private import UNAVAILABLE, onednn_int8_layer, onednn_int8_pack
 from miniclip.models.layers import QuickGELU
 
 HIGHEST = 255  # largest uint8
+LEAST_RANGE = 1e-4  # smallest range of a channel or a weight, as a fraction of the largest one
 # names of activation functions in oneDNN, and the factor of their input and output: x * sigmoid(x) is SiLU
 POST_OPS = {"none": ("gelu", "none", 1.0), "tanh": ("gelu", "tanh", 1.0), "quickgelu": ("swish", "", 1.702)}
 
@@ -35,6 +36,53 @@ class Steps(NamedTuple):
     center: Tensor  # (K,)
     step: Tensor  # (K,)
     zero_point: int  # the integer of the center
+
+
+def channel_steps(bounds: tuple[Tensor, Tensor], weight: Tensor) -> Steps:
+    """Scales of an activation's channels before a linear layer.
+
+    The steps are in proportion to sqrt(half range / largest weight), so that the activation and the weight share the
+    differences between channels (SmoothQuant with alpha 0.5).
+
+    Args:
+        bounds: smallest and largest values of the channels, (K,) each.
+        weight: (N, K).
+    """
+    low, high = bounds
+    center, half = (low + high) / 2, _at_least((high - low) / 2)
+    largest = _at_least(weight.detach().abs().amax(dim=0))
+    return Steps(center, (half / largest).sqrt() * ((half * largest).sqrt().amax() / LEVELS), ZERO_POINT)
+
+
+def one_step(bounds: tuple[Tensor, Tensor]) -> Steps:
+    """Scales of an activation with one step; zero has an integer of its own."""
+    low, high = bounds[0].amin().clamp_max(0), bounds[1].amax().clamp_min(0)
+    step = ((high - low) / HIGHEST).clamp_min(SMALLEST)
+    zero = torch.zeros_like(bounds[0])
+    return Steps(zero, zero + step, round(float(-low / step)))
+
+
+def _at_least(x: Tensor) -> Tensor:
+    return x.clamp_min(float(x.amax()) * LEAST_RANGE).clamp_min(SMALLEST)
+
+
+def folded(
+    weight: Tensor, bias: Tensor | float, steps: Steps, factor: Tensor | float = 1.0, shift: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer whose input x is given as (x - center) / step.
+
+    Args:
+        weight: (N, K).
+        bias: (N,), or 0.
+        steps: scales of the input.
+        factor: (N,) of the outputs, or a number.
+        shift: (N,) that is subtracted from the outputs before the factor, or a number.
+
+    Returns:
+        (N, K) and (N,).
+    """
+    scaled = weight * (torch.as_tensor(factor).reshape(-1, 1) * steps.step)
+    return scaled, (bias + weight @ steps.center - shift) * factor
 
 
 class Int8Norm(nn.Module):
@@ -70,14 +118,12 @@ class CalibratedLinear(Int8Weights):
     def __init__(
         self, layer: nn.Linear, steps: Steps, factor: Tensor | float = 1.0, shift: Tensor | float = 0.0
     ) -> None:
-        weight = layer.weight.detach()
-        bias = (0.0 if layer.bias is None else layer.bias.detach()) + weight @ steps.center - shift
-        folded = nn.Linear(layer.in_features, layer.out_features, device="meta")
-        folded.weight = nn.Parameter(
-            weight * (torch.as_tensor(factor).reshape(-1, 1) * steps.step), requires_grad=False
-        )
-        folded.bias = nn.Parameter(bias * factor, requires_grad=False)
-        super().__init__(folded)
+        given = 0.0 if layer.bias is None else layer.bias.detach()
+        weight, bias = folded(layer.weight.detach(), given, steps, factor, shift)
+        scaled = nn.Linear(layer.in_features, layer.out_features, device="meta")
+        scaled.weight = nn.Parameter(weight, requires_grad=False)
+        scaled.bias = nn.Parameter(bias, requires_grad=False)
+        super().__init__(scaled)
         # integers times the weight are too large by this
         self.bias -= steps.zero_point * self.scale * self.weight.sum(dim=1)
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from miniclip.fast import calibrated
-from miniclip.fast.calibrated import HIGHEST, CalibratedLinear, CalibratedMLP, Int8Norm, Steps, activation_name
-from miniclip.fast.int8 import LEVELS, SMALLEST, ZERO_POINT, Int8Linear, Int8Weights, is_supported
+from miniclip.fast.calibrated import CalibratedLinear, CalibratedMLP, Int8Norm, activation_name, channel_steps, one_step
+from miniclip.fast.int8 import Int8Linear, Int8Weights, is_supported
 from miniclip.fast.layers import FastBlock
 from miniclip.finetuning.lora import merge
 from miniclip.models.clip import CLIP
@@ -29,7 +29,6 @@ from miniclip.models.layers import MLP, Attention, Block
 from miniclip.utils.items import describe
 
 MIN_COSINE = 0.97  # smallest cosine with float32 on the calibration data
-LEAST_RANGE = 1e-4  # smallest range of a channel or a weight, as a fraction of the largest one
 Model = TypeVar("Model", bound=CLIP)
 Ranges = dict[nn.Module, tuple[Tensor, Tensor]]  # module to the smallest and largest values of channels (K,)
 
@@ -131,38 +130,18 @@ def _is_known(block: nn.Module) -> bool:
 def _calibrate_block(block: Any, ranges: Ranges) -> None:
     attention, mlp = block.attention, block.mlp
     D, qkv = attention.out.in_features, attention.qkv
-    inputs = _steps(ranges[block.norm1], qkv.weight)
-    values = _steps(ranges[attention.out], attention.out.weight)
+    inputs = channel_steps(ranges[block.norm1], qkv.weight)
+    values = channel_steps(ranges[attention.out], attention.out.weight)
     # weights of attention sum to one, so centers and steps pass through it from the values
     factor, shift = torch.ones(3 * D, device="cpu"), torch.zeros(3 * D, device="cpu")
     factor[2 * D :], shift[2 * D :] = 1 / values.step, values.center
     attention.qkv = CalibratedLinear(qkv, inputs, factor, shift)
     attention.out = CalibratedLinear(attention.out, values)
     block.norm1 = Int8Norm(block.norm1, inputs)
-    inputs = _steps(ranges[block.norm2], mlp.up.weight)
-    hidden = _one_step(ranges[mlp.activation])
+    inputs = channel_steps(ranges[block.norm2], mlp.up.weight)
+    hidden = one_step(ranges[mlp.activation])
     block.norm2 = Int8Norm(block.norm2, inputs)
     block.mlp = CalibratedMLP(mlp.up, mlp.down, str(activation_name(mlp.activation)), inputs, hidden)
-
-
-def _steps(bounds: tuple[Tensor, Tensor], weight: Tensor) -> Steps:
-    """Scales of an activation's channels (K,) before a linear layer (N, K)."""
-    low, high = bounds
-    center, half = (low + high) / 2, _at_least((high - low) / 2)
-    largest = _at_least(weight.detach().abs().amax(dim=0))
-    return Steps(center, (half / largest).sqrt() * ((half * largest).sqrt().amax() / LEVELS), ZERO_POINT)
-
-
-def _one_step(bounds: tuple[Tensor, Tensor]) -> Steps:
-    """Scales of an activation with one step; zero has an integer of its own."""
-    low, high = bounds[0].amin().clamp_max(0), bounds[1].amax().clamp_min(0)
-    step = ((high - low) / HIGHEST).clamp_min(SMALLEST)
-    zero = torch.zeros_like(bounds[0])
-    return Steps(zero, zero + step, round(float(-low / step)))
-
-
-def _at_least(x: Tensor) -> Tensor:
-    return x.clamp_min(float(x.amax()) * LEAST_RANGE).clamp_min(SMALLEST)
 
 
 @contextmanager

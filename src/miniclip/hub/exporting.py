@@ -27,6 +27,7 @@ def export(
     int8: bool = False,
     check_data: Any = None,
     check_classes: Any = None,
+    calibration_data: Any = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model in another project's layout, for that project's code to open.
@@ -46,7 +47,10 @@ def export(
         int8: for "onnx": also write `visual_int8.onnx` and `textual_int8.onnx` for a CPU, and check them.
         check_data: for int8: an image-caption dataset. Each recall on it may fall by half a point at most.
         check_classes: for int8: a labelled dataset. The zero-shot accuracy on it may fall by half a point at most.
-            Without either, only cosines on noise are checked, with a warning.
+            Without either, only cosines are checked, with a warning.
+        calibration_data: for int8: an image-caption dataset of a hundred or more images like those that the model will
+            embed. Constant scales of activations are found on up to 256 of them, which is faster than a scale for each
+            token.
         overwrite: allow a directory with files; those of the same names are replaced.
 
     Raises:
@@ -58,7 +62,7 @@ def export(
     """
     if layout not in (*LAYOUTS, *DEPLOYMENT_LAYOUTS):
         raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, (*LAYOUTS, *DEPLOYMENT_LAYOUTS))}")
-    options = Options(precision, preprocessing, tuple(forms), int8, check_data, check_classes)
+    options = Options(precision, preprocessing, tuple(forms), int8, check_data, check_classes, calibration_data)
     options.require_layout(layout)
     if layout in LAYOUTS:
         export_weights(model, path, layout=layout, repo=repo, overwrite=overwrite)  # type: ignore[arg-type]

@@ -30,18 +30,19 @@ def write(model: CLIPModel, folder: Path, options: Options) -> None:
     """Write the files of the layout to an empty folder.
 
     Raises:
-        ValueError: int8 is to be checked on data, and the model has no tokenizer.
+        ValueError: int8 is to be checked or calibrated on data, and the model has no tokenizer; or the calibration
+            data are empty, or give activations that are not finite.
     """
-    checked = options.check_data is not None or options.check_classes is not None
-    if checked and available_tokenizer(model) is None:
+    given = (options.check_data, options.check_classes, options.calibration_data)
+    if any(data is not None for data in given) and available_tokenizer(model) is None:
         raise ValueError(
-            "the model has no tokenizer, so int8 cannot be checked on data: load the model with one, as in "
-            "miniclip.load(name, tokenizer=path), or pass no data"
+            "the model has no tokenizer, so int8 can be neither checked nor calibrated on data: load the model with "
+            "one, as in miniclip.load(name, tokenizer=path), or pass no data"
         )
     write_image_encoder(model, folder / VISUAL, IMAGE, options.precision, raw=options.preprocessing)
     write_text_encoder(model, folder / TEXTUAL, TEXT, options.precision)
     if options.int8:
-        write_int8(model, folder / VISUAL, folder / TEXTUAL, options.check_data, options.check_classes)
+        write_int8(model, folder / VISUAL, folder / TEXTUAL, *given)
     settings = {"format": "miniclip onnx", "opset": OPSET, "precision": options.precision}
     write_json(folder / CONFIG, {**settings, **model.config.to_dict()})
     write_json(folder / PREPROCESSING, preprocess_cfg(model) | {"inside": options.preprocessing})

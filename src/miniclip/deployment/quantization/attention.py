@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from miniclip.deployment.quantization.editing import Index, replace_nodes
 from miniclip.deployment.verification import Arrays, session, verify
 
 RUNTIME = "com.microsoft"  # domain of onnxruntime's own operators
@@ -53,14 +54,9 @@ def fuse_attention(graph: Any, heads: int, causal: bool) -> int:
     """
     from onnx import helper
 
-    producers = {output: node for node in graph.node for output in node.output}
-    users: dict[str, list[Any]] = {}
+    index, fused = Index(graph), {}
     for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    fused = {}
-    for node in graph.node:
-        names = _attention(node, producers, users, causal) if node.op_type == "Softmax" else None
+        names = _attention(node, index, causal) if node.op_type == "Softmax" else None
         if names is not None:
             qkv, y = names
             parts = [f"{y}_{part}" for part in "qkv"]
@@ -76,16 +72,14 @@ def fuse_attention(graph: Any, heads: int, causal: bool) -> int:
                     unidirectional=int(causal),
                 ),
             ]
-    nodes = [new for node in graph.node for new in fused.get(node.output[0], [node])]
-    kept = _used(nodes, [output.name for output in graph.output])
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, fused)
     return len(fused)
 
 
-def _attention(softmax: Any, producers: Any, users: Any, causal: bool) -> tuple[str, str] | None:
+def _attention(softmax: Any, index: Index, causal: bool) -> tuple[str, str] | None:
     """Return the names of packed queries, keys and values (B, T, 3 D) and of the result (B, T, D), or None."""
-    scores = producers.get(softmax.input[0])
+    producers = index.producers
+    scores: Any = producers.get(softmax.input[0])
     is_masked = scores is not None and scores.op_type == "Add"
     if is_masked:
         scores = producers.get(scores.input[0])
@@ -93,7 +87,7 @@ def _attention(softmax: Any, producers: Any, users: Any, causal: bool) -> tuple[
         return None
     y = softmax.output[0]
     for kind in ("MatMul", "Transpose", "Reshape"):
-        following = users.get(y, [])
+        following = index.users.get(y, [])
         if [node.op_type for node in following] != [kind] or (kind == "MatMul" and following[0].input[0] != y):
             return None
         (node,) = following
@@ -117,13 +111,3 @@ def _walk(name: str, producers: Any, kinds: Sequence[str]) -> str | None:
             return None
         name = node.input[0]
     return name
-
-
-def _used(nodes: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
-    """Return the nodes that the outputs depend on, in their order."""
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    return kept[::-1]

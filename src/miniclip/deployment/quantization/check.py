@@ -19,6 +19,7 @@ from miniclip.config import TextConfig
 from miniclip.data.given import as_dataset
 from miniclip.deployment import INT8_CHECK
 from miniclip.deployment.quantization.attention import write_fused
+from miniclip.deployment.quantization.calibration import Samples, draw_samples, pixel_batches, token_batches
 from miniclip.deployment.quantization.encoder import OnnxEncoder, encode_images
 from miniclip.deployment.quantization.graph import quantize_file
 from miniclip.deployment.towers import sample_pixels, sample_tokens
@@ -29,47 +30,61 @@ from miniclip.evaluation.zero_shot import class_vectors, predictions, scale_of
 from miniclip.inference.model import CLIPModel
 
 MIN_COSINE = 0.97  # smallest cosine with the float32 embedding of noise; trained models have more
+NOISE = "noise"
 MAX_LOSS = 0.5  # points of recall or accuracy that int8 may lose
 
 Figures = dict[str, float]  # name to percent
 
 
 @torch.no_grad()
-def write_int8(model: CLIPModel, visual: Path, textual: Path, captioned: Any = None, labelled: Any = None) -> None:
+def write_int8(
+    model: CLIPModel,
+    visual: Path,
+    textual: Path,
+    captioned: Any = None,
+    labelled: Any = None,
+    calibration: Any = None,
+) -> None:
     """Write int8 forms of two towers, `NAME_int8.onnx`, and the report of their check, `int8_check.json`.
 
-    The report has the smallest cosines, the limits, and recall and zero-shot accuracy of both forms, each null without
-    its data.
+    The report has the smallest cosines, on noise or on the calibration data, the limits, and recall and zero-shot
+    accuracy of both forms, each null without its data.
 
     Args:
         model: the model that the files came from.
         visual: its image tower in float32, without preprocessing inside.
         textual: its text tower in float32.
         captioned: an image-caption dataset to measure recall on.
-        labelled: a labelled dataset to measure zero-shot accuracy on. Without any data, there is a warning.
+        labelled: a labelled dataset to measure zero-shot accuracy on. Without it and `captioned`, there is a warning.
+        calibration: an image-caption dataset to find constant scales of activations on; None: a scale for each token.
 
     Raises:
+        ValueError: the calibration data are empty, or give activations that are not finite.
         CheckpointError: a cosine, a recall or the accuracy is below its limit, or files with fused attention give
             other embeddings.
     """
     files = [path.with_name(f"{path.stem}_int8.onnx") for path in (visual, textual)]
     image, text = model.config.image, model.config.text
     pixels, tokens = sample_pixels(model.config, 2).numpy(), sample_tokens(model.config, 2).numpy()
+    samples = None if calibration is None else draw_samples(calibration)
+    batches = (None, None) if samples is None else (pixel_batches(model, samples), token_batches(model, samples))
     with tempfile.TemporaryDirectory(dir=visual.parent) as folder:
-        for source, target, tower, inputs in (
-            (visual, files[0], image, {"image": pixels}),
-            (textual, files[1], text, {"text": tokens}),
+        for source, target, tower, inputs, given in (
+            (visual, files[0], image, {"image": pixels}, batches[0]),
+            (textual, files[1], text, {"text": tokens}, batches[1]),
         ):
             fused = Path(folder) / f"{source.stem}_fused.onnx"
             write_fused(source, fused, tower.heads, isinstance(tower, TextConfig) and tower.causal, inputs)
-            quantize_file(fused, target)
+            quantize_file(fused, target, given)
     encoders = [OnnxEncoder(model, visual, textual), OnnxEncoder(model, *files)]
-    report: dict[str, Any] = {"limits": {"cosine": MIN_COSINE, "points": MAX_LOSS}, "cosine": _cosines(encoders)}
+    where = NOISE if samples is None else "the calibration data"
+    report: dict[str, Any] = {"limits": {"cosine": MIN_COSINE, "points": MAX_LOSS}}
+    report |= {"cosine": _cosines(encoders, samples), "cosine_on": where}
     for tower, cosine in report["cosine"].items():
         if not cosine >= MIN_COSINE:
             raise CheckpointError(
-                f"the int8 {tower} tower was checked and refused: the cosine with float32 is {cosine:.4f} on noise; "
-                f"the limit is {MIN_COSINE}. Export without int8"
+                f"the int8 {tower} tower was checked and refused: the cosine with float32 is {cosine:.4f} on {where}; "
+                f"the limit is {MIN_COSINE}. Export without {'int8' if samples is None else 'calibration data'}"
             )
     for name, data, measure in (("recall", captioned, _recalls), ("zero_shot", labelled, _accuracies)):
         report[name] = None if data is None else _within_limit(measure(encoders, data))
@@ -77,17 +92,18 @@ def write_int8(model: CLIPModel, visual: Path, textual: Path, captioned: Any = N
     if captioned is None and labelled is None:
         cosines = ", ".join(f"{tower} {cosine:.4f}" for tower, cosine in report["cosine"].items())
         warnings.warn(
-            f"int8: cosines with float32 on noise: {cosines}. Recall was not checked: pass check_data, captioned "
+            f"int8: cosines with float32 on {where}: {cosines}. Recall was not checked: pass check_data, captioned "
             "images, or check_classes, labelled ones",
             stacklevel=2,
         )
 
 
-def _cosines(encoders: list[OnnxEncoder]) -> dict[str, float]:
-    """Return the smallest cosine of each tower's embeddings of noise."""
+def _cosines(encoders: list[OnnxEncoder], samples: Samples | None) -> dict[str, float]:
+    """Return the smallest cosine of each tower's embeddings of calibration data, or of noise."""
     config = encoders[0].model.config
-    pixels, tokens = sample_pixels(config, 8), sample_tokens(config, 8)
-    pairs = {"image": encode_images(encoders, pixels), "text": [one.encode_text(tokens) for one in encoders]}
+    images: Any = sample_pixels(config, 8) if samples is None else samples.images
+    texts: Any = sample_tokens(config, 8) if samples is None else samples.texts
+    pairs = {"image": encode_images(encoders, images), "text": [one.encode_text(texts) for one in encoders]}
     return {tower: float((a * b).sum(dim=1).min()) for tower, (a, b) in pairs.items()}
 
 

@@ -48,11 +48,12 @@ class OnnxEncoder:
 
 def encode_images(encoders: Sequence[OnnxEncoder], images: Any) -> list[Tensor]:
     """Return the unit vectors (N, E) of each encoder; each image is decoded once. All encoders belong to one model."""
-    batches = [[_run(one.visual, "image", pixels) for one in encoders] for pixels in _pixels(encoders[0].model, images)]
+    every = pixels_of(encoders[0].model, images)
+    batches = [[_run(one.visual, "image", pixels) for one in encoders] for pixels in every]
     return [_joined(column) for column in zip(*batches, strict=True)]
 
 
-def _pixels(model: CLIPModel, images: Any) -> Iterator[Tensor]:
+def pixels_of(model: CLIPModel, images: Any) -> Iterator[Tensor]:
     """Yield batches of normalized pixels (n, 3, S, S)."""
     items = image_items(images)
     if isinstance(items, Tensor):

@@ -14,6 +14,8 @@ Letters: K inputs, N outputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +24,51 @@ import numpy.typing as npt
 import torch
 
 from miniclip.deployment.quantization.attention import RUNTIME
+from miniclip.deployment.quantization.constant import quantize_constant
+from miniclip.deployment.quantization.editing import Index, replace_nodes
+from miniclip.deployment.verification import Arrays
 from miniclip.fast.int8 import LEVELS, SMALLEST, ZERO_POINT, quantize_weight
 
 
-def quantize_file(source: Path, target: Path) -> int:
+def quantize_file(source: Path, target: Path, batches: Iterable[Arrays] | None = None) -> int:
     """Write an int8 form of a float32 ONNX file.
 
     Args:
         source: an ONNX file with opset 18, and weights inside or beside it.
         target: the new file, whose weights are inside it.
+        batches: calibration data, inputs of the file by name. Products that can have constant scales get them.
 
     Returns:
         The number of products that are computed in int8.
 
     Raises:
-        ValueError: no product has constant weights.
+        ValueError: no product has constant weights, or the calibration data are empty or give activations that are not
+            finite.
     """
     import onnx
 
     model = onnx.load(str(source))
-    graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    nodes, added, replaced = [], _constants(), set()
-    for node in graph.node:
-        weight = weights.get(node.input[1]) if node.op_type == "MatMul" else None
-        if weight is None or weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) != 2:
-            nodes.append(node)
-            continue
-        if weight.name not in replaced:
-            values, channel_scale = _quantize(onnx.numpy_helper.to_array(weight))
-            added.append(onnx.numpy_helper.from_array(values, f"{weight.name}_int8"))
-            added.append(onnx.numpy_helper.from_array(channel_scale / np.float32(LEVELS), f"{weight.name}_scale"))
-            replaced.add(weight.name)
-        nodes += _product(node.input[0], node.output[0], weight.name)
-    if not replaced:
+    count = 0 if batches is None else quantize_constant(model, batches)
+    index = Index(model.graph)
+    replaced, added = {}, {}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and index.is_constant(node.input[1], 2):
+            weight, output = node.input[1], node.output[0]
+            if weight not in added:
+                values, channel_scale = _quantize(index.array(weight))
+                added[weight] = [
+                    onnx.numpy_helper.from_array(values, f"{weight}_int8"),
+                    onnx.numpy_helper.from_array(channel_scale / np.float32(LEVELS), f"{weight}_scale"),
+                ]
+            replaced[output] = _product(node.input[0], output, weight)
+    count += len(replaced)
+    if not count:
         raise ValueError(f"{source}: no product with constant weights; expected a tower that miniclip exported")
-    used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in (*graph.initializer, *added) if tensor.name in used]
-    for field, entries in ((graph.node, nodes), (graph.initializer, kept)):
-        del field[:]
-        field.extend(entries)
+    replace_nodes(model.graph, replaced, [*chain.from_iterable(added.values()), *_constants()])
     if RUNTIME not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(onnx.helper.make_opsetid(RUNTIME, 1))
     onnx.save(model, str(target))
-    return len(replaced)
+    return count
 
 
 def _quantize(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
