@@ -6,8 +6,8 @@ ViT-B/16 with random weights. `miniclip` is float32 in torch. `bfloat16` and `in
 (`miniclip.quantize`), `calibrated` is int8 with constant scales, found on other images and captions. The engines run
 the files of `miniclip.export(layout="onnx", int8=True)`: onnxruntime in float32, in int8, and in int8 with calibration
 data; OpenVINO in float32, and in int8 with weights compressed by nncf, if it is installed. `onnxruntime, library int8`
-is the form of onnxruntime's own quantizer. faster-clip opens only OpenAI's ViT-B/32 and another text tower, so a row of its own compares it: its
-weights are read from a cache folder, which is filled with random ones.
+is the form of onnxruntime's own quantizer. faster-clip opens only OpenAI's ViT-B/32 and another text tower, so a row of
+its own compares it: its weights are read from a cache folder, which is filled with random ones.
 All use torch's number of threads. On one thread (OMP_NUM_THREADS=1) the clock is CPU time, which other programs on the
 machine change less, and the largest batches are left out. Embeddings are compared with float32 first; the note gives
 the smallest cosine.

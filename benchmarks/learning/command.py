@@ -133,6 +133,8 @@ def tuned(runs: Runs, options: argparse.Namespace, name: str, budget: float) -> 
     for setting, candidates in open_clip_system.CANDIDATES.items():
         if setting == "compile" and options.device == "cpu":  # compiling takes longer than a budget there
             continue
+        if setting == "patch_dropout" and settings["size"] == "resnet":  # it has no patches
+            continue
         results = {}
         for candidate in candidates:
             trial = {**settings, setting: candidate}
