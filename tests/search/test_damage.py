@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import sqlite3
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -72,17 +72,20 @@ def test_model_is_loaded_from_its_source(photos, saved):
 
 
 def test_threads_load_the_model_once(photos, saved, monkeypatch):
-    path, loaded = Index.build(saved, photos).path, []
+    path, loaded, start = Index.build(saved, photos).path, [], threading.Barrier(3)
 
-    def slow_load(*arguments, **options):
-        time.sleep(0.1)  # the other threads come meanwhile
+    def counted_load(*arguments, **options):
         loaded.append(miniclip.load(*arguments, **options))
         return loaded[-1]
 
-    monkeypatch.setattr("miniclip.search.index.load", slow_load)
+    def use_model():
+        start.wait()
+        return index.model
+
+    monkeypatch.setattr("miniclip.search.index.load", counted_load)
     index = Index.open(path)
     with ThreadPoolExecutor(3) as pool:
-        models = list(pool.map(lambda _: index.model, range(3)))
+        models = [future.result() for future in [pool.submit(use_model) for _ in range(3)]]
     assert len(loaded) == 1
     assert all(model is loaded[0] for model in models)
 
