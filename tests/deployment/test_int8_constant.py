@@ -137,7 +137,7 @@ def test_command_calibrates_and_names_the_data(model, val_data, tmp_path, capsys
         image.save(tmp_path / f"{number}.png")
         rows += [f'{number}.png,"{caption}"' for caption in captions]
     (tmp_path / "photos.csv").write_text("\n".join(rows))
-    options = ["--int8", "--calibration-data", str(tmp_path / "photos.csv")]
+    options = ["--int8", "--calibration-data", f"{tmp_path / 'photos.csv'}:all"]
     with pytest.warns(UserWarning, match="float32 on the calibration data: .*Recall was not checked"):
         main(["export", str(tmp_path / "model"), str(tmp_path / "out"), *options])
     assert "int8: smallest cosine with float32 on the calibration data: image " in capsys.readouterr().out

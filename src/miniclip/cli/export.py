@@ -16,6 +16,7 @@ EPILOG = """examples:
   miniclip export runs/mine models/mine                                two ONNX files and what belongs to them
   miniclip export runs/mine models/mine --preprocessing                the image file takes uint8 images of any size
   miniclip export runs/mine models/mine --int8 --check-data photos.csv    beside them int8 files for a CPU
+  miniclip export runs/mine models/mine --int8 --calibration-data flickr30k:train --check-data flickr30k:val
   miniclip export runs/mine ViT-B-32__openai --layout immich
   miniclip export runs/mine models/web --layout transformers.js --forms fp32 q8
 """
@@ -40,7 +41,9 @@ def add(commands: Any) -> None:
     )
     export.add_argument("--int8", action="store_true", help="onnx: also write both towers in int8, for a CPU")
     export.add_argument(
-        "--check-data", metavar="DATA", help="int8: captioned images whose recall may fall by half a point at most"
+        "--check-data",
+        metavar="DATA",
+        help="int8: captioned images or DATA:SPLIT, whose recall may fall by half a point",
     )
     export.add_argument(
         "--check-classes",
@@ -50,7 +53,7 @@ def add(commands: Any) -> None:
     export.add_argument(
         "--calibration-data",
         metavar="DATA",
-        help="int8: captioned images like those it will embed, to find constant scales on, which is faster",
+        help="int8: captioned images like those it will embed, or DATA:SPLIT, for constant scales, which are faster",
     )
     export.add_argument("--adapter", metavar="PATH", help=ADAPTER_HELP)
     export.add_argument("--revision", help="branch, tag or commit of a repository")
@@ -88,7 +91,6 @@ def export_command(
 ) -> None:
     """Run `miniclip export`."""
     import miniclip
-    from miniclip.data.opening import open_data
     from miniclip.deployment.onnx_files import require_onnx
     from miniclip.deployment.options import Options
     from miniclip.utils.formatting import format_bytes
@@ -98,8 +100,7 @@ def export_command(
     options = Options(precision, preprocessing, tuple(forms), int8, check_data, check_classes, calibration_data)
     options.require_layout(layout)
     require_target(target, overwrite)
-    data = open_data(check_data, "all") if check_data else None
-    calibration = open_data(calibration_data, "all") if calibration_data else None
+    data, calibration = (captioned(spec) if spec else None for spec in (check_data, calibration_data))
     classes = one_labelled(check_classes) if check_classes else None
     model = miniclip.load(source, device="cpu", **load)
     miniclip.export(
@@ -122,6 +123,15 @@ def export_command(
     if int8:
         print_check(json.loads((Path(target) / INT8_CHECK).read_text()))
     print(f"{target}: in the layout of {layout}, checked in onnxruntime against {source}")
+
+
+def captioned(text: str) -> Any:
+    """Open a captioned dataset, or one split of it: "photos.csv", "flickr30k:val"."""
+    from miniclip.cli.finetuning.against import spec_and_split
+    from miniclip.data.opening import open_data
+
+    spec, split = spec_and_split(text, "all")
+    return open_data(spec, split)  # type: ignore[arg-type]
 
 
 def one_labelled(spec: str) -> Any:
