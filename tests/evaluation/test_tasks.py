@@ -1,6 +1,7 @@
 """Tasks of `miniclip eval`: few-shot probes, figures under corruptions, and their tables and records."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from miniclip.evaluation import CachedEncoder, LabelledImages, ShapeClasses, tasks
 from miniclip.evaluation.comparison import Metric, Result, as_records, table
 from miniclip.evaluation.corruptions import CORRUPTIONS, CorruptedImages
+from miniclip.evaluation.features import image_features
 from miniclip.evaluation.probes.few_shot import few_shot_probes, possible_shots
 from miniclip.evaluation.probes.linear_models import lbfgs
 from miniclip.evaluation.probes.linear_probe import Splits
@@ -81,6 +83,21 @@ class TestRobustness:
         expected = recalls(embed(shape_model, small_shapes.captions, corrupted))
         assert results[0].corrupted["jpeg"][2] == pytest.approx(expected["image_to_text"]["R@1"])
         assert results[1].corrupted["jpeg"][2] == pytest.approx(expected["text_to_image"]["R@1"])
+
+    @pytest.mark.parametrize(("kept", "times"), [(2**30, 2), (0, 11)])
+    def test_images_are_decoded_once_while_memory_suffices(self, shape_model, small_shapes, kept, times, monkeypatch):
+        monkeypatch.setattr("miniclip.evaluation.corruptions.KEPT_BYTES", kept)
+        decoded = Counter()
+
+        class Counted(LazyImages):
+            def __getitem__(self, index):
+                decoded[index] += not isinstance(index, slice)
+                return super().__getitem__(index)
+
+        (result,) = robustness(shape_model, Counted(small_shapes), {"sum": lambda rows: float(rows.sum())})
+        corrupted = CorruptedImages(LazyImages(small_shapes), shape_model.preprocess, "jpeg", 2)
+        assert result.corrupted["jpeg"][1] == float(image_features(shape_model, corrupted).sum())
+        assert {decoded[index] for index in range(len(small_shapes))} == {times}  # once for the clean images
 
     def test_probe_under_corruption(self, shape_model, colors):
         pytest.importorskip("sklearn")

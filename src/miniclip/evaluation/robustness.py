@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from miniclip.evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
+from miniclip.evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, KeptPixels
 from miniclip.evaluation.features import image_features
 from miniclip.inference.batching import progress_bar
 
@@ -47,11 +47,12 @@ def robustness(
         progress: show a progress bar.
     """
     clean = image_features(model, images, progress=progress)
+    kept = KeptPixels(images, model.preprocess)
     values: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in CORRUPTIONS} for name in figures}
     with progress_bar(len(CORRUPTIONS) * len(SEVERITIES) * len(images), " images", progress, "corruptions") as advance:
         for kind in CORRUPTIONS:
             for severity in SEVERITIES:
-                features = image_features(model, CorruptedImages(images, model.preprocess, kind, severity))
+                features = image_features(model, CorruptedImages(kept, model.preprocess, kind, severity))
                 for name, figure in figures.items():
                     values[name][kind].append(figure(features))
                 advance(len(images))
