@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from miniclip.utils.randomness import generator, random_integer
+from miniclip.utils.randomness import generator, random_integer, seed_layers
 
 
 def test_frozen_values():
@@ -55,3 +55,11 @@ def test_neighbouring_keys_are_independent():
 def test_generators_of_different_keys_differ():
     a, b = (torch.rand(1000, generator=generator(0, key)) for key in (1, 2))
     assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.15
+
+
+def test_layers_draw_the_numbers_of_manual_seed_on_a_cpu(monkeypatch):
+    torch.manual_seed(random_integer(1, "step", 2))
+    expected = torch.rand(5)
+    monkeypatch.delattr(torch, "manual_seed")  # takes a millisecond, since it formats stack traces
+    seed_layers(torch.device("cpu"), 1, "step", 2)
+    assert torch.equal(torch.rand(5), expected)

@@ -37,7 +37,7 @@ from miniclip.train.setup import RunOptions, set_up
 from miniclip.train.validation import evaluate_first, monitored, validate
 from miniclip.train.variants.resolution import images_of_step
 from miniclip.utils.lock import lock_directory
-from miniclip.utils.randomness import random_integer
+from miniclip.utils.randomness import seed_layers
 
 
 class Trainer:
@@ -180,7 +180,7 @@ class Trainer:
         warmup = self.config.warmup_steps(self.total_steps)
         rate = learning_rate(self.step, peak=self.config.lr, warmup=warmup, total=self.total_steps)
         set_learning_rate(self.optimizer, rate)
-        torch.manual_seed(random_integer(self.config.seed, "step", self.step, distributed.rank()))  # for random layers
+        seed_layers(self.model.device, self.config.seed, "step", self.step, distributed.rank())
         inputs = self.prepare(batch, self.step)
         with images_of_step(self.model.image, self.step, self.total_steps, self.config) as image_size:
             result = cached_step(self.towers, self.optimizer, inputs, self.loss_of(batch), self.step_options)

@@ -24,6 +24,14 @@ def generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(random_integer(*key))
 
 
+def seed_layers(device: torch.device, *key: int | str) -> None:
+    """Seed torch's global generators with `random_integer(*key)`, for layers that draw random numbers on a device.
+
+    On a CPU, only its generator: `torch.manual_seed` formats a stack trace for each kind of GPU that is not there.
+    """
+    (torch.default_generator if device.type == "cpu" else torch).manual_seed(random_integer(*key))
+
+
 def random_state(device: torch.device) -> RandomState:
     """Return the state of torch's global generators: the CPU's, and the device's if it has one."""
     if device.type == "cuda":
