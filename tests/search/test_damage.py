@@ -18,6 +18,7 @@ from miniclip.inference.fingerprint import model_fingerprint
 from miniclip.search.database import DATABASE
 from miniclip.search.snapshot import Snapshot
 from miniclip.search.store import Facts, FileState, Store
+from miniclip.search.updating.building import recorded
 from tests.search.conftest import write_images
 from tests.toys import make_model
 
@@ -88,6 +89,12 @@ def test_threads_load_the_model_once(photos, saved, monkeypatch):
         models = [future.result() for future in [pool.submit(use_model) for _ in range(3)]]
     assert len(loaded) == 1
     assert all(model is loaded[0] for model in models)
+
+
+def test_recorded_model_is_read_without_a_copy_of_the_database(photos, saved, monkeypatch):
+    path = Index.build(saved, photos).path
+    monkeypatch.setattr("miniclip.search.snapshot.copy_database", None)  # would fail
+    assert recorded(path) == (str(saved), str(photos))
 
 
 def test_model_without_a_source_must_be_given(index, built):

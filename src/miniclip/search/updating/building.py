@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,7 +11,7 @@ from miniclip.hub.loading import load
 from miniclip.inference.fingerprint import model_fingerprint
 from miniclip.inference.images import check_options
 from miniclip.inference.model import CLIPModel
-from miniclip.search.snapshot import Snapshot, require_index
+from miniclip.search.snapshot import require_index
 from miniclip.search.store import FileState, Store
 from miniclip.search.updating.sources import DataSource, FolderSource, default_path, open_source
 from miniclip.search.updating.update import Report, Update, UpdateOptions
@@ -107,8 +106,8 @@ def recorded(path: PathInput) -> tuple[str, str]:
     """
     if not Store(path).exists and Path(path).exists():
         raise ValueError(f"{path}: is not an index; to build one, give a model before it: miniclip index MODEL {path}")
-    with closing(Snapshot(Path(path).expanduser().absolute())) as snapshot:
-        settings = snapshot.settings
+    with Store(Path(path).expanduser()).writing() as writer:  # a snapshot would copy the database
+        settings = writer.settings
     if not settings["model"]:
         raise ValueError(f"{path}: does not record its model; give it: miniclip index MODEL SOURCE -o {path}")
     return settings["model"], settings["source"]
