@@ -119,10 +119,10 @@ def fake_quantized(model, images):
     with quantizing._ranges(modules, [b.attention.out for b in copied.image.blocks]) as ranges:
         copied.encode_image(images)
     for block, other in zip(reference.image.blocks, copied.image.blocks, strict=True):
-        first = quantizing._steps(ranges[other.norm1], other.attention.qkv.weight.detach())
-        values = quantizing._steps(ranges[other.attention.out], other.attention.out.weight.detach())
-        second = quantizing._steps(ranges[other.norm2], other.mlp.up.weight.detach())
-        hidden = quantizing._one_step(ranges[other.mlp.activation])
+        first = calibrated.channel_steps(ranges[other.norm1], other.attention.qkv.weight.detach())
+        values = calibrated.channel_steps(ranges[other.attention.out], other.attention.out.weight.detach())
+        second = calibrated.channel_steps(ranges[other.norm2], other.mlp.up.weight.detach())
+        hidden = calibrated.one_step(ranges[other.mlp.activation])
         for module, steps in ((block.norm1, first), (block.norm2, second), (block.mlp.activation, hidden)):
             module.register_forward_hook(lambda _, __, y, steps=steps: fake(y, steps))
         block.attention.out.register_forward_pre_hook(lambda _, x, steps=values: (fake(x[0], steps),))
