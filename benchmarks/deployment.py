@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from benchmarks.baselines import random_captions, with_layers
 from benchmarks.harness import MINICLIP, Row, Scale, interleaved
 from miniclip.config import preset
 from miniclip.hub import fresh
-from miniclip.models.text import sequence_lengths
 
 MIN_COSINE = {"int8": 0.99, "bfloat16": 0.999}  # other names: 0.99999
 INT8, CALIBRATED = f"{MINICLIP} int8", f"{MINICLIP} int8, calibrated"
@@ -49,11 +48,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pixels, tokens = inputs_of("image", 64), random_captions(256, seed=1)
-        batches = {
-            "visual": ({"image": batch.numpy()} for batch in pixels.split(8)),
-            "textual": ({"text": batch.numpy()} for batch in unpadded(model, tokens)),
-        }
-        files = write_files(model, Path(folder), batches)
+        files = write_files(model, Path(folder), pixels, tokens)
         torch_models = {MINICLIP: model, "miniclip bfloat16": bfloat16(model), INT8: miniclip.quantize(model)}
         torch_models[CALIBRATED] = miniclip.quantize(model, pixels, tokens)
         for tower, small, large in (("image", (1, 2), (1, 8, 32)), ("text", (1, 4), (1, 32, 256))):
@@ -119,23 +114,17 @@ def torch_call(tower: str, model: Any) -> Call:
     return call
 
 
-def unpadded(model: Any, tokens: Tensor) -> Iterator[Tensor]:
-    """Yield each caption without its padding."""
-    for row, length in zip(tokens, sequence_lengths(tokens, model.config.text.end_id).tolist(), strict=True):
-        yield row[None, :length]
-
-
-def write_files(model: Any, folder: Path, batches: Mapping[str, Iterable[Any]]) -> dict[str, Path]:
+def write_files(model: Any, folder: Path, images: Any, texts: Any) -> dict[str, Path]:
     """Write the ONNX files by name: `visual`, `visual_int8`, `visual_calibrated`, `visual_library`, and `textual` too.
 
     Args:
         model: in float32.
         folder: of the files.
-        batches: calibration data of "visual" and "textual", as inputs of their files.
+        images: calibration data, as in `encode_image`.
+        texts: calibration data, as strings or token ids.
     """
-    from miniclip.deployment.quantization.attention import write_fused
-    from miniclip.deployment.quantization.graph import quantize_file
-    from miniclip.deployment.towers import sample_pixels, sample_tokens
+    from miniclip.deployment.quantization.calibration import pixel_batches, token_batches
+    from miniclip.deployment.quantization.check import quantize_towers
     from miniclip.deployment.weight_forms import write_int8
 
     miniclip.export(model, folder / "onnx", layout="onnx", int8=True)
@@ -143,14 +132,10 @@ def write_files(model: Any, folder: Path, batches: Mapping[str, Iterable[Any]]) 
     for name in ("visual", "textual"):
         files[f"{name}_library"] = folder / f"{name}_library.onnx"
         write_int8(files[name], files[f"{name}_library"])
-    image, text = model.config.image, model.config.text
-    for name, heads, causal, sample in (
-        ("visual", image.heads, False, {"image": sample_pixels(model.config, 2).numpy()}),
-        ("textual", text.heads, text.causal, {"text": sample_tokens(model.config, 2).numpy()}),
-    ):
-        files[f"{name}_calibrated"] = folder / f"{name}_calibrated.onnx"
-        write_fused(files[name], folder / f"{name}_fused.onnx", heads, causal, sample)
-        quantize_file(folder / f"{name}_fused.onnx", files[f"{name}_calibrated"], batches[name])
+    names = ("visual", "textual")
+    files |= {f"{name}_calibrated": folder / f"{name}_calibrated.onnx" for name in names}
+    sources, targets = [files[name] for name in names], [files[f"{name}_calibrated"] for name in names]
+    quantize_towers(model.config, sources, targets, pixel_batches(model, images), token_batches(model, texts))
     return files
 
 

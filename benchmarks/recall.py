@@ -21,7 +21,6 @@ import miniclip
 from benchmarks.deployment import engines, write_files
 from benchmarks.harness import MINICLIP, Row, Scale
 from miniclip.cli.trainers import fresh_model
-from miniclip.deployment.quantization.calibration import Samples, pixel_batches, token_batches
 from miniclip.evaluation import ShapeClasses
 from miniclip.evaluation.labelled.images import as_labelled
 from miniclip.evaluation.retrieval import Embeddings, LazyImages, recalls
@@ -73,9 +72,7 @@ def int8_encoders(model: Any, data: Any, folder: Path) -> dict[str, Any]:
     images = [data[i][0] for i in range(min(200, len(data)))]
     texts = [caption for group in data.captions[: len(images)] for caption in group]
     calibrated = miniclip.quantize(model, images, texts)
-    samples = Samples(images, texts)
-    batches = {"visual": pixel_batches(model, samples), "textual": token_batches(model, samples)}
-    files = write_files(model, folder, batches)
+    files = write_files(model, folder, images, texts)
     calls = {tower: engines(tower, files) for tower in ("image", "text")}
     names = [name for name in calls["image"] if "int8" in name]
     own = {"miniclip int8": miniclip.quantize(model), "miniclip int8, calibrated": calibrated}

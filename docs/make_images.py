@@ -47,7 +47,7 @@ def shapes(path: Path) -> None:
 
 def sheet(path: Path) -> None:
     """Draw the contact sheet of `miniclip data inspect shapes --split val --sheet FILE`."""
-    path.unlink(missing_ok=True)  # the committed file was compressed, and is no longer known as a contact sheet
+    path.unlink(missing_ok=True)  # the committed file lost its mark as it was compressed
     contact_sheet(Shapes("val"), path, count=12)
 
 

@@ -117,9 +117,9 @@ def test_captions_are_grouped_without_their_padding(model):
     texts = [caption for group in data.captions for caption in group]
     assert samples.texts == texts
     assert len(samples.images) == 40
-    rows = [row for batch in token_batches(model, samples) for row in batch["text"]]
+    rows = [row for batch in token_batches(model, samples.texts) for row in batch["text"]]
     assert sorted(map(tuple, rows)) == sorted(tuple(model.tokenizer([text])[0].tolist()) for text in texts)
-    assert sum(len(batch["image"]) for batch in pixel_batches(model, samples)) == 40
+    assert sum(len(batch["image"]) for batch in pixel_batches(model, samples.images)) == 40
 
 
 def test_few_images_are_drawn_from_large_data(monkeypatch):

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from miniclip.evaluation.probes.linear_probe import Splits
 from miniclip.evaluation.retrieval import LazyImages, embed, recalls
 from miniclip.evaluation.robustness import Robustness, robustness
 from miniclip.evaluation.zero_shot import class_vectors, metrics, predictions, scale_of
+from miniclip.inference.kept_pixels import KeptPixels
 from tests.evaluation.test_linear_probe import clusters
 
 STEPS = Robustness("top1", 80.0, {"blur": [80.0, 70.0, 60.0, 50.0, 40.0], "noise": [80.0] * 5})
@@ -86,7 +88,7 @@ class TestRobustness:
 
     @pytest.mark.parametrize(("kept", "times"), [(2**30, 2), (0, 11)])
     def test_images_are_decoded_once_while_memory_suffices(self, shape_model, small_shapes, kept, times, monkeypatch):
-        monkeypatch.setattr("miniclip.evaluation.corruptions.KEPT_BYTES", kept)
+        monkeypatch.setattr("miniclip.evaluation.robustness.KeptPixels", partial(KeptPixels, max_bytes=kept))
         decoded = Counter()
 
         class Counted(LazyImages):

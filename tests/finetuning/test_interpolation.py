@@ -12,7 +12,6 @@ from miniclip.evaluation import ClassFolders, retrieval, zero_shot
 from miniclip.evaluation.bootstrap import Scores, means
 from miniclip.evaluation.comparison import Metric
 from miniclip.evaluation.retrieval import LazyImages
-from miniclip.finetuning.kept_pixels import KeptPixels
 from miniclip.finetuning.sweep import (
     Point,
     choose,
@@ -22,6 +21,7 @@ from miniclip.finetuning.sweep import (
     zero_shot_measure,
     zero_shot_scores,
 )
+from miniclip.inference.kept_pixels import KeptPixels
 from miniclip.plots.interpolation import plot_interpolation
 from tests.toys import CONFIG, make_model
 

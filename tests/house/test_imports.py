@@ -28,7 +28,7 @@ ORDER: list[tuple[str, ...]] = [
     ("checkpoints", "evaluation"),
     ("deployment",),
     ("finetuning.adapters",),
-    ("hub", "finetuning.interpolation", "finetuning.kept_pixels", "finetuning.sweep"),
+    ("hub", "finetuning.interpolation", "finetuning.sweep"),
     ("train", "runtime", "runs"),
     ("loggers", "plots", "diagnostics"),
     ("explanation",),

@@ -22,7 +22,6 @@ from miniclip.inference.images import read_pixels
 
 SEVERITIES = (1, 2, 3, 4, 5)
 REFERENCE_SIZE = 224
-KEPT_BYTES = 2**30  # memory for decoded pixels: 7,000 images at 224 px
 
 Corruption = Callable[[Tensor, int, torch.Generator], Tensor]  # (3, S, S) float in 0..1 and severity - 1 to the same
 
@@ -125,30 +124,6 @@ CORRUPTIONS: dict[str, Corruption] = {
         jpeg,
     )
 }
-
-
-class KeptPixels(Sequence[Any]):
-    """Images as pixels (3, S, S) uint8, which are decoded once. Those that exceed `KEPT_BYTES` are decoded each time.
-
-    Args:
-        images: N images, in any form that `encode_image` takes.
-        preprocess: the model's preprocessing.
-    """
-
-    def __init__(self, images: Sequence[Any], preprocess: Preprocess) -> None:
-        self.images, self.preprocess = images, preprocess
-        self._kept: dict[int, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return the pixels of an image."""
-        if (pixels := self._kept.get(index)) is None:
-            pixels = read_pixels(self.images[index], self.preprocess).contiguous()
-            if len(self._kept) * pixels.nbytes < KEPT_BYTES:
-                self._kept[index] = pixels
-        return pixels
 
 
 class CorruptedImages(Sequence[Any]):

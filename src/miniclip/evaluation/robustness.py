@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from miniclip.evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, KeptPixels
+from miniclip.evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages
 from miniclip.evaluation.features import image_features
 from miniclip.inference.batching import progress_bar
+from miniclip.inference.kept_pixels import KeptPixels
 
 Figure = Callable[[Tensor], float]  # features (N, D) of the images of a dataset to a percentage
 
@@ -47,7 +48,7 @@ def robustness(
         progress: show a progress bar.
     """
     clean = image_features(model, images, progress=progress)
-    kept = KeptPixels(images, model.preprocess)
+    kept = KeptPixels(images).of(model)
     values: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in CORRUPTIONS} for name in figures}
     with progress_bar(len(CORRUPTIONS) * len(SEVERITIES) * len(images), " images", progress, "corruptions") as advance:
         for kind in CORRUPTIONS:

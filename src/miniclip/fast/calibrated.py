@@ -85,6 +85,23 @@ def folded(
     return scaled, (bias + weight @ steps.center - shift) * factor
 
 
+def through_attention(values: Steps) -> tuple[Tensor, Tensor]:
+    """Factor and shift for `folded`, so that attention returns (x - center) / step.
+
+    Weights of attention sum to one, so centers and steps pass through it from the values.
+
+    Args:
+        values: scales of attention's result, of D channels.
+
+    Returns:
+        (3 D,) each, for packed queries, keys and values.
+    """
+    D = len(values.step)
+    factor, shift = torch.ones(3 * D, device="cpu"), torch.zeros(3 * D, device="cpu")
+    factor[2 * D :], shift[2 * D :] = 1 / values.step, values.center
+    return factor, shift
+
+
 class Int8Norm(nn.Module):
     """LayerNorm that returns integers with the zero point 128: (..., D) to (..., D) of uint8."""
 

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from miniclip.fast import calibrated
-from miniclip.fast.calibrated import CalibratedLinear, CalibratedMLP, Int8Norm, activation_name, channel_steps, one_step
+from miniclip.fast.calibrated import (
+    CalibratedLinear,
+    CalibratedMLP,
+    Int8Norm,
+    activation_name,
+    channel_steps,
+    one_step,
+    through_attention,
+)
 from miniclip.fast.int8 import Int8Linear, Int8Weights, is_supported
 from miniclip.fast.layers import FastBlock
 from miniclip.finetuning.lora import merge
@@ -129,13 +137,9 @@ def _is_known(block: nn.Module) -> bool:
 
 def _calibrate_block(block: Any, ranges: Ranges) -> None:
     attention, mlp = block.attention, block.mlp
-    D, qkv = attention.out.in_features, attention.qkv
-    inputs = channel_steps(ranges[block.norm1], qkv.weight)
+    inputs = channel_steps(ranges[block.norm1], attention.qkv.weight)
     values = channel_steps(ranges[attention.out], attention.out.weight)
-    # weights of attention sum to one, so centers and steps pass through it from the values
-    factor, shift = torch.ones(3 * D, device="cpu"), torch.zeros(3 * D, device="cpu")
-    factor[2 * D :], shift[2 * D :] = 1 / values.step, values.center
-    attention.qkv = CalibratedLinear(qkv, inputs, factor, shift)
+    attention.qkv = CalibratedLinear(attention.qkv, inputs, *through_attention(values))
     attention.out = CalibratedLinear(attention.out, values)
     block.norm1 = Int8Norm(block.norm1, inputs)
     inputs = channel_steps(ranges[block.norm2], mlp.up.weight)

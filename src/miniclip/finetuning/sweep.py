@@ -17,7 +17,7 @@ from miniclip.evaluation.labelled.images import as_labelled
 from miniclip.evaluation.retrieval import LazyImages, embed, ranks_of, recall_scores
 from miniclip.evaluation.zero_shot import class_vectors, predictions, scale_of, scores
 from miniclip.finetuning.interpolation import interpolate, require_same_kind
-from miniclip.finetuning.kept_pixels import KeptPixels
+from miniclip.inference.kept_pixels import KeptPixels
 from miniclip.inference.model import CLIPModel
 
 ALPHAS = tuple(step / 10 for step in range(11))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from miniclip.data.given import as_dataset
 from miniclip.data.subset import Subset
@@ -27,28 +28,28 @@ class Samples(NamedTuple):
 
 
 def draw_samples(data: Any) -> Samples:
-    """Return up to 256 images of an image-caption dataset, evenly spaced, and all their captions.
-
-    Raises:
-        ValueError: the dataset is empty.
-    """
+    """Return up to 256 images of an image-caption dataset, evenly spaced, and all their captions."""
     data = as_dataset(data)
-    if not len(data):
-        raise ValueError("the calibration data are empty; expected a hundred or more images with captions")
     count = min(len(data), MAX_IMAGES)
     chosen = Subset(data, [number * len(data) // count for number in range(count)])
     return Samples(LazyImages(chosen), [caption for group in chosen.captions for caption in group])
 
 
-def pixel_batches(model: CLIPModel, samples: Samples) -> Iterator[Arrays]:
-    """Yield normalized pixels (n, 3, S, S) as inputs of an image tower."""
-    for pixels in pixels_of(model, samples.images):
+def pixel_batches(model: CLIPModel, images: Any) -> Iterator[Arrays]:
+    """Yield normalized pixels (n, 3, S, S) of images, or of such pixels, as inputs of an image tower."""
+    for pixels in pixels_of(model, images):
         yield {"image": pixels.numpy()}
 
 
-def token_batches(model: CLIPModel, samples: Samples) -> Iterator[Arrays]:
-    """Yield token ids (n, T) of equal lengths as inputs of a text tower, without padding that is masked."""
-    tokens, config = tokenize(model, model.tokenizer, samples.texts), model.config.text
+def token_batches(model: CLIPModel, texts: Sequence[str] | Tensor) -> Iterator[Arrays]:
+    """Yield token ids (n, T) of equal lengths as inputs of a text tower, without padding that is masked.
+
+    Args:
+        model: its tokenizer is for strings.
+        texts: N strings, or token ids (N, T).
+    """
+    tokens = texts if isinstance(texts, Tensor) else tokenize(model, model.tokenizer, texts)
+    config = model.config.text
     lengths = torch.full((len(tokens),), tokens.shape[1], device="cpu")
     if config.padding == "masked":
         lengths = sequence_lengths(tokens, config.end_id)

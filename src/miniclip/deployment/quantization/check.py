@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from miniclip.checkpoints.native import write_json
-from miniclip.config import TextConfig
+from miniclip.config import CLIPConfig
 from miniclip.data.given import as_dataset
 from miniclip.deployment import INT8_CHECK
 from miniclip.deployment.quantization.attention import write_fused
@@ -23,6 +23,7 @@ from miniclip.deployment.quantization.calibration import Samples, draw_samples, 
 from miniclip.deployment.quantization.encoder import OnnxEncoder, encode_images
 from miniclip.deployment.quantization.graph import quantize_file
 from miniclip.deployment.towers import sample_pixels, sample_tokens
+from miniclip.deployment.verification import Arrays
 from miniclip.errors import CheckpointError
 from miniclip.evaluation.labelled.images import as_labelled
 from miniclip.evaluation.retrieval import Embeddings, LazyImages, recalls
@@ -64,18 +65,9 @@ def write_int8(
             other embeddings.
     """
     files = [path.with_name(f"{path.stem}_int8.onnx") for path in (visual, textual)]
-    image, text = model.config.image, model.config.text
-    pixels, tokens = sample_pixels(model.config, 2).numpy(), sample_tokens(model.config, 2).numpy()
     samples = None if calibration is None else draw_samples(calibration)
-    batches = (None, None) if samples is None else (pixel_batches(model, samples), token_batches(model, samples))
-    with tempfile.TemporaryDirectory(dir=visual.parent) as folder:
-        for source, target, tower, inputs, given in (
-            (visual, files[0], image, {"image": pixels}, batches[0]),
-            (textual, files[1], text, {"text": tokens}, batches[1]),
-        ):
-            fused = Path(folder) / f"{source.stem}_fused.onnx"
-            write_fused(source, fused, tower.heads, isinstance(tower, TextConfig) and tower.causal, inputs)
-            quantize_file(fused, target, given)
+    batches = () if samples is None else (pixel_batches(model, samples.images), token_batches(model, samples.texts))
+    quantize_towers(model.config, (visual, textual), files, *batches)
     encoders = [OnnxEncoder(model, visual, textual), OnnxEncoder(model, *files)]
     where = NOISE if samples is None else "the calibration data"
     report: dict[str, Any] = {"limits": {"cosine": MIN_COSINE, "points": MAX_LOSS}}
@@ -96,6 +88,35 @@ def write_int8(
             "images, or check_classes, labelled ones",
             stacklevel=2,
         )
+
+
+def quantize_towers(
+    config: CLIPConfig,
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    pixels: Iterable[Arrays] | None = None,
+    tokens: Iterable[Arrays] | None = None,
+) -> None:
+    """Write int8 forms of two towers, unchecked but for their attention.
+
+    Args:
+        config: of the model.
+        sources: files of the image tower and of the text tower in float32.
+        targets: the new files.
+        pixels: calibration data of the image tower, its inputs by name; None: a scale for each token.
+        tokens: likewise of the text tower.
+
+    Raises:
+        ValueError: the calibration data are empty, or give activations that are not finite.
+        CheckpointError: files with fused attention give other embeddings.
+    """
+    samples: list[Arrays] = [{"image": sample_pixels(config, 2).numpy()}, {"text": sample_tokens(config, 2).numpy()}]
+    heads, causal = (config.image.heads, config.text.heads), (False, config.text.causal)
+    with tempfile.TemporaryDirectory(dir=targets[0].parent) as folder:
+        for tower, batches in enumerate((pixels, tokens)):
+            fused = Path(folder) / f"{sources[tower].stem}_fused.onnx"
+            write_fused(sources[tower], fused, heads[tower], causal[tower], samples[tower])
+            quantize_file(fused, targets[tower], batches)
 
 
 def _cosines(encoders: list[OnnxEncoder], samples: Samples | None) -> dict[str, float]:

@@ -23,7 +23,7 @@ from miniclip.deployment.quantization.attention import RUNTIME
 from miniclip.deployment.quantization.editing import Index, replace_nodes
 from miniclip.deployment.quantization.ranges import find_ranges
 from miniclip.deployment.verification import Arrays
-from miniclip.fast.calibrated import Steps, channel_steps, folded, one_step
+from miniclip.fast.calibrated import Steps, channel_steps, folded, one_step, through_attention
 from miniclip.fast.int8 import quantize_weight
 
 NORM, ATTENTION, ACTIVATION = "LayerNormalization", "MultiHeadAttention", "Mul"  # an activation function ends in Mul
@@ -97,7 +97,7 @@ def _steps_of(product: Product, bounds: tuple[Tensor, Tensor]) -> Steps:
 
 
 def _packed(attention: Any, index: Index) -> str:
-    """Return the name of the packed queries, keys and values of an attention, or "" if only it does not use them."""
+    """Return the name of the packed queries, keys and values of an attention, or "" if another node uses them too."""
     split = index.producers.get(attention.input[2])
     if split is None or split.op_type != "Split" or list(split.output) != list(attention.input[:3]):
         return ""
@@ -121,11 +121,9 @@ def _nodes(product: Product, index: Index, steps: Steps, passed: Steps | None) -
         constants.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{product.name}_{name}"))
         return constants[-1].name
 
-    N, nodes, x = len(product.bias), [], product.x
-    factor, shift = torch.ones(N, device="cpu"), torch.zeros(N, device="cpu")
-    if passed is not None:
-        factor[2 * N // 3 :], shift[2 * N // 3 :] = 1 / passed.step, passed.center
-    weight, bias = folded(product.weight, product.bias, steps, factor, shift)
+    nodes, x = [], product.x
+    outputs = () if passed is None else through_attention(passed)
+    weight, bias = folded(product.weight, product.bias, steps, *outputs)
     if product.source.op_type == NORM:
         gain, *offset = (torch.from_numpy(index.array(name).copy()) for name in product.source.input[1:])
         x, inputs = f"{product.name}_norm", [product.source.input[0], constant("gain", gain / steps.step)]

@@ -103,6 +103,7 @@ def recorded(path: PathInput) -> tuple[str, str]:
 
     Raises:
         ValueError: the path is not an index, or it does not record its model.
+        BlockingIOError: another process is writing.
     """
     if not Store(path).exists and Path(path).exists():
         raise ValueError(f"{path}: is not an index; to build one, give a model before it: miniclip index MODEL {path}")
