@@ -72,6 +72,20 @@ class TestSuggestions:
         assert "found '--epochs' before a command" in fails("--epochs", "3")
 
     @pytest.mark.parametrize(
+        ("arguments", "name"),
+        [
+            (["train", "--data", ""], "--data"),
+            (["train", "--resume", ""], "--resume"),
+            (["train", "--lr="], "--lr"),
+            (["finetune", "m", "photos.csv", "--replay", ""], "--replay"),
+            (["eval", ""], "MODEL"),
+        ],
+    )
+    def test_empty_values(self, fails, arguments, name):
+        """A path of a variable that is not set would be the current folder, and a run to resume a new one."""
+        assert f"{arguments[0]}: argument {name}: the value is empty" in fails(*arguments)
+
+    @pytest.mark.parametrize(
         ("command", "flag", "expected"),
         [
             ("train", "--learning_rate=1", "--lr"),

@@ -105,6 +105,14 @@ class Parser(argparse.ArgumentParser):
         end = "" if message.endswith("?") else ";"
         self.exit(2, f"{self.prog}: {message}{end} see `{self.prog} --help`\n")
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Refuse an empty value: as a path it would be the current folder, and many commands would take their default."""
+        if not arg_string and not isinstance(
+            action, argparse._SubParsersAction
+        ):  # which gets all arguments of a command
+            raise argparse.ArgumentError(action, 'the value is empty, as that of a variable that is not set: ""')
+        return super()._get_value(action, arg_string)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse a value that is not one of an argument's choices."""
         if action.choices is not None and value not in action.choices:
