@@ -2,10 +2,11 @@
 
 Each run happens in a process of its own, with one thread, and is added to `results.jsonl` in the folder; a stopped
 command continues from it. The table and the plot are written at the end. `--rates` compares learning rates in place of
-that: one run for each method and rate, with seed 0 and scores on the choosing half of the images.
+that: runs of each method and rate, with scores on the choosing half of the images.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import tempfile
@@ -69,15 +70,13 @@ def run(options: argparse.Namespace, data: Path | None, folder: Path) -> None:
             for start in options.starts:
                 pool.submit(start_model, start, data, folder).result()
                 measure({"start": start, "method": "start", "seed": 0}, tune, start, "start", 0, data, folder)
-                for method in options.methods if options.rates else ():
-                    for rate in options.rates:
-                        key = {"start": start, "tried": method, "rate": rate}
-                        measure(key, tune, start, method, 0, data, folder, rate)
-            for seed in range(0 if options.rates else options.seeds):
-                for start in options.starts:
-                    for method in options.methods:
-                        key = {"start": start, "method": method, "seed": seed}
-                        measure(key, tune, start, method, seed, data, folder)
+            for seed, start, method in itertools.product(range(options.seeds), options.starts, options.methods):
+                for rate in options.rates:
+                    key = {"start": start, "tried": method, "rate": rate, "seed": seed}
+                    measure(key, tune, start, method, seed, data, folder, rate)
+                if not options.rates:
+                    key = {"start": start, "method": method, "seed": seed}
+                    measure(key, tune, start, method, seed, data, folder)
         if options.only != "table":
             for name, function in costs.measurements(folder, options.small).items():
                 measure({"cost": name}, function)

@@ -22,9 +22,11 @@ from miniclip.train import TrainConfig
 
 ALLOWED_LOSS = 1.0  # points on the old images; the default of `miniclip interpolate`
 BATCH = 128
-# settings besides the common ones; "teacher" is the start, and "share" that of replayed old images in each batch
+# settings besides the common ones; "teacher" is the start, "share" that of replayed old images in each batch, and
+# "passes" a factor on the start's passes over the new images
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"lr": 1e-3},
+    "full, 3 times the passes": {"lr": 1e-3, "passes": 3},  # the steps of a replay share of 0.67
     "last two blocks": {"lr": 1e-3, "tune_image": "last-2", "tune_text": "last-2"},
     "LiT": {"lr": 1e-3, "tune_image": "frozen", "cache_frozen": True, "min_crop_area": 1.0},
     "LoRA": {"lr": 3e-4, "tune_image": "lora", "tune_text": "lora", "lora_targets": "q,k,v,out,mlp"},
@@ -33,6 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "distillation 1": {"lr": 1e-3, "teacher": "start", "distillation": 1.0},
     "replay, share 0.5": {"lr": 1e-3, "share": 0.5},
     "replay, share 0.67": {"lr": 1e-3, "share": 2 / 3},
+    "replay, share 0.67, twice the passes": {"lr": 1e-3, "share": 2 / 3, "passes": 2},
     "replay, share 0.8": {"lr": 1e-3, "share": 0.8},
 }
 
@@ -51,6 +54,7 @@ def tune(
         return choosing_scores(model, new, old) | scores(model, new, old)
     small = {"epochs": 1, "batch_size": 16} if data is None else {"epochs": about.epochs, "batch_size": BATCH}
     settings = {**small, **METHODS[method], "seed": seed, "precision": "float32"} | ({"lr": rate} if rate else {})
+    settings["epochs"] *= settings.pop("passes", 1)
     share, images = settings.pop("share", None), new.train
     if "teacher" in settings:
         settings["teacher"] = str(teacher_of(path, folder))

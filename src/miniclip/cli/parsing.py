@@ -106,10 +106,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}{end} see `{self.prog} --help`\n")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """Refuse an empty value: as a path it would be the current folder, and many commands would take their default."""
-        if not arg_string and not isinstance(
-            action, argparse._SubParsersAction
-        ):  # which gets all arguments of a command
+        """Refuse an empty value: an empty path is the current folder, and an empty `--resume` would be a new run."""
+        holds_commands = isinstance(action, argparse._SubParsersAction)  # its values are all arguments of a command
+        if not arg_string and not holds_commands:
             raise argparse.ArgumentError(action, 'the value is empty, as that of a variable that is not set: ""')
         return super()._get_value(action, arg_string)
 
