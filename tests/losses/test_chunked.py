@@ -2,8 +2,9 @@
 
 import math
 import os
-import subprocess
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -293,17 +294,12 @@ def test_wrong_arguments_are_refused():
         losses.contrastive_loss(torch.ones(3, 2), torch.ones(3, 2), 1.0, ids=torch.zeros(2), chunk_size=2)
 
 
-PEAK = """
-import os, re, sys
-from pathlib import Path
-import torch
-from miniclip import losses
-from miniclip.losses import reference
-
 def mebibytes(key):
-    return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    return int(re.search(key + r":\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
-def measure(function, rest, pairs, width, **options):
+
+def print_peak(function, rest, pairs, width, **options):
+    """Print by how much a loss and its gradients raise this process's memory."""
     x, y = (side.clone().requires_grad_() for side in torch.randn(2, pairs, width).unbind())
     function(x[:64], y[:64], *rest, **options).backward()  # loads libraries
     x.grad = y.grad = None
@@ -312,28 +308,29 @@ def measure(function, rest, pairs, width, **options):
     function(x, y, *rest, **options).backward()
     print(mebibytes("VmHWM") - before, flush=True)
 
-for case in (
-    (reference.contrastive_loss, (10.0,), 4096, 64),
-    (losses.contrastive_loss, (10.0,), 8192, 512),
-    (losses.sigmoid_loss, (10.0, -10.0), 8192, 64),
-):
-    if os.fork() == 0:  # a measurement starts without the memory that the one before has kept
-        measure(*case, **({} if case[0] is reference.contrastive_loss else {"chunk_size": 1024}))
-        os._exit(0)
-    assert os.wait()[1] == 0
-"""
+
+def print_peaks(folder):
+    """Measure each loss in a fork, which does not have the memory that the one before has kept."""
+    for case, options in (
+        ((reference.contrastive_loss, (10.0,), 4096, 64), {}),
+        ((losses.contrastive_loss, (10.0,), 8192, 512), {"chunk_size": 1024}),
+        ((losses.sigmoid_loss, (10.0, -10.0), 8192, 64), {"chunk_size": 1024}),
+    ):
+        if os.fork() == 0:
+            print_peak(*case, **options)
+            os._exit(0)
+        assert os.wait()[1] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_memory_is_a_tenth_of_the_reference():
+def test_memory_is_a_tenth_of_the_reference(ranks, tmp_path):
     """65,536 pairs of width 512 must fit into 1 GiB, so 8,192 pairs into an eighth of that.
 
     The memory of the reference is quadratic in the number of pairs; it is measured on half as many.
     """
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # a fork has no other threads
-    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, env=alone)
-    plain, contrastive, sigmoid = map(float, run.stdout.split())
+    ((_, output, _),) = ranks(1, print_peaks, tmp_path)
+    plain, contrastive, sigmoid = map(float, output.split())
     assert plain > 4 * 64  # the measurement sees several matrices of 64 MiB
     assert contrastive < 4 * plain / 10
     assert contrastive < 1024 / 8

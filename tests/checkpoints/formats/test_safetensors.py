@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -512,16 +512,6 @@ def test_refuses_invalid_indexes(tmp_path, content, words):
 # Memory: the peak over the memory before, in units of the weights, each measured in a process of its own
 
 
-MEASURE = """
-import json, os, sys
-from pathlib import Path
-import torch
-from miniclip.checkpoints.formats.safetensors import open_tensors, read_tensors, write_tensors
-
-path = Path(sys.argv[1])
-torch.set_num_threads(1)
-
-
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
@@ -547,45 +537,51 @@ def write(path, tensors):
     write_tensors(path.with_name("written.safetensors"), tensors)
 
 
-def measure(name, work, prepare=lambda path: path, scale=1):
+def print_cost(path, name, work, prepare=lambda path: path, scale=1):
     if os.fork():  # a fork has a peak of its own
         assert os.wait()[1] == 0
         return
     given = prepare(path)
     work(*[path] * (work is write), prepare(path.with_name("small.safetensors")))  # load what the first call loads
     size = path.stat().st_size * scale
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts here
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
     before = {field: status(field) for field in ("VmRSS", "RssAnon")}
-    kept = work(*[path] * (work is write), given)
+    kept = work(*[path] * (work is write), given)  # noqa: F841 - in memory while it is measured
     after = {"peak": status("VmHWM") - before["VmRSS"], "anonymous": status("RssAnon") - before["RssAnon"]}
     print(json.dumps({name: {key: value / size for key, value in after.items()}}), flush=True)
     os._exit(0)
 
 
-measure("touched", touch)
-measure("converted", convert, scale=0.5)
-measure("converted and kept", lambda path: convert(path, mapped=True), scale=0.5)
-measure("read", read_tensors)
-measure("trained", train)
-measure("written", write, prepare=lambda path: read_tensors(path)[0])
-measure("transposed and written", write, prepare=lambda path: {key: v.T for key, v in read_tensors(path)[0].items()})
-"""
+def print_costs(folder):
+    path = folder / "big.safetensors"
+    torch.set_num_threads(1)
+    print_cost(path, "touched", touch)
+    print_cost(path, "converted", convert, scale=0.5)
+    print_cost(path, "converted and kept", functools.partial(convert, mapped=True), scale=0.5)
+    print_cost(path, "read", read_tensors)
+    print_cost(path, "trained", train)
+    print_cost(path, "written", write, prepare=lambda path: read_tensors(path)[0])
+    print_cost(
+        path,
+        "transposed and written",
+        write,
+        prepare=lambda path: {key: value.T for key, value in read_tensors(path)[0].items()},
+    )
 
 
 @pytest.fixture(scope="module")
-def costs(tmp_path_factory):
+def costs(rank_starter, tmp_path_factory):
     folder = tmp_path_factory.mktemp("costs")
     weight, bias = torch.ones(512, 1024), torch.ones(7, 1)
     weights = {f"{i}.weight": weight for i in range(64)}  # 128 MiB, and one tensor is a 64th of them
     write_tensors(folder / "big.safetensors", weights | {f"{i}.bias": bias for i in range(64)})
     write_tensors(folder / "small.safetensors", {"weight": weight, "bias": bias})
-    command = [sys.executable, "-c", MEASURE, str(folder / "big.safetensors")]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    for file in folder.iterdir():  # pytest keeps them for three runs
-        file.unlink()
-    assert run.returncode == 0, run.stderr
-    return functools.reduce(dict.__or__, map(json.loads, run.stdout.splitlines()))
+    try:
+        ((_, output, _),) = rank_starter.run(1, print_costs, folder)
+    finally:
+        for file in folder.iterdir():  # pytest keeps them for three runs
+            file.unlink()
+    return functools.reduce(dict.__or__, map(json.loads, output.splitlines()))
 
 
 @linux

@@ -3,10 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import pickle
 import signal
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -128,29 +127,24 @@ def test_a_resumed_build_writes_the_same_bytes(data, tmp_path, stop, kept):
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-KILLED = """
-import os, signal, sys
-from miniclip.config import preset
-from miniclip.data import CacheOptions, Shapes
-from miniclip.data.cache import writing
-from miniclip.data.preprocess import Preprocess
-
-writing.MAX_SHARD_BYTES = 1
 class Killed(Shapes):
+    """Dataset whose image in the third shard kills the process."""
+
     def __getitem__(self, index):
         if index == 130:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
-config = preset("bert_vit_tiny").replace_image(image_size=32)
-options = CacheOptions(num_workers=0)
-writing.build_cache(Killed("train", 150), sys.argv[1], Preprocess(config), options=options)
-"""
 
 
-def test_a_killed_build_is_resumed(tmp_path):
+def killed_build(folder):
+    module.MAX_SHARD_BYTES = 1
+    build_cache(Killed("train", COUNT), folder / "out", PREPROCESS, options=CacheOptions(num_workers=0))
+
+
+def test_a_killed_build_is_resumed(ranks, tmp_path):
     out = tmp_path / "out"
-    process = subprocess.run([sys.executable, "-c", KILLED, str(out)], capture_output=True, timeout=120)
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    ((code, _, error),) = ranks(1, killed_build, tmp_path, succeed=False)
+    assert code == -signal.SIGKILL, error
     journal = (out / "train" / "progress.jsonl").read_text()
     assert len(journal.splitlines()) == 3  # the source, and two shards
     (out / "train" / "progress.jsonl").write_text(journal + '{"file": "00002')  # cut by a power failure
