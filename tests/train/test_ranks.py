@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from miniclip.tokenizer import Tokenizer
 from miniclip.train import History, TrainConfig, Trainer
 from tests.toys import make_model
 
-ROOT = Path(__file__).parents[2]
 RANDOM = {"color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5}
 CASES = {  # by ranks and name: settings
     2: {
@@ -73,6 +71,7 @@ CASES = {  # by ranks and name: settings
         "three-cached": {"batch_size": 10, "micro_batch_size": 2, "loss": "sigmoid", **RANDOM},
     },
 }
+RANK_VARIABLES = ("RANK", "LOCAL_", "WORLD_", "MASTER_", "TORCHELASTIC_")  # torchrun sets them
 OWN = {"samples_per_second", "data_wait", "mfu", "tokens"}  # belong to rank 0 or to the machine
 
 
@@ -327,6 +326,15 @@ def call_command(folder: Path) -> None:
     sys.exit(cli.main(command_of(folder)))
 
 
+def call_torchrun(folder: Path) -> None:
+    """Start the command in two processes as torchrun does, in this process, which has imported torch."""
+    from torch.distributed import run
+
+    for name in [name for name in os.environ if name.startswith(RANK_VARIABLES)]:
+        del os.environ[name]
+    run.main(["--standalone", "--nproc-per-node", "2", "-m", "miniclip", *command_of(folder)])
+
+
 @pytest.mark.slow
 def test_command_under_torchrun(tmp_path, ranks):
     """The first run is torchrun's; the second one is refused, which needs no more than its ranks."""
@@ -337,18 +345,9 @@ def test_command_under_torchrun(tmp_path, ranks):
         picture.save(photos / "images" / f"{i}.jpg")
         rows += [f"{i}.jpg| {k}| {caption}" for k, caption in enumerate(captions)]
     (photos / "results.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    run = subprocess.run(
-        [*torchrun, "miniclip", *command_of(tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("2 ranks; writing to") == 1
-    assert run.stdout.count("learning curve:") == 1
+    ((_, output, _),) = ranks(1, call_torchrun, tmp_path)
+    assert output.count("2 ranks; writing to") == 1
+    assert output.count("learning curve:") == 1
     assert [r["step"] for r in History.read(tmp_path / "run").steps] == [1, 2]
     again = ranks(2, call_command, tmp_path, succeed=False)
     assert all(code != 0 for code, *_ in again)
