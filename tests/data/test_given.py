@@ -55,6 +55,15 @@ def fit(model, tmp_path):
     return fit
 
 
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    """Directory of a finished run on two images, which tests only read."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    config = miniclip.TrainConfig(epochs=1, batch_size=2, precision="float32")
+    miniclip.Trainer(model, named(2), config=config, run_dir=run, callbacks=[], device="cpu").fit()
+    return run
+
+
 def named(count: int, first: int = 0) -> Images:
     return Images([[f"image {first + k}"] for k in range(count)])
 
@@ -129,12 +138,12 @@ NOT_LISTS = {
 
 
 @pytest.mark.parametrize(("captions", "error", "message"), NOT_LISTS.values(), ids=NOT_LISTS)
-def test_captions_that_are_not_lists_of_strings_raise(captions, error, message, model, fit, tmp_path):
+def test_captions_that_are_not_lists_of_strings_raise(captions, error, message, model, fit, finished, tmp_path):
     data = Images(captions)
     calls = {
         "train": lambda: fit(data),
         "validate": lambda: fit(named(2), data),
-        "resume": lambda: miniclip.Trainer.resume(fit(named(2)).run_dir, data, device="cpu"),
+        "resume": lambda: miniclip.Trainer.resume(finished, data, device="cpu"),
         "retrieval": lambda: miniclip.evaluation.retrieval(model, data),
         "subset": lambda: as_dataset(Subset(data, [0])),
         "inspect": lambda: inspect(data),

@@ -1,5 +1,6 @@
 """Flickr30k layouts: folders, broken rows, splits and errors."""
 
+import functools
 import json
 import random
 import shutil
@@ -343,6 +344,12 @@ class TestDrawnSplit:
         assert len(Flickr30k(tmp_path, "test")) == 1
 
 
+@functools.cache
+def shared(name: str, split: str) -> Captions:
+    """A split of a shared dataset, of thousands of images: read once."""
+    return Flickr30k(SHARED / name, split)
+
+
 @needs_shared
 class TestSharedDatasets:
     @pytest.mark.parametrize(
@@ -354,7 +361,7 @@ class TestSharedDatasets:
     )
     def test_counts(self, name, counts):
         for split, count in counts.items():
-            data = Flickr30k(SHARED / name, split)
+            data = shared(name, split)
             assert len(data) == len(data.captions) == len(data.paths) == count
             assert all(
                 len(texts) == 5 and all(caption == caption.strip() != "" for caption in texts)
@@ -366,7 +373,7 @@ class TestSharedDatasets:
             assert captions == data.captions[count // 2]
 
     def test_first_emoji(self):
-        data = Flickr30k(SHARED / "emoji", "val")
+        data = shared("emoji", "val")
         assert data.paths[0].name == "google_1f600.jpg"
         assert data[0][1][:2] == ["grinning face", "grinning face, cheery"]
 
@@ -374,7 +381,7 @@ class TestSharedDatasets:
         (tmp_path / "images").symlink_to(SHARED / "emoji" / "images")
         shutil.copy(SHARED / "emoji" / "dataset_emoji.json", tmp_path)
         split_file_only = Flickr30k(tmp_path, "val")
-        both = Flickr30k(SHARED / "emoji", "val")
+        both = shared("emoji", "val")
         assert [path.name for path in split_file_only.paths] == [path.name for path in both.paths]
         assert split_file_only.captions == both.captions
 
