@@ -63,6 +63,7 @@ START_ADVICE = "start with a noun phrase or an imperative"
 FRAGMENTS = re.compile(r"(?:What|Of|Whoever|Whatever) ")
 
 COMPILED = {re.compile(rf"\b(?:{pattern})\b", re.I): advice for pattern, advice in PHRASES.items()}
+ANY = re.compile(rf"\b(?:{'|'.join(PHRASES)})\b")  # faster than all of them, in text without capitals
 SENTENCE_END = re.compile(r"[.!?:;](?:\s+|$)|\n\s*\n|\n\s*(?:[-*] |\d+\. |\w[\w, *|\[\]]*: )|\n\s{2,}(?=\S+: )")
 SECTIONS = re.compile(r"^\s*(?:Args|Returns|Raises|Attributes|Yields|Examples?|Note|Source):\s*$", re.M)
 
@@ -77,8 +78,9 @@ def sentences(text: str) -> Iterator[str]:
 
 def faults(prose: Prose) -> Iterator[tuple[str, str]]:
     """Yield what is refused in a piece of prose: the words found, and what to write instead."""
-    for pattern, advice in COMPILED.items():
-        for match in pattern.finditer(" ".join(without_code(prose.text).split())):
+    text = " ".join(without_code(prose.text).split())
+    for pattern, advice in COMPILED.items() if ANY.search(text.casefold()) else ():
+        for match in pattern.finditer(text):
             yield match[0], advice
     if prose.kind == "docstring":
         if STARTS.match(prose.text):
