@@ -1,34 +1,12 @@
-"""Shared fixtures: derandomised hypothesis, seeded torch, a toy CLIP, a Hub server, and groups of ranks."""
+"""The order of the tests, their collection, and the fixtures of `fixtures.py`.
+
+The process of pytest-xdist that only starts the others and collects their results imports no torch.
+"""
 
 import gc
-import importlib.util
-import os
 import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import settings
-
-from miniclip.config import CLIPConfig, ImageConfig, TextConfig
-from miniclip.data import Shapes
-from miniclip.inference.model import CLIPModel
-from miniclip.plots.callbacks import EvaluationPlots, LearningCurve
-from miniclip.runtime import devices
-from miniclip.tokenizer import Tokenizer
-from miniclip.train import Callback, TrainConfig, Trainer
-from tests.ranks import Ranks
-from tests.toys import make_model
-
-settings.register_profile("miniclip", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("miniclip")
-
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU
-torch.set_num_threads(1)  # for tensors of toy size a second thread is one more to wait for
-os.environ["OMP_NUM_THREADS"] = "1"  # the same sums in the processes that tests start
-
-CAPTIONS = ["a red circle above a blue square", "a blue square", "a green triangle left of a red circle", "a dog"] * 3
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("tests.fixtures")  # takes seconds, for which the processes would wait
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Then two processes end at about the same time.
     """
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -69,120 +51,3 @@ def pytest_collection_finish() -> None:
     """Exempt all objects of the imported modules from garbage collection, which would visit them again and again."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _on_a_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the CPU the default device of tests that are not for a GPU, and the only one of the processes they start."""
-    if torch.cuda.is_available() and not request.node.get_closest_marker("gpu"):
-        monkeypatch.setattr(devices, "default_device", lambda: torch.device("cpu"))
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-
-@pytest.fixture(scope="session")
-def toy_tokenizer() -> Tokenizer:
-    """Tokenizer of 540 tokens, trained on captions of shapes."""
-    return Tokenizer.train(CAPTIONS, 540)
-
-
-@pytest.fixture(scope="session")
-def toy_config(toy_tokenizer: Tokenizer) -> CLIPConfig:
-    """Configuration of a toy model: 16 px images, 16 patches, 12 tokens of context, embeddings of 8 numbers."""
-    text = TextConfig(12, toy_tokenizer.vocab_size, width=16, layers=2, heads=2)
-    return CLIPConfig(ImageConfig(16, 4, width=24, layers=2, heads=3), text, embed_dim=8)
-
-
-@pytest.fixture
-def hub_server(monkeypatch, tmp_path_factory):
-    """Hub server without repositories (`hub_server.py`), and an empty cache; huggingface_hub uses only these."""
-    spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with module.HubServer({}) as server:
-        server.attach(monkeypatch, tmp_path_factory.mktemp("hub"))
-        yield server
-
-
-@pytest.fixture(scope="session")
-def rank_starter():
-    """Process that starts ranks; it and they end with the session."""
-    starter = Ranks()
-    yield starter
-    starter.close()
-
-
-@pytest.fixture
-def ranks(rank_starter):
-    """Function that calls a function in several ranks; see `Ranks.run`."""
-    return rank_starter.run
-
-
-@pytest.fixture(autouse=True)
-def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the plots of runs, which take longer than the toy runs; `drawn` keeps all, `curve_drawn` only the curve."""
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(EvaluationPlots, "draw", lambda self, trainer: None)
-        if "curve_drawn" not in request.fixturenames:
-            monkeypatch.setattr(LearningCurve, "draw", lambda self, trainer: None)
-
-
-@pytest.fixture
-def drawn() -> None:
-    """Keep all plots of runs."""
-
-
-@pytest.fixture
-def curve_drawn() -> None:
-    """Keep the learning curve."""
-
-
-@pytest.fixture
-def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give Shapes 48 training images by default, since 6,000 take seconds."""
-    monkeypatch.setattr("miniclip.data.shapes.dataset.DEFAULT_SIZES", {"train": 48, "val": 24, "test": 24})
-
-
-@pytest.fixture(scope="session")
-def train_data() -> Shapes:
-    return Shapes("train", 40, image_size=16)
-
-
-@pytest.fixture(scope="session")
-def val_data() -> Shapes:
-    return Shapes("val", 20, image_size=16)
-
-
-@pytest.fixture(scope="session")
-def tokenizer(train_data: Shapes) -> Tokenizer:
-    return Tokenizer.train([caption for group in train_data.captions for caption in group], 600)
-
-
-@pytest.fixture
-def model(tokenizer: Tokenizer) -> CLIPModel:
-    return make_model(tokenizer)
-
-
-@pytest.fixture
-def start(tmp_path: Path, tokenizer: Tokenizer, train_data: Shapes, val_data: Shapes) -> Callable[..., Trainer]:
-    """A trainer of a fresh model: 5 steps an epoch, 2 epochs, quiet; the same model and data at each call."""
-
-    def make(
-        run: str = "run", callbacks: list[Callback] | None = None, model: CLIPModel | None = None, **settings: object
-    ) -> Trainer:
-        config = TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "float32", "log_every": 3, **settings})
-        return Trainer(
-            make_model(tokenizer) if model is None else model,
-            train_data,
-            val_data,
-            config=config,
-            run_dir=tmp_path / run,
-            callbacks=callbacks,
-            device="cpu",
-        )
-
-    return make
