@@ -116,17 +116,17 @@ def plain_copy(model, name):
 @pytest.mark.parametrize("kind", ["forward", "pre"])
 def test_hooks_that_change_values_are_used(kind, image, text):
     """A hook on any module has the effect that it has in the plain form."""
-    batch = inputs(text)
-    names = [name for name, module in model_of(image, text).named_modules() if name]
-    for name in names:
+    batch, models = inputs(text), [form(model_of(image, text)) for form in (accelerate, plain)]
+    for name in [name for name, _ in models[1].named_modules() if name]:
         results = []
-        for form in (accelerate, plain):
-            model = form(model_of(image, text))
-            module = model.get_submodule(name)
+        for model in models:
+            module, handles = model.get_submodule(name), []
             if kind == "forward":
-                module.register_forward_hook(lambda module, args, output: 1.5 * output)
+                handles.append(module.register_forward_hook(lambda module, args, output: 1.5 * output))
             elif name not in ("text", "text.tokens", "image"):  # inputs are ids, or images
-                module.register_forward_pre_hook(lambda module, args: (1.5 * args[0], *args[1:]))
+                handles.append(module.register_forward_pre_hook(lambda module, args: (1.5 * args[0], *args[1:])))
             results.append(embeddings(model, batch))
+            for handle in handles:
+                handle.remove()
         for value, other in zip(*results, strict=True):
             torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-11, msg=name)
