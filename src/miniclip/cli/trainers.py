@@ -20,7 +20,7 @@ from miniclip.utils.files import read_limited
 from miniclip.utils.formatting import one_line, short
 
 DEFAULT_DATA, DEFAULT_PRESET = "shapes", "bert_vit_tiny"
-PRESET_RECIPES = {"bert_vit_tiny": "few-minutes", "bert_vit_small": "small-set"}
+SMALL_PRESETS, SMALL_RECIPE = ("bert_vit_tiny", "bert_vit_small"), "few-minutes"
 # Defaults for Shapes: its captions name each shape, which a random crop could cut off, and its color.
 SHAPES_SETTINGS = {"epochs": 10, "min_crop_area": 1.0, "color_jitter": 0.0}
 NEW_RUN_SETTINGS = ("data", "preset", "model", "run_dir", "device", "group_by", "replay")
@@ -70,12 +70,12 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def preset_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of `miniclip train`: those of the small presets are measured, and Shapes has its own.
+    """Return the defaults of `miniclip train`: those of the small presets are of a recipe, and Shapes has its own.
 
     The recipe's changes of the architecture are left out, and every epoch is evaluated.
     """
-    recipe = None if settings.get("model") else PRESET_RECIPES.get(settings.get("preset") or DEFAULT_PRESET)
-    measured = read_toml(str(recipes.path_of(recipe))) if recipe else {}
+    is_small = not settings.get("model") and (settings.get("preset") or DEFAULT_PRESET) in SMALL_PRESETS
+    measured = read_toml(str(recipes.path_of(SMALL_RECIPE))) if is_small else {}
     optimizer = measured.get("optimizer", "adamw")
     is_other = settings.get("optimizer", optimizer) != optimizer
     left_out = (*ARCHITECTURE, "eval_every", *(["lr"] if is_other else []))  # another optimizer has another rate
