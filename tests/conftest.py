@@ -18,7 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+    starts_others = config.getoption("numprocesses", None) and not config.option.collectonly
+    if hasattr(config, "workerinput") or not starts_others:
         config.pluginmanager.import_plugin("tests.fixtures")  # takes seconds, for which the processes would wait
 
 

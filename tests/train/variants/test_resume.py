@@ -25,7 +25,7 @@ class Stop(Callback):
 
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
 def test_resumed_run_equals_an_undisturbed_one(start, train_data, val_data, settings):
-    settings = {"log_every": 1, "save_every": 1, "keep_checkpoints": 9, "eval_every": 2, **settings}
+    settings = {"log_every": 1, "save_every": 2, "keep_checkpoints": 9, "eval_every": 2, **settings}
     whole = start("whole", [], **settings)
     whole.fit()
     stopped = start("stopped", [Stop(7)], **settings)
