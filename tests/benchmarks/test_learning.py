@@ -148,7 +148,7 @@ class TestRecords:
         for _ in range(2):
             trials.main([*options, "--data", str(tmp_path), "--out", str(tmp_path)])
         assert sorted((spec.settings["lr"], spec.seed, spec.threads) for spec in made) == [
-            (7e-4, 0, 1), (7e-4, 1, 1), (2e-3, 0, 1), (2e-3, 1, 1),
+            (2e-3, 0, 1), (2e-3, 1, 1), (4e-3, 0, 1), (4e-3, 1, 1),
         ]  # fmt: skip
         assert "| `lr=2e-3` | 2.0 ± 0.0 | +0.0 |  |" in capsys.readouterr().out
 
