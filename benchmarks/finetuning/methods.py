@@ -35,7 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "distillation 1": {"lr": 1e-3, "teacher": "start", "distillation": 1.0},
     "replay, share 0.5": {"lr": 1e-3, "share": 0.5},
     "replay, share 0.67": {"lr": 1e-3, "share": 2 / 3},
-    "replay, share 0.67, twice the passes": {"lr": 1e-3, "share": 2 / 3, "passes": 2},
+    "replay, share 0.67, 3 times the passes": {"lr": 1e-3, "share": 2 / 3, "passes": 3},
     "replay, share 0.8": {"lr": 1e-3, "share": 0.8},
 }
 
