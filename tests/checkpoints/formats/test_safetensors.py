@@ -586,7 +586,7 @@ def costs(rank_starter, tmp_path_factory):
 
 @linux
 def test_mapping_holds_the_file_once(costs):
-    assert 0.95 < costs["touched"]["peak"] < 1.05
+    assert 0.5 < costs["touched"]["peak"] < 1.05  # less than 1 if the kernel takes pages of libraries meanwhile
     assert costs["touched"]["anonymous"] < 0.02
 
 
