@@ -7,6 +7,7 @@ import torch
 
 from miniclip.data import Captions
 from miniclip.data.loader import Batch
+from miniclip.data.options import LoaderOptions
 from miniclip.data.sources.captions import CaptionTable
 from miniclip.diagnostics.loss_floor import loss_floor
 from miniclip.losses import contrastive_loss, sigmoid_loss
@@ -32,10 +33,11 @@ NAMED = [[f"{i} {j}" for j in range(1 if i == 1 else 4)] for i in range(6)]  # o
 @pytest.fixture
 def table():
     tokenizer = Tokenizer.train([caption for group in NAMED for caption in group], 540)
-    table = CaptionTable(Captions([f"{i}.jpg" for i in range(6)], NAMED), tokenizer, 16, pad=False)
+    data = Captions([f"{i}.jpg" for i in range(6)], NAMED)
 
     def draw(indices, epoch, per_image=1):
-        drawn = table.draw(indices, torch.full_like(indices, epoch), seed=7, per_image=per_image)
+        table = CaptionTable(data, tokenizer, LoaderOptions(4, context_length=16, seed=7, captions_per_image=per_image))
+        _, drawn = table.pair(torch.empty(0), indices, torch.full_like(indices, epoch))
         return [tokenizer.decode(row.tolist()) for row in drawn]
 
     return draw

@@ -43,8 +43,8 @@ class ImageCaptionLoader:
 
     Attributes:
         rows: this rank's rows of the global batch of `batch_size` rows.
-        skip_log: images that could not be read so far.
-        wait_seconds: time spent waiting for batches; callers may reset it.
+        captions: all captions, and the choice among them.
+        skip_log, wait_seconds: images that could not be read, and time spent waiting for batches, which may be reset.
 
     Raises:
         ValueError: the dataset is empty, a batch has fewer rows than ranks, or a cache has another preprocessing.
@@ -60,7 +60,7 @@ class ImageCaptionLoader:
         self.wait_seconds = 0.0
         self.skip_log = SkipLog(options.on_error, options.max_skip_fraction)
         self.source = open_image_source(data, preprocess, options)
-        self._captions = caption_table(data, tokenizer, options)
+        self.captions = caption_table(data, tokenizer, options)
         self._images = ImageStream(data, self.source, self.skip_log, self._indices_from)
 
     @property
@@ -76,7 +76,7 @@ class ImageCaptionLoader:
             pixels, rows = self._images.read(epoch * self.steps + number, order[number].tolist())
             readable = torch.tensor(rows)
             indices, earlier = order[number][readable], passes[number][readable]
-            pixels, tokens = self._captions.pair(pixels, indices, earlier, self.options)
+            pixels, tokens = self.captions.pair(pixels, indices, earlier)
             batch = Batch(pixels, tokens, indices, self.rows.start + readable, earlier)
             self.wait_seconds += time.perf_counter() - began
             yield batch

@@ -69,14 +69,15 @@ class AugmentedCaptions(CaptionTable):
     """
 
     def __init__(self, data: ImageCaptionDataset, tokenizer: TextTokenizer, options: LoaderOptions) -> None:
-        super().__init__(data, tokenizer, options.context_length, options.pad)
-        self._tokenizer = tokenizer
+        super().__init__(data, tokenizer, options)
+        self._tokenizer, self._options = tokenizer, options
         self._texts = [caption for captions in as_dataset(data).captions for caption in captions]
 
-    def pair(self, pixels: Tensor, indices: Tensor, passes: Tensor, options: LoaderOptions) -> tuple[Tensor, Tensor]:
+    def pair(self, pixels: Tensor, indices: Tensor, passes: Tensor) -> tuple[Tensor, Tensor]:
         """As `CaptionTable.pair`, with half of the images mirrored if left and right are exchanged."""
+        options = self._options
         seed, per_image = options.seed, options.captions_per_image
-        rows = self.rows(indices, passes, seed, per_image).tolist()
+        rows = self.rows.draw(indices, passes).tolist()
         texts = [self._texts[row] for row in rows]
         if options.swap_left_right:
             mirrored = []
@@ -96,4 +97,4 @@ def caption_table(data: ImageCaptionDataset, tokenizer: TextTokenizer, options: 
     """Return the captions of a dataset, changed at random if the options have it."""
     if options.word_dropout or options.swap_left_right:
         return AugmentedCaptions(data, tokenizer, options)
-    return CaptionTable(data, tokenizer, options.context_length, options.pad)
+    return CaptionTable(data, tokenizer, options)

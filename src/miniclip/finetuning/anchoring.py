@@ -19,7 +19,7 @@ from miniclip.checkpoints.native import read_json, write_json
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.loader import Batch, ImageCaptionLoader
 from miniclip.errors import CheckpointError, DataError
-from miniclip.finetuning.cached_tower import CaptionRows, embedding_folder
+from miniclip.finetuning.cached_tower import embedding_folder
 from miniclip.finetuning.embedding_table import EmbeddingTable, Side
 from miniclip.finetuning.lora import is_lora
 from miniclip.finetuning.objectives import cosine_distance, distillation, relative_distance
@@ -137,7 +137,7 @@ class BatchLoss:
     ) -> None:
         require_objectives(model, config)
         self.model, self.config, self.loss, self.place = model, config, loss, place
-        self._caption_rows = CaptionRows(place.data, config.seed, config.captions_per_image)
+        self._caption_rows = loader.captions.rows
         self._folder, self._options = embedding_folder(config, place.folder), loader.options
         self._teacher: tuple[Targets, Tensor] | None = None  # with the factor on its cosines
         self._teacher_facts: dict[str, str] = {}
@@ -174,7 +174,8 @@ class BatchLoss:
         if self._teacher is None and self._anchor is None and self._weights is None:
             return self.loss.for_batch(batch)
         self._write()
-        rows, device, config = self._caption_rows(batch), self.model.device, self.config
+        rows = self._caption_rows.draw(batch.indices, batch.passes)
+        device, config = self.model.device, self.config
         loss_of_batch = self.loss.for_batch(batch)
         teacher = None if self._teacher is None else (*self._teacher[0].of(batch, rows, device), self._teacher[1])
         anchor = None if self._anchor is None else self._anchor.of(batch, rows, device)

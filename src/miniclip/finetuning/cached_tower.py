@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.loader import Batch
 from miniclip.data.options import LoaderOptions
-from miniclip.data.sources.captions import drawn_rows
+from miniclip.data.sources.caption_rows import CaptionRows
 from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches
 from miniclip.finetuning.embedding_table import EmbeddingTable
 from miniclip.inference.model import CLIPModel
@@ -75,26 +74,6 @@ def require_cacheable(model: CLIPModel, config: TrainConfig) -> None:
 def embedding_folder(config: TrainConfig, run_dir: Path) -> Path:
     """Return the folder of the embeddings that a run keeps."""
     return run_dir / FOLDER if config.embedding_cache is None else Path(config.embedding_cache).expanduser()
-
-
-class CaptionRows:
-    """Rows of the drawn captions in the list of all captions; the loader draws the same ones.
-
-    Args:
-        data: images with captions.
-        seed: of the run.
-        per_image: captions of each image in a batch, C.
-    """
-
-    def __init__(self, data: ImageCaptionDataset, seed: int, per_image: int) -> None:
-        self._counts = [len(group) for group in data.captions]
-        self._first_rows = torch.tensor([0, *self._counts]).cumsum(0)[:-1]
-        self._seed, self._per_image = seed, per_image
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """Return the row of each caption: (B * C,) int64."""
-        images = batch.indices, batch.passes
-        return drawn_rows(self._counts, self._first_rows, images, self._seed, self._per_image)
 
 
 class EmbeddedImages:
@@ -218,7 +197,7 @@ class EmbeddedPreparation:
     Args:
         prepare: prepares the rest.
         towers: the model.
-        caption_rows: rows of the drawn captions.
+        caption_rows: the loader's choice of captions.
     """
 
     def __init__(self, prepare: InputPreparation, towers: FrozenTowers, caption_rows: CaptionRows) -> None:
@@ -231,16 +210,13 @@ class EmbeddedPreparation:
             ValueError: a tower that was frozen at the start of the run is not any more.
         """
         self.towers.require_frozen()
-        texts = None if self.towers.texts is None else self.towers.texts.rows[self.caption_rows(batch)]
+        rows = self.caption_rows.draw(batch.indices, batch.passes)
+        texts = None if self.towers.texts is None else self.towers.texts.rows[rows]
         return EmbeddedInputs(batch, self.prepare(batch, step), texts, self.towers.images is None)
 
 
 def prepare_inputs(
-    prepare: InputPreparation, towers: FrozenTowers | None, data: ImageCaptionDataset
+    prepare: InputPreparation, towers: FrozenTowers | None, caption_rows: CaptionRows
 ) -> InputPreparation | EmbeddedPreparation:
     """Return the preparation of batches for a model, or for one with frozen towers that are encoded once."""
-    if towers is None:
-        return prepare
-    return EmbeddedPreparation(
-        prepare, towers, CaptionRows(data, prepare.config.seed, prepare.config.captions_per_image)
-    )
+    return prepare if towers is None else EmbeddedPreparation(prepare, towers, caption_rows)

@@ -154,7 +154,7 @@ def set_up(
         val_data=val_data,
         loader=loader,
         truncated_captions=truncated,
-        prepare=prepare_inputs(prepare, towers, train_data),
+        prepare=prepare_inputs(prepare, towers, loader.captions.rows),
         towers=model if towers is None else cast(CLIPModel, towers),
         loss=loss,
         loss_of=BatchLoss(model, config, loader, loss, RunPlace(path, progress, resumed is not None, train_data)),
@@ -216,6 +216,7 @@ def loader_options(model: CLIPModel, config: TrainConfig) -> LoaderOptions:
         max_skip_fraction=config.max_skip_fraction,
         device=model.device,
         captions_per_image=config.captions_per_image,
+        max_images_per_caption=config.max_images_per_caption,
         word_dropout=config.word_dropout,
         swap_left_right=config.swap_left_right,
     )

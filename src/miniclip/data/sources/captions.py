@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,7 @@ from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.given import as_dataset
 from miniclip.data.options import LoaderOptions
-from miniclip.utils.randomness import random_integer
+from miniclip.data.sources.caption_rows import CaptionRows
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
@@ -25,73 +25,39 @@ class CaptionTable:
     Args:
         data: images with captions; a cache that holds token ids of this tokenizer is not tokenized again.
         tokenizer: for the captions.
-        context_length: captions are truncated to it.
-        pad: make all rows as long as the context.
+        options: of the loader: the context length, to which captions are truncated, and the choice of captions.
     """
 
-    def __init__(self, data: ImageCaptionDataset, tokenizer: TextTokenizer, context_length: int, pad: bool) -> None:
-        data = as_dataset(data)
-        self._counts = [len(captions) for captions in data.captions]
-        self._first_rows = torch.tensor([0, *self._counts]).cumsum(0)[:-1]
-        tokens = data.tokens(tokenizer, context_length, pad) if isinstance(data, CachedDataset) else None
+    def __init__(self, data: ImageCaptionDataset, tokenizer: TextTokenizer, options: LoaderOptions) -> None:
+        data, length, pad = as_dataset(data), options.context_length, options.pad
+        self.rows = caption_rows(data, options)
+        tokens = data.tokens(tokenizer, length, pad) if isinstance(data, CachedDataset) else None
         if tokens is None:
             flat = [caption for captions in data.captions for caption in captions]
-            tokens = tokenizer(flat, context_length=context_length, pad=pad).int()
+            tokens = tokenizer(flat, context_length=length, pad=pad).int()
         self._tokens = tokens  # (all captions, T) int32, half the memory of int64
         ends = torch.eq(tokens, -1 if tokenizer.end_id is None else tokenizer.end_id).int().argmax(dim=1) + 1
         self._lengths = torch.full_like(ends, tokens.shape[1]) if pad else ends
 
-    def draw(self, indices: Tensor, passes: Tensor, seed: int, per_image: int = 1) -> Tensor:
-        """Draw captions for each image: (B * C, T) int64, an image's captions next to each other.
-
-        The choice depends only on the seed, the image's index and its pass. No caption is drawn twice for an image
-        before all of its captions are drawn. T is the longest caption's length. The first caption of each image is the
-        one that is drawn if there is only one.
+    def pair(self, pixels: Tensor, indices: Tensor, passes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images, here unchanged, and captions that are drawn for them.
 
         Args:
-            indices: (B,) indices of the images.
+            pixels: (B, 3, S, S) images.
+            indices: (B,) their indices.
             passes: (B,) number of earlier passes over the images.
-            seed: of the choice.
-            per_image: C.
+
+        Returns:
+            The images, and (B * C, T) int64 token ids, an image's captions next to each other; T is the longest
+            caption's length.
         """
-        rows = self.rows(indices, passes, seed, per_image)
-        return self._tokens[rows, : int(self._lengths[rows].max())].long()
-
-    def rows(self, indices: Tensor, passes: Tensor, seed: int, per_image: int = 1) -> Tensor:
-        """Return the rows of the captions that `draw` draws in the list of all captions: (B * C,) int64."""
-        return drawn_rows(self._counts, self._first_rows, (indices, passes), seed, per_image)
-
-    def pair(self, pixels: Tensor, indices: Tensor, passes: Tensor, options: LoaderOptions) -> tuple[Tensor, Tensor]:
-        """Return images (B, 3, S, S), here unchanged, and their drawn captions (B * C, T)."""
-        return pixels, self.draw(indices, passes, options.seed, options.captions_per_image)
+        rows = self.rows.draw(indices, passes)
+        return pixels, self._tokens[rows, : int(self._lengths[rows].max())].long()
 
 
-def drawn_rows(
-    counts: Sequence[int], first_rows: Tensor, images: tuple[Tensor, Tensor], seed: int, per_image: int = 1
-) -> Tensor:
-    """Draw captions for each image: their rows in the list of all captions, (B * C,) int64, image by image.
-
-    Args:
-        counts: number of captions of every image.
-        first_rows: row of every image's first caption.
-        images: (B,) their indices, and (B,) the numbers of earlier passes over them.
-        seed: of the choice.
-        per_image: C.
-    """
-    indices, passes = images
-    keys = zip(passes.tolist(), indices.tolist(), strict=True)
-    offsets = [_offsets(counts[index], (seed, "caption", number, index), per_image) for number, index in keys]
-    return (first_rows[indices, None] + torch.tensor(offsets)).flatten()
-
-
-def _offsets(count: int, key: tuple[int | str, ...], per_image: int) -> list[int]:
-    """Return the places of C captions among those of an image."""
-    drawn = [random_integer(*key) % count]
-    left = [offset for offset in range(count) if offset != drawn[0]]
-    for number in range(1, per_image):
-        left = left or list(range(count))
-        drawn.append(left.pop(random_integer(*key, number) % len(left)))
-    return drawn
+def caption_rows(data: ImageCaptionDataset, options: LoaderOptions) -> CaptionRows:
+    """Return the choice of captions that the loader of a dataset makes."""
+    return CaptionRows(data.captions, options.seed, options.captions_per_image, options.max_images_per_caption)
 
 
 def caption_keys(tokens: Tensor, tokenizer: TextTokenizer | None) -> Tensor:
