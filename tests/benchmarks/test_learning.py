@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.learning import command, records, sets, trials
+from benchmarks.learning import command, limits, records, sets, trials
 from benchmarks.learning.clock import Clock
 from benchmarks.learning.run import Spec, run, train_one
 from benchmarks.learning.statistics_of_runs import p_value, time_to_reach
@@ -167,3 +167,15 @@ def test_changes_of_a_recipe_are_merged():
         "architecture": {"text": {"layers": 2, "width": 128}, "image": {"patch_size": 16}},
     }
     assert settings["architecture"]["text"]["layers"] == 3
+
+
+def test_limits_of_recall():
+    train = [["a fox", "a red fox"], ["a fox sleeps"], ["an owl"]]
+    scored = [["a red fox", "a fox"], ["a fox", "a blue fox"], ["an owl", "the owl"]]
+    assert limits.highest(scored, None) == (1, (1 + 1 / 2 + 1 / 2 + 1 + 1 + 1) / 6)
+    assert limits.known_words(train, 2) == {"a", "fox"}
+    # "blue" and "the" are in no training caption: "a blue fox" is read as "a fox", of which the second image has two
+    to_text, to_image = limits.highest(scored, limits.known_words(train, 1))
+    assert to_text == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert to_image == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 2 + 1 + 1) / 6)
+    assert "| emoji, val | in 3 training images or more | 33.3 | 33.3 | 33.3 |" in limits.rows("emoji", train, scored)
