@@ -174,7 +174,7 @@ def test_old_images_and_their_share_are_state_of_the_run(runner, resume, train_d
     "settings",
     [
         {"tune_image": "frozen", "tune_text": "last-1", "min_crop_area": 1.0},
-        {"tune_text": "frozen", "captions_per_image": 2, "max_images_per_caption": 2},
+        {"tune_text": "frozen", "captions_per_image": 2},
     ],
     ids=["image", "text"],
 )

@@ -248,7 +248,7 @@ def format_start(trainer: Any) -> str:
     ranks = f", {distributed.world_size()} ranks" if distributed.world_size() > 1 else ""
     return (
         f"{trainer.about.get('preset', 'model')}: {count_parameters(trainer.model):,} parameters; "
-        f"{trainer.loader.size:,} training images{format_replay(trainer.loader)}{format_left_out(trainer)}, batches of "
+        f"{trainer.loader.size:,} training images{format_replay(trainer.loader)}, batches of "
         f"{trainer.loader.batch_size}, {trainer.total_steps:,} steps, {trainer.config.precision} on "
         f"{trainer.model.device}{ranks}; writing to {trainer.run_dir}"
     )
@@ -260,13 +260,6 @@ def format_replay(loader: Any) -> str:
     if not replayed:
         return ""
     return f" and {replayed * loader.steps:,} replayed ones an epoch ({replayed} in a batch)"
-
-
-def format_left_out(trainer: Any) -> str:
-    """Return the number of captions that no step takes, "" if none can be left out."""
-    if trainer.config.max_images_per_caption is None:
-        return ""
-    return f" without {trainer.loader.captions.rows.left_out:,} of {trainer.train_captions:,} captions"
 
 
 def format_summary(trainer: Any) -> str:

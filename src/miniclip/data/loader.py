@@ -44,7 +44,8 @@ class ImageCaptionLoader:
     Attributes:
         rows: this rank's rows of the global batch of `batch_size` rows.
         captions: all captions, and the choice among them.
-        skip_log, wait_seconds: images that could not be read, and time spent waiting for batches, which may be reset.
+        skip_log: images that could not be read so far.
+        wait_seconds: time spent waiting for batches; callers may reset it.
 
     Raises:
         ValueError: the dataset is empty, a batch has fewer rows than ranks, or a cache has another preprocessing.

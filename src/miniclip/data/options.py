@@ -35,7 +35,6 @@ class LoaderOptions:
         device: device of the model. A GPU keeps the decoded images if they take at most an eighth of its free memory;
             the pixels are the same. None: batches are on the CPU.
         captions_per_image: captions of each image in a batch, without repetition if the image has that many.
-        max_images_per_caption: a caption that more images have is left out, unless an image has no other (None: none).
     """
 
     batch_size: int
@@ -51,7 +50,6 @@ class LoaderOptions:
     source: Source | None = None
     device: torch.device | None = None
     captions_per_image: int = 1
-    max_images_per_caption: int | None = None
 
     def global_batch_size(self, size: int) -> int:
         """Return the batch size of a dataset of `size` images, all ranks together.

@@ -116,9 +116,6 @@ class TrainConfig(KnownFields):
         AT_LEAST_1,
         "captions of each image in a step, all of them its positives; different ones if the image has that many",
     )
-    max_images_per_caption: int | None = setting(
-        None, AT_LEAST_1, "leave out a caption that more training images have, unless an image has no other"
-    )
     positives: Positives = setting(
         "pairs", ANY, "pairs: an image's own captions; all: also every identical caption of another image in the batch"
     )

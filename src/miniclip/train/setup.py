@@ -216,7 +216,6 @@ def loader_options(model: CLIPModel, config: TrainConfig) -> LoaderOptions:
         max_skip_fraction=config.max_skip_fraction,
         device=model.device,
         captions_per_image=config.captions_per_image,
-        max_images_per_caption=config.max_images_per_caption,
         word_dropout=config.word_dropout,
         swap_left_right=config.swap_left_right,
     )

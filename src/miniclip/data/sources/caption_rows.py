@@ -5,7 +5,6 @@ Letters: B batch, C captions per image.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -24,20 +23,12 @@ class CaptionRows:
         captions: of every image.
         seed: of the choice.
         per_image: C.
-        max_images: a caption that more images have is not drawn, unless an image has no other; None: all are drawn.
-
-    Attributes:
-        left_out: number of captions that are never drawn.
     """
 
-    def __init__(
-        self, captions: Sequence[Sequence[str]], seed: int, per_image: int = 1, max_images: int | None = None
-    ) -> None:
-        counts = [len(texts) for texts in captions]
+    def __init__(self, captions: Sequence[Sequence[str]], seed: int, per_image: int = 1) -> None:
         self._seed, self._per_image = seed, per_image
-        self._first_rows = torch.tensor([0, *counts]).cumsum(0)[:-1]
-        self._places = _all_places(counts) if max_images is None else _rare_places(captions, max_images)
-        self.left_out = sum(counts) - sum(map(len, self._places))
+        self._counts = [len(texts) for texts in captions]
+        self._first_rows = torch.tensor([0, *self._counts]).cumsum(0)[:-1]
 
     def draw(self, indices: Tensor, passes: Tensor) -> Tensor:
         """Return the rows of the captions of images, image by image: (B * C,) int64.
@@ -52,22 +43,10 @@ class CaptionRows:
 
     def _drawn(self, index: int, key: tuple[int | str, ...]) -> list[int]:
         """Return the places of C captions among those of an image."""
-        places = self._places[index]
-        drawn = [places[random_integer(*key) % len(places)]]
-        left = [place for place in places if place != drawn[0]]
+        count = self._counts[index]
+        drawn = [random_integer(*key) % count]
+        left = [place for place in range(count) if place != drawn[0]]
         for number in range(1, self._per_image):
-            left = left or list(places)
+            left = left or list(range(count))
             drawn.append(left.pop(random_integer(*key, number) % len(left)))
         return drawn
-
-
-def _all_places(counts: Sequence[int]) -> list[Sequence[int]]:
-    ranges = {count: range(count) for count in set(counts)}  # shared, since a dataset may have millions of images
-    return [ranges[count] for count in counts]
-
-
-def _rare_places(captions: Sequence[Sequence[str]], max_images: int) -> list[Sequence[int]]:
-    """Return the places of each image's captions that at most `max_images` images have, or of all if there is none."""
-    images = Counter(text for texts in captions for text in set(texts))
-    rare = ([place for place, text in enumerate(texts) if images[text] <= max_images] for texts in captions)
-    return [places or range(len(texts)) for places, texts in zip(rare, captions, strict=True)]

@@ -30,7 +30,7 @@ class CaptionTable:
 
     def __init__(self, data: ImageCaptionDataset, tokenizer: TextTokenizer, options: LoaderOptions) -> None:
         data, length, pad = as_dataset(data), options.context_length, options.pad
-        self.rows = caption_rows(data, options)
+        self.rows = CaptionRows(data.captions, options.seed, options.captions_per_image)
         tokens = data.tokens(tokenizer, length, pad) if isinstance(data, CachedDataset) else None
         if tokens is None:
             flat = [caption for captions in data.captions for caption in captions]
@@ -53,11 +53,6 @@ class CaptionTable:
         """
         rows = self.rows.draw(indices, passes)
         return pixels, self._tokens[rows, : int(self._lengths[rows].max())].long()
-
-
-def caption_rows(data: ImageCaptionDataset, options: LoaderOptions) -> CaptionRows:
-    """Return the choice of captions that the loader of a dataset makes."""
-    return CaptionRows(data.captions, options.seed, options.captions_per_image, options.max_images_per_caption)
 
 
 def caption_keys(tokens: Tensor, tokenizer: TextTokenizer | None) -> Tensor:

@@ -60,8 +60,8 @@ REPEATED_CAPTIONS = Rule(
     _repeated_captions,
     "If two images of a batch share a caption, the loss treats it as wrong for one of them. The model learns to "
     "separate what belongs together, and the loss cannot fall below `loss_floor`.",
-    "Write captions that distinguish the images, leave generic ones out (max_images_per_caption), use smaller batches, "
-    "in which repeats are rarer, or set positives to all, which counts identical captions as right.",
+    "Write captions that distinguish the images, remove generic ones, use smaller batches, in which repeats are rarer, "
+    "or set positives to all, which counts identical captions as right.",
 )
 REPEATED_IMAGES = Rule(
     "repeated images in a batch",
