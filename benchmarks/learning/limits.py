@@ -1,8 +1,8 @@
 """The highest recall that the captions of a set allow: `python -m benchmarks.learning.limits`.
 
-Captions with the same words cannot be told apart, and nobody knows a word that no training caption has. So this is the
-R@1 of a reader who recognizes in each image all words of its captions that N training images have, and no others.
-Parts of words are not counted: a model may guess an unknown word from them.
+Captions with the same words cannot be told apart, and a word that no training caption has cannot be learned. So this is
+the R@1 of a reader who recognizes in each image all words of its captions that N training images have, and no others.
+A model can do better only where it guesses an unknown word from its parts.
 """
 
 import argparse

@@ -77,10 +77,9 @@ class ImageCaptionLoader:
             pixels, rows = self._images.read(epoch * self.steps + number, order[number].tolist())
             readable = torch.tensor(rows)
             indices, earlier = order[number][readable], passes[number][readable]
-            pixels, tokens = self.captions.pair(pixels, indices, earlier)
-            batch = Batch(pixels, tokens, indices, self.rows.start + readable, earlier)
+            pair = self.captions.pair(pixels, indices, earlier)
             self.wait_seconds += time.perf_counter() - began
-            yield batch
+            yield Batch(*pair, indices, self.rows.start + readable, earlier)
 
     def close(self) -> None:
         """Stop the processes and threads that read ahead; the next batch starts them again."""
