@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.learning import sets
+from miniclip.data import Flickr30k
 
 Captions = Sequence[Sequence[str]]
 KNOWN_FROM = (1, 3, 10)  # training images
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if reason := sets.why_missing(name, folder):
             print(f"skipped {name}: {reason}")
             continue
-        train, scored = (sets.captions_of(name, folder, split) for split in ("train", sets.SCORED[name]))
+        train, scored = (Flickr30k(folder / name, split).captions for split in ("train", sets.SCORED[name]))
         for row in rows(name, train, scored):
             print(row)
 

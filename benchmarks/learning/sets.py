@@ -78,11 +78,6 @@ def read(name: str, folder: Path, split: str, small: bool) -> Pictures:
     return Pictures((data[index] for index in range(count)), names[:count])
 
 
-def captions_of(name: str, folder: Path, split: str) -> list[list[str]]:
-    """Return the captions of a split of a set of files, without its images."""
-    return miniclip.data.Flickr30k(folder / name, split).captions
-
-
 def tuning_indices(name: str, names: Sequence[str]) -> list[int]:
     """Choose images of the training part by a hash of their names.
 

@@ -210,8 +210,9 @@ class EmbeddedPreparation:
             ValueError: a tower that was frozen at the start of the run is not any more.
         """
         self.towers.require_frozen()
-        rows = self.caption_rows.draw(batch.indices, batch.passes)
-        texts = None if self.towers.texts is None else self.towers.texts.rows[rows]
+        texts = None
+        if self.towers.texts is not None:
+            texts = self.towers.texts.rows[self.caption_rows.draw(batch.indices, batch.passes)]
         return EmbeddedInputs(batch, self.prepare(batch, step), texts, self.towers.images is None)
 
 
