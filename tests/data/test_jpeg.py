@@ -1,6 +1,7 @@
 """The fast path for JPEG files gives Pillow's pixels within two grey levels, and refuses the same files."""
 
 import dataclasses
+import functools
 import random
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from miniclip.errors import DataError
 from tests.data.images import CONFIG, SIZES, S, drawing, encoded, make_image
 
 
+@functools.cache  # eighteen tests read the same files
 def make_file(width, height, format="JPEG", mode="RGB"):
     """Blocks and noise, which overshoot when they are resized."""
     image = make_image(width, height, mode)

@@ -209,6 +209,14 @@ assert miniclip.train.Trainer is miniclip.Trainer
 from miniclip import *
 assert Trainer is miniclip.Trainer is miniclip.train.Trainer and data is sys.modules['miniclip.data']
 assert evaluation.retrieval and TrainConfig(epochs=2).epochs == 2
+import miniclip.cli.train, miniclip.cli.finetuning.against, miniclip.explanation.faithfulness
+from io import BytesIO
+from PIL import Image
+from miniclip.data.decoding.jpeg import decode_image
+file = BytesIO()
+Image.new('RGB', (8, 8)).save(file, 'JPEG')
+assert torch.is_tensor(decode_image(file.getvalue()))  # by torchvision's decoder, without its models
+assert 'miniclip.evaluation.corruptions' in sys.modules and not {{'torchvision', 'torch._dynamo'}} & set(sys.modules)
 """
 
 

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from miniclip.data.preprocess import Preprocess
 from miniclip.inference.images import read_pixels
@@ -24,6 +23,13 @@ SEVERITIES = (1, 2, 3, 4, 5)
 REFERENCE_SIZE = 224
 
 Corruption = Callable[[Tensor, int, torch.Generator], Tensor]  # (3, S, S) float in 0..1 and severity - 1 to the same
+
+
+def _transforms() -> Any:
+    """Return torchvision's transforms. Their import takes a second, and commands without corruptions need none."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 def gaussian_noise(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
@@ -47,7 +53,8 @@ def impulse_noise(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
 def gaussian_blur(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     """Blur with a normal kernel."""
     sigma = max(0.5, _scaled((2, 3, 4, 6, 8)[level], x))
-    return transforms.gaussian_blur(x, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma, sigma])  # type: ignore[no-any-return]
+    side = 2 * math.ceil(3 * sigma) + 1
+    return _transforms().gaussian_blur(x, [side] * 2, [sigma, sigma])  # type: ignore[no-any-return]
 
 
 def defocus_blur(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
@@ -72,7 +79,7 @@ def zoom_blur(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     """Average the image over zoom factors."""
     S, largest = x.shape[-1], (1.06, 1.11, 1.16, 1.21, 1.31)[level]
     zoomed = [
-        transforms.center_crop(transforms.resize(x, [round(S * factor)] * 2, antialias=True), [S, S])
+        _transforms().center_crop(_transforms().resize(x, [round(S * factor)] * 2, antialias=True), [S, S])
         for factor in torch.linspace(1, largest, 9).tolist()
     ]
     return torch.stack(zoomed).mean(dim=0)
@@ -80,17 +87,17 @@ def zoom_blur(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
 
 def brightness(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     """Brighten."""
-    return transforms.adjust_brightness(x, (1.2, 1.4, 1.6, 1.9, 2.3)[level])  # type: ignore[no-any-return]
+    return _transforms().adjust_brightness(x, (1.2, 1.4, 1.6, 1.9, 2.3)[level])  # type: ignore[no-any-return]
 
 
 def contrast(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     """Reduce the contrast."""
-    return transforms.adjust_contrast(x, (0.6, 0.45, 0.3, 0.2, 0.1)[level])  # type: ignore[no-any-return]
+    return _transforms().adjust_contrast(x, (0.6, 0.45, 0.3, 0.2, 0.1)[level])  # type: ignore[no-any-return]
 
 
 def saturation(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     """Reduce the saturation, up to a grey image."""
-    return transforms.adjust_saturation(x, (0.6, 0.4, 0.25, 0.1, 0.0)[level])  # type: ignore[no-any-return]
+    return _transforms().adjust_saturation(x, (0.6, 0.4, 0.25, 0.1, 0.0)[level])  # type: ignore[no-any-return]
 
 
 def pixelate(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
@@ -103,8 +110,8 @@ def pixelate(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
 def jpeg(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
     """Compress as JPEG."""
     file = BytesIO()
-    transforms.to_pil_image(x).save(file, "JPEG", quality=(40, 25, 15, 10, 7)[level])
-    return transforms.pil_to_tensor(Image.open(file)).float() / 255  # type: ignore[no-any-return]
+    _transforms().to_pil_image(x).save(file, "JPEG", quality=(40, 25, 15, 10, 7)[level])
+    return _transforms().pil_to_tensor(Image.open(file)).float() / 255  # type: ignore[no-any-return]
 
 
 CORRUPTIONS: dict[str, Corruption] = {

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from miniclip.data.shapes.dataset import Shapes
 from miniclip.data.shapes.drawing import draw_mask
@@ -104,6 +103,8 @@ def pointing_game(model: CLIPModel, method: Method | str, *, images: int = 100, 
     Each image has two shapes; the text names one of them by size, color and shape. A patch lies on a shape if at least
     a quarter of its pixels do.
     """
+    from torchvision.transforms.functional import pil_to_tensor  # takes a second, which other measures do not need
+
     data, relevance, hits = Shapes(split, images), relevance_of(method), 0
     for index in range(images):
         scene = data.scene(index)

@@ -156,9 +156,9 @@ class TestCommand:
         assert err == ""
         assert Image.open(tmp_path / "s.png").height > IMAGE_SIDE
 
-    def test_shapes_and_a_split(self, capsys):
+    def test_shapes_and_a_split(self, small_shapes, capsys):
         assert main(["data", "inspect", "shapes", "--split", "val"]) == 0
-        assert "images       500" in capsys.readouterr().out
+        assert "images       24" in capsys.readouterr().out
         assert main(["data", "inspect", "shapes"]) == 0
         assert capsys.readouterr().out.startswith("shapes, train\n")  # Shapes has no split "all"
 

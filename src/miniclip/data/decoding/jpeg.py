@@ -6,6 +6,8 @@ A plain JPEG has three channels and is upright. All other images take the exact 
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -91,10 +93,27 @@ def decode_image(
         return as_tensor(decode(image)) if is_plain else decode(image)
 
 
+@functools.cache
+def register_decoder() -> None:
+    """Register torchvision's decoder with torch, from its library: `import torchvision` imports all its models first.
+
+    That takes a second. If the library has another name or needs the package, the package is imported.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for library in sorted(Path(folder).glob("image*.so")):
+            try:
+                torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+            except OSError:
+                continue
+            if hasattr(torch.ops.image, "decode_jpeg"):
+                return
+    import torchvision  # noqa: F401
+
+
 def _decode_jpeg(file: BinaryIO, size: tuple[int, int]) -> Tensor | None:
     """Decode a JPEG of three channels and (W, H) pixels to (3, H, W) uint8; None if torchvision refuses it."""
-    import torchvision  # noqa: F401  # registers the decoder
-
+    register_decoder()
     length = file.seek(0, os.SEEK_END)
     if length > MAX_JPEG_BYTES:
         return None

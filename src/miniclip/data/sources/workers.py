@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.data.decoding.jpeg import register_decoder
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches, pixels_or_reason
 from miniclip.utils.threads import available_cores
@@ -44,7 +45,7 @@ class StreamedImages(Dataset[Any]):
         reduced: bool = False,
     ) -> None:
         if reduced:
-            import torchvision  # noqa: F401  # takes a second, here once instead of in every worker
+            register_decoder()  # here once instead of in every worker
 
         self.data, self.preprocess, self.reduced = data, preprocess, reduced
         self.num_workers = (
