@@ -1,5 +1,6 @@
 """One exported folder for each layout, each of another kind of model: an export takes seconds."""
 
+import functools
 import json
 import os
 import shutil
@@ -51,30 +52,48 @@ def models(toy_tokenizer):
     return {layout: build(image, text, toy_tokenizer, layout) for layout, (image, text, _) in KINDS.items()}
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _one_registry():
+    """Let torch's exporter read its table of operators once: it reads the same sources again for every file."""
+    try:
+        from torch.onnx._internal.exporter import _registration as registration
+    except ImportError:  # onnxscript is not installed
+        yield
+        return
+    read = functools.cache(registration.ONNXRegistry.from_torchlib)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration.ONNXRegistry, "from_torchlib", staticmethod(read))
+        yield
+
+
 @pytest.fixture(scope="package")
-def exported(models, tmp_path_factory):
-    """Return the function of a layout that gives the folder which was exported for it, once."""
+def export_once(tmp_path_factory):
+    """Return a function that exports a model to a folder of a name, or gives the folder that exists."""
     for library in ("onnx", "onnxscript", "onnxruntime", "tokenizers"):
         pytest.importorskip(library)
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of pytest-xdist share the folders
         folder = folder.parent
 
-    def export(layout):
-        with FileLock(folder / f"{layout}.lock"):
-            if not (folder / layout).exists():  # it appears when it is complete
-                miniclip.export(models[layout], folder / layout, layout=layout, **KINDS[layout][2])
-        return folder / layout
+    def export(name, model, **options):
+        with FileLock(folder / f"{name}.lock"):
+            if not (folder / name).exists():  # it appears when it is complete
+                miniclip.export(model, folder / name, **options)
+        return folder / name
 
     return export
 
 
 @pytest.fixture(scope="package")
-def towers(tokenizer, tmp_path_factory):
+def exported(models, export_once):
+    """Return the function of a layout that gives the folder which was exported for it, once."""
+    return lambda layout: export_once(layout, models[layout], layout=layout, **KINDS[layout][2])
+
+
+@pytest.fixture(scope="package")
+def towers(tokenizer, export_once):
     """The float32 files of the fixture `model`, traced once."""
-    folder = tmp_path_factory.mktemp("towers")
-    miniclip.export(make_model(tokenizer), folder / "float32", layout="onnx")
-    return folder / "float32"
+    return export_once("float32", make_model(tokenizer), layout="onnx")
 
 
 @pytest.fixture
