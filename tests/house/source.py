@@ -56,9 +56,9 @@ def prose_of_python(source: str, messages: bool = True) -> Iterator[Prose]:
         source: the source.
         messages: also yield string literals that hold more than one word.
     """
-    tree = ast.parse(source)
+    nodes = list(ast.walk(ast.parse(source)))
     docstrings = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and ast.get_docstring(node):
@@ -70,7 +70,7 @@ def prose_of_python(source: str, messages: bool = True) -> Iterator[Prose]:
         if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:", "# fmt", "#!")):
             yield Prose("comment", token.start[0], token.string.lstrip("# "))
     if messages:
-        for node in ast.walk(tree):
+        for node in nodes:
             is_string = isinstance(node, ast.Constant) and isinstance(node.value, str)
             if is_string and node not in docstrings and " " in node.value.strip():
                 yield Prose("message", node.lineno, node.value)

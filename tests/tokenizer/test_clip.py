@@ -568,6 +568,9 @@ def test_library_agrees_on_any_text(
 def test_library_agrees_on_every_code_point(trained: Tokenizer, new_characters: set[str], tmp_path: Path):
     assigned = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
     texts = [f"a{c}B {c}'{c}1{c}{c}" for c in assigned if c not in new_characters]
+    # No character above U+3000 is a space, which the ends of a text would lose: many in one text take half the time.
+    ends = sum(c <= "\u3000" and c not in new_characters for c in assigned)
+    texts = [*texts[:ends], *(" ".join(texts[start : start + 32]) for start in range(ends, len(texts), 32))]
     rows = library(trained, tmp_path).encode_batch(texts)
     wrong = [text for text, row in zip(texts, rows, strict=True) if row.ids[1:-1] != trained.encode(text)]
     assert not wrong
