@@ -123,12 +123,13 @@ def token_bytes(vocab: dict[str, int]) -> list[bytes]:
     Raises:
         ValueError: a token is not written in byte symbols.
     """
-    byte_of = {symbol: byte for byte, symbol in byte_symbols().items()}
+    byte_of = {symbol: byte for byte, symbol in byte_symbols().items()}.__getitem__
     table = [b""] * len(vocab)
     for token, index in vocab.items():
         if token not in (START, END):
             spelled = token.removesuffix(WORD_END)
-            if not byte_of.keys() >= set(spelled):
-                raise ValueError(f"the token {token!r} is not written in byte symbols")
-            table[index] = bytes(byte_of[symbol] for symbol in spelled) + b" " * (spelled != token)
+            try:
+                table[index] = bytes(map(byte_of, spelled)) + b" " * (spelled != token)
+            except KeyError:
+                raise ValueError(f"the token {token!r} is not written in byte symbols") from None
     return table

@@ -39,7 +39,7 @@ def check_vocabulary(vocab: dict[str, int], merges: Sequence[Pair]) -> None:
     if (vocab[START], vocab[END]) != (len(vocab) - 2, len(vocab) - 1):
         raise ValueError(f"{START} and {END} have the ids {vocab[START]} and {vocab[END]}, expected the last two")
     for rank, (a, b) in enumerate(merges):
-        if not vocab.keys() >= {a, b, a + b}:
+        if a not in vocab or b not in vocab or a + b not in vocab:
             raise ValueError(
                 f"merge {rank}, {short(a)} with {short(b)}, joins or makes a token that the vocabulary lacks"
             )
