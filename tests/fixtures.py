@@ -144,3 +144,25 @@ def start(tmp_path: Path, tokenizer: Tokenizer, train_data: Shapes, val_data: Sh
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Trainer]]:
+    """Folder of the runs of `undisturbed`, and these runs by their settings."""
+    return tmp_path_factory.mktemp("whole"), {}
+
+
+@pytest.fixture
+def undisturbed(whole_runs: tuple[Path, dict[str, Trainer]], start: Callable[..., Trainer]) -> Callable[..., Trainer]:
+    """Function that trains a run of `start` once for all tests of a module; they only compare with it."""
+    folder, runs = whole_runs
+
+    def run(callbacks: list[Callback] | None = None, **settings: object) -> Trainer:
+        key = repr((callbacks, settings))
+        if key not in runs:
+            trainer = start(str(folder / str(len(runs))), callbacks, **settings)
+            trainer.fit()
+            runs[key] = trainer
+        return runs[key]
+
+    return run

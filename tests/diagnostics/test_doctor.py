@@ -236,14 +236,23 @@ def test_problem_is_reported_once_and_again_if_it_returns(run, capsys):
     assert len(reported_steps(run)) == 2
 
 
+LOSSES = STUCK_LOSS * 150 + GOOD_LOSS * 60 + STUCK_LOSS * 140
+
+
+@pytest.fixture(scope="module")
+def steps_of_a_whole_run(tmp_path_factory, tokenizer):
+    """Steps that the doctor reports in a run of LOSSES without a stop."""
+    whole, doctor = Run(tmp_path_factory.mktemp("whole"), make_model(tokenizer)), Doctor()
+    doctor.on_start(whole)
+    run_steps(whole, doctor, LOSSES)
+    return reported_steps(whole)
+
+
 @pytest.mark.parametrize("stop", [3, 100, 101, 120, 190, 260, 330])
-def test_resumed_run_reports_the_same_as_an_uninterrupted_one(tmp_path, model, stop):
-    losses = STUCK_LOSS * 150 + GOOD_LOSS * 60 + STUCK_LOSS * 140
-    whole, stopped = Run(tmp_path / "whole", model), Run(tmp_path / "stopped", model)
-    for run, part in ((whole, losses), (stopped, losses[: stop + 5])):
-        doctor = Doctor()
-        doctor.on_start(run)
-        run_steps(run, doctor, part)
+def test_resumed_run_reports_the_same_as_an_uninterrupted_one(tmp_path, model, steps_of_a_whole_run, stop):
+    stopped, doctor = Run(tmp_path / "stopped", model), Doctor()
+    doctor.on_start(stopped)
+    run_steps(stopped, doctor, LOSSES[: stop + 5])
     resumed = Run(stopped.run_dir, model)
     for record in stopped.history.steps[:stop]:  # the last five steps are lost
         resumed.history.add(record)
@@ -253,9 +262,9 @@ def test_resumed_run_reports_the_same_as_an_uninterrupted_one(tmp_path, model, s
             file.write('{"step": 1, "cut sho')
     doctor = Doctor()
     doctor.on_start(resumed)
-    run_steps(resumed, doctor, losses[stop:])
-    assert reported_steps(resumed) == reported_steps(whole)
-    assert len(reported_steps(whole)) == 2
+    run_steps(resumed, doctor, LOSSES[stop:])
+    assert reported_steps(resumed) == steps_of_a_whole_run
+    assert len(steps_of_a_whole_run) == 2
 
 
 def test_report_text():

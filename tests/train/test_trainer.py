@@ -115,10 +115,9 @@ def test_run_depends_on_the_seed(start):
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6, 10])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_resumed_run_equals_an_undisturbed_one(start, train_data, val_data, step, number):
+def test_resumed_run_equals_an_undisturbed_one(start, undisturbed, train_data, val_data, step, number):
     settings = {"color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "log_every": 1}
-    whole = start("whole", **settings)
-    whole.fit()
+    whole = undisturbed(**settings)
     stopped = start("stopped", [*default(), StopAt(step, number)], **settings)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()

@@ -24,11 +24,10 @@ class Stop(Callback):
 
 
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
-def test_resumed_run_equals_an_undisturbed_one(start, train_data, val_data, settings):
-    settings = {"log_every": 1, "save_every": 2, "keep_checkpoints": 9, "eval_every": 2, **settings}
-    whole = start("whole", [], **settings)
-    whole.fit()
-    stopped = start("stopped", [Stop(7)], **settings)
+def test_resumed_run_equals_an_undisturbed_one(start, undisturbed, train_data, val_data, settings):
+    settings = {"log_every": 1, **settings}
+    whole = undisturbed([], **settings)
+    stopped = start("stopped", [Stop(7)], save_every=2, keep_checkpoints=9, eval_every=2, **settings)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
     for step in (2, 6):  # in both halves of the run
@@ -42,11 +41,10 @@ def test_resumed_run_equals_an_undisturbed_one(start, train_data, val_data, sett
 @pytest.mark.parametrize(
     "name", [name for name in CASES if name != "stochastic depth"]
 )  # each part has its own random numbers
-def test_micro_batches_change_nothing(start, name):
-    settings = CASES[name]
-    plain = start("plain", [], **settings)
+def test_micro_batches_change_nothing(start, undisturbed, name):
+    settings = {"log_every": 1, **CASES[name]}
+    plain = undisturbed([], **settings)
     cached = start("cached", [], **settings, micro_batch_size=3)
-    plain.fit()
     cached.fit()
     for a, b in zip(plain.history.steps, cached.history.steps, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
