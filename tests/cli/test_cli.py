@@ -151,7 +151,7 @@ class TestTrain:
         assert "last" in capsys.readouterr().out
         assert len((copy / "metrics.jsonl").read_text().splitlines()) == 15
         assert again[:3] == ["train", "--model", str(copy / "last")]
-        assert cli.main([*again, "--run-dir", str(tmp_path / "again"), "--batch-size", "8"]) == 0
+        assert cli.main([*again, "--run-dir", str(tmp_path / "again"), "--batch-size", "8", "--max-steps", "2"]) == 0
 
     def test_last_line_names_a_result_at_chance(self, photos, tmp_path, capsys):
         arguments = ["--lr", "1e-9", "--run-dir", str(tmp_path / "run"), *SMALL]

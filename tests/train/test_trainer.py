@@ -96,7 +96,7 @@ def test_saved_models_are_the_trained_ones(start, val_data):
 
 
 def test_learns_its_training_images(start, train_data):
-    trainer = start(epochs=50, lr=3e-3, eval_every=50, min_crop_area=1.0)
+    trainer = start(epochs=30, lr=3e-3, eval_every=30, min_crop_area=1.0)
     history = trainer.fit()
     assert history.steps[0]["loss"] > math.log(8)
     assert sum(record["loss"] for record in history.steps[-5:]) / 5 < 0.5 * math.log(8)
