@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 
 from miniclip.data import Shapes
+from miniclip.diagnostics import doctor
 from miniclip.diagnostics.doctor import FILE, Doctor, report_text
 from miniclip.diagnostics.rules import window
 from miniclip.diagnostics.rules.training import STUCK
 from miniclip.diagnostics.rules.window import MIN_STEPS
 from miniclip.loggers.defaults import default_callbacks
+from miniclip.runtime import cores
 from miniclip.train import Callback, Trainer
 from miniclip.train.config import TrainConfig
 from tests.diagnostics.test_rules import HEALTHY
@@ -100,6 +102,17 @@ def test_duplicate_images_are_reported(diagnose):
     observations = diagnose(Pairs(IMAGES[:20] * 2, SHAPES.captions), batch_size=40, epochs=32)
     assert "20.0 of a batch's 40 pairs repeat the image" in observations["repeated images in a batch"]
     assert "repeated captions in a batch" not in observations
+
+
+@pytest.mark.parametrize("policy", ["", "PASSIVE"])
+def test_busy_cores_are_reported_unless_threads_sleep(diagnose, monkeypatch, policy):
+    monkeypatch.setattr(cores.OtherPrograms, "cores", lambda self: 1.5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(doctor, "available_cores", lambda: 2)
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    observations = diagnose(epochs=1)
+    message = "other programs use 1.5 of 2 cores, and training has 2 threads"
+    assert observations == ({} if policy else {"busy cores": message})
 
 
 class ChangeScale(Callback):

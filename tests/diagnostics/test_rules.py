@@ -1,5 +1,6 @@
 """The rules at their thresholds, on made-up records. `test_doctor.py` applies them to trainings."""
 
+import dataclasses
 import math
 
 import pytest
@@ -110,6 +111,26 @@ def test_missing_or_nonfinite_metrics_are_ignored_except_the_loss():
     for step in range(1, 100):  # steps without batch metrics
         window.add({"step": step, "loss": 4.85, "chance_loss": 4.85})
     assert names(window) == set()
+
+
+def test_busy_cores():
+    facts = dataclasses.replace(FACTS, threads=2, cores=2)
+    assert names(window_of(3, facts=facts, other_cores=0.6)) == {"busy cores"}
+    assert names(window_of(3, facts=facts, other_cores=0.4)) == set()
+    assert names(window_of(2, facts=facts, other_cores=0.6)) == set(), "too few values"
+    assert names(window_of(3, facts=dataclasses.replace(facts, threads_sleep=True), other_cores=0.6)) == set()
+    assert names(window_of(3, facts=dataclasses.replace(facts, threads=1), other_cores=1.9)) == set()
+    assert names(window_of(3, facts=dataclasses.replace(facts, cores=4), other_cores=1.9)) == set(), "two are free"
+    assert names(window_of(3, facts=dataclasses.replace(facts, cores=4), other_cores=2.1)) == {"busy cores"}
+    window = window_of(3, facts=facts, other_cores=2.0)
+    for step in range(100, 130, 10):
+        window.add({**HEALTHY, "step": step, "other_cores": 0.1})
+    assert names(window) == set(), "the other program has ended"
+
+
+def test_more_threads_than_cores():
+    assert names(RunWindow(dataclasses.replace(FACTS, threads=16, cores=2))) == {"more threads than cores"}
+    assert names(RunWindow(dataclasses.replace(FACTS, threads=2, cores=2))) == set()
 
 
 def test_window_drops_old_records():

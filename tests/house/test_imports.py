@@ -16,7 +16,7 @@ from tests.house.source import PACKAGE, read
 # From the ground up. A module imports from its own row and from the rows above it in this list. The longest matching
 # entry counts: `losses.reference` is not in the row of `losses`. "" is the package itself, `miniclip/__init__.py`.
 ORDER: list[tuple[str, ...]] = [
-    ("errors", "version", "utils", "runtime.distributed", "runtime.devices"),
+    ("errors", "version", "utils", "runtime.distributed", "runtime.cores", "runtime.devices"),
     ("config",),
     ("recipes",),
     ("models", "losses.reference", "train.step"),  # the method

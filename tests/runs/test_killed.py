@@ -33,7 +33,7 @@ SETTINGS = {
     "ema_decay": 0.9, "color_jitter": 0.3, "max_rotation_degrees": 10.0, "patch_dropout": 0.5, "micro_batch_size": 5,
 }  # fmt: skip
 KILLS = 6
-TIMES = {"samples_per_second", "data_wait", "mfu"}
+TIMES = {"samples_per_second", "data_wait", "other_cores", "mfu"}
 
 
 def train(run: Path) -> None:

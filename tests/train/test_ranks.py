@@ -94,7 +94,7 @@ CASES = {
     },
 }
 RANK_VARIABLES = ("RANK", "LOCAL_", "WORLD_", "MASTER_", "TORCHELASTIC_")  # torchrun sets them
-OWN = {"samples_per_second", "data_wait", "mfu", "tokens"}  # belong to rank 0 or to the machine
+OWN = {"samples_per_second", "data_wait", "other_cores", "mfu", "tokens"}  # belong to rank 0 or to the machine
 
 
 class WithBroken(Shapes):

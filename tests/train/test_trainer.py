@@ -19,7 +19,7 @@ from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.train import Callback, History, TrainConfig, Trainer
 
-TIMES = {"samples_per_second", "mfu", "data_wait"}
+TIMES = {"samples_per_second", "mfu", "data_wait", "other_cores"}
 
 
 class StopAt(Callback):

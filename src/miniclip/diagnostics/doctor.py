@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from miniclip.diagnostics.rules import BATCH_RULES, EVALUATION_RULES, START_RULES, STEP_RULES
 from miniclip.diagnostics.rules.window import Rule, RunFacts, RunWindow
 from miniclip.runs.history import Record
+from miniclip.runtime.cores import available_cores
 from miniclip.train.callbacks import Callback, TrainerProtocol
 from miniclip.train.step import by_tower
 from miniclip.utils.atomic import write_atomically
@@ -100,6 +104,7 @@ def report_text(step: int, rule: Rule, observation: str) -> str:
 def run_facts(trainer: TrainerProtocol) -> RunFacts:
     """Return the constants of a run that rules need."""
     config, parameters = trainer.config, by_tower(trainer.model)
+    is_on_cpu = trainer.model.device.type == "cpu"
     return RunFacts(
         steps=trainer.total_steps,
         warmup_steps=config.warmup_steps(trainer.total_steps),
@@ -109,6 +114,9 @@ def run_facts(trainer: TrainerProtocol) -> RunFacts:
         truncated_captions=trainer.truncated_captions,
         captions_per_image=config.captions_per_image,
         repeats_are_positives=config.positives == "all",
+        threads=torch.get_num_threads() if is_on_cpu else 1,
+        cores=available_cores(),
+        threads_sleep=os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive",
     )
 
 

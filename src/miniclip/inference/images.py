@@ -26,8 +26,9 @@ from miniclip.data.skipping import reason_of
 from miniclip.errors import DataError, UnreadableError
 from miniclip.inference.batching import MAX_TOKENS, device_of, progress_bar, require_rows
 from miniclip.models.clip import CLIP
+from miniclip.runtime.cores import available_cores
 from miniclip.utils.checks import whole_number
-from miniclip.utils.threads import available_cores, thread_pool
+from miniclip.utils.threads import thread_pool
 
 MAX_WORKERS = 16  # more threads wait for the interpreter's lock and for the disk
 MAX_NAMED = 10  # images that a warning names

@@ -18,6 +18,7 @@ from miniclip.runs.history import History, Record
 from miniclip.runs.nonfinite import NonFiniteSteps, finite_rows
 from miniclip.runs.progress import Progress
 from miniclip.runtime import distributed, flops
+from miniclip.runtime.cores import OtherPrograms
 from miniclip.train.config import Loss, TrainConfig
 from miniclip.train.step import StepResult
 
@@ -43,6 +44,7 @@ class MetricsBuffer:
         mfu: function that returns the MFU, or None.
         batch_metrics: function that returns more metrics of a batch and the model's output for it.
         chance_loss: `chance_loss` of a batch.
+        other_programs: measure of the cores that other programs use; None on a GPU.
 
     Attributes:
         history: all records so far.
@@ -56,9 +58,10 @@ class MetricsBuffer:
         mfu: MFU,
         batch_metrics: BatchMetrics,
         chance_loss: float,
+        other_programs: OtherPrograms | None = None,
     ) -> None:
         self.loader, self.nonfinite, self.mfu, self.batch_metrics = loader, nonfinite, mfu, batch_metrics
-        self.chance_loss = chance_loss
+        self.chance_loss, self.other_programs = chance_loss, other_programs
         self.history = History()
         self.last_batch: Batch | None = None
         self.last_output: CLIPOutput | None = None
@@ -117,7 +120,9 @@ class MetricsBuffer:
         samples_per_second = round(steps * self.loader.batch_size / seconds, 1)
         data_wait = round(min(1.0, self.loader.wait_seconds / seconds), 4)
         self.start_clock()
-        return {"samples_per_second": samples_per_second, "data_wait": data_wait}
+        values = {"samples_per_second": samples_per_second, "data_wait": data_wait}
+        other_cores = self.other_programs.cores() if self.other_programs else None
+        return values if other_cores is None else {**values, "other_cores": round(other_cores, 2)}
 
 
 def mfu_function(model: CLIPModel, config: TrainConfig) -> MFU:

@@ -32,6 +32,7 @@ from miniclip.runs.progress import Progress, run_length
 from miniclip.runs.resume import ResumedRun, restore
 from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import compile_blocks
+from miniclip.runtime.cores import OtherPrograms
 from miniclip.runtime.devices import select_device
 from miniclip.runtime.memory import fit_into_memory
 from miniclip.runtime.precision import resolve
@@ -231,4 +232,5 @@ def build_metrics(
 
     nonfinite = NonFiniteSteps(run_dir, loader, data, config.max_nonfinite_steps)
     chance = chance_loss(loader.batch_size, config.loss, config.captions_per_image, config.label_smoothing)
-    return MetricsBuffer(loader, nonfinite, mfu_function(model, config), metrics_of, chance)
+    other_programs = OtherPrograms() if model.device.type == "cpu" else None
+    return MetricsBuffer(loader, nonfinite, mfu_function(model, config), metrics_of, chance, other_programs)

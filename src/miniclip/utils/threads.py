@@ -1,13 +1,10 @@
-"""Thread pool that drops pending work after an error or Ctrl-C, and the number of CPU cores."""
+"""Thread pool that drops pending work after an error or Ctrl-C."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-
-from miniclip.runtime import distributed
+from contextlib import contextmanager
 
 
 @contextmanager
@@ -24,10 +21,3 @@ def thread_pool(max_workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def available_cores() -> int:
-    """Return the number of CPU cores of this process: its share among the ranks of the machine."""
-    with suppress(AttributeError):  # Linux only; containers and schedulers grant fewer cores than the machine has
-        return max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
-    return max(1, (os.cpu_count() or 1) // distributed.local_world_size())

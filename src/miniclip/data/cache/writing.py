@@ -41,9 +41,9 @@ from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
 from miniclip.data.sources.common import Decoded, pixels_or_reason
 from miniclip.data.sources.workers import StreamedImages
 from miniclip.errors import DataError
+from miniclip.runtime.cores import available_cores
 from miniclip.utils.atomic import write_atomically
 from miniclip.utils.lock import lock_directory
-from miniclip.utils.threads import available_cores
 
 if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer

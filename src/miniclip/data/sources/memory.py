@@ -12,8 +12,9 @@ from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import OnError
 from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches, pixels_or_reason
 from miniclip.errors import UnreadableError
+from miniclip.runtime.cores import available_cores
 from miniclip.runtime.devices import send
-from miniclip.utils.threads import available_cores, thread_pool
+from miniclip.utils.threads import thread_pool
 
 
 class InMemoryImages:

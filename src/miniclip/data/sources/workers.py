@@ -18,7 +18,7 @@ from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.decoding.jpeg import register_decoder
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.sources.common import Decoded, DecodedBatches, IndexBatches, pixels_or_reason
-from miniclip.utils.threads import available_cores
+from miniclip.runtime.cores import available_cores
 
 MAX_DEFAULT_WORKERS = 8
 PREFETCH_BATCHES = 2  # per worker

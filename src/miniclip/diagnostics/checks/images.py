@@ -16,7 +16,8 @@ from miniclip.data.skipping import reason_of
 from miniclip.diagnostics.checks.sampling import MAX_NAMES, listed, sample_indices
 from miniclip.diagnostics.findings import Finding, Severity
 from miniclip.errors import DataError
-from miniclip.utils.threads import available_cores, thread_pool
+from miniclip.runtime.cores import available_cores
+from miniclip.utils.threads import thread_pool
 
 MAX_IMAGES, MAX_SECONDS = 10_000, 60.0  # sample size and time limit
 THUMBNAIL = 8  # pixels on a side

@@ -44,6 +44,9 @@ class RunFacts:
     truncated_captions: int = 0
     captions_per_image: int = 1
     repeats_are_positives: bool = False
+    threads: int = 1  # number for an operation on the CPU; 1 on a GPU
+    cores: int = 0  # available to this process; 0: not known
+    threads_sleep: bool = False  # while they wait for each other
 
 
 @dataclasses.dataclass

@@ -1,0 +1,141 @@
+"""Speed beside a busy program, for several numbers of threads and ways to wait.
+
+python -m benchmarks.busy [--busy 0 0.5 1] [--rounds 3] [--seconds 5]
+
+The threads of an operation wait for each other at its end, and by default they spin while they wait. If another program
+computes on one of their cores, all of them wait for the thread on that core. `--busy` is the number of cores that other
+programs use: 0.5 is one program that computes half of the time. Each figure comes from a process of its own, since the
+settings are read when torch is loaded. Rounds are interleaved, figures are medians over them. Linux only.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PERIOD = 0.02  # seconds; a busy program computes for a part of each
+PRESET, BATCH = "bert_vit_small", 64
+IMAGES = 8
+UNITS = {"training step": "pairs/s", "encode_image": "images/s"}
+
+
+def settings() -> dict[str, dict[str, str]]:
+    """Return environment variables by the name of their row."""
+    fewer = {f"OMP_NUM_THREADS={cores() - 1}": {"OMP_NUM_THREADS": str(cores() - 1)}} if cores() > 1 else {}
+    return {"torch's default": {}, "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"}, **fewer}
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def busy_programs(load: float) -> Iterator[None]:
+    """Run programs that use `load` cores."""
+    command = [sys.executable, "-c", "import sys; from benchmarks.busy import compute; compute(float(sys.argv[1]))"]
+    shares = [1.0] * int(load) + ([load % 1] if load % 1 else [])
+    programs = [subprocess.Popen([*command, str(share)]) for share in shares]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+def compute(share: float) -> None:
+    """Compute for a share of the time, without end."""
+    while True:
+        start = time.perf_counter()
+        while time.perf_counter() - start < share * PERIOD:
+            pass
+        time.sleep((1 - share) * PERIOD)
+
+
+def training_step(folder: Path) -> Callable[[], int]:
+    """Return a function that makes a training step, with its batch, and returns the number of pairs."""
+    from benchmarks.saving import batches, trainer_of
+
+    trainer = trainer_of(PRESET, BATCH, folder / "run")
+    source = batches(trainer)
+
+    def step() -> int:
+        trainer.train_step(next(source))
+        trainer.log()
+        return BATCH
+
+    return step
+
+
+def encode_image(folder: Path) -> Callable[[], int]:
+    """Return a function that encodes images with a ViT-B/16, and returns their number."""
+    import torch
+
+    import miniclip
+
+    model = miniclip.load("vit_b_16", pretrained=False)
+    images = torch.rand(IMAGES, 3, 224, 224)
+
+    def encode() -> int:
+        model.encode_image(images)
+        return IMAGES
+
+    return encode
+
+
+def measure(name: str, seconds: float) -> None:
+    """Print the speed of a workload in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        call = {"training step": training_step, "encode_image": encode_image}[name](Path(folder))
+        call()
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            done += call()
+        print(done / (time.perf_counter() - start))
+
+
+def measured(name: str, seconds: float, variables: dict[str, str]) -> float:
+    """Return the speed of a workload in a process with these environment variables."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "MKL_"))}
+    command = [sys.executable, "-m", "benchmarks.busy", "--measure", name, "--seconds", str(seconds)]
+    result = subprocess.run(command, env=environment | variables, stdout=subprocess.PIPE, text=True, check=True)
+    return float(result.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--busy", type=float, nargs="+", default=[0, 0.5, 1], help="cores that other programs use")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5, help="of each figure")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # in a process of its own: the workload
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure, options.seconds)
+        return
+    cells = list(itertools.product(UNITS, options.busy, settings()))
+    speeds: dict[tuple[str, float, str], list[float]] = {cell: [] for cell in cells}
+    for _, cell in itertools.product(range(options.rounds), cells):
+        name, load, setting = cell
+        with busy_programs(load):
+            speeds[cell].append(measured(name, options.seconds, settings()[setting]))
+    from benchmarks.harness import describe_machine
+    from benchmarks.report import machine_line
+
+    print(machine_line(describe_machine()))
+    for name, unit in UNITS.items():
+        print(f"\n| {name}, {unit}; other programs use | " + " | ".join(settings()) + " |")
+        print("| --- |" + " --- |" * len(settings()))
+        for load in options.busy:
+            row = [f"{statistics.median(speeds[name, load, setting]):,.1f}" for setting in settings()]
+            print(f"| {load:g} of {cores()} cores | " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()
