@@ -1,10 +1,10 @@
 """Speed beside a busy program, for several numbers of threads and ways to wait.
 
-python -m benchmarks.busy [--busy 0 0.5 1] [--rounds 3] [--seconds 5]
+python -m benchmarks.busy [--busy 0 1 2] [--rounds 3] [--seconds 5]
 
 The threads of an operation wait for each other at its end, and by default they spin while they wait. If another program
 computes on one of their cores, all of them wait for the thread on that core. `--busy` is the number of cores that other
-programs use: 0.5 is one program that computes half of the time. Each figure comes from a process of its own, since the
+programs want: 0.5 is one program that computes half of the time. Each figure comes from a process of its own, since the
 settings are read when torch is loaded. Rounds are interleaved, figures are medians over them. Linux only.
 """
 
@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from miniclip.cli.running import SPIN_COUNT, WAITING
+
 PERIOD = 0.02  # seconds; a busy program computes for a part of each
-PRESET, BATCH = "bert_vit_small", 64
+PRESET, BATCH = "bert_vit_tiny", 256
 IMAGES = 8
 UNITS = {"training step": "pairs/s", "encode_image": "images/s"}
 
@@ -29,7 +31,13 @@ UNITS = {"training step": "pairs/s", "encode_image": "images/s"}
 def settings() -> dict[str, dict[str, str]]:
     """Return environment variables by the name of their row."""
     fewer = {f"OMP_NUM_THREADS={cores() - 1}": {"OMP_NUM_THREADS": str(cores() - 1)}} if cores() > 1 else {}
-    return {"torch's default": {}, "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"}, **fewer}
+    spin_count, wait_policy = WAITING
+    return {
+        "torch's default": {},
+        f"{spin_count}={SPIN_COUNT}, as `miniclip`": {spin_count: SPIN_COUNT},
+        f"{wait_policy}=passive": {wait_policy: "passive"},
+        **fewer,
+    }
 
 
 def cores() -> int:
@@ -111,7 +119,7 @@ def measured(name: str, seconds: float, variables: dict[str, str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--busy", type=float, nargs="+", default=[0, 0.5, 1], help="cores that other programs use")
+    parser.add_argument("--busy", type=float, nargs="+", default=[0, 1, 2], help="cores that other programs want")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each figure")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # in a process of its own: the workload
@@ -130,7 +138,7 @@ def main() -> None:
 
     print(machine_line(describe_machine()))
     for name, unit in UNITS.items():
-        print(f"\n| {name}, {unit}; other programs use | " + " | ".join(settings()) + " |")
+        print(f"\n| {name}, {unit}; other programs want | " + " | ".join(settings()) + " |")
         print("| --- |" + " --- |" * len(settings()))
         for load in options.busy:
             row = [f"{statistics.median(speeds[name, load, setting]):,.1f}" for setting in settings()]

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from miniclip import cli
+from miniclip.cli.running import SPIN_COUNT, WAITING
 
 # A module finder that fails as soon as torch is imported.
 NO_TORCH = """
@@ -54,6 +55,18 @@ def test_train_prints_a_line_before_it_imports_torch_and_stops_without_a_traceba
     assert process.stdout == "reading photos.csv\n"
     assert process.stderr == "miniclip: stopped\n"
     assert process.returncode == cli.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_spin_for_a_short_time_unless_the_user_has_chosen(variables, expected):
+    code = NO_TORCH.replace("raise KeyboardInterrupt", "raise SystemExit(str(os.environ.get('GOMP_SPINCOUNT')))")
+    code = "import os" + code.format(arguments=["train", "--data", "photos.csv"], interrupt=True)
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING} | variables
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert process.stderr.strip() == expected
 
 
 def test_package_imports_torch_on_first_use():

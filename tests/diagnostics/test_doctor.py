@@ -104,15 +104,18 @@ def test_duplicate_images_are_reported(diagnose):
     assert "repeated captions in a batch" not in observations
 
 
-@pytest.mark.parametrize("policy", ["", "PASSIVE"])
-def test_busy_cores_are_reported_unless_threads_sleep(diagnose, monkeypatch, policy):
+@pytest.mark.parametrize("variables", [{}, {"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "3000"}], ids=str)
+def test_busy_cores_are_reported_unless_threads_sleep(diagnose, monkeypatch, variables):
     monkeypatch.setattr(cores.OtherPrograms, "cores", lambda self: 1.5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(doctor, "available_cores", lambda: 2)
-    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     observations = diagnose(epochs=1)
     message = "other programs use 1.5 of 2 cores, and training has 2 threads"
-    assert observations == ({} if policy else {"busy cores": message})
+    assert observations == ({} if variables else {"busy cores": message})
 
 
 class ChangeScale(Callback):

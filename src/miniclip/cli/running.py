@@ -20,6 +20,8 @@ from typing import Any
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)  # with CheckpointError and DataError
 USER_ERROR = 2
 INTERNAL_ERROR = 70  # EX_SOFTWARE; 1 belongs to `miniclip train --check`
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # libgomp reads them when torch is imported
+SPIN_COUNT = "3000"  # a tenth of a millisecond; by default it is a hundred times as long
 INTERRUPTED = 130  # the exit code of shells for Ctrl-C
 BROKEN_PIPE = 141  # that of a program whose output nothing reads any more, as in `miniclip models | head -1`
 
@@ -140,7 +142,14 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def prepare_process() -> None:
-    """Print warnings as one line, and names of files that the terminal's encoding does not have with escapes."""
+    """Prepare the process of a command, before torch is imported.
+
+    Warnings are printed as one line, names of files that the terminal's encoding does not have with escapes. The
+    threads of an operation spin for a short time while they wait for each other, and then sleep: beside other programs,
+    those that spin hold the core that the last one needs (`python -m benchmarks.busy`). The user's setting remains.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ[WAITING[0]] = SPIN_COUNT
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")

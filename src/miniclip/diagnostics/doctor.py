@@ -116,7 +116,7 @@ def run_facts(trainer: TrainerProtocol) -> RunFacts:
         repeats_are_positives=config.positives == "all",
         threads=torch.get_num_threads() if is_on_cpu else 1,
         cores=available_cores(),
-        threads_sleep=os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive",
+        threads_sleep=os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" or "GOMP_SPINCOUNT" in os.environ,
     )
 
 

@@ -46,7 +46,7 @@ class RunFacts:
     repeats_are_positives: bool = False
     threads: int = 1  # number for an operation on the CPU; 1 on a GPU
     cores: int = 0  # available to this process; 0: not known
-    threads_sleep: bool = False  # while they wait for each other
+    threads_sleep: bool = False  # soon, while they wait for each other
 
 
 @dataclasses.dataclass
