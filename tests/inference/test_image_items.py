@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, ImageSequence
 
 from miniclip.data.decoding import open_image
 from miniclip.errors import DataError
+from miniclip.inference.image_items import image_items
 from miniclip.inference.model import CLIPModel
 
 
@@ -128,6 +129,76 @@ def test_generator_may_close_its_files_and_reuse_its_arrays(model, rows, paths, 
     assert same(model.encode_image(files()), rows)
     assert same(model.encode_image(frames()), rows)
     assert same(model.encode_image(torch.from_numpy(frame).permute(2, 0, 1) for frame in frames()), rows)
+
+
+class Film:
+    """Reader that yields its frames in one array."""
+
+    def __init__(self, arrays):
+        self.arrays, self.buffer = arrays, np.empty_like(arrays[0])
+
+    def __iter__(self):
+        for array in self.arrays:
+            self.buffer[:] = array
+            yield self.buffer
+
+
+class FilmOfKnownLength(Film):
+    def __len__(self):
+        return len(self.arrays)
+
+
+@pytest.mark.parametrize("film", [Film, FilmOfKnownLength])
+def test_reader_of_films_may_reuse_its_array(model, rows, arrays, film):
+    assert same(model.encode_image(film(arrays)), rows)
+
+
+def test_generator_may_change_and_close_its_images(model, rows, paths, arrays):
+    def files():
+        for path in paths:
+            with Image.open(path) as image:
+                yield image
+
+    def canvas():
+        image = Image.new("RGB", (30, 20))
+        for array in arrays:
+            image.paste(Image.fromarray(array))
+            yield image
+
+    def drawn_on():
+        for path in paths:
+            with path.open("rb") as file, Image.open(file) as image:
+                image.load()
+                image.paste("red", (0, 0, 30, 20))
+                yield image
+
+    assert same(model.encode_image(files()), rows)
+    assert same(model.encode_image(canvas()), rows)
+    assert same(model.encode_image(drawn_on()), model.encode_image([Image.new("RGB", (30, 20), "red")] * 3))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "png"])
+def test_frames_of_an_animation(model, paths, tmp_path, suffix):
+    path = tmp_path / f"film.{suffix}"
+    first, *others = (open_image(path) for path in paths)
+    first.save(path, save_all=True, append_images=others)
+    with Image.open(path) as film:
+        frames = [frame.copy() for frame in ImageSequence.Iterator(film)]
+        film.seek(0)
+        assert same(model.encode_image(ImageSequence.Iterator(film)), model.encode_image(frames))
+    assert not same(model.encode_image(frames[:1]), model.encode_image(frames[2:]))
+
+
+def test_generator_of_unread_images_keeps_them_unread(paths, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    kept = image_items(Image.open(path) for path in paths)
+    assert [image.size for image in kept] == [(30, 20)] * 3
+
+
+def test_generator_with_a_damaged_image_names_it(model, paths, tmp_path):
+    (tmp_path / "cut.png").write_bytes(paths[1].read_bytes()[:600])
+    with pytest.raises(DataError, match="image 1: "):
+        model.encode_image(Image.open(path) for path in (paths[0], tmp_path / "cut.png"))
 
 
 def test_bytes_of_a_jpeg_are_read_as_its_path(model, tmp_path, arrays):

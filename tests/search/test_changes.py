@@ -251,6 +251,19 @@ def test_walk_skips_hidden_names_indexes_and_loops(photos, search_model):
     assert listing.problems == {"dangling.png": "is a link to a file that does not exist"}
 
 
+def test_images_behind_a_broken_link_are_kept(photos, search_model, tmp_path):
+    write_images(tmp_path / "disk" / "2024", 2)
+    (photos / "disk").symlink_to(tmp_path / "disk")
+    (photos / "notes").symlink_to(tmp_path / "nothing")  # never had images, and is not reported
+    assert len(Index.build(search_model, photos)) == 14
+    (tmp_path / "disk").rename(tmp_path / "away")
+    index = Index.build(search_model, photos)
+    assert (len(index), index.report.removed) == (14, 0)
+    assert index.report.unreadable == {"disk/": "is a link to a folder that does not exist"}
+    (photos / "disk").unlink()
+    assert len(Index.build(search_model, photos)) == 12
+
+
 def test_folder_of_links_and_a_time_of_the_far_future(photos, search_model, tmp_path):
     os.utime(photos / "0.png", (2**33 * 1.5, 2**33 * 1.5))
     links = tmp_path / "links"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, KeysView, Sequence, ValuesView
+from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,10 +48,10 @@ def image_items(images: Any) -> Tensor | Sequence[Any]:
         return [images.item()] if images.ndim == 0 else listed(images, "images", SEVERAL)
     if is_array(images) and len(images.shape) > 1:
         return _batch_items(images) if len(images.shape) == 4 else [images]
-    if isinstance(images, Iterator):
-        return _joined([_kept(item) for item in images])
     if isinstance(images, Sequence) and not isinstance(images, list | tuple | deque):
         return images
+    if isinstance(images, Iterable) and not _holds_its_items(images):
+        return _joined([_kept(item) for item in images])
     return _joined(listed(images, "images", SEVERAL))
 
 
@@ -93,13 +94,36 @@ def _batch_items(images: Any) -> list[Any]:
         raise TypeError(f"images: {error}") from None
 
 
+def _holds_its_items(images: Iterable[Any]) -> bool:
+    """Return whether a collection holds all of its items; a generator or a reader of films makes them one by one."""
+    is_column = hasattr(images, "shape") or hasattr(images, "to_pylist")
+    return is_column or isinstance(images, list | tuple | deque | KeysView | ValuesView)
+
+
 def _kept(item: Any) -> Any:
     """Return an item that stays valid when a generator continues, which may reuse its arrays and close its files."""
     if isinstance(item, Tensor):
         return item.clone()
     if isinstance(item, np.ndarray):
         return item.copy()
+    if isinstance(item, Image.Image):
+        return _kept_image(item)
     return encoded(item) if is_encoded(item) else item
+
+
+def _kept_image(image: Image.Image) -> Image.Image:
+    """Return a copy of an image; of one that is not decoded yet, a copy of its file, which takes less memory."""
+    file = getattr(image, "fp", None)
+    try:
+        if file is None or not getattr(image, "tile", None) or getattr(image, "is_animated", False):
+            return image.copy()  # a frame of an animation too: its iterator yields the same object again and again
+        position = file.tell()
+        file.seek(0)
+        content = file.read()
+        file.seek(position)
+        return Image.open(BytesIO(content))
+    except Exception:  # a damaged file; the caller's error names the image
+        return image
 
 
 def _joined(items: Sequence[Any]) -> Tensor | Sequence[Any]:

@@ -130,6 +130,9 @@ def _gone(update: Update, listing: Listing, source: FolderSource | DataSource) -
 
     Images in a folder or a shard that cannot be read are kept.
     """
+    for link in listing.broken_links:
+        if any(name.startswith(link) for name in update.known):  # a disk may not be mounted
+            listing.problems[link] = "is a link to a folder that does not exist"
     if isinstance(source, FolderSource):
         folders = tuple(name for name in listing.problems if not name or name.endswith("/"))
     else:
@@ -147,12 +150,12 @@ def _gone(update: Update, listing: Listing, source: FolderSource | DataSource) -
 
 def _added(images: PathInput | Iterable[PathInput], root: str) -> tuple[Listing, Listing]:
     """Return the files at some paths: those in a folder, by their relative names, and others, by their paths."""
-    inside, outside = Listing({}, {}), Listing({}, {})
+    inside, outside = Listing({}, {}, []), Listing({}, {}, [])
     for given in [images] if isinstance(images, str | os.PathLike) else list(images):
         path = place_of(given, root)
         if not path.exists():
             raise FileNotFoundError(f"{given}: does not exist")
-        below = walk(path) if path.is_dir() else Listing({"": Listed(path, None)}, {})
+        below = walk(path) if path.is_dir() else Listing({"": Listed(path, None)}, {}, [])
         for listed in below.images.values():
             file = Path(str(listed.key))
             if root and file.is_relative_to(root):

@@ -68,7 +68,7 @@ class DataSource:
             name: Listed(index, FileState.find(path) if isinstance(path, Path) else None)
             for index, (name, path) in enumerate(zip(names_of(self.data), paths, strict=True))
         }
-        return Listing(images, dict(getattr(getattr(self.data, "skip_log", None), "reasons", {})))
+        return Listing(images, dict(getattr(getattr(self.data, "skip_log", None), "reasons", {})), [])
 
     def open(self, key: Path | int) -> Path | bytes | Image.Image:
         """Return the file, the bytes or the pixels of an image."""

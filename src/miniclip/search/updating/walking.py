@@ -39,10 +39,12 @@ class Listing(NamedTuple):
     Attributes:
         images: by name, in order.
         problems: why a folder or a file cannot be listed, by its name. The name of a folder ends with a slash.
+        broken_links: names of links to nothing, with a slash at their ends; each may have been a link to a folder.
     """
 
     images: dict[str, Listed]
     problems: dict[str, str]
+    broken_links: list[str]
 
 
 @functools.cache
@@ -64,9 +66,9 @@ def walk(root: Path) -> Listing:
     Names that begin with a dot and directories of indexes are skipped. Links to folders are followed, each folder once.
     A file of a camera is skipped if another image beside it has its name, as cameras write both.
     """
-    listing = Listing({}, {})
+    listing = Listing({}, {}, [])
     _walk(str(root), "", listing, set())
-    return Listing(dict(sorted(listing.images.items())), listing.problems)
+    return listing._replace(images=dict(sorted(listing.images.items())))
 
 
 def _walk(folder: str, prefix: str, listing: Listing, visited: set[tuple[int, int]]) -> None:
@@ -109,6 +111,8 @@ def _add_files(entries: list[os.DirEntry[str]], prefix: str, listing: Listing) -
             elif suffix in image_suffixes():
                 stems.add(entry.name[: -len(suffix)])
                 _add(entry, prefix, listing)
+            elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+                listing.broken_links.append(f"{prefix}{entry.name}/")
         except OSError as error:
             listing.problems[prefix + entry.name] = system_message(error)
     for entry in raw:
