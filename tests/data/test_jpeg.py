@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import random
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -137,6 +138,16 @@ def test_a_long_file_is_decoded_by_pillow(monkeypatch):
     monkeypatch.setattr(module, "MAX_JPEG_BYTES", len(content) - 1)
     monkeypatch.setattr(module, "_RGB", 99)  # torchvision would fail
     assert torch.equal(decode_image(content), whole)
+
+
+def test_broken_torchvision_is_named_once_and_pillow_decodes(monkeypatch):
+    content = make_file(90, 70)
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # its import raises
+    monkeypatch.setattr(module, "register_decoder", functools.cache(module.register_decoder.__wrapped__))
+    with pytest.warns(UserWarning, match="torchvision cannot be imported .*; Pillow decodes JPEG files") as warned:
+        images = [decode_image(content) for _ in range(3)]
+    assert len(warned) == 1
+    assert all(torch.equal(image, as_tensor(open_image(content))) for image in images)
 
 
 def test_without_torchvisions_decoders_pillow_decodes(monkeypatch):

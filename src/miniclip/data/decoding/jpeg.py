@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,10 +95,13 @@ def decode_image(
 
 
 @functools.cache
-def register_decoder() -> None:
+def register_decoder() -> bool:
     """Register torchvision's decoder with torch, from its library: `import torchvision` imports all its models first.
 
     That takes a second. If the library has another name or needs the package, the package is imported.
+
+    Returns:
+        Whether the decoder can be used. Without it, Pillow decodes all images.
     """
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -107,13 +111,19 @@ def register_decoder() -> None:
             except OSError:
                 continue
             if hasattr(torch.ops.image, "decode_jpeg"):
-                return
-    import torchvision  # noqa: F401
+                return True
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:  # one that does not fit torch raises a RuntimeError; no image is the cause
+        warnings.warn(f"torchvision cannot be imported ({error}); Pillow decodes JPEG files, slowly", stacklevel=2)
+        return False
+    return True
 
 
 def _decode_jpeg(file: BinaryIO, size: tuple[int, int]) -> Tensor | None:
     """Decode a JPEG of three channels and (W, H) pixels to (3, H, W) uint8; None if torchvision refuses it."""
-    register_decoder()
+    if not register_decoder():
+        return None
     length = file.seek(0, os.SEEK_END)
     if length > MAX_JPEG_BYTES:
         return None
