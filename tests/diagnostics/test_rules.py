@@ -122,10 +122,16 @@ def test_busy_cores():
     assert names(window_of(3, facts=dataclasses.replace(facts, threads=1), other_cores=1.9)) == set()
     assert names(window_of(3, facts=dataclasses.replace(facts, cores=4), other_cores=1.9)) == set(), "two are free"
     assert names(window_of(3, facts=dataclasses.replace(facts, cores=4), other_cores=2.1)) == {"busy cores"}
+    ranks = dataclasses.replace(facts, threads=8, cores=16, ranks=4)
+    assert names(window_of(3, facts=ranks, other_cores=20.0)) == set(), "44 of 64 are free for 32 threads"
+    assert names(window_of(3, facts=ranks, other_cores=33.0)) == {"busy cores"}
     window = window_of(3, facts=facts, other_cores=2.0)
     for step in range(100, 130, 10):
         window.add({**HEALTHY, "step": step, "other_cores": 0.1})
     assert names(window) == set(), "the other program has ended"
+    for step in range(130, 300, 2):  # fast steps: few of their records have a value
+        window.add({**HEALTHY, "step": step, **({"other_cores": 1.0} if step % 26 == 0 else {})})
+    assert names(window) == {"busy cores"}
 
 
 def test_more_threads_than_cores():

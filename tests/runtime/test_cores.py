@@ -97,6 +97,13 @@ def test_value_is_the_mean_of_the_time_since_the_last_one(monkeypatch):
     assert programs.cores() == 0.0, "clocks differ by some hundredths of a second"
 
 
+def test_containers_with_a_limit_have_no_value(monkeypatch):
+    affinity(monkeypatch, 8)
+    monkeypatch.setattr(cores, "_container_limit", lambda: 2.0)
+    monkeypatch.setattr(cores.time, "monotonic", iter([0.0, 100.0, 200.0, 300.0]).__next__)
+    assert OtherPrograms().cores() is None
+
+
 def test_systems_without_proc_have_no_value(monkeypatch):
     files(monkeypatch, {})
     monkeypatch.setattr(cores.time, "monotonic", iter([0.0, 100.0, 200.0]).__next__)

@@ -14,6 +14,7 @@ import torch
 from miniclip.diagnostics.rules import BATCH_RULES, EVALUATION_RULES, START_RULES, STEP_RULES
 from miniclip.diagnostics.rules.window import Rule, RunFacts, RunWindow
 from miniclip.runs.history import Record
+from miniclip.runtime import distributed
 from miniclip.runtime.cores import available_cores
 from miniclip.train.callbacks import Callback, TrainerProtocol
 from miniclip.train.step import by_tower
@@ -116,6 +117,7 @@ def run_facts(trainer: TrainerProtocol) -> RunFacts:
         repeats_are_positives=config.positives == "all",
         threads=torch.get_num_threads() if is_on_cpu else 1,
         cores=available_cores(),
+        ranks=distributed.local_world_size(),
         threads_sleep=os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" or "GOMP_SPINCOUNT" in os.environ,
     )
 

@@ -46,7 +46,8 @@ class OtherPrograms:
         """Return the mean number of cores that other programs have used since the last value was returned.
 
         Returns:
-            A number from 0; None within 5 seconds of the last value, or if the system has no `/proc`.
+            A number from 0. None within 5 seconds of the last value, and if the system has no `/proc`. None in a
+            container with a limit on its CPU time too: programs on the machine's other cores do not affect it.
         """
         if self._start is None or time.monotonic() - self._start[0] < MIN_SECONDS or (now := self._now()) is None:
             return None
@@ -55,8 +56,10 @@ class OtherPrograms:
 
     @staticmethod
     def _now() -> tuple[float, float, float] | None:
-        """Return the time, and the CPU seconds of all programs and of this one; None without `/proc`."""
+        """Return the time, and the CPU seconds of all programs and of this one; None if they cannot be compared."""
         try:
+            if _container_limit() < len(os.sched_getaffinity(0)):
+                return None
             tick = os.sysconf("SC_CLK_TCK")
             return time.monotonic(), _total_ticks() / tick, _own_ticks() / tick
         except (OSError, ValueError, AttributeError):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from miniclip.diagnostics.rules.window import Rule, RunWindow
+from miniclip.diagnostics.rules.window import MIN_VALUES, Rule, RunWindow
 
 MIN_OTHER_CORES = 0.5  # used by other programs
-MIN_VALUES = 3  # at least 5 seconds each
 
 
 def _busy_cores(window: RunWindow) -> str | None:
-    facts = window.facts
-    values = [record["other_cores"] for record in window.batch_records if "other_cores" in record][-MIN_VALUES:]
+    facts, values = window.facts, window.other_cores
     if len(values) < MIN_VALUES or facts.threads == 1 or facts.threads_sleep:
         return None
-    others = sum(values) / len(values)
-    if others < MIN_OTHER_CORES or facts.threads <= facts.cores - others:
+    others, cores, threads = sum(values) / len(values), facts.cores * facts.ranks, facts.threads * facts.ranks
+    if others < MIN_OTHER_CORES or threads <= cores - others:
         return None
-    return f"other programs use {others:.1f} of {facts.cores} cores, and training has {facts.threads} threads"
+    return f"other programs use {others:.1f} of {cores} cores, and training has {threads} threads"
 
 
 def _many_threads(window: RunWindow) -> str | None:

@@ -10,6 +10,7 @@ from typing import Literal
 from miniclip.diagnostics.batch_metrics import learned_fraction
 from miniclip.runs.history import Record
 
+MIN_VALUES = 3  # values of `other_cores`
 MIN_RECORDS, MIN_STEPS = 10, 100  # records with batch metrics in a full window, and the steps that they span
 
 
@@ -46,6 +47,7 @@ class RunFacts:
     repeats_are_positives: bool = False
     threads: int = 1  # number for an operation on the CPU; 1 on a GPU
     cores: int = 0  # available to this process; 0: not known
+    ranks: int = 1  # on this machine, each with these threads and cores
     threads_sleep: bool = False  # soon, while they wait for each other
 
 
@@ -60,6 +62,7 @@ class RunWindow:
         steps: records of the steps since the first of `batch_records`.
         evaluations: records of all evaluations.
         skipped: record of the last non-finite step.
+        other_cores: the last values of this metric, which not every record has.
     """
 
     facts: RunFacts
@@ -68,6 +71,7 @@ class RunWindow:
     steps: list[Record] = dataclasses.field(default_factory=list)
     evaluations: list[Record] = dataclasses.field(default_factory=list)
     skipped: Record | None = None
+    other_cores: list[float] = dataclasses.field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Add a record and drop those that have left the window."""
@@ -81,6 +85,8 @@ class RunWindow:
         if "loss_floor" in record:
             self.first = self.first or record
             self.batch_records.append(record)
+            if "other_cores" in record:  # the records between two of these repeat the value
+                self.other_cores = [*self.other_cores, record["other_cores"]][-MIN_VALUES:]
             while len(self.batch_records) > MIN_RECORDS and record["step"] - self.batch_records[1]["step"] >= MIN_STEPS:
                 start = self.batch_records.pop(0)["step"]
                 self.steps = [step for step in self.steps if step["step"] > start]
