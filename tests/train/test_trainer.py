@@ -206,6 +206,16 @@ def test_directory_with_a_run_is_refused_and_unchanged(start):
     assert {path: path.read_bytes() for path in trainer.run_dir.rglob("*") if path.is_file()} == before
 
 
+def test_second_trainer_of_a_directory_leaves_the_run_of_the_first(start):
+    first, second = start(callbacks=default(), max_steps=2), start(callbacks=default(), max_steps=1, lr=1e-4)
+    first.fit()
+    before = {path: path.read_bytes() for path in first.run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match=r"already holds a run.*--resume"):
+        second.fit()
+    assert {path: path.read_bytes() for path in first.run_dir.rglob("*") if path.is_file()} == before
+    first.fit()  # has no steps left, and is not taken for another run
+
+
 def test_run_killed_before_its_first_state_may_be_replaced(start, train_data, val_data):
     trainer = start(max_steps=1)
     trainer.fit()

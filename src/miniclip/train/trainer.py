@@ -20,7 +20,7 @@ from miniclip.diagnostics.check import check
 from miniclip.diagnostics.findings import CheckReport
 from miniclip.evaluation.retrieval import Embeddings
 from miniclip.inference.model import CLIPModel
-from miniclip.runs.directory import start_run
+from miniclip.runs.directory import require_no_run, start_run
 from miniclip.runs.history import History
 from miniclip.runs.interrupt import GracefulStop
 from miniclip.runs.resume import ResumedRun, ResumeOptions, load_run
@@ -84,6 +84,7 @@ class Trainer:
         self.train_captions: int = run.facts["data"]["train"]["captions"]
         self.embedded: Embeddings | None = None
         self.total_steps, self.epochs, self.modes = run.total_steps, run.epochs, TrainingModes(model)
+        self._is_new = resumed is None
 
     @classmethod
     def resume(
@@ -140,6 +141,7 @@ class Trainer:
             FloatingPointError: more than `max_nonfinite_steps` steps in a row, or the weights, are not finite.
             OSError: a file cannot be written; the last complete one is kept.
             BlockingIOError: another process trains in the run directory.
+            FileExistsError: the run directory holds a run that another trainer has written since this one was made.
             ChildProcessError: a process that decodes images was killed.
         """
         with ExitStack() as lock, GracefulStop() as stop, self.checkpointer, worker_deaths_explained():
@@ -233,6 +235,9 @@ class Trainer:
     def _start(self) -> None:
         """Write `config.json` and the first state, so that a run killed at any later moment can be resumed."""
         distributed.barrier()  # every rank has read the state that it continues from
+        if self._is_new:  # another run may have started and ended here since the trainer was made
+            distributed.on_main(lambda: require_no_run(self.run_dir))
+            self._is_new = False
         if distributed.is_main():
             start_run(self.run_dir, self.facts, self.model.device, self.step, self.changes)
         self.checkpointer.start(self.optimizer, self.step)
