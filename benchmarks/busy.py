@@ -1,4 +1,4 @@
-"""Speed beside a busy program, for several numbers of threads and ways to wait.
+"""Speed of training beside busy programs, for several numbers of threads and ways to wait.
 
 python -m benchmarks.busy [--busy 0 1 2] [--rounds 3] [--seconds 5]
 
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,6 @@ from miniclip.cli.running import SPIN_COUNT, WAITING
 
 PERIOD = 0.02  # seconds; a busy program computes for a part of each
 PRESET, BATCH = "bert_vit_tiny", 256
-IMAGES = 8
-UNITS = {"training step": "pairs/s", "encode_image": "images/s"}
 
 
 def settings() -> dict[str, dict[str, str]]:
@@ -82,37 +81,21 @@ def training_step(folder: Path) -> Callable[[], int]:
     return step
 
 
-def encode_image(folder: Path) -> Callable[[], int]:
-    """Return a function that encodes images with a ViT-B/16, and returns their number."""
-    import torch
-
-    import miniclip
-
-    model = miniclip.load("vit_b_16", pretrained=False)
-    images = torch.rand(IMAGES, 3, 224, 224)
-
-    def encode() -> int:
-        model.encode_image(images)
-        return IMAGES
-
-    return encode
-
-
-def measure(name: str, seconds: float) -> None:
-    """Print the speed of a workload in this process."""
+def measure(seconds: float) -> None:
+    """Print the speed of training in this process, in pairs per second."""
     with tempfile.TemporaryDirectory() as folder:
-        call = {"training step": training_step, "encode_image": encode_image}[name](Path(folder))
-        call()
-        done, start = 0, time.perf_counter()
+        step = training_step(Path(folder))
+        step()
+        pairs, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
-            done += call()
-        print(done / (time.perf_counter() - start))
+            pairs += step()
+        print(pairs / (time.perf_counter() - start))
 
 
-def measured(name: str, seconds: float, variables: dict[str, str]) -> float:
-    """Return the speed of a workload in a process with these environment variables."""
+def measured(seconds: float, variables: dict[str, str]) -> float:
+    """Return the speed of training in a process with these environment variables."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "MKL_"))}
-    command = [sys.executable, "-m", "benchmarks.busy", "--measure", name, "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.busy", "--measure", "--seconds", str(seconds)]
     result = subprocess.run(command, env=environment | variables, stdout=subprocess.PIPE, text=True, check=True)
     return float(result.stdout.split()[-1])
 
@@ -122,27 +105,24 @@ def main() -> None:
     parser.add_argument("--busy", type=float, nargs="+", default=[0, 1, 2], help="cores that other programs want")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each figure")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # in a process of its own: the workload
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure, options.seconds)
+        measure(options.seconds)
         return
-    cells = list(itertools.product(UNITS, options.busy, settings()))
-    speeds: dict[tuple[str, float, str], list[float]] = {cell: [] for cell in cells}
-    for _, cell in itertools.product(range(options.rounds), cells):
-        name, load, setting = cell
+    speeds: dict[tuple[float, str], list[float]] = defaultdict(list)
+    for _, load, (setting, variables) in itertools.product(range(options.rounds), options.busy, settings().items()):
         with busy_programs(load):
-            speeds[cell].append(measured(name, options.seconds, settings()[setting]))
+            speeds[load, setting].append(measured(options.seconds, variables))
     from benchmarks.harness import describe_machine
     from benchmarks.report import machine_line
 
     print(machine_line(describe_machine()))
-    for name, unit in UNITS.items():
-        print(f"\n| {name}, {unit}; other programs want | " + " | ".join(settings()) + " |")
-        print("| --- |" + " --- |" * len(settings()))
-        for load in options.busy:
-            row = [f"{statistics.median(speeds[name, load, setting]):,.1f}" for setting in settings()]
-            print(f"| {load:g} of {cores()} cores | " + " | ".join(row) + " |")
+    print(f"\n| {PRESET}, batch {BATCH}, pairs/s; other programs want | " + " | ".join(settings()) + " |")
+    print("| --- |" + " --- |" * len(settings()))
+    for load in options.busy:
+        row = [f"{statistics.median(speeds[load, setting]):,.0f}" for setting in settings()]
+        print(f"| {load:g} of {cores()} cores | " + " | ".join(row) + " |")
 
 
 if __name__ == "__main__":
