@@ -15,7 +15,7 @@ from miniclip.finetuning.adapters import FOLDER, other_trained, write_adapter
 from miniclip.finetuning.lora import lora_layers
 from miniclip.inference.model import CLIPModel
 from miniclip.runs import state
-from miniclip.runs.directory import BEST, LAST
+from miniclip.runs.directory import BEST, LAST, require_no_run
 from miniclip.runs.progress import Progress
 from miniclip.runs.saveable import require_own_optimizer, require_parts
 from miniclip.runs.saving import BackgroundWriter
@@ -36,12 +36,14 @@ class Checkpointer:
 
     Attributes:
         parts: foreign parts of the model of a resumed run.
+        is_new: whether the run is not resumed and has not started.
     """
 
     def __init__(
         self, run_dir: Path, model: CLIPModel, optimizer: torch.optim.Optimizer, ema: EMA | None, config: TrainConfig
     ) -> None:
         self.parts: Sequence[str] = ()
+        self.is_new = True
         self.run_dir, self.model, self.optimizer, self.ema, self.config = run_dir, model, optimizer, ema, config
         self.writer = BackgroundWriter(config.save_in_background)
         self._saved_at = time.perf_counter()
@@ -55,13 +57,18 @@ class Checkpointer:
         self.writer.__exit__(kind, error, trace)
 
     def start(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Check the model and the optimizer that trains it, and start counting the minutes to the next checkpoint.
+        """Check the directory, the model and its optimizer, and start counting the minutes to the next checkpoint.
 
         Raises:
+            FileExistsError: another run started here after the setup of this one, which is new.
             ValueError: the model lacks foreign parts of the resumed run, or the optimizer is not that of the settings.
         """
+        distributed.barrier()  # every rank has read the state that it continues from
+        if self.is_new:
+            distributed.on_main(lambda: require_no_run(self.run_dir))
         require_parts(self.model, self.parts, self.run_dir)
         require_own_optimizer(optimizer, self.model, self.config, is_new=step == 0)
+        self.is_new = False
         self.optimizer = optimizer
         self._saved_at = time.perf_counter()
 

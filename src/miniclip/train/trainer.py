@@ -20,7 +20,7 @@ from miniclip.diagnostics.check import check
 from miniclip.diagnostics.findings import CheckReport
 from miniclip.evaluation.retrieval import Embeddings
 from miniclip.inference.model import CLIPModel
-from miniclip.runs.directory import require_no_run, start_run
+from miniclip.runs.directory import start_run
 from miniclip.runs.history import History
 from miniclip.runs.interrupt import GracefulStop
 from miniclip.runs.resume import ResumedRun, ResumeOptions, load_run
@@ -84,7 +84,6 @@ class Trainer:
         self.train_captions: int = run.facts["data"]["train"]["captions"]
         self.embedded: Embeddings | None = None
         self.total_steps, self.epochs, self.modes = run.total_steps, run.epochs, TrainingModes(model)
-        self._is_new = resumed is None
 
     @classmethod
     def resume(
@@ -234,13 +233,8 @@ class Trainer:
 
     def _start(self) -> None:
         """Write `config.json` and the first state, so that a run killed at any later moment can be resumed."""
-        distributed.barrier()  # every rank has read the state that it continues from
-        if self._is_new:  # another run may have started and ended here since the trainer was made
-            distributed.on_main(lambda: require_no_run(self.run_dir))
-            self._is_new = False
-        if distributed.is_main():
-            start_run(self.run_dir, self.facts, self.model.device, self.step, self.changes)
         self.checkpointer.start(self.optimizer, self.step)
+        distributed.on_main(lambda: start_run(self.run_dir, self.facts, self.model.device, self.step, self.changes))
         self.metrics.start_clock()
         self.modes.enter()
         self._call("on_start")
