@@ -16,6 +16,7 @@ from miniclip.runs.metrics_file import MetricsFile
 from miniclip.runs.state import read_state
 from miniclip.runs.structure import Structure, foreign_parts, structure_of, tied_names
 from miniclip.train import Callback, Trainer
+from miniclip.train.callbacks import callback_states
 from tests.toys import make_model
 from tests.train.test_trainer import StopAt, assert_same_run
 
@@ -211,6 +212,20 @@ def test_states_of_callbacks_are_restored(start, train_data, val_data):
     for callback in callbacks[1:]:
         assert (callback.started_with, callback.count) == (4, 10)
     Trainer.resume(run, train_data, val_data, callbacks=[], device="cpu", allow_changes=True).fit()
+
+
+def test_saved_state_of_a_callback_does_not_change_later():
+    class Seen(Callback):
+        def __init__(self):
+            self.steps = [1]
+
+        def state_dict(self):
+            return {"steps": self.steps}
+
+    seen = Seen()
+    states = callback_states([seen])  # a thread writes it after training has continued
+    seen.steps.append(2)
+    assert states == {"Seen": {"steps": [1]}}
 
 
 def test_state_of_a_callback_must_be_json(start):

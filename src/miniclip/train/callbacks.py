@@ -99,7 +99,7 @@ class Callback:
 
 
 def callback_states(callbacks: Sequence[Callback]) -> dict[str, Any]:
-    """Return the states of the callbacks that have one, by the names of `named_callbacks`.
+    """Return copies of the states of the callbacks that have one, by the names of `named_callbacks`.
 
     Raises:
         TypeError: a state holds something else than JSON values.
@@ -107,7 +107,7 @@ def callback_states(callbacks: Sequence[Callback]) -> dict[str, Any]:
     states = {name: state for name, callback in named_callbacks(callbacks) if (state := callback.state_dict())}
     for name, state in states.items():
         try:
-            json.dumps(state)
+            states[name] = json.loads(json.dumps(state))  # the callback may change its own while a thread writes
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name}.state_dict() returns {state!r}; expected JSON values ({error})") from None
     return states
