@@ -65,6 +65,43 @@ def test_a_changed_file_or_model_is_encoded_again(shape_model, tmp_path, passes)
     assert len(passes) == 3
 
 
+class Own:
+    """Labelled dataset of a user, whose labels are in no file."""
+
+    class_names = ("a", "b")
+
+    def __init__(self, paths, labels):
+        self.paths, self.labels = paths, labels
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return self.paths[index], self.labels[index]
+
+
+@pytest.mark.parametrize("kind", ["own", "class folders", "subclass"])
+def test_corrected_labels_replace_those_of_the_cache(kind, shape_model, tmp_path):
+    folder(tmp_path / "data", {"a": 1, "b": 1})
+
+    def with_labels(labels):
+        paths = ClassFolders(tmp_path / "data").paths
+        if kind == "own":
+            return Own(paths, labels)
+        if kind == "class folders":
+            data = ClassFolders(tmp_path / "data")
+            data.samples = list(zip(paths, labels, strict=True))
+            return data
+        relabelled = {"__getitem__": lambda self, index: (self.samples[index][0], labels[index])}
+        return type("Relabelled", (ClassFolders,), relabelled)(tmp_path / "data")
+
+    cached = CachedEncoder(shape_model, tmp_path / "cache")
+    for labels in ([0, 1], [1, 0]):
+        images = LabelledImages(with_labels(labels))
+        cached.encode_image(images)
+        assert images.labels.tolist() == labels
+
+
 def test_images_in_memory_are_not_cached(shape_model, small_shapes, tmp_path):
     images = [small_shapes[index][0] for index in range(3)]
     cached = CachedEncoder(shape_model, tmp_path / "cache")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from miniclip.data.shapes import Shapes
+from miniclip.evaluation.labelled.folders import ClassFolders
 from miniclip.evaluation.labelled.images import LabelledImages
 from miniclip.evaluation.labelled.shape_classes import ShapeClasses
+from miniclip.evaluation.labelled.tables import LabelledTable
+from miniclip.evaluation.labelled.torchvision_datasets import TorchvisionImages
 from miniclip.evaluation.retrieval import LazyImages
 from miniclip.inference.fingerprint import image_fingerprint
 from miniclip.losses.reference import l2_normalize
@@ -53,9 +57,10 @@ class CachedEncoder:
     """A model that computes the features of a dataset once.
 
     With a folder, those of file-based and synthetic datasets are kept there. A file's name is made of the fingerprints
-    of the model (weights and preprocessing of its image tower) and of the data (paths, sizes and times of change).
-    Other datasets, and all of them without a folder, are kept in memory as long as this object. Images without a
-    dataset, such as a list, are encoded each time.
+    of the model (weights and preprocessing of its image tower) and of the data (paths, sizes and times of change). The
+    labels of class folders are part of it too. Other datasets, such as labelled ones of your own, and all of them
+    without a folder, are kept in memory as long as this object. Their images and labels must not change meanwhile.
+    Images without a dataset, such as a list, are encoded each time.
 
     Args:
         model: a CLIPModel.
@@ -136,15 +141,24 @@ def _read_features(path: Path, count: int) -> dict[str, Tensor] | None:
 
 
 def data_fingerprint(images: Any) -> str | None:
-    """Return a digest of a dataset's files, or of a synthetic dataset's settings; None for other data."""
+    """Return a digest of a dataset's files and labels, or of a synthetic dataset's settings; None for other data."""
     data = getattr(images, "data", images)
+    labelled = isinstance(images, LabelledImages)
     if isinstance(data, Shapes | ShapeClasses):
         facts: Any = repr(data)
+    elif isinstance(data, LabelledTable | TorchvisionImages):
+        facts = (_file_facts(data.source_files), data.about)
+    elif type(data) is ClassFolders:
+        facts = (_file_facts(data.paths), [label for _, label in data.samples])
     else:
-        paths = getattr(data, "source_files", None) or getattr(data, "paths", None)
+        paths = None if labelled else getattr(data, "paths", None)  # labels of other data can change without a file
         if not paths or not all(isinstance(path, Path) for path in paths):
             return None
-        files = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
-        facts = (files, data.about) if hasattr(data, "source_files") else files
-    labelled = images.class_names if isinstance(images, LabelledImages) else None
-    return hashlib.sha256(repr((facts, labelled)).encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        facts = _file_facts(paths)
+    names = images.class_names if labelled else None
+    return hashlib.sha256(repr((facts, names)).encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def _file_facts(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Return path, size and time of change of each file."""
+    return [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
