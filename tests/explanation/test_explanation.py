@@ -8,7 +8,7 @@ from PIL import Image
 
 from miniclip.config import ImageConfig, TextConfig
 from miniclip.data import Shapes
-from miniclip.explanation import explain, faithfulness, plot_explanation, pointing_game, sanity
+from miniclip.explanation import explain, faithfulness, plot_explanation, pointing_game, sanity, word_faithfulness
 from miniclip.explanation.patches import enlarge, keep_patches, to_unit_range, top_patches
 from miniclip.explanation.recording import RecordingAttention, recording
 from miniclip.explanation.relevance import METHODS, image_relevance, text_relevance
@@ -175,6 +175,18 @@ class TestExplain:
         expected = model.encode_image(image) @ model.encode_text(result.text).T
         assert result.similarity == pytest.approx(float(expected), abs=1e-5)
 
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_takes_models_in_16_bits(self, model, method, dtype, tmp_path):
+        image, text = Shapes("test", 1, image_size=40)[0][0], "a red circle"
+        expected = explain(model, image, text, method=method)
+        result = explain(model.to(dtype), image, text, method=method)
+        assert result.patches.dtype == result.heat_map.dtype == torch.float32
+        torch.testing.assert_close(result.patches, expected.patches, atol=0.1, rtol=0)
+        assert result.similarity == pytest.approx(expected.similarity, abs=0.02)
+        assert result.similarity_without_top == pytest.approx(expected.similarity_without_top, abs=0.02)
+        plot_explanation(result, tmp_path / "a.png")
+
     def test_draws_a_plot(self, model, tmp_path):
         plot_explanation(explain(model, Image.new("RGB", (20, 30), "red"), "a $red$ circle"), tmp_path / "a.png")
         assert Image.open(tmp_path / "a.png").size[0] > 800
@@ -199,6 +211,16 @@ class TestFaithfulness:
         for each in scores.values():
             assert each.deletion_curve[0] == pytest.approx(float(each.insertion_curve[-1]), abs=1e-5)
             assert each.deletion_curve[-1] == pytest.approx(float(each.insertion_curve[0]), abs=1e-5)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_curves_of_a_model_in_bfloat16_are_near(self, model, small_data, method):
+        expected = faithfulness(model, *small_data, method), word_faithfulness(model, *small_data, method)
+        model.bfloat16()
+        results = faithfulness(model, *small_data, method), word_faithfulness(model, *small_data, method)
+        for near, exact in zip(results, expected, strict=True):
+            ends = [0, -1]  # near ties can change the order between them
+            torch.testing.assert_close(near.deletion_curve[ends], exact.deletion_curve[ends], atol=0.03, rtol=0)
+        assert 0 <= pointing_game(model, method, images=2) <= 100
 
     def test_pointing_and_sanity_are_in_range(self, model, small_data):
         assert 0 <= pointing_game(model, "legrad", images=6) <= 100

@@ -16,7 +16,7 @@ from miniclip.explanation.patches import enlarge, keep_patches, to_unit_range, t
 from miniclip.explanation.relevance import Method, image_relevance
 from miniclip.explanation.word_relevance import explain_words, tokens_of
 from miniclip.explanation.words import Word
-from miniclip.inference.images import read_pixels
+from miniclip.inference.images import normalised_pixels, read_pixels
 from miniclip.inference.model import CLIPModel
 
 TOP_FRACTION = 0.2  # share of the patches that `similarity_without_top` removes
@@ -71,15 +71,15 @@ def explain(model: CLIPModel, image: Any, text: str, *, method: Method = "legrad
     if not text.strip():
         raise ValueError("text: it is empty; expected a description of the image")
     seen = read_pixels(image, model.preprocess)
-    pixels = model.preprocess.normalise(seen[None].to(model.device))
+    pixels = normalised_pixels(model, model.preprocess, seen[None])
     config = model.config
     tokens = tokens_of(model, text)
     with torch.no_grad():
-        image_embedding, text_embedding = model.image(pixels), model.text(tokens.to(model.device))
+        image_embedding, text_embedding = model.image(pixels).float(), model.text(tokens.to(model.device)).float()
         if not (image_embedding.isfinite().all() and text_embedding.isfinite().all()):
             raise ValueError("the embeddings of image or text are NaN or infinite; the model cannot be explained")
         relevance = image_relevance(model.image, pixels, text_embedding, method)
-        without_top = model.image(keep_patches(pixels, top_patches(relevance, TOP_FRACTION), keep=False))
+        without_top = model.image(keep_patches(pixels, top_patches(relevance, TOP_FRACTION), keep=False)).float()
     patches = to_unit_range(relevance)[0].view(config.image.grid, config.image.grid).cpu()
     return Explanation(
         heat_map=enlarge(patches, config.image.image_size),

@@ -22,7 +22,7 @@ from miniclip.data.shapes.drawing import draw_mask
 from miniclip.data.splits import Split
 from miniclip.explanation.patches import keep_patches, top_patches
 from miniclip.explanation.relevance import Method, image_relevance
-from miniclip.inference.images import read_pixels
+from miniclip.inference.images import normalised_pixels, read_pixels
 from miniclip.inference.model import CLIPModel
 
 STEPS = 10  # points of a curve after the first
@@ -136,10 +136,9 @@ def sanity(model: CLIPModel, images: Sequence[Any], texts: Sequence[str], method
 
 
 def _pixels(model: CLIPModel, images: list[Any]) -> Tensor:
-    """Normalized pixels (B, 3, S, S)."""
-    return model.preprocess.normalise(
-        torch.stack([read_pixels(image, model.preprocess) for image in images]).to(model.device)
-    )
+    """Normalized pixels (B, 3, S, S) in the dtype of the image tower."""
+    pixels = torch.stack([read_pixels(image, model.preprocess) for image in images])
+    return normalised_pixels(model, model.preprocess, pixels)
 
 
 def _curve(model: CLIPModel, pixels: Tensor, texts: Tensor, maps: Tensor, keep: bool) -> Tensor:
@@ -147,7 +146,8 @@ def _curve(model: CLIPModel, pixels: Tensor, texts: Tensor, maps: Tensor, keep: 
     steps = []
     for step in range(STEPS + 1):
         mask = top_patches(maps, step / STEPS)
-        steps.append(F.cosine_similarity(model.image(keep_patches(pixels, mask, keep)), texts, dim=1))
+        images = model.image(keep_patches(pixels, mask, keep)).float()
+        steps.append(F.cosine_similarity(images, texts, dim=1))
     return torch.stack(steps, dim=1)
 
 

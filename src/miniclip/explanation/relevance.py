@@ -44,7 +44,7 @@ def image_relevance(tower: VisionTransformer, pixels: Tensor, texts: Tensor, met
         method: "grad_eclip" or "legrad".
 
     Returns:
-        (B, P), at least 0, in reading order.
+        (B, P) float32, at least 0, in reading order.
     """
     with torch.enable_grad(), recording(tower):
         relevance = _FUNCTIONS[method](_image_pass(tower, pixels), texts)
@@ -62,7 +62,7 @@ def text_relevance(tower: TextTransformer, tokens: Tensor, items: Tensor, images
         method: "grad_eclip" or "legrad".
 
     Returns:
-        (B, T), at least 0; 0 for other tokens.
+        (B, T) float32, at least 0; 0 for other tokens.
     """
     with torch.enable_grad(), recording(tower):
         return _FUNCTIONS[method](_text_pass(tower, tokens, items), images)
@@ -128,7 +128,7 @@ def _grad_eclip(recorded: Pass, others: Tensor) -> Tensor:
     high = cosine.masked_fill(~items[:, None], -torch.inf).amax(dim=2, keepdim=True)
     weight = (cosine - low) / (high - low).clamp_min(torch.finfo(cosine.dtype).eps)
     relevance = (weight * (g @ v.transpose(1, 2))).sum(dim=1)  # (B, T); g is zero for queries that are not pooled
-    return relevance.relu().masked_fill(~items, 0)
+    return relevance.relu().masked_fill(~items, 0).float()
 
 
 def _legrad(recorded: Pass, others: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ def _curve(model: CLIPModel, row: Tensor, ordered: list[Word], image: Tensor, ke
     """Similarity (STEPS + 1,) while the first words are inserted (keep) or removed, interpolated between the words."""
     counts = range(len(ordered) + 1)
     rows = [without_words(model.tokenizer, row, ordered[count:] if keep else ordered[:count]) for count in counts]
-    similarity = F.cosine_similarity(model.text(torch.stack(rows).to(model.device)), image[None], dim=1).float().cpu()
+    texts = model.text(torch.stack(rows).to(model.device)).float()
+    similarity = F.cosine_similarity(texts, image[None], dim=1).cpu()
     position = torch.linspace(0, len(ordered), STEPS + 1)
     low = position.floor().long().clamp_max(len(ordered) - 1)
     return torch.lerp(similarity[low], similarity[low + 1], position - low)

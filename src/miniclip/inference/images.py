@@ -207,8 +207,13 @@ def embed_images(model: CLIP, preprocess: Preprocess, reader: ImageReader, progr
 
 def embed_batch(model: CLIP, preprocess: Preprocess, pixels: Tensor) -> Tensor:
     """Embed pixels (B, 3, S, S) of uint8: (B, E) float32, not normalized."""
+    return _embed(model, normalised_pixels(model, preprocess, pixels))
+
+
+def normalised_pixels(model: CLIP, preprocess: Preprocess, pixels: Tensor) -> Tensor:
+    """Normalize pixels (B, 3, S, S) of uint8, on the device and in the dtype of the image tower."""
     moved = pixels.to(device_of(model), non_blocking=True)  # uint8: a quarter of the bytes of float32
-    return _embed(model, preprocess.normalise(moved))
+    return preprocess.normalise(moved).to(_dtype_of(model))
 
 
 def embed_pixels(model: CLIP, pixels: Tensor, batch_size: int, progress: bool = False) -> Tensor:
@@ -229,11 +234,15 @@ def _collect(model: CLIP, batches: Iterator[Tensor], sizes: list[int], progress:
 
 def _embed(model: CLIP, pixels: Tensor) -> Tensor:
     """Embed a batch in equal parts that fit a CPU's cache: (B, 3, S, S) to (B, E) float32."""
-    config, dtype = model.config.image, model.image.patches.weight.dtype
+    config, dtype = model.config.image, _dtype_of(model)
     size = MAX_TOKENS.get(device_of(model).type, math.inf) / (config.patches + config.class_token)
     parts = math.ceil(len(pixels) / max(1, size)) if size < len(pixels) else 1
     rows = torch.cat([model.image(part.to(device_of(model), dtype)) for part in pixels.tensor_split(parts)]).float()
     return require_rows(rows, len(pixels), model.config.embed_dim)
+
+
+def _dtype_of(model: CLIP) -> torch.dtype:
+    return model.image.patches.weight.dtype
 
 
 def _batch_sizes(total: int, size: int) -> list[int]:
