@@ -16,6 +16,7 @@ from miniclip.explanation.words import group_words
 from miniclip.fast import accelerate
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
+from tests.toys import CONFIG, make_model
 
 IMAGE_TOWERS = {
     "class token": ImageConfig(16, 4, 24, 2, 3),
@@ -156,10 +157,29 @@ def test_patches():
     relevance = torch.tensor([[0.0, 3.0, 1.0, 2.0]])
     assert top_patches(relevance, 0.5).tolist() == [[False, True, False, True]]
     pixels = torch.ones(1, 3, 5, 5)
-    removed = keep_patches(pixels, top_patches(relevance, 0.25), keep=False)
+    removed = keep_patches(pixels, top_patches(relevance, 0.25), 2, keep=False)
     assert removed[0, 0].tolist() == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [0] * 5]
     assert to_unit_range(torch.zeros(3)).tolist() == [0, 0, 0]
     assert enlarge(torch.eye(2), 8).shape == (8, 8)
+
+
+def test_patches_that_leave_a_rest_of_the_image(tokenizer):
+    model = make_model(tokenizer, image=dataclasses.replace(CONFIG.image, image_size=30))  # 3 x 3 patches of 8 pixels
+    pixels = torch.randn(1, 3, 30, 30)
+    last = torch.arange(9)[None] == 8
+    kept = keep_patches(pixels, last, 8, keep=True)
+    assert torch.equal(kept[..., 16:24, 16:24], pixels[..., 16:24, 16:24])
+    assert int(kept.count_nonzero()) == 3 * 8 * 8
+    with torch.no_grad():
+        complete, without = (model.image.patches(x) for x in (pixels, keep_patches(pixels, last, 8, keep=False)))
+    changed = (complete != without).any(dim=1).flatten()
+    assert changed.tolist() == last[0].tolist()
+    result = explain(model, Image.new("RGB", (30, 30), "red"), "a red circle")
+    assert result.heat_map.shape == (30, 30)
+    assert torch.equal(result.heat_map[:24, :24], enlarge(result.patches, 24))
+    assert not result.heat_map[24:].any()
+    assert not result.heat_map[:, 24:].any()
+    assert 0 <= pointing_game(model, "random", images=2) <= 100
 
 
 class TestExplain:

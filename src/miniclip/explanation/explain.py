@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from miniclip.explanation.patches import enlarge, keep_patches, to_unit_range, top_patches
+from miniclip.explanation.patches import heat_map_of, keep_patches, to_unit_range, top_patches
 from miniclip.explanation.relevance import Method, image_relevance
 from miniclip.explanation.word_relevance import explain_words, tokens_of
 from miniclip.explanation.words import Word
@@ -72,17 +72,18 @@ def explain(model: CLIPModel, image: Any, text: str, *, method: Method = "legrad
         raise ValueError("text: it is empty; expected a description of the image")
     seen = read_pixels(image, model.preprocess)
     pixels = normalised_pixels(model, model.preprocess, seen[None])
-    config = model.config
+    config = model.config.image
     tokens = tokens_of(model, text)
     with torch.no_grad():
         image_embedding, text_embedding = model.image(pixels).float(), model.text(tokens.to(model.device)).float()
         if not (image_embedding.isfinite().all() and text_embedding.isfinite().all()):
             raise ValueError("the embeddings of image or text are NaN or infinite; the model cannot be explained")
         relevance = image_relevance(model.image, pixels, text_embedding, method)
-        without_top = model.image(keep_patches(pixels, top_patches(relevance, TOP_FRACTION), keep=False)).float()
-    patches = to_unit_range(relevance)[0].view(config.image.grid, config.image.grid).cpu()
+        top = top_patches(relevance, TOP_FRACTION)
+        without_top = model.image(keep_patches(pixels, top, config.patch_size, keep=False)).float()
+    patches = to_unit_range(relevance)[0].view(config.grid, config.grid).cpu()
     return Explanation(
-        heat_map=enlarge(patches, config.image.image_size),
+        heat_map=heat_map_of(patches, config.patch_size, config.image_size),
         patches=patches,
         words=explain_words(model, text, image_embedding, method),
         similarity=float(F.cosine_similarity(image_embedding, text_embedding)),

@@ -112,9 +112,10 @@ def pointing_game(model: CLIPModel, method: Method | str, *, images: int = 100, 
         pixels = _pixels(model, [data[index][0]])
         text = model.encode_text(f"a {named.size} {named.color} {named.shape}")
         best = int(relevance(model, pixels, text)[0].argmax())
-        G = model.config.image.grid
+        config = model.config.image
         mask = pil_to_tensor(draw_mask(named, data.image_size))[None].float() / 255
-        covered = F.adaptive_avg_pool2d(mask, G).flatten()
+        side = round(data.image_size * config.grid * config.patch_size / config.image_size)  # the patches cover it
+        covered = F.adaptive_avg_pool2d(mask[..., :side, :side], config.grid).flatten()
         hits += bool(covered[best] >= 0.25)
     return 100 * hits / images
 
@@ -146,7 +147,7 @@ def _curve(model: CLIPModel, pixels: Tensor, texts: Tensor, maps: Tensor, keep: 
     steps = []
     for step in range(STEPS + 1):
         mask = top_patches(maps, step / STEPS)
-        images = model.image(keep_patches(pixels, mask, keep)).float()
+        images = model.image(keep_patches(pixels, mask, model.config.image.patch_size, keep)).float()
         steps.append(F.cosine_similarity(images, texts, dim=1))
     return torch.stack(steps, dim=1)
 

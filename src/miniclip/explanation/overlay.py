@@ -68,7 +68,7 @@ def heat_layer(explanation: Explanation, side: int) -> Image.Image:
     """
     from matplotlib import colormaps
 
-    values = enlarge(explanation.patches, side).numpy()
+    values = enlarge(explanation.heat_map, side).numpy()
     pixels = (colormaps["turbo"](values) * 255).astype(np.uint8)
     pixels[..., 3] = (255 * values).astype(np.uint8)
     return Image.fromarray(pixels)
