@@ -78,11 +78,12 @@ def test_a_new_directory_appears_in_one_step(writer, model, tmp_path):
 
 
 def test_overwrite_replaces_models_and_removes_those_of_an_earlier_export(writer, model, tmp_path):
-    for name in ("visual.onnx", "visual.onnx.data", "visual_int8.onnx", "tokenizer.json", "notes.txt", "mine.onnx"):
+    earlier = ("visual.onnx", "visual.onnx.data", "visual_int8.onnx", "int8_check.json", "tokenizer.json")
+    for name in (*earlier, "notes.txt", "mine.onnx"):
         (tmp_path / name).write_text("old")
     with pytest.raises(FileExistsError, match="is not empty"):
         miniclip.export(model, tmp_path, layout="onnx")
-    assert len(names(tmp_path)) == 6
+    assert len(names(tmp_path)) == 7
     miniclip.export(model, tmp_path, layout="onnx", overwrite=True)
     assert names(tmp_path) == ["mine.onnx", "notes.txt", "visual.onnx"]
     assert (tmp_path / "visual.onnx").read_text() == "new"

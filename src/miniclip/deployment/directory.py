@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from miniclip.deployment import INT8_CHECK
 from miniclip.utils.target import require_target
 
-# files of an earlier export, which would be used with the new ones
+# files of an earlier export, which would be used with the new ones, and the report on them
 OURS = re.compile(
-    r"(?:visual|textual|vision_model|text_model|model)(?:_\w+)?\.onnx(?:\.data|_data)?|tokenizer(?:_config)?\.json"
+    r"(?:visual|textual|vision_model|text_model|model)(?:_\w+)?\.onnx(?:\.data|_data)?|tokenizer(?:_config)?\.json|"
+    + re.escape(INT8_CHECK)
 )
 
 
@@ -22,8 +24,8 @@ def written_directory(path: str | Path, overwrite: bool = False) -> Iterator[Pat
     """Context that yields a temporary folder; at its end, the files in it are moved to the path.
 
     An error inside, or Ctrl-C, leaves nothing and changes nothing. A new directory appears by one rename. In a
-    directory with files, those of the same names are replaced one by one, and models and tokenizers that an earlier
-    export left in the same folders are removed.
+    directory with files, those of the same names are replaced one by one. Models, tokenizers and the report of int8
+    that an earlier export left in the same folders are removed.
 
     Args:
         path: the directory, which need not exist.
