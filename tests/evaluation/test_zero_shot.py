@@ -205,6 +205,15 @@ class TestClassFolders:
         with pytest.raises(DataError, match="hold no images"):
             ClassFolders(tmp_path)
 
+    def test_an_image_in_a_format_that_is_not_read_is_named(self, tmp_path):
+        folder(tmp_path, {"cat": 1, "dog": 1})
+        (tmp_path / "cat" / "0.dng").write_bytes(b"?")  # the camera's raw file beside its image
+        (tmp_path / "dog" / "notes.txt").write_text("no image")
+        assert len(ClassFolders(tmp_path)) == 2
+        (tmp_path / "dog" / "1.dng").write_bytes(b"?")
+        with pytest.raises(DataError, match=r"dog.1\.dng: is an image in a format that is not read \(\.dng\)"):
+            ClassFolders(tmp_path)
+
 
 def test_shape_classes_are_balanced_and_right():
     data = ShapeClasses("shape", "val", image_size=16)

@@ -13,7 +13,7 @@ from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.data.splits import SPLIT_NAMES
-from miniclip.errors import DataError
+from miniclip.errors import DataError, UnreadableError
 
 # Suffixes from cameras, phones, the web and drawing programs. The content decides the format when a file is opened.
 IMAGE_SUFFIXES = frozenset(
@@ -56,15 +56,20 @@ def read_folder(root: Path, skip_log: SkipLog) -> ImageRows:
             "into dog.txt, one a line, or add a table such as captions.csv with the columns image and caption"
         )
     for path in files.unread:
-        skip_log.add(
-            str(path), f"is an image in a format that is not read ({path.suffix}); convert it to JPEG, or remove it"
-        )
+        skip_log.add(str(path), _not_read(path))
     return ImageRows(root, _read_rows(root, texts_of, skip_log), "images with text files beside them")
 
 
 def find_images(root: Path) -> list[Path]:
-    """Return the images at or below a folder, sorted; files and folders whose names begin with a dot are ignored."""
-    return sorted(_find_files(root).images)
+    """Return the images at or below a folder, sorted; files and folders whose names begin with a dot are ignored.
+
+    Raises:
+        UnreadableError: one is in a format that is not read.
+    """
+    files = _find_files(root)
+    if files.unread:
+        raise UnreadableError(str(files.unread[0]), _not_read(files.unread[0]))
+    return sorted(files.images)
 
 
 def holds_images(root: Path) -> bool:
@@ -153,6 +158,10 @@ def _texts_beside(path: Path, texts: set[str]) -> list[Path]:
     own = [name + suffix for suffix in TEXT_SUFFIXES]
     shared = [stem + suffix for suffix in (*TEXT_SUFFIXES, *map(str.upper, TEXT_SUFFIXES))]
     return [Path(text) for text in own if text in texts] or [Path(text) for text in shared if text in texts]
+
+
+def _not_read(path: Path) -> str:
+    return f"is an image in a format that is not read ({path.suffix}); convert it to JPEG, or remove it"
 
 
 def _named(unread: Sequence[Path]) -> str:

@@ -23,7 +23,7 @@ class ClassFolders:
             read as a space.
 
     Raises:
-        DataError: the folder lacks class folders or images.
+        DataError: the folder lacks class folders or images, or an image is in a format that is not read.
     """
 
     def __init__(self, root: str | Path, class_names: Sequence[str] | None = None) -> None:
