@@ -9,17 +9,35 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import miniclip
 from miniclip import cli
+from miniclip.data import Shapes
+from miniclip.data.subset import Subset
 from miniclip.embedding import partial as partial_module
 from miniclip.embedding import parts, writing
-from miniclip.errors import UnreadableError
+from miniclip.errors import DataError, UnreadableError
 
 
 class Stopped(Exception):
     """Stands for a kill: nothing catches it."""
+
+
+class MadeImages:
+    """Dataset whose images are made by the user's own class, each of one grey level; None cannot be read."""
+
+    def __init__(self, levels):
+        self.levels, self.captions = levels, [["a shape"]] * len(levels)
+
+    def __len__(self):
+        return len(self.levels)
+
+    def __getitem__(self, index):
+        if self.levels[index] is None:
+            raise DataError("cannot be read")
+        return Image.new("RGB", (16, 16), (self.levels[index],) * 3), self.captions[index]
 
 
 def stop_after(monkeypatch, batches):
@@ -190,6 +208,34 @@ class TestChanges:
     def test_changes_after_the_finished_images_do_no_harm(self, toy, begun):
         shutil.copy(begun / "02.jpg", begun / "zz.jpg")
         assert miniclip.embed(toy, begun, begun.parent / "out.npy", batch_size=4).count == 31
+
+    @pytest.mark.parametrize("changed", [0, 2])
+    def test_first_and_last_image_without_a_file(self, toy, tmp_path, changed):
+        with pytest.raises(UnreadableError, match="image 3"):
+            miniclip.embed(toy, MadeImages([1, 2, 3, None]), tmp_path / "out.npy", batch_size=1)
+        levels = [1, 2, 3, 4]
+        assert miniclip.embed(toy, MadeImages(levels), tmp_path / "other.npy", batch_size=1).count == 4
+        levels[changed] = 200
+        with pytest.raises(ValueError, match=r"the source has changed since it was begun \(items 1 to 3\)"):
+            miniclip.embed(toy, MadeImages(levels), tmp_path / "out.npy", batch_size=1)
+        miniclip.embed(toy, MadeImages([1, 2, 3, 4]), tmp_path / "out.npy", batch_size=1)
+        assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "other.npy").read_bytes()
+
+    def test_fewer_images_without_a_file(self, toy, tmp_path):
+        with pytest.raises(UnreadableError, match="image 3"):
+            miniclip.embed(toy, MadeImages([1, 2, 3, None]), tmp_path / "out.npy", batch_size=1)
+        with pytest.raises(ValueError, match="the source has changed"):
+            miniclip.embed(toy, MadeImages([1, 2]), tmp_path / "out.npy", batch_size=1)
+
+    @pytest.mark.parametrize("other", [(1, [0, 1, 2]), (0, [0, 1, 3])])
+    def test_part_of_another_dataset(self, toy, tmp_path, small_chunks, other):
+        def part(seed, indices):
+            return Subset(Shapes("val", 8, image_size=16, seed=seed), indices)
+
+        interrupt(2, toy, part(0, [0, 1, 2]), tmp_path / "out.npy", batch_size=1)
+        with pytest.raises(ValueError, match="begun with another source"):
+            miniclip.embed(toy, part(*other), tmp_path / "out.npy", batch_size=1)
+        assert miniclip.embed(toy, part(0, [0, 1, 2]), tmp_path / "out.npy", batch_size=1).count == 3
 
     def test_foreign_folder(self, toy, photos, tmp_path):
         (tmp_path / "out.npy.partial").mkdir()

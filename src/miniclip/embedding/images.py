@@ -12,13 +12,14 @@ from miniclip.data.cache.reading import CachedDataset, require_pixels
 from miniclip.data.dataset import ImageFiles, file_of, image_of, name_of
 from miniclip.data.formats.options import ReadKeywords
 from miniclip.data.given import Concatenation, as_dataset, original
+from miniclip.data.image_types import as_image
 from miniclip.data.opening import open_data, stores_images
 from miniclip.data.shapes import Shapes
 from miniclip.data.skipping import SkipLog
-from miniclip.errors import DataError
+from miniclip.data.subset import Subset
 from miniclip.search.updating.walking import Listing, walk
 
-SAMPLED = 500  # one image of as many is compared by its content, if its name is only a row number
+SAMPLED = 500  # one image of as many is compared by its content, if it has no file of its own
 
 
 class FolderImages(Sequence[str]):
@@ -95,30 +96,30 @@ class DatasetImages(Sequence[Any]):
         return name_of(self.data, index)
 
     def identity(self, index: int) -> str:
-        """Return a text that changes if the image changes; of images in other files, one of `SAMPLED` is read."""
+        """Return a text that changes if the image changes; of images without a file, one of `SAMPLED` is read."""
         data, row = original(self.data, index)
         name = self.name(index)
-        if not isinstance(data, ImageFiles):
-            return name
-        path = data.paths[row]
-        if isinstance(path, Path):
+        if isinstance(data, ImageFiles) and isinstance(path := data.paths[row], Path):
             return f"{name} {_stamp(path)}"
-        if index % SAMPLED:
-            return name
+        return name if index % SAMPLED else f"{name} {self.content(index)}"
+
+    def content(self, index: int) -> str:
+        """Return a digest of an image, for which it is read; "missing" behind the last one."""
+        if index >= len(self):
+            return "missing"
         try:
-            return f"{name} {hashlib.sha256(path.read()).hexdigest()}"
-        except (DataError, OSError):
-            return f"{name} unreadable"
+            image = self[index]
+            return _stamp(image) if isinstance(image, Path) else _digest(image)
+        except (OSError, ValueError, TypeError):  # the reason is reported when the image is embedded
+            return "unreadable"
 
     def identities(self) -> Iterator[str]:
         """Yield the identities of all images."""
         return map(self.identity, range(len(self)))
 
     def fingerprint(self) -> str:
-        """Return a digest of the source as a whole: a cache's checksums, or a synthetic dataset's settings."""
-        parts = self.data.parts if isinstance(self.data, Concatenation) else [self.data]
-        facts = [part.index if isinstance(part, CachedDataset) else _describe(part) for part in parts]
-        return hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        """Return a digest of the source as a whole, such as a cache's checksums or a synthetic dataset's settings."""
+        return hashlib.sha256(repr(_describe(self.data)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def open_images(source: Any, split: Any, model: Any, skip_log: SkipLog) -> FolderImages | DatasetImages:
@@ -161,9 +162,23 @@ def _open_dataset(source: str | Path, split: Any, skip_log: SkipLog) -> Any:
     return open_data(source, split or "all", **options)
 
 
-def _describe(data: Any) -> str:
-    """Return the settings of a synthetic dataset, the kind of another."""
+def _describe(data: Any) -> Any:
+    """Return the checksums of a cache, the settings of a synthetic dataset, the kind of another, or those of parts."""
+    if isinstance(data, Subset):
+        return _describe(data.data), data.indices
+    if isinstance(data, Concatenation):
+        return [_describe(part) for part in data.parts]
+    if isinstance(data, CachedDataset):
+        return data.index
     return repr(data) if isinstance(data, Shapes) else type(data).__name__
+
+
+def _digest(image: Any) -> str:
+    """Return a digest of the bytes of an image file, or of the pixels of an image of another type."""
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    pixels = as_image(image)
+    return hashlib.sha256(f"{pixels.mode} {pixels.size} ".encode() + pixels.tobytes()).hexdigest()
 
 
 def _stamp(path: str | Path) -> str:

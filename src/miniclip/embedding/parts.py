@@ -6,18 +6,20 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from miniclip.embedding.images import DatasetImages, FolderImages
 from miniclip.embedding.partial import Partial, start_over
+from miniclip.embedding.texts import Texts
 from miniclip.inference.images import ImageReader, embed_batch
 from miniclip.inference.texts import embed_texts
 
 TEXTS = 2048  # texts of a part: `encode_text` sorts them by length
 
+Items: TypeAlias = Texts | FolderImages | DatasetImages
 Parts = Generator["Part", None, None]
 
 
@@ -57,12 +59,13 @@ class Rest(Sequence[Any]):
         return self.items[self.start + index]
 
 
-def require_same_items(partial: Partial, identities: Iterator[str], advice: str | None = None) -> None:
+def require_same_items(partial: Partial, items: Items, identities: Iterator[str], advice: str | None = None) -> None:
     """Check that the finished items of an earlier run are the first of the source.
 
     Args:
         partial: the earlier run.
-        identities: of the items; those of the finished ones are consumed.
+        items: the source.
+        identities: of its items; those of the finished ones are consumed.
         advice: of the message; None: to start over with `overwrite`.
 
     Raises:
@@ -70,7 +73,7 @@ def require_same_items(partial: Partial, identities: Iterator[str], advice: str 
     """
     done = 0
     for chunk in partial.chunks:
-        if digest_of(islice(identities, chunk.items)) != chunk.digest:
+        if digest_of(items, islice(identities, chunk.items), done + chunk.items) != chunk.digest:
             raise ValueError(
                 f"{partial.folder}: the source has changed since it was begun (items {done + 1:,} to "
                 f"{done + chunk.items:,}); {advice or start_over()}"
@@ -78,11 +81,16 @@ def require_same_items(partial: Partial, identities: Iterator[str], advice: str 
         done += chunk.items
 
 
-def digest_of(identities: Iterable[str]) -> str:
-    """Return a digest of identities in their order."""
+def digest_of(items: Items, identities: Iterable[str], end: int) -> str:
+    """Return a digest of the items of a source before `end`: their identities, and the last one's content.
+
+    Images of two datasets can have the same names, "image 7".
+    """
     digest = hashlib.sha256()
     for identity in identities:
         digest.update(identity.encode("utf-8", "surrogatepass") + b"\0")
+    if isinstance(items, DatasetImages):
+        digest.update(items.content(end - 1).encode())
     return digest.hexdigest()[:32]
 
 

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from miniclip.data.skipping import MAX_SKIP_FRACTION, OnError, SkipLog
-from miniclip.embedding.images import DatasetImages, FolderImages, open_images
+from miniclip.embedding.images import open_images
 from miniclip.embedding.outputs import names_path, require_output, write_output, write_skipped
 from miniclip.embedding.partial import SUFFIX, Partial, open_partial
-from miniclip.embedding.parts import Part, Parts, digest_of, image_parts, require_same_items, text_parts
+from miniclip.embedding.parts import Items, Part, Parts, digest_of, image_parts, require_same_items, text_parts
 from miniclip.embedding.texts import STDIN, STDIN_NAME, Texts, open_texts
 from miniclip.errors import DataError
 from miniclip.inference.fingerprint import model_fingerprint
@@ -30,8 +30,6 @@ DtypeName = Literal["float32", "float16"]
 CHUNK_SECONDS = 10  # work that a kill can lose
 CHUNK_ITEMS = 4096  # limit for a chunk, which is in memory
 BATCH_SIZES = {"images": 32, "texts": 256}  # those of `encode_image` and `encode_text`
-
-Items: TypeAlias = Texts | FolderImages | DatasetImages
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +108,7 @@ def embed(
     settings = _settings(model, items, dtype, normalize)
     with open_partial(path.with_name(path.name + SUFFIX), settings, overwrite) as partial:
         with closing(_remaining(model, items, partial, overwrite, (size, num_workers))) as parts:
-            _write(partial, parts, skip_log, Progress(total, items.unit, progress), (dtype, normalize))
+            _write(partial, items, parts, skip_log, Progress(total, items.unit, progress), (dtype, normalize))
         skipped_list = write_skipped(path, skip_log.reasons)
         write_output(partial, path, settings)
         count = partial.rows
@@ -173,7 +171,7 @@ def _remaining(
     advice = f"remove the folder {partial.folder}, or choose another output" if is_stream else None
     identities = items.identities()
     try:
-        require_same_items(partial, identities, advice)
+        require_same_items(partial, items, identities, advice)
     except ValueError:
         if not overwrite or is_stream:
             raise
@@ -186,7 +184,9 @@ def _remaining(
     return image_parts(model, items, partial.items, *options)
 
 
-def _write(partial: Partial, parts: Parts, skip_log: SkipLog, progress: Progress, form: tuple[DtypeName, bool]) -> None:
+def _write(
+    partial: Partial, items: Items, parts: Parts, skip_log: SkipLog, progress: Progress, form: tuple[DtypeName, bool]
+) -> None:
     """Append parts to the unfinished embeddings, in chunks.
 
     Raises:
@@ -207,12 +207,12 @@ def _write(partial: Partial, parts: Parts, skip_log: SkipLog, progress: Progress
                 count += len(part.identities)
                 bar.update(len(part.identities))
                 if count >= CHUNK_ITEMS or time.monotonic() - began > CHUNK_SECONDS:
-                    _flush(partial, pending)
+                    _flush(partial, items, pending)
                     pending, count, began = [], 0, time.monotonic()
         except DataError:
-            _flush(partial, pending)  # the next call resumes at the image that cannot be read
+            _flush(partial, items, pending)  # the next call resumes at the image that cannot be read
             raise
-    _flush(partial, pending)
+    _flush(partial, items, pending)
     skip_log.check_fraction(partial.items + earlier)
     if not partial.rows:
         raise ValueError(f"the source holds no {progress.unit} that can be used; expected at least one")
@@ -223,13 +223,14 @@ def _log(skip_log: SkipLog, skipped: dict[str, str]) -> None:
         skip_log.add(name, reason)
 
 
-def _flush(partial: Partial, parts: Sequence[Part]) -> None:
+def _flush(partial: Partial, items: Items, parts: Sequence[Part]) -> None:
     if parts:
         vectors = np.concatenate([part.vectors.numpy() for part in parts if part.names] or [np.zeros((0, 1))])
         names = [name for part in parts for name in part.names]
         identities = [identity for part in parts for identity in part.identities]
         skipped = {name: reason for part in parts for name, reason in part.skipped.items()}
-        partial.add(vectors, names, len(identities), digest_of(identities), skipped)
+        digest = digest_of(items, identities, partial.items + len(identities))
+        partial.add(vectors, names, len(identities), digest, skipped)
 
 
 def _converted(part: Part, dtype: DtypeName, normalize: bool) -> Tensor:
