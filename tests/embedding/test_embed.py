@@ -20,7 +20,7 @@ from miniclip.errors import DataError, UnreadableError
 
 
 def names_of(path):
-    return json.loads(path.with_suffix(".names.json").read_text(encoding="utf-8"))
+    return json.loads(path.with_name(path.name + ".names.json").read_text(encoding="utf-8"))
 
 
 def sorted_names(photos):
@@ -50,7 +50,7 @@ class TestFormats:
         assert vectors.dtype == dtype
         assert np.array_equal(vectors, expected.to(getattr(torch, dtype)).numpy())
         assert (written.count, written.embed_dim, written.skipped) == (30, 16, {})
-        kept = {"out" + suffix} | ({"out.names.json"} if suffix != ".parquet" else set())
+        kept = {"out" + suffix} | ({f"out{suffix}.names.json"} if suffix != ".parquet" else set())
         assert {path.name for path in tmp_path.iterdir()} == kept
 
     def test_npy_is_mapped(self, toy, photos, tmp_path):
@@ -70,10 +70,16 @@ class TestFormats:
             assert file.metadata()["normalized"] == "true"
             assert len(file.metadata()["model"]) == 64
 
-    def test_names_of_another_file_stay(self, toy, photos, tmp_path):
-        miniclip.embed(toy, photos, tmp_path / "out.npy")
-        with pytest.raises(FileExistsError, match=r"out\.names\.json: has the names of out\.npy"):
-            miniclip.embed(toy, photos / "été 夏", tmp_path / "out.safetensors")
+    @pytest.mark.parametrize("suffix", [".parquet", ".safetensors"])
+    def test_lists_of_another_file_stay(self, toy, photos, tmp_path, suffix):
+        shutil.copytree(photos, tmp_path / "photos")
+        (tmp_path / "photos" / "05.png").write_text("no image")
+        with pytest.warns(UserWarning, match="skipped"):
+            first = miniclip.embed(toy, tmp_path / "photos", tmp_path / "out.npy", on_error="skip")
+        before = [first.names.read_bytes(), first.skipped_list.read_bytes()]
+        miniclip.embed(toy, photos / "été 夏", tmp_path / f"out{suffix}", overwrite=True)
+        assert [first.names.read_bytes(), first.skipped_list.read_bytes()] == before
+        assert len(rows(tmp_path / f"out{suffix}")[1]) == 10
 
     def test_not_normalized(self, toy, photos, tmp_path):
         miniclip.embed(toy, photos, tmp_path / "out.npy", normalize=False)
@@ -262,11 +268,11 @@ class TestRefusals:
             miniclip.embed(toy, photos, tmp_path / "out.npy", dtype="float16", normalize=False)
 
     def test_overwrite_removes_files_of_the_earlier_run(self, toy, photos, tmp_path):
-        (tmp_path / "out.skipped.json").write_text("{}")
+        (tmp_path / "out.npy.skipped.json").write_text("{}")
         (tmp_path / "out.npy").write_text("")
         miniclip.embed(toy, photos, tmp_path / "out.npy", overwrite=True)
         assert len(np.load(tmp_path / "out.npy")) == 30
-        assert not (tmp_path / "out.skipped.json").exists()
+        assert not (tmp_path / "out.npy.skipped.json").exists()
 
 
 def test_image_of_another_mode(toy, tmp_path):

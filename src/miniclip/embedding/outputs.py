@@ -2,8 +2,9 @@
 
 Letters: N rows, E embedding.
 
-A .parquet file holds the names itself. Beside the other two, `OUT.names.json` is a list of the N names. Vectors are
-copied from a memory map, so that the memory does not depend on N.
+A .parquet file holds the names itself. Beside the other two, a list of the N names is in `out.npy.names.json`, named
+after the whole file: `out.safetensors` has its own. Vectors are copied from a memory map, so that the memory does not
+depend on N.
 """
 
 from __future__ import annotations
@@ -47,10 +48,6 @@ def require_output(path: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{path}: exists already; choose another name, or replace it: {option('overwrite', True)}"
         )
-    names = names_path(path)
-    for other in (path.with_suffix(suffix) for suffix in SUFFIXES if names and suffix != path.suffix.lower()):
-        if names_path(other) is not None and other.exists() and not overwrite:
-            raise FileExistsError(f"{names}: has the names of {other.name}; choose another name than {path.name}")
     place = next(place for place in path.absolute().parents if place.exists())
     if not place.is_dir():
         raise FileExistsError(f"{place}: is a file; expected a folder for {path.name}")
@@ -60,7 +57,7 @@ def require_output(path: Path, overwrite: bool) -> None:
 
 def names_path(path: Path) -> Path | None:
     """Return the path of the names beside an output; None if the output holds them."""
-    return None if path.suffix.lower() == ".parquet" else path.with_suffix(".names.json")
+    return None if path.suffix.lower() == ".parquet" else path.with_name(path.name + ".names.json")
 
 
 def write_output(partial: Partial, path: Path, settings: dict[str, Any]) -> None:
@@ -103,7 +100,7 @@ def npy_header(rows: int, embed_dim: int, dtype: str) -> bytes:
 
 def write_skipped(path: Path, skipped: dict[str, str]) -> Path | None:
     """Write names and reasons of skipped items beside an output, and return the path; without any, remove the list."""
-    target = path.with_suffix(".skipped.json")
+    target = path.with_name(path.name + ".skipped.json")
     if not skipped:
         target.unlink(missing_ok=True)
         return None

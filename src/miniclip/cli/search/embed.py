@@ -9,7 +9,7 @@ from typing import Any
 from miniclip.cli.parsing import add_command, add_skip_options
 
 EPILOG = """examples:
-  miniclip embed vit_b_32 photos -o photos.npy             all images of a folder; names in photos.names.json
+  miniclip embed vit_b_32 photos -o photos.npy             all images of a folder; names in photos.npy.names.json
   miniclip embed vit_b_32 photos.csv -o photos.parquet     the images of a dataset; columns name and embedding
   miniclip embed vit_b_32 queries.txt -o queries.npy       one text a line
   miniclip embed vit_b_32 "photos.csv?text=title" -o titles.safetensors
