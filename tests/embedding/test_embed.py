@@ -212,6 +212,15 @@ class TestTexts:
             miniclip.embed(toy, f"{tmp_path}/t.txt", tmp_path / "out.npy", on_error="skip", max_skip_fraction=0.5)
         assert names_of(tmp_path / "out.npy") == ["one", "three"]
 
+    def test_blank_lines_count_among_all_lines_of_standard_input(self, toy, tmp_path, monkeypatch):
+        lines = "".join("\n" if number % 20 == 0 else f"text {number}\n" for number in range(100)).encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+        with pytest.warns(UserWarning, match="is blank"):
+            assert miniclip.embed(toy, "-", tmp_path / "out.npy", on_error="skip").count == 95
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+        with pytest.warns(UserWarning, match="blank"), pytest.raises(DataError, match=r"^5 of 100 .* 4\.0%"):
+            miniclip.embed(toy, "-", tmp_path / "other.npy", on_error="skip", max_skip_fraction=0.04)
+
 
 class TestMemory:
     def test_does_not_depend_on_the_number_of_texts(self, toy, tmp_path, monkeypatch):

@@ -196,13 +196,13 @@ def _write(
     pending, count, began = list[Part](), 0, time.monotonic()
     for chunk in partial.chunks:
         _log(skip_log, chunk.skipped)
-    earlier = len(skip_log) - sum(len(chunk.skipped) for chunk in partial.chunks)
+    outside = _outside(partial, skip_log)
     with _bar(progress, partial.items) as bar:
         try:
             for part in parts:
                 _log(skip_log, part.skipped)
                 if progress.total is not None:
-                    skip_log.check_fraction(progress.total + earlier)
+                    skip_log.check_fraction(progress.total + outside)
                 pending.append(part._replace(vectors=_converted(part, *form)))
                 count += len(part.identities)
                 bar.update(len(part.identities))
@@ -213,9 +213,14 @@ def _write(
             _flush(partial, items, pending)  # the next call resumes at the image that cannot be read
             raise
     _flush(partial, items, pending)
-    skip_log.check_fraction(partial.items + earlier)
+    skip_log.check_fraction(partial.items + _outside(partial, skip_log))  # a stream has more by now
     if not partial.rows:
         raise ValueError(f"the source holds no {progress.unit} that can be used; expected at least one")
+
+
+def _outside(partial: Partial, skip_log: SkipLog) -> int:
+    """Return the number of skipped items that no chunk counts, such as blank texts."""
+    return len(skip_log) - sum(len(chunk.skipped) for chunk in partial.chunks)
 
 
 def _log(skip_log: SkipLog, skipped: dict[str, str]) -> None:
