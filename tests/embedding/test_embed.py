@@ -194,6 +194,8 @@ class TestTexts:
             ("t.csv?text=b", b"a,b\n1,x\n2\n", "row 2: has 1 fields"),
             ("t.csv?text=c", b"a,b\n1,x\n", "no column 'c'"),
             ("t.jsonl?text=b", b'{"b": 3}\n', "line 1: holds a int, not a text"),
+            ("t.jsonl?text=b", b'{"b": "x"}\n{"b": ""}\n', "line 2: is blank"),
+            ("t.jsonl?text=b", b'{"b": "x"}\n{"b": null}\n\n', "line 2: is blank"),
             ("t.jsonl?text=b", b'{"b": \n', "line 1: cannot be parsed as JSON"),
             ("t.xml?text=b", b"<b/>", "found a file .xml"),
             ("t.csv?text=a&caption=b", b"a,b\n", "expected one column"),

@@ -66,14 +66,8 @@ class Texts:
             DataError: the source is damaged.
             UnreadableError: a cell is blank or no text, and the log's `on_error` is "raise".
         """
-        blank: list[int] = []  # blank lines at the end of a file do not count
         for number, cell in self._read():
             problem = _problem(cell)
-            if problem == BLANK and self.place == "line":
-                blank.append(number)
-                continue
-            while blank:
-                self._skip(blank.pop(0), BLANK)
             if problem is None:
                 yield str(cell)
             else:
@@ -154,8 +148,8 @@ def _lines(path: Path) -> Cells:
 
 
 def _numbered(file: Any, name: str) -> Cells:
-    """Yield the lines of a file without their ends, and their numbers from 1."""
-    number = 0
+    """Yield the lines of a file without their ends, and their numbers from 1; blank lines at the end do not count."""
+    number = blank = 0
     try:
         while line := file.readline(MAX_LINE):
             number += 1
@@ -163,6 +157,11 @@ def _numbered(file: Any, name: str) -> Cells:
                 raise DataError(
                     f"{name}, line {number}: has more than {MAX_LINE:,} characters; expected one text a line"
                 )
+            if not line.strip():
+                blank += 1
+                continue
+            yield from ((earlier, "") for earlier in range(number - blank, number))
+            blank = 0
             yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         byte = error.object[error.start : error.start + 1]
