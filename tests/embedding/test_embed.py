@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 import tracemalloc
@@ -141,6 +142,20 @@ class TestImages:
         assert names == [name for name in sorted_names(photos) if name != "05.png"]
         torch.testing.assert_close(torch.from_numpy(vectors.copy()), toy.encode_image([photos / n for n in names]))
         assert json.loads(written.skipped_list.read_text()).keys() == {"05.png"}
+
+    def test_names_that_are_not_utf8(self, toy, photos, tmp_path):
+        good, bad = (os.fsdecode(name) for name in (b"caf\xe9 \xc3\xa9.png", b"\\bad\xe9.png"))
+        try:
+            shutil.copytree(photos, tmp_path / "photos")
+            shutil.copy(photos / "05.png", tmp_path / "photos" / good)
+            (tmp_path / "photos" / bad).write_text("no image")
+        except OSError:
+            pytest.skip("the file system refuses the names")
+        with pytest.warns(UserWarning, match="skipped"):
+            written = miniclip.embed(toy, tmp_path / "photos", tmp_path / "out.npy", on_error="skip")
+        assert good in names_of(written.path)
+        assert json.loads(written.skipped_list.read_text(encoding="utf-8")).keys() == {bad}
+        assert "é" in written.names.read_text(encoding="utf-8")
 
     def test_too_many_unreadable_images(self, toy, photos, tmp_path):
         shutil.copytree(photos, tmp_path / "photos")

@@ -28,6 +28,7 @@ from miniclip.utils.option_names import option
 
 SUFFIXES = (".npy", ".parquet", ".safetensors")
 GROUP_ROWS = 1 << 14  # rows in a row group of a parquet file
+ESCAPED = "backslashreplace"  # bytes in a file name that are not UTF-8; JSON has the same escape, "\udce9"
 TENSOR = "embeddings"  # name of the tensor in a .safetensors file
 
 
@@ -105,13 +106,13 @@ def write_skipped(path: Path, skipped: dict[str, str]) -> Path | None:
         target.unlink(missing_ok=True)
         return None
     content = json.dumps(skipped, indent=0, ensure_ascii=False) + "\n"
-    write_atomically(target, lambda temporary: temporary.write_bytes(content.encode("utf-8", "surrogatepass")))
+    write_atomically(target, lambda temporary: temporary.write_bytes(content.encode("utf-8", ESCAPED)))
     return target
 
 
 def _write_list(path: Path, names: Iterable[str]) -> None:
     """Write strings as a JSON list, one a line."""
-    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+    with path.open("w", encoding="utf-8", errors=ESCAPED) as file:
         start = "["
         for name in names:
             file.write(f"{start}\n{json.dumps(name, ensure_ascii=False)}")
