@@ -65,6 +65,26 @@ def test_first_error_is_not_replaced():
         writer.start(fail)
 
 
+def test_writes_after_a_failed_one_are_left_out():
+    """A state must not name a best checkpoint that could not be written."""
+
+    def fail():
+        raise OSError("the disk")
+
+    go, written = threading.Event(), []
+    writer = BackgroundWriter(background=True)
+    writer.start(lambda: go.wait(timeout=30))
+    writer.start(fail)
+    writer.start(lambda: written.append("state"))
+    go.set()
+    with pytest.raises(OSError, match="the disk"):
+        writer.wait()
+    assert written == []
+    writer.start(lambda: written.append("later"))  # the caller got the error, and may have made room
+    writer.wait()
+    assert written == ["later"]
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_files_do_not_depend_on_the_background_thread(start, background):
     trainer = start(callbacks=[], save_in_background=background, save_every=2)

@@ -1,7 +1,8 @@
 """Background writer of checkpoints: a thread writes a copy of the tensors while training continues.
 
 Writes run one at a time and in order. Each file is replaced atomically, so that a kill at any moment leaves a complete
-old file or a complete new one. An error of a write, such as a full disk, is raised in the training loop later.
+old file or a complete new one. An error of a write, such as a full disk, is raised in the training loop later. The
+writes after it are left out, since a later file may depend on an earlier one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class BackgroundWriter:
         self.background = background
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="miniclip-writer")
         self._running: list[Future[None]] = []
+        self._failed = False  # since the last `wait`
 
     def __enter__(self) -> BackgroundWriter:
         return self
@@ -49,7 +51,16 @@ class BackgroundWriter:
             write()
             return
         self.raise_errors()
-        self._running.append(self._pool.submit(write))
+        self._running.append(self._pool.submit(self._run, write))
+
+    def _run(self, write: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            write()
+        except BaseException:
+            self._failed = True
+            raise
 
     def raise_errors(self) -> None:
         """Raise the error of a finished write, without waiting for unfinished ones."""
@@ -64,5 +75,6 @@ class BackgroundWriter:
         """
         running, self._running = self._running, []
         errors = [future.exception() for future in running]  # wait for all before raising the first
+        self._failed = False
         for error in filter(None, errors):
             raise error
