@@ -36,6 +36,18 @@ def test_jpeg_equals_pillow(tmp_path):
     assert image.resize((5, 5)).size == (5, 5)
 
 
+@pytest.mark.parametrize("source", ["path", "named bytes", "bytes with the tag of DNG"])
+def test_thumbnail_of_a_raw_file_is_not_taken_for_the_image(tmp_path, source):
+    tags = {0xC612: b"\1\4\0\0"} if "tag" in source else {}
+    image, path = Image.new("RGB", (64, 48), "red"), tmp_path / "a.DNG"
+    Image.new("RGB", (16, 12)).save(path, "TIFF", save_all=True, append_images=[image], tiffinfo=tags)
+    name = "photos.tar, a.dng" if source == "named bytes" else None
+    with pytest.raises(DataError, match=r"it is a RAW file of a camera.*convert it to JPEG"):
+        open_image(path if source == "path" else path.read_bytes(), name)
+    image.save(path, "JPEG")
+    assert open_image(path).size == (64, 48)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
 def test_orientation_is_applied_once(tmp_path, orientation, kind):

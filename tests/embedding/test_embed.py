@@ -143,6 +143,14 @@ class TestImages:
         torch.testing.assert_close(torch.from_numpy(vectors.copy()), toy.encode_image([photos / n for n in names]))
         assert json.loads(written.skipped_list.read_text()).keys() == {"05.png"}
 
+    def test_raw_file_is_refused(self, toy, photos, tmp_path):
+        shutil.copytree(photos, tmp_path / "photos")
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "camera.dng", "TIFF")  # the thumbnail inside
+        with pytest.raises(UnreadableError, match=r"^camera\.dng: .* it is a RAW file of a camera"):
+            miniclip.embed(toy, tmp_path / "photos", tmp_path / "out.npy")
+        with pytest.raises(UnreadableError, match=r"camera\.dng: .* it is a RAW file of a camera"):
+            toy.encode_image(tmp_path / "photos" / "camera.dng")
+
     def test_names_that_are_not_utf8(self, toy, photos, tmp_path):
         good, bad = (os.fsdecode(name) for name in (b"caf\xe9 \xc3\xa9.png", b"\\bad\xe9.png"))
         try:

@@ -30,6 +30,8 @@ _NOT_DECODED = {
     "EPS": "EPS files are programs, which are not run",
     "FITS": "FITS files can be compressed without a limit",
 }
+RAW_SUFFIXES = frozenset((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"))
+_DNG_VERSION = 0xC612  # a tag of every DNG file
 _ORIENTATION = 0x0112  # the EXIF tag
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _TRANSPOSITIONS = {
@@ -75,6 +77,7 @@ def opened_image(source: str | Path | bytes, name: str | None) -> Iterator[tuple
         DataError: anything that goes wrong, in the body of the context too.
     """
     start, pixels = b"", 0
+    name = name or ("an image" if isinstance(source, bytes) else str(source))
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else _open_regular(source) as file:
             length = file.seek(0, os.SEEK_END)
@@ -89,11 +92,14 @@ def opened_image(source: str | Path | bytes, name: str | None) -> Iterator[tuple
             with Image.open(file) as image:
                 pixels = image.width * image.height
                 _check_header(image, pixels, length)
+                if image.format == "TIFF" and (is_raw(name) or _DNG_VERSION in getattr(image, "tag_v2", ())):
+                    raise DataError(
+                        "it is a RAW file of a camera, of which only a thumbnail is read: convert it to JPEG"
+                    )
                 yield image, file
     except Exception as error:  # Pillow's decoders raise more types than its documentation names
         if isinstance(error, MemoryError) and 0 < pixels <= MAX_UNCHECKED_PIXELS:
             raise  # the machine is out of memory; the image is not the cause
-        name = name or ("an image" if isinstance(source, bytes) else str(source))
         advice = "replace the file, or remove it from the captions"
         raise UnreadableError(name, f"cannot be read as an image: {_reason(error, start)}; {advice}") from error
 
@@ -153,6 +159,11 @@ def _decoder_bytes(image: Image.Image) -> int:
     if "progressive" in image.info:  # a JPEG in several scans: its coefficients, 2 bytes each, are kept
         return 4 + 2 * len(image.getbands())
     return _DECODER_BYTES.get(image.format or "", 4)
+
+
+def is_raw(name: str) -> bool:
+    """Return whether a file's name is that of a RAW file. Its content does not tell: many are TIFF files inside."""
+    return name[name.rfind(".") :].lower() in RAW_SUFFIXES
 
 
 @functools.cache

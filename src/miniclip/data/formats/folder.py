@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from miniclip.data.decoding import unread_format
+from miniclip.data.decoding import RAW_SUFFIXES, unread_format
 from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
@@ -23,12 +23,7 @@ IMAGE_SUFFIXES = frozenset(
     ]
 )
 # Images that Pillow does not read: of cameras, drawings, and formats that are too new.
-UNREAD_SUFFIXES = frozenset(
-    [
-        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"),
-        *(".svg", ".eps", ".xcf", ".jxl", ".jxr", ".exr", ".hdr"),
-    ]
-)
+UNREAD_SUFFIXES = RAW_SUFFIXES | {".svg", ".eps", ".xcf", ".jxl", ".jxr", ".exr", ".hdr"}
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 TEXT_SUFFIXES = (".txt", ".caption")
 

@@ -10,13 +10,6 @@ from PIL import Image
 from miniclip.data.decoding import MAX_PIXELS
 from miniclip.errors import UnreadableError
 
-RAW_SUFFIXES = frozenset((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"))
-
-
-def is_raw(name: str) -> bool:
-    """Return whether a file's name is that of a RAW file. Its content does not tell: many are TIFF files inside."""
-    return name[name.rfind(".") :].lower() in RAW_SUFFIXES
-
 
 def open_raw(source: bytes | Path, name: str) -> Image.Image:
     """Open a RAW file as an RGB image.

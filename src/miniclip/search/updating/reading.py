@@ -12,10 +12,10 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from miniclip.data.decoding import MAX_FILE_BYTES, missing_reader, open_image
+from miniclip.data.decoding import MAX_FILE_BYTES, is_raw, missing_reader, open_image
 from miniclip.data.decoding.jpeg import MAX_JPEG_BYTES, decode_image, to_pixels
 from miniclip.data.decoding.rgb import to_rgb
-from miniclip.data.formats.raw import is_raw, open_raw
+from miniclip.data.formats.raw import open_raw
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.skipping import reason_of
 from miniclip.errors import DataError, UnreadableError

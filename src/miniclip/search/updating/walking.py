@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from miniclip.data.decoding import RAW_SUFFIXES
 from miniclip.data.formats.folder import IMAGE_SUFFIXES
-from miniclip.data.formats.raw import RAW_SUFFIXES
 from miniclip.search.database import DATABASE
 from miniclip.search.store import FileState
 from miniclip.utils.system_errors import system_message
