@@ -7,8 +7,11 @@ import pytest
 
 from miniclip.data import Shapes
 from miniclip.runs.changes import NEUTRAL, accepting_command, changed_settings
+from miniclip.runs.history import History
+from miniclip.runs.metrics_file import MetricsFile
 from miniclip.train import TrainConfig, Trainer
 from miniclip.utils.option_names import flags
+from tests.toys import StopAt
 
 
 def test_differences_are_named(start, train_data, val_data):
@@ -151,3 +154,67 @@ def test_advised_command_keeps_the_step(start, train_data, val_data):
     command = r"--resume \S+ --step 5 --lr 0\.0001 --allow-changes"
     with flags({"allow_changes": "--allow-changes{}"}), pytest.raises(ValueError, match=command):
         Trainer.resume(trainer.run_dir, train_data, val_data, **options)
+
+
+class KillAt(StopAt):
+    """Ends a run without a save, as a kill does, when the record of a step is logged."""
+
+    def on_step(self, trainer, record):
+        if record["step"] == self.step:
+            raise MemoryError
+
+
+@pytest.mark.parametrize("step", [6, 4], ids=["newest state", "earlier state"])
+def test_changes_survive_a_kill_before_the_next_save(start, train_data, val_data, step):
+    """A run that is killed and resumed ends like an undisturbed one with the same changes."""
+    ends, settings = [], {"batch_size": 4, "monitor": "val_loss", "save_every": None}
+    for run in ("killed", "whole"):
+        stopped = start(run, [MetricsFile(), StopAt(7)], log_every=1, save_every=1, keep_checkpoints=9)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.fit()
+        options = {"settings": settings, "allow_changes": True, "step": None if step == 6 else step, "device": "cpu"}
+        if run == "killed":
+            callbacks = [MetricsFile(), KillAt(step + 1)]
+            with pytest.raises(MemoryError):
+                Trainer.resume(stopped.run_dir, train_data, val_data, callbacks=callbacks, **options).fit()
+            options = {"device": "cpu"}
+        resumed = Trainer.resume(stopped.run_dir, train_data, val_data, callbacks=[MetricsFile()], **options)
+        assert (resumed.step, resumed.progress.best, resumed.config.batch_size) == (step, None, 4)
+        resumed.fit()
+        losses = [record["loss"] for record in History.read(stopped.run_dir).steps]
+        ends.append((resumed.progress, losses, json.loads((stopped.run_dir / "config.json").read_text())["changes"]))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("killed", ["miniclip.runs.checkpointer.state.save_state", "miniclip.train.trainer.start_run"])
+def test_kill_while_a_change_is_written_loses_no_record(start, train_data, val_data, monkeypatch, killed):
+    def kill(*_):
+        raise MemoryError
+
+    trainer = start(callbacks=[MetricsFile()], log_every=1, save_every=2, keep_checkpoints=9)
+    before = trainer.fit()
+    options = {"settings": {"lr": 1e-4}, "allow_changes": True, "step": 6, "device": "cpu"}
+    for attempt in (1, 2):
+        resumed = Trainer.resume(trainer.run_dir, train_data, val_data, callbacks=[MetricsFile()], **options)
+        if attempt == 1:
+            monkeypatch.setattr(killed, kill)
+            with pytest.raises(MemoryError):
+                resumed.fit()
+            monkeypatch.undo()
+            assert History.read(trainer.run_dir) == before
+            assert json.loads((trainer.run_dir / "config.json").read_text())["changes"] == []
+    assert resumed.step == 6
+    assert [record["step"] for record in resumed.fit().steps] == list(range(1, 11))
+
+
+def test_change_keeps_the_states_of_the_callbacks_that_are_there(start, train_data, val_data):
+    class Counter(MetricsFile):
+        def state_dict(self):
+            return {"count": 1}
+
+    trainer = start(callbacks=[Counter()], max_steps=3)
+    trainer.fit()
+    options = {"settings": {"lr": 1e-4}, "allow_changes": True, "device": "cpu"}
+    assert Trainer.resume(trainer.run_dir, train_data, val_data, callbacks=[Counter()], **options).progress.callbacks
+    changed = Trainer.resume(trainer.run_dir, train_data, val_data, callbacks=[], **options)
+    assert changed.progress.callbacks == {}  # else the next resume would need them again

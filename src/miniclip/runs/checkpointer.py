@@ -37,13 +37,14 @@ class Checkpointer:
     Attributes:
         parts: foreign parts of the model of a resumed run.
         is_new: whether the run is not resumed and has not started.
+        is_branch: whether the run is resumed from an earlier state or with changes, and has not started.
     """
 
     def __init__(
         self, run_dir: Path, model: CLIPModel, optimizer: torch.optim.Optimizer, ema: EMA | None, config: TrainConfig
     ) -> None:
         self.parts: Sequence[str] = ()
-        self.is_new = True
+        self.is_new, self.is_branch = True, False
         self.run_dir, self.model, self.optimizer, self.ema, self.config = run_dir, model, optimizer, ema, config
         self.writer = BackgroundWriter(config.save_in_background)
         self._saved_at = time.perf_counter()
@@ -71,6 +72,16 @@ class Checkpointer:
         self.is_new = False
         self.optimizer = optimizer
         self._saved_at = time.perf_counter()
+
+    def save_branch(self, progress: Progress) -> None:
+        """Write the state of a branch before `config.json` and the log change, so that a kill cannot mix two branches.
+
+        A run that is killed before the next save is then resumed from here. All ranks wait until all is written.
+        """
+        if distributed.any_rank(self.is_branch):  # callbacks, whose absence is a change, may differ between ranks
+            self.save(progress)
+            self.finish()
+            self.is_branch = False
 
     def raise_errors(self) -> None:
         """Raise the error of a finished write, without waiting for unfinished ones."""

@@ -16,6 +16,7 @@ from miniclip.config import CLIPConfig
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.inference.model import CLIPModel
 from miniclip.runs.changes import (
+    NEUTRAL,
     Changes,
     ScheduleChange,
     changed_callbacks,
@@ -46,6 +47,7 @@ class ResumedRun(NamedTuple):
         changes: differences from the original run.
         state: the state.
         parts: foreign parts that the model must have before it is trained; empty if changes are allowed.
+        is_branch: whether the state is not the newest, or a change affects the result.
     """
 
     model: CLIPModel
@@ -54,6 +56,7 @@ class ResumedRun(NamedTuple):
     changes: Changes
     state: State
     parts: Sequence[str]
+    is_branch: bool
 
 
 class ResumeOptions(NamedTuple):
@@ -108,7 +111,8 @@ def load_run(
         schedule = ScheduleChange(before, now, saved.progress, train_data)
         require_allowed(run_dir, changes, schedule, about, options.step)
     parts = () if options.allow_changes else saved.structure.foreign
-    return ResumedRun(load_model(run_dir, run["model"], path, saved), now, about, changes, saved, parts)
+    is_branch = options.step is not None or not changes.keys() <= NEUTRAL
+    return ResumedRun(load_model(run_dir, run["model"], path, saved), now, about, changes, saved, parts, is_branch)
 
 
 def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) -> CLIPModel:
@@ -145,6 +149,8 @@ def restore(
     records = History()
     if (run_dir / FILE).exists():
         records = History.read(run_dir, progress.step, progress.evaluated)
+    states = progress.callbacks.items()  # without those that the user left out
+    progress.callbacks = {name: state for name, state in states if f"callback {name}" not in run.changes}
     if run.changes.keys() & {"train data", "batch_size", "seed"}:
         progress.epoch_start = progress.step
     if "monitor" in run.changes:  # the best value is that of another metric

@@ -141,7 +141,7 @@ def set_up(
     metrics, progress = build_metrics(model, loader, train_data, config, path), Progress()
     if resumed is not None:
         progress, metrics.history = restore(resumed, path, model, optimizer, ema)
-        checkpointer.parts, checkpointer.is_new = resumed.parts, False
+        checkpointer.parts, checkpointer.is_new, checkpointer.is_branch = resumed.parts, False, resumed.is_branch
     total_steps, epochs = run_length(config, progress, loader.steps)
     prepare = InputPreparation(model, config, loader.batch_size, total_steps)
     if config.compile:

@@ -234,9 +234,10 @@ class Trainer:
     def _start(self) -> None:
         """Write `config.json` and the first state, so that a run killed at any later moment can be resumed."""
         self.checkpointer.start(self.optimizer, self.step)
+        self.modes.enter()
+        self.checkpointer.save_branch(self.progress)
         distributed.on_main(lambda: start_run(self.run_dir, self.facts, self.model.device, self.step, self.changes))
         self.metrics.start_clock()
-        self.modes.enter()
         self._call("on_start")
         if self.step == 0:
             self.save()
