@@ -261,6 +261,42 @@ def test_removes_the_tokenizer_of_an_earlier_export(layout, model_with_tokenizer
     assert load(tmp_path).tokenizer is None
 
 
+@pytest.mark.parametrize("layout", WITH_SETTINGS)
+def test_removes_the_tokenizer_files_of_other_programs(layout, model_with_tokenizer, tmp_path):
+    for name in ("special_tokens_map.json", "vocab.json", "merges.txt"):
+        (tmp_path / name).write_text('{"pad_token": "!"}')
+    export(model_with_tokenizer, tmp_path, layout=layout, overwrite=True)
+    assert names(tmp_path) == FILES[layout] | TOKENIZER
+
+
+def test_saved_tokenizer_does_not_use_files_of_another_checkpoint(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    words = library.Tokenizer(library.models.WordLevel({"<unk>": 0, "</s>": 1, "<pad>": 2, "dog": 3}, "<unk>"))
+    words.add_special_tokens(["<pad>", "</s>"])
+    tokenizer = LibraryTokenizer(json.loads(words.to_str()), pad_token="<pad>")
+    text = dataclasses.replace(SIGLIP.text, vocab_size=4, end_id=None)
+    model = build(dataclasses.replace(SIGLIP, text=text), tokenizer)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (tmp_path / name).write_text('{"pad_token": "</s>"}')
+    save(model, tmp_path, overwrite=True)
+    loaded = load(tmp_path)
+    assert torch.equal(loaded.tokenizer("dog", 5, pad=True), tokenizer("dog", 5, pad=True))
+    assert torch.equal(loaded.encode_text("dog"), model.encode_text("dog"))
+
+
+def test_openais_weights_do_not_use_the_configuration_of_others(model, config, tmp_path):
+    export(build(config.replace_image(activation="gelu").replace_text(activation="gelu")), tmp_path, layout="open_clip")
+    (tmp_path / "open_clip_model.safetensors").rename(tmp_path / "epoch_1.safetensors")
+    with pytest.raises(
+        FileExistsError, match=r"holds open_clip_config\.json, which would be used with the new weights"
+    ):
+        export(model, tmp_path, layout="openai", overwrite=True)
+    export(model, tmp_path / "own", layout="openai")
+    (tmp_path / "own" / "model.pt").rename(tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"OpenAI's own weights, which have QuickGELU; .* has gelu: move"):
+        load(tmp_path / "model.pt")
+
+
 def test_openai_refuses_another_tokenizer(model_with_tokenizer, tmp_path):
     with pytest.raises(ValueError, match="OpenAI's code contains its own vocabulary"):
         export(model_with_tokenizer, tmp_path / "export", layout="openai")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+OTHER_TOKENIZER_FILES = ("special_tokens_map.json", "vocab.json", "merges.txt")  # of other programs
 REFUSED = "the export was checked and refused: {problem} after reading it back; please report this, with config.json"
 MAX_ERROR = 1e-5  # largest difference of unit vectors: equal weights differ by the order of sums only
 MAX_HALF_ERROR = 1e-2  # in float16 and bfloat16
@@ -67,7 +68,7 @@ def export(
     plan = _export_plan(clip.config, tokenizer, layout, repo)
     path = require_target(path, overwrite)
     require_precedence(path, {plan.weights_file, *plan.config_files})
-    stale = {TOKENIZER, TOKENIZER_CONFIG}
+    stale = {TOKENIZER, TOKENIZER_CONFIG, *OTHER_TOKENIZER_FILES}
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path, prefix=".export-") as temporary:
         folder = Path(temporary)

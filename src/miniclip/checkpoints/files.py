@@ -102,7 +102,7 @@ def require_precedence(path: Path, written: Collection[str]) -> None:
 
     Raises:
         CheckpointError: the directory holds a peft adapter.
-        FileExistsError: it holds weights that come before the new ones.
+        FileExistsError: it holds weights that come before the new ones, or a configuration of others.
     """
     names = {file.name for file in path.iterdir()} if path.is_dir() else set()
     refuse_adapter(str(path), names)
@@ -110,6 +110,10 @@ def require_precedence(path: Path, written: Collection[str]) -> None:
     if weights is not None and weights not in written:
         raise FileExistsError(
             f"{path} holds {weights}, which would be opened in place of the new weights: choose another directory"
+        )
+    if openai.WEIGHTS in written and open_clip.CONFIG in names:  # OpenAI's layout has no configuration of its own
+        raise FileExistsError(
+            f"{path} holds {open_clip.CONFIG}, which would be used with the new weights: choose another directory"
         )
 
 

@@ -195,7 +195,13 @@ def _open_clip_or_openai(weights: Weights, directory: Path, given: LoadPlan | No
         return given._replace(rows=open_clip.key_map(given.config, weights.shapes), tokenizer_options=options)
     open_clip_config = _json(directory / open_clip.CONFIG)
     if open_clip_config is not None:
-        return open_clip.load_plan(open_clip_config, weights.shapes)
+        plan = open_clip.load_plan(open_clip_config, weights.shapes)
+        if has_sizes and plan.config.image.activation != "quickgelu":
+            raise CheckpointError(
+                f"{weights.path}: OpenAI's own weights, which have QuickGELU; {open_clip.CONFIG} beside them has "
+                f"{plan.config.image.activation}: move the weights to a directory of their own"
+            )
+        return plan
     if has_sizes or _has_openais_precisions(weights):
         return openai.load_plan(weights.shapes)
     raise CheckpointError(

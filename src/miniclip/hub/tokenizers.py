@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def attach_tokenizer(
     cache_dir: str | Path | None,
 ) -> None:
     """Give a model the tokenizer that is passed, else that of its checkpoint, else a function that fetches one."""
-    options = dict(checkpoint.plan.tokenizer_options)
+    options = {**checkpoint.plan.tokenizer_options, "use_config": not checkpoint.is_native}
     path = find_tokenizer(checkpoint.directory)
     if tokenizer is not None:
         given = open_tokenizer(tokenizer)
@@ -54,7 +55,9 @@ def attach_tokenizer(
         if checkpoint.is_native and path.stat().st_size <= MAX_EAGER_BYTES:
             _ = model.tokenizer  # a damaged file raises while loading, not at the first text
     elif repo := _tokenizer_repo(model, checkpoint):
-        model.tokenizer_source = functools.partial(_fetch, repo, options, checkpoint.weights_path, cache_dir)
+        model.tokenizer_source = functools.partial(
+            _fetch, repo, checkpoint.plan.tokenizer_options, checkpoint.weights_path, cache_dir
+        )
 
 
 def _readable(path: Path | None, options: dict[str, Any]) -> TextTokenizer | None:
@@ -74,7 +77,7 @@ def _tokenizer_repo(model: CLIPModel, checkpoint: CheckpointReader) -> str | Non
     return checkpoint.plan.tokenizer_repo or (OPENAI_REPO if is_openai else None)
 
 
-def _fetch(repo: str, options: dict[str, Any], weights: Path, cache_dir: str | Path | None) -> TextTokenizer:
+def _fetch(repo: str, options: Mapping[str, Any], weights: Path, cache_dir: str | Path | None) -> TextTokenizer:
     try:
         folder = fetch(repo, _tokenizer_files, cache_dir=cache_dir)
     except (ConnectionError, FileNotFoundError, PermissionError) as error:

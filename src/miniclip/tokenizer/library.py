@@ -168,10 +168,12 @@ class LibraryTokenizer(BatchTokenizer):
         return cls.from_parsed(file, files.read_json(file), **options)
 
     @classmethod
-    def from_parsed(cls, file: Path, data: Any, **options: Unpack[Options]) -> "LibraryTokenizer":
+    def from_parsed(
+        cls, file: Path, data: Any, use_config: bool = True, **options: Unpack[Options]
+    ) -> "LibraryTokenizer":
         """Return the tokenizer of a file whose content has already been parsed, which takes seconds for large files."""
         check_options(options)
-        config = _read_config(file.parent)
+        config = _read_config(file.parent) if use_config else {}
         try:
             if not isinstance(data, dict) or "model" not in data:
                 raise CheckpointError("not a tokenizer.json")

@@ -15,12 +15,16 @@ from miniclip.tokenizer.library import LibraryTokenizer, Options, check_options
 from miniclip.tokenizer.tokenizer_json import is_clip
 
 
-def load_tokenizer(path: str | os.PathLike[str], **options: Unpack[Options]) -> Tokenizer | LibraryTokenizer:
+def load_tokenizer(
+    path: str | os.PathLike[str], *, use_config: bool = True, **options: Unpack[Options]
+) -> Tokenizer | LibraryTokenizer:
     """Read a tokenizer.
 
     Args:
         path: a tokenizer.json; a vocab.json with merges.txt beside it; OpenAI's file of merges; or a directory with
             one of these, searched in this order.
+        use_config: also read tokenizer_config.json and special_tokens_map.json beside the file. A tokenizer.json that
+            miniclip wrote needs neither, and files of another checkpoint may lie there.
         options: settings that the files lack, such as `tokenizer_kwargs` of an open_clip_config.json; see
             `LibraryTokenizer`. With `clean`, a tokenizer of CLIP's kind cleans as OpenAI did. If it must also remove
             punctuation, strip a token or end with another one, `LibraryTokenizer` reads its tokenizer.json.
@@ -41,7 +45,7 @@ def load_tokenizer(path: str | os.PathLike[str], **options: Unpack[Options]) -> 
     )
     data = files.read_json(file)
     if isinstance(data, dict) and "model" in data and not (fits_clip and is_clip(data)):
-        return LibraryTokenizer.from_parsed(file, data, **options)
+        return LibraryTokenizer.from_parsed(file, data, use_config, **options)
     if not fits_clip:
         raise ValueError(f"{file}: {options} does not fit a tokenizer of CLIP's kind; expected a tokenizer.json for it")
     tokenizer = Tokenizer.load(file)
