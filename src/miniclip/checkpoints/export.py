@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from miniclip.tokenizer import TextTokenizer
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-OTHER_TOKENIZER_FILES = ("special_tokens_map.json", "vocab.json", "merges.txt")  # of other programs
+OTHER_TOKENIZER_FILES = ("special_tokens_map.json", "vocab.json", "merges.txt")  # other programs write them
 REFUSED = "the export was checked and refused: {problem} after reading it back; please report this, with config.json"
 MAX_ERROR = 1e-5  # largest difference of unit vectors: equal weights differ by the order of sums only
 MAX_HALF_ERROR = 1e-2  # in float16 and bfloat16
