@@ -160,6 +160,25 @@ class TestBrokenCsv:
         assert names(data) == ["a.jpg", "c.jpg", "d.jpg"]
         assert len(data.skip_log) == 1
 
+    ROWS = ("a.jpg|one", 'b.jpg|"two, of 19', "c.jpg|three", 'd.jpg|a monitor of 19"')
+
+    @pytest.mark.parametrize("columns", [("image", "caption"), ("caption", "image")])
+    def test_lone_quote_does_not_swallow_the_next_rows(self, read, columns):
+        order = 1 if columns[0] == "image" else -1
+        text = "\n".join(";".join(row.split("|")[::order]) for row in ("image|caption", *self.ROWS)) + "\n"
+        message = error_of(read, text)
+        assert "line 3: a double quote is opened, and not closed before the row of 'c.jpg'" in message
+        assert names(skipped(read, text)) == ["a.jpg", "c.jpg", "d.jpg"]
+
+    def test_two_lone_quotes_in_tsv_are_literal(self, read):
+        text = "\n".join(row.replace("|", "\t") for row in ("image|caption", *self.ROWS)) + "\n"
+        captions = ["one", '"two, of 19', "three", 'a monitor of 19"']
+        assert read(text, "x.tsv").captions == [[caption] for caption in captions]
+
+    def test_quoted_captions_may_have_several_lines(self, read):
+        text = 'image;caption\na.jpg;"a poem\nof two; lines, b.jpg"\nb.jpg;two\n'
+        assert read(text).captions == [["a poem\nof two; lines, b.jpg"], ["two"]]
+
     def test_lone_quotes_in_tsv_are_literal(self, read):
         data = read('image\tcaption\na.jpg\t"one\nb.jpg\t"two" three\n', "x.tsv")
         assert data.captions == [['"one'], ['"two" three']]

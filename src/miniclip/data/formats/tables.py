@@ -7,10 +7,11 @@ quotes, and its own quotes are doubled. Many TSV files have lone quotes; if quot
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple, TypeAlias
 
 from miniclip.data.formats.cells import optional_text, read_cells
 from miniclip.data.formats.columns import (
@@ -25,8 +26,12 @@ from miniclip.data.formats.rows import ImageRow, ImageRows
 from miniclip.data.formats.text_files import read_text
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError
+from miniclip.utils.formatting import short
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
+
+
+Check: TypeAlias = Callable[[Sequence[str]], str | None]  # from the fields of a row to its problem
 
 
 class CsvRecord(NamedTuple):
@@ -70,9 +75,7 @@ def read_table(
     if separator is None and names == ColumnNames() and is_flickr_table(lines[0]):
         return read_flickr_table(path, lines[0], skip_log, split)
     separator = separator or detect_separator(path, lines[0], names.image)
-    records = list(_parse(lines, separator, csv.QUOTE_MINIMAL))
-    if separator == "\t" and any(record.problem for record in records):
-        records = list(_parse(lines, separator, csv.QUOTE_NONE))
+    records = _parsed(lines, separator)
     if not records:
         raise DataError(f"{path}, line 1: names no columns; the first line must name them, such as image,caption")
     if records[0].problem:
@@ -81,6 +84,9 @@ def read_table(
     columns = choose_columns(f"{path}, line 1", header, names)
     warn_of_other_captions(f"{path}, line 1", header, columns, names)
     joins = [header.index(name) for name in columns.captions] == [len(header) - 1]
+    if any("\n" in field for record in records for field in record.fields):
+        check = functools.partial(_swallowed, header.index(columns.image), len(header), separator)
+        records = _parsed(lines, separator, check)
     records = [_fit(record, len(header), separator, joins) for record in records[1:]]
     return ImageRows(
         path,
@@ -128,8 +134,16 @@ def detect_separator(path: Path, header: str, image: str | None) -> str:
     return best
 
 
-def _parse(lines: Sequence[str], separator: str, quoting: int) -> Iterator[CsvRecord]:
-    """Parse the rows; after one that cannot be parsed, continue with the next line."""
+def _parsed(lines: Sequence[str], separator: str, check: Check = lambda fields: None) -> list[CsvRecord]:
+    """Parse the rows; in a file with tabs, quotes are literal if a row has a problem otherwise."""
+    records = list(_parse(lines, separator, csv.QUOTE_MINIMAL, check))
+    if separator == "\t" and any(record.problem for record in records):
+        records = list(_parse(lines, separator, csv.QUOTE_NONE, check))
+    return records
+
+
+def _parse(lines: Sequence[str], separator: str, quoting: int, check: Check) -> Iterator[CsvRecord]:
+    """Parse the rows; after one that cannot be parsed, or does not pass the check, continue with the next line."""
     start = 0
     while start < len(lines):
         rest = (lines[k] for k in range(start, len(lines)))
@@ -137,13 +151,38 @@ def _parse(lines: Sequence[str], separator: str, quoting: int) -> Iterator[CsvRe
         first = start
         try:
             for fields in reader:
+                if problem := check(fields):
+                    yield CsvRecord(first + 1, [], problem)
+                    break
                 if any(field.strip() for field in fields):
                     yield CsvRecord(first + 1, fields)
                 first = start + reader.line_num
-            return
+            else:
+                return
+            start = first + 1
         except csv.Error as error:
             yield CsvRecord(first + 1, [], _explain(error))
             start = first + 1
+
+
+def _swallowed(image: int, width: int, separator: str, fields: Sequence[str]) -> str | None:
+    """Return the problem of a row whose quoted field holds other rows: a lone quote begins it, another one ends it.
+
+    Args:
+        image: position of the column of images.
+        width: number of columns.
+        separator: between fields.
+        fields: those of the row.
+    """
+    suffix = PurePath(fields[image].strip()).suffix.lower() if image < len(fields) else ""
+    for line in (line for field in fields for line in field.splitlines()[1:]):
+        inner = line.split(separator)
+        if suffix and len(inner) == width and PurePath(inner[image].strip()).suffix.lower() == suffix:
+            return (
+                f"a double quote is opened, and not closed before the row of {short(inner[image])}; close it, or "
+                'double it ("") if it is part of the text'
+            )
+    return None
 
 
 def _explain(error: csv.Error) -> str:
