@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+import miniclip
+from miniclip.cli.train import format_summary
 from miniclip.data import Shapes
 from miniclip.runs.changes import NEUTRAL, accepting_command, changed_settings
 from miniclip.runs.history import History
@@ -74,6 +77,51 @@ def test_another_monitored_metric_resets_the_best_value(start, train_data, val_d
     assert resumed.progress.best is None
     history = resumed.fit()
     assert resumed.progress.best == -history.evaluations[-1]["val_loss"]  # a recall in 0..100 would always be greater
+
+
+@pytest.mark.parametrize(
+    ("monitor", "settings", "images", "is_kept"),
+    [
+        ("recall", {}, 18, False),
+        ("recall", {"batch_size": 4, "seed": 5}, 20, True),
+        ("val_loss", {"batch_size": 4}, 20, False),
+        ("val_loss", {"seed": 5}, 20, False),
+        ("val_loss", {"lr": 1e-4}, 20, True),
+    ],
+)
+def test_best_value_is_kept_if_later_ones_can_be_compared(start, train_data, monitor, settings, images, is_kept):
+    trainer = start(callbacks=[], max_steps=5, monitor=monitor)
+    trainer.fit()
+    options = {"settings": settings, "allow_changes": True, "callbacks": [], "device": "cpu"}
+    resumed = Trainer.resume(trainer.run_dir, train_data, Shapes("val", images, image_size=16), **options)
+    kept = (resumed.progress.best, resumed.progress.best_step)
+    assert kept == ((trainer.progress.best, 5) if is_kept else (None, -1))
+
+
+@pytest.mark.parametrize(
+    ("value_of_10", "is_damaged", "is_kept"),
+    [(3.0, False, False), (1.0, False, True), (1.0, True, False)],
+    ids=["dropped", "kept", "unknown"],
+)
+def test_best_is_of_the_new_branch(start, train_data, val_data, monkeypatch, value_of_10, is_damaged, is_kept):
+    values = {5: 2.0, 10: value_of_10}
+    monkeypatch.setattr("miniclip.train.trainer.monitored", lambda record, _: values[record["step"]])
+    trainer = start(callbacks=[MetricsFile()], keep_checkpoints=9)
+    trainer.fit()
+    if is_damaged:
+        newest = trainer.run_dir / "state.safetensors"
+        newest.unlink()  # its file has two names
+        newest.write_bytes(b"broken")
+    options = {"settings": {"lr": 1e-6}, "allow_changes": True, "callbacks": [MetricsFile()], "device": "cpu"}
+    resumed = Trainer.resume(trainer.run_dir, train_data, val_data, step=5, **options)
+    assert resumed.progress.best == (2.0 if is_kept else None)
+    values[10] = 1.0
+    resumed.fit()
+    best, last = (miniclip.load(trainer.run_dir / name).state_dict() for name in ("best", "last"))
+    is_last = all(torch.equal(value, last[name]) for name, value in best.items())
+    assert is_last == (not is_kept)
+    assert ("last and best (epoch 2)" in format_summary(resumed)) == is_last
+    assert ("best (epoch 1)" in format_summary(resumed)) == is_kept
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 4}, {"seed": 5}, {}])

@@ -90,7 +90,11 @@ def test_files_do_not_depend_on_the_background_thread(start, background):
     trainer = start(callbacks=[], save_in_background=background, save_every=2)
     trainer.fit()
     saved = read_state(trainer.run_dir / "state.safetensors")
-    assert saved.progress == trainer.progress == Progress(10, 2, 10, 10, 10, trainer.progress.best, 0)
+    assert (
+        saved.progress
+        == trainer.progress
+        == Progress(10, 2, 10, 10, 10, trainer.progress.best, best_step=trainer.progress.best_step)
+    )
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(saved.weights[name], value)
 

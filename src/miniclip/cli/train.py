@@ -269,15 +269,15 @@ def format_summary(trainer: Any) -> str:
     """
     from miniclip.data.shapes import Shapes
     from miniclip.diagnostics.chance import loss_at_chance, recall_at_chance
-    from miniclip.train.validation import monitored
 
     lines, at_chance = [], loss_at_chance(trainer.history)
     if trainer.history.evaluations:
-        best = max(trainer.history.evaluations, key=lambda record: monitored(record, trainer.config.monitor))
-        last = trainer.history.evaluations[-1]
-        records = [("last and best", last)] if best is last else [("last", last), ("best", best)]
+        first, last = trainer.history.evaluations[0], trainer.history.evaluations[-1]
+        in_best = [r for r in trainer.history.evaluations if r["step"] == trainer.progress.best_step]
+        best = in_best[-1] if in_best else last
+        records = [("last and best" if in_best else "last", last)] if best is last else [("last", last), ("best", best)]
         at_chance = recall_at_chance(best)
-        lines = comparison_with_start(trainer.history.evaluations[0], best, trainer.val_data)
+        lines = comparison_with_start(first, best, trainer.val_data)
         lines += [f"{name} (epoch {r['epoch']}): {format_recalls(r, trainer.val_data)}" for name, r in records]
     run = trainer.run_dir
     lines += [

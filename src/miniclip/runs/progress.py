@@ -22,6 +22,7 @@ class Progress:
         best: best value of the monitored metric, where greater is better; None before the first evaluation.
         skipped: number of non-finite steps in a row.
         callbacks: states of the callbacks by the name of their class, JSON values.
+        best_step: step of the evaluation that gave the best value, whose model is in `best/`; -1 without one.
     """
 
     step: int = 0
@@ -32,12 +33,13 @@ class Progress:
     best: float | None = None
     skipped: int = 0
     callbacks: dict[str, Any] = dataclasses.field(default_factory=dict)
+    best_step: int = -1
 
     def improve(self, value: float) -> bool:
         """Return whether a value of the monitored metric is the best so far, and keep it if it is."""
         is_best = self.best is None or value > self.best
         if is_best:
-            self.best = value
+            self.best, self.best_step = value, self.step
         return is_best
 
 

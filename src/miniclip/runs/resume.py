@@ -14,6 +14,7 @@ from miniclip.checkpoints.reading import assign_weights
 from miniclip.checkpoints.weights import InMemoryWeights
 from miniclip.config import CLIPConfig
 from miniclip.data.dataset import ImageCaptionDataset
+from miniclip.errors import CheckpointError
 from miniclip.inference.model import CLIPModel
 from miniclip.runs.changes import (
     NEUTRAL,
@@ -48,6 +49,7 @@ class ResumedRun(NamedTuple):
         state: the state.
         parts: foreign parts that the model must have before it is trained; empty if changes are allowed.
         is_branch: whether the state is not the newest, or a change affects the result.
+        forgets_best: whether the next evaluation is the best one with any value.
     """
 
     model: CLIPModel
@@ -57,6 +59,7 @@ class ResumedRun(NamedTuple):
     state: State
     parts: Sequence[str]
     is_branch: bool
+    forgets_best: bool
 
 
 class ResumeOptions(NamedTuple):
@@ -112,7 +115,25 @@ def load_run(
         require_allowed(run_dir, changes, schedule, about, options.step)
     parts = () if options.allow_changes else saved.structure.foreign
     is_branch = options.step is not None or not changes.keys() <= NEUTRAL
-    return ResumedRun(load_model(run_dir, run["model"], path, saved), now, about, changes, saved, parts, is_branch)
+    forgets_best = not is_comparable(changes, now)
+    forgets_best |= options.step is not None and not is_in_best(run_dir, saved.progress)
+    model = load_model(run_dir, run["model"], path, saved)
+    return ResumedRun(model, now, about, changes, saved, parts, is_branch, forgets_best)
+
+
+def is_comparable(changes: Changes, config: TrainConfig) -> bool:
+    """Return whether changes leave the monitored metric comparable with its earlier values."""
+    of_loss = {"batch_size", "loss", "seed"} if config.monitor == "val_loss" else set()
+    return not changes.keys() & {"monitor", "val data", *of_loss}
+
+
+def is_in_best(run_dir: Path, progress: Progress) -> bool:
+    """Return whether `best/` still holds the best model of a state, and not that of a later evaluation."""
+    try:
+        newest = read_state(find_state(run_dir)).progress
+    except (CheckpointError, FileNotFoundError):
+        return False
+    return (newest.best, newest.best_step) == (progress.best, progress.best_step)
 
 
 def load_model(run_dir: Path, config: dict[str, Any], path: Path, saved: State) -> CLIPModel:
@@ -153,6 +174,6 @@ def restore(
     progress.callbacks = {name: state for name, state in states if f"callback {name}" not in run.changes}
     if run.changes.keys() & {"train data", "batch_size", "seed"}:
         progress.epoch_start = progress.step
-    if "monitor" in run.changes:  # the best value is that of another metric
-        progress.best = None
+    if run.forgets_best:
+        progress.best, progress.best_step = None, -1
     return progress, records
