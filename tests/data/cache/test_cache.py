@@ -334,3 +334,41 @@ def test_other_images_of_the_same_names_and_captions_raise(tmp_path, part):
     assert build_cache(first, tmp_path, PREPROCESS)[7][0].getpixel((0, 0)) == (10, 10, 10)
     with pytest.raises(ValueError, match="built from other images or captions"):
         build_cache(second, tmp_path, PREPROCESS)
+
+
+def test_shards_of_replaced_images_are_built_again(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(COUNT)]
+    for path in paths:
+        Image.new("RGB", (32, 32), "red").save(path)
+    data = Captions(paths, [["an image"]] * COUNT)
+    build(data, tmp_path / "out")
+    kept = (tmp_path / "out" / "train" / "00000.bin").stat().st_mtime_ns
+    Image.new("RGB", (32, 32), "lime").save(paths[70])  # in the second shard
+    time = (tmp_path / "out").stat().st_mtime + 10
+    os.utime(paths[70], (time, time))
+    cache = build(data, tmp_path / "out")
+    cache.verify()
+    assert [cache[i][0].getpixel((0, 0))[1] for i in (69, 70, 71)] == [0, 255, 0]
+    assert (tmp_path / "out" / "train" / "00000.bin").stat().st_mtime_ns == kept
+
+
+class OneColor:
+    """Dataset that makes its images itself."""
+
+    captions = [["an image"]] * 8
+
+    def __init__(self, color):
+        self.color = color
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return Image.new("RGB", (32, 32), self.color), self.captions[index]
+
+
+def test_other_images_of_a_dataset_that_makes_them_raise(tmp_path):
+    build(OneColor("red"), tmp_path)
+    build(OneColor("red"), tmp_path)
+    with pytest.raises(ValueError, match="built from other images or captions"):
+        build(OneColor("lime"), tmp_path)

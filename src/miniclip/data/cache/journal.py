@@ -28,6 +28,7 @@ from miniclip.data.cache.format import (
 from miniclip.data.cache.index import SOURCE, has_form, is_valid_shard
 from miniclip.data.dataset import ImageCaptionDataset, ImageFiles
 from miniclip.data.given import original
+from miniclip.data.image_types import as_image
 from miniclip.data.preprocess import Preprocess
 from miniclip.errors import DataError
 
@@ -49,14 +50,23 @@ def source_of(data: ImageCaptionDataset, names: Sequence[str], preprocess: Prepr
 
 
 def _checksum(data: ImageCaptionDataset, index: int) -> str | None:
-    """Return a checksum of an encoded image; None if it cannot be read, or the dataset makes its images itself."""
+    """Return a checksum of an encoded image, or of the pixels that a dataset makes itself; None if it is unreadable."""
     data, index = original(data, index)
-    if not isinstance(data, ImageFiles):
-        return None
     try:
-        return hashlib.sha256(data.encoded(index)).hexdigest()[:16]
+        content = data.encoded(index) if isinstance(data, ImageFiles) else as_image(data[index][0]).tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
     except (DataError, OSError):
         return None
+
+
+def has_newer_images(data: ImageCaptionDataset, span: range, file: Path) -> bool:
+    """Return whether an image file of a shard was written after the shard."""
+    built = file.stat().st_mtime_ns
+    for place, index in (original(data, index) for index in span):
+        path = place.paths[index] if isinstance(place, ImageFiles) else None
+        if isinstance(path, Path) and path.exists() and path.stat().st_mtime_ns > built:
+            return True
+    return False
 
 
 def _is_same(old: Source, new: Source) -> bool:

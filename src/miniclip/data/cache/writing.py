@@ -32,7 +32,14 @@ from miniclip.data.cache.format import (
     write_json,
 )
 from miniclip.data.cache.index import shard_name
-from miniclip.data.cache.journal import Shard, Source, intact_shards, record_shard, source_of
+from miniclip.data.cache.journal import (
+    Shard,
+    Source,
+    has_newer_images,
+    intact_shards,
+    record_shard,
+    source_of,
+)
 from miniclip.data.cache.reading import CachedDataset
 from miniclip.data.dataset import ImageCaptionDataset, names_of
 from miniclip.data.given import as_dataset
@@ -110,6 +117,9 @@ def build_cache(
         spans = _spans(len(data), preprocess.size)
         intact = intact_shards(folder, source, spans).items()
         shards = {start: shard for start, shard in intact if not _skips_readable_image(data, shard, preprocess)}
+        for span in spans:
+            if span.start in shards and has_newer_images(data, span, folder / shards[span.start]["file"]):
+                del shards[span.start]
         missing = [span for span in spans if span.start not in shards]
         batches = (list(span[row : row + CHUNK]) for span in missing for row in range(0, len(span), CHUNK))
         decoder = StreamedImages(
