@@ -1,5 +1,7 @@
-"""The directory of a checkpoint: files of a run and of the user are not overwritten."""
+"""The directory of a checkpoint: files of a run and of the user are not overwritten, nor a checkpoint in part."""
 
+import dataclasses
+import errno
 import json
 
 import pytest
@@ -122,3 +124,39 @@ def test_convert_refuses_before_it_loads(model, tmp_path, capsys):
     assert miniclip.load(tmp_path / "photos").config == CONFIG
     assert cli.main(["convert", str(tmp_path / "mine"), str(tmp_path / "mine"), "--overwrite"]) == 0
     assert miniclip.load(tmp_path / "mine").config == CONFIG
+
+
+@pytest.mark.parametrize("layout", ["miniclip", "transformers"])
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_a_failed_save_keeps_the_checkpoint_as_it_was(toy_tokenizer, tmp_path, monkeypatch, layout, has_tokenizer):
+    """Weights of one model with the configuration or tokenizer of another would load without an error."""
+    config = CONFIG.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
+    old = CLIPModel(config, toy_tokenizer).initialise().eval()
+    export(old, tmp_path, layout=layout) if layout == "transformers" else save(old, tmp_path)
+    before = contents(tmp_path)
+
+    def fail(tensors, temporary, metadata):
+        temporary.write_bytes(b"half of a file")
+        visible = {name: content for name, content in contents(tmp_path).items() if name[0] != "."}
+        assert visible == before  # what a kill at this moment leaves
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr("miniclip.checkpoints.formats.safetensors.save_file", fail)
+    new = CLIPModel(dataclasses.replace(config, embed_dim=16), toy_tokenizer if has_tokenizer else None).initialise()
+    with pytest.raises(OSError, match="disk full"):
+        save(new, tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_tokenizer_that_cannot_be_written_keeps_the_checkpoint_as_it_was(model, toy_tokenizer, tmp_path, monkeypatch):
+    save(model, tmp_path)
+    before = contents(tmp_path)
+
+    def fail(path):
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr(toy_tokenizer, "save", fail)
+    config = CONFIG.replace_text(vocab_size=toy_tokenizer.vocab_size, end_id=toy_tokenizer.end_id)
+    with pytest.raises(OSError, match="disk full"):
+        save(CLIPModel(config, toy_tokenizer).initialise(), tmp_path, overwrite=True)
+    assert contents(tmp_path) == before

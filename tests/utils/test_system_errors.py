@@ -30,8 +30,10 @@ def test_the_target_is_named_in_place_of_its_temporary_file(tmp_path):
     def write(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    line = raised(write_atomically, tmp_path / "config.json", write)
-    assert line == f"{tmp_path}/config.json: the disk is full; free some space, then run the command again"
+    expected = f"{tmp_path}/config.json: the disk is full; free some space, then run the command again"
+    assert raised(write_atomically, tmp_path / "config.json", write) == expected
+    nested = raised(write_atomically, tmp_path / "config.json", lambda path: write_atomically(path, write))
+    assert nested == expected
 
 
 def test_other_errors():

@@ -1,13 +1,13 @@
 """miniclip's own layout: a directory with `model.safetensors`, `config.json` and `tokenizer.json`.
 
-Nothing in the files can run code. Each is written atomically.
+Nothing in the files can run code. All are written under temporary names, and renamed when they are complete.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from miniclip.checkpoints.formats.safetensors import write_tensors
+from miniclip.checkpoints.formats.safetensors import tensors_writer
 from miniclip.checkpoints.names import unwrap, unwrapped_name
 from miniclip.config import CLIPConfig
 from miniclip.errors import CheckpointError
@@ -23,7 +23,7 @@ from miniclip.fast import plain
 from miniclip.finetuning.lora import NAMES, LoRALinear, lora_layers, merged_state
 from miniclip.inference.model import CLIPModel
 from miniclip.models.clip import CLIP
-from miniclip.utils.atomic import write_atomically
+from miniclip.utils.atomic import write_atomically, write_together
 from miniclip.utils.files import MAX_JSON, parse_json, read_limited
 from miniclip.utils.formatting import one_line
 from miniclip.utils.items import describe
@@ -37,8 +37,12 @@ FORMAT = "miniclip"
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, indented, atomically."""
+    write_atomically(path, _json_writer(value))
+
+
+def _json_writer(value: Any) -> Callable[[Path], object]:
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return lambda temporary: temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
@@ -63,24 +67,34 @@ def save_checkpoint(model: nn.Module, path: str | Path, weights: Mapping[str, Te
     Args:
         model: a CLIP of any precision, which the file keeps. torch.compile and DataParallel may wrap the model or its
             parts.
-        path: the directory, made if it is missing. Files of the same names are replaced one by one, each atomically.
+        path: the directory, made if it is missing. Files of the same names are replaced when all new ones are complete.
         weights: the model's state dict, for a model whose own is sharded; None: the model's own.
 
     Raises:
         TypeError: the model is not a CLIP.
         ValueError: the model's modules or parameters are not those of its configuration.
+        OSError: writing failed, as on a full disk; the files that were there are unchanged.
     """
     clip = unwrap_clip(model)
     tensors = full_state(clip, weights)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     precision = str(clip.log_scale.dtype).removeprefix("torch.")
-    write_json(path / CONFIG, {"format": FORMAT, **clip.config.to_dict(), "precision": precision})
+    config = {"format": FORMAT, **clip.config.to_dict(), "precision": precision}
+    writes: dict[Path, Callable[[Path], object]] = {
+        path / WEIGHTS: tensors_writer(path / WEIGHTS, tensors, {"format": "pt"}),
+        path / CONFIG: _json_writer(config),
+    }
     if (tokenizer := available_tokenizer(clip)) is not None:
-        tokenizer.save(path / TOKENIZER)
-    else:  # another model's tokenizer would be used with these weights
+        writes[path / TOKENIZER] = lambda temporary: _write_tokenizer(tokenizer, temporary)
+    write_together(writes)
+    if tokenizer is None:  # another model's tokenizer would be used with these weights
         (path / TOKENIZER).unlink(missing_ok=True)
-    write_tensors(path / WEIGHTS, tensors, {"format": "pt"})
+
+
+def _write_tokenizer(tokenizer: TextTokenizer, temporary: Path) -> None:
+    temporary.touch()  # `save` takes a new name without .json for a directory
+    tokenizer.save(temporary)
 
 
 def unwrap_clip(model: nn.Module) -> CLIPModel:

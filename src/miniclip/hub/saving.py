@@ -25,6 +25,7 @@ def save(model: nn.Module, path: str | Path, *, overwrite: bool = False) -> None
         FileExistsError: the directory has files, or belongs to a run, or the path is a file.
         ValueError: the path has the suffix of a file, or the model's parameters are not those of its configuration.
         TypeError: the model is not a CLIPModel.
+        OSError: writing failed, as on a full disk; the files that were there are unchanged.
     """
     path = require_target(path, overwrite)
     require_precedence(path, {WEIGHTS, CONFIG, TOKENIZER})

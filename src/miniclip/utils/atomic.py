@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # a temporary name and its target; a killed process can leave a file
@@ -20,17 +20,33 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: writing failed; the target is unchanged and the temporary file is deleted.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write_together({path: write})
+
+
+def write_together(writes: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write files under temporary names and flush them; when all are complete, rename them in the order given.
+
+    Args:
+        writes: the function that writes a file at the path that it gets, by target.
+
+    Raises:
+        OSError: writing failed; the targets are unchanged and the temporary files are deleted.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in writes}
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
+        for path, write in writes.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporaries[path])
+            with temporaries[path].open("rb") as file:
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+        for folder in {path.parent for path in writes}:
+            _sync_directory(folder)
     except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         raise
 
 

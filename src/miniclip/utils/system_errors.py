@@ -38,5 +38,6 @@ def system_message(error: OSError) -> str:
     if error.filename is None or isinstance(error.filename, int):
         return reason
     path = Path(os.fsdecode(error.filename))
-    temporary = TEMPORARY.fullmatch(path.name)  # `write_atomically` chose this name, not the user
-    return f"{path.with_name(temporary[1]) if temporary else path}: {reason}"
+    while temporary := TEMPORARY.fullmatch(path.name):  # `write_atomically` chose this name, not the user
+        path = path.with_name(temporary[1])
+    return f"{path}: {reason}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -148,6 +148,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         TypeError: the metadata is not text.
         OSError: the file cannot be written, for example because the disk is full.
     """
+    write_atomically(path, tensors_writer(path, tensors, metadata))
+
+
+def tensors_writer(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Callable[[Path], None]:
+    """Return the function that writes a safetensors file under a temporary name; as `write_tensors`."""
     written: dict[str, Tensor] = {}
     storages = set[int]()
     for key, tensor in tensors.items():
@@ -172,7 +179,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         _sort_metadata(temporary)
         temporary.chmod(mode)  # the library ignores the umask: only the owner could read the file
 
-    write_atomically(path, write)
+    return write
 
 
 def _sort_metadata(file: Path) -> None:
