@@ -4,28 +4,40 @@ import math
 
 import pytest
 import torch
+from torch.utils.data import Subset
 
 from miniclip.evaluation.retrieval import Embeddings, recalls
+from miniclip.train import Trainer
 from miniclip.train.config import TrainConfig
 from miniclip.train.step_arguments import loss_function
 from miniclip.train.validation import chance_recall, validate
 
 
 def test_repeats_exactly_and_has_the_chance_loss(model, val_data):
-    config = TrainConfig(batch_size=8, seed=3)
+    config = TrainConfig(seed=3)
     loss = loss_function(config, model)
-    first, second = (validate(model, val_data, loss, config)[0] for _ in range(2))
+    first, second = (validate(model, val_data, loss, config, 8)[0] for _ in range(2))
     assert first == second
     assert first["val_chance_loss"] == pytest.approx(math.log(8))
-    whole = validate(model, val_data, loss, TrainConfig(batch_size=500))[0]
+    whole = validate(model, val_data, loss, config, 500)[0]
     assert whole["val_chance_loss"] == pytest.approx(math.log(20)), "the data are one batch"
+
+
+def test_batches_are_of_the_size_in_training(model, train_data, val_data, tmp_path):
+    """With fewer training images than `batch_size`, both losses are of smaller batches."""
+    config = TrainConfig(epochs=1, batch_size=16, precision="float32", log_every=1)
+    options = {"config": config, "run_dir": tmp_path / "run", "callbacks": [], "device": "cpu"}
+    history = Trainer(model, Subset(train_data, range(6)), val_data, **options).fit()
+    (evaluation,) = history.evaluations
+    assert evaluation["val_chance_loss"] == pytest.approx(math.log(6))
+    assert history.steps[-1]["chance_loss"] == pytest.approx(math.log(6))
 
 
 def test_collapsed_model_has_chance_loss_and_no_recall(model, val_data):
     model.encode_image = lambda items: torch.ones(len(items), 16) / 4
     model.encode_text = lambda items: torch.ones(len(items), 16) / 4
-    config = TrainConfig(batch_size=8)
-    metrics, embedded = validate(model, val_data, loss_function(config, model), config)
+    config = TrainConfig()
+    metrics, embedded = validate(model, val_data, loss_function(config, model), config, 8)
     assert embedded.image_indices.tolist() == [i for i in range(20) for _ in val_data.captions[i]]
     assert metrics["val_loss"] == pytest.approx(metrics["val_chance_loss"])
     assert metrics["text_to_image"]["R@1"] == 0

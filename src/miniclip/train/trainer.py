@@ -214,7 +214,7 @@ class Trainer:
         """Evaluate the model, log the metrics, and write `best/` if the monitored one is the best so far."""
         with self.ema.applied_to(self.model) if self.ema else nullcontext():
             with unsharded(self.model), force_eager(self.config.compile), evaluation_mode(self.model):
-                metrics, self.embedded = validate(self.towers, data, self.loss, self.config)
+                metrics, self.embedded = validate(self.towers, data, self.loss, self.config, self.loader.batch_size)
             metrics = distributed.on_main(lambda: metrics)  # all ranks must agree on what is best
             record = {"step": self.step, "epoch": self.epoch + (self.step > 0), **metrics}
             self.history.add(record)

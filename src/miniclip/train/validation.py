@@ -29,7 +29,7 @@ ROUNDS = 5  # passes over the images, each with other captions, so that the mean
 
 
 def validate(
-    model: CLIPModel, data: ImageCaptionDataset, loss: LossFunction, config: TrainConfig
+    model: CLIPModel, data: ImageCaptionDataset, loss: LossFunction, config: TrainConfig, batch_size: int
 ) -> tuple[dict[str, Any], Embeddings]:
     """Measure a model on held-out data.
 
@@ -37,15 +37,15 @@ def validate(
         model: embeds in float32, also if it is trained in bfloat16.
         data: images with captions.
         loss: the training loss.
-        config: settings of the run. The batch size is that of training, since the loss depends on it; a smaller
-            dataset is one batch. The seed gives the batches and captions, the same at every evaluation.
+        config: settings of the run. The seed gives the batches and captions, the same at every evaluation.
+        batch_size: rows of a training batch, since the loss depends on it; a smaller dataset is one batch.
 
     Returns:
         The metrics `val_loss`, `val_chance_loss` (of a model that cannot distinguish the pairs), those of
         `evaluation.retrieval`, and `chance_recall` in the same form; and the embeddings of the data.
     """
     embeddings = _embed(model, data)
-    size = min(config.batch_size, len(data))
+    size = min(batch_size, len(data))
     losses = [_loss(model, pairs, loss) for pairs in _batches(embeddings, size, config.seed)]
     metrics = {"val_loss": float(torch.stack(losses).mean()), "val_chance_loss": chance_loss(size, config.loss)}
     counts = [len(group) for group in data.captions]
