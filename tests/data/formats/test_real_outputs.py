@@ -87,6 +87,13 @@ class TestImg2dataset:
         check(open_data(tmp_path / "00000.parquet", "all"))
         check(Captions.from_parquet(tmp_path))
 
+    def test_parquet_with_a_caption_that_is_skipped(self, tmp_path):
+        texts = [CAPTIONS[0], "[stock photo]", *CAPTIONS[2:], None]
+        self.write_metadata(tmp_path, jpg=[*map(encode, GREYS), None], txt=texts)
+        data = Captions.from_parquet(tmp_path, on_error="skip", max_skip_fraction=0.5)
+        check(data, [CAPTIONS[0], *CAPTIONS[2:]])
+        assert len(data.skip_log) == 1
+
     def test_webdataset(self, tmp_path):
         with tarfile.open(tmp_path / "00000.tar", "w") as tar:
             for k in range(COUNT):

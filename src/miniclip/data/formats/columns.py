@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -235,7 +235,11 @@ class ColumnTable(Protocol):
 
 
 def read_columns(
-    table: ColumnTable, columns: Columns, skip_log: SkipLog, split: str | None = None
+    table: ColumnTable,
+    columns: Columns,
+    skip_log: SkipLog,
+    split: str | None = None,
+    left_out: Collection[int] = (),
 ) -> Iterator[ImageRow]:
     """Read the rows of a table: each has an image with a caption, or a list of captions.
 
@@ -246,6 +250,7 @@ def read_columns(
         columns: its columns.
         skip_log: receives the rows that cannot be used.
         split: the split of all rows, without a column of splits.
+        left_out: rows without an image.
     """
     paths = table.values(columns.image) if table.is_text(columns.image) else None
     captions = [table.values(name) for name in columns.captions]
@@ -253,6 +258,8 @@ def read_columns(
     splits = table.values(columns.split) if columns.split else None
     groups = table.values(columns.group) if columns.group else None
     for row in range(len(table)):
+        if row in left_out:
+            continue
         image = table.image(row)
         texts, problem = read_cells(column[row] for column in captions)
         if problem is not None:

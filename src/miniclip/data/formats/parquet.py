@@ -20,7 +20,7 @@ from typing import Any
 from miniclip.data.decoding import read_encoded
 from miniclip.data.formats.cells import name_labels
 from miniclip.data.formats.columns import ColumnNames, choose_columns, read_columns, warn_of_other_captions
-from miniclip.data.formats.rows import ImageRow, ImageRows
+from miniclip.data.formats.rows import ImageRows
 from miniclip.data.skipping import SkipLog
 from miniclip.errors import DataError, UnreadableError
 from miniclip.utils.files import open_regular
@@ -256,15 +256,12 @@ def read_parquet(path: Path, skip_log: SkipLog, names: ColumnNames, split: str |
     columns = choose_columns(path, file.header, names)
     warn_of_other_captions(path, file.header, columns, names)
     file.image_column = columns.image
-    rows = read_columns(file, columns, skip_log, split)
-    if "status" in file.header and not file.is_text(columns.image):
-        rows = _downloaded(file, rows)
+    has_status = "status" in file.header and not file.is_text(columns.image)
+    rows = read_columns(file, columns, skip_log, split, _not_downloaded(file) if has_status else frozenset())
     return ImageRows(path, rows, f"{path.name}, {columns}", exact_split=columns.split is not None)
 
 
-def _downloaded(file: ParquetFile, rows: Iterator[ImageRow]) -> Iterator[ImageRow]:
-    """Leave out the rows that img2dataset could not download: it writes them without an image."""
+def _not_downloaded(file: ParquetFile) -> frozenset[int]:
+    """Return the rows of the images that img2dataset could not download: it writes them without an image."""
     failed = {"failed_to_download", "failed_to_resize"}
-    for row, status in zip(rows, file.values("status"), strict=True):
-        if status not in failed:
-            yield row
+    return frozenset(row for row, status in enumerate(file.values("status")) if status in failed)
