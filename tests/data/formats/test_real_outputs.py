@@ -90,7 +90,7 @@ class TestImg2dataset:
     def test_parquet_with_a_caption_that_is_skipped(self, tmp_path):
         texts = [CAPTIONS[0], "[stock photo]", *CAPTIONS[2:], None]
         self.write_metadata(tmp_path, jpg=[*map(encode, GREYS), None], txt=texts)
-        data = Captions.from_parquet(tmp_path, on_error="skip", max_skip_fraction=0.5)
+        data = Captions.from_parquet(tmp_path, caption="txt", on_error="skip", max_skip_fraction=0.5)
         check(data, [CAPTIONS[0], *CAPTIONS[2:]])
         assert len(data.skip_log) == 1
 
