@@ -13,7 +13,7 @@ from miniclip import cli
 from miniclip.data import Captions, Replay, Shapes
 from miniclip.data.options import LoaderOptions
 from miniclip.data.preprocess import Preprocess
-from miniclip.data.replay import ReplayLoader, batch_and_steps, replay_order
+from miniclip.data.replay import ReplayLoader, batch_and_steps, replay_order, require_replay
 from miniclip.diagnostics.check import check
 from miniclip.runs.history import History
 from miniclip.runs.metrics_file import MetricsFile
@@ -139,6 +139,21 @@ def test_refuses_old_images_that_cannot_be_replayed(runner, train_data, old, tmp
     with pytest.raises(ValueError, match=r"5 of the replayed images are validation images, such as .*15\.png"):
         require_trainable(runner("run").model, Replay(train_data, photos), held_out, TrainConfig(batch_size=8))
     assert not (tmp_path / "few").exists()
+
+
+@pytest.mark.parametrize("folder", ["link", "images/../images"])
+def test_validation_image_by_another_path_is_refused(train_data, tmp_path, folder):
+    (tmp_path / "images").mkdir()
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "images")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    old, held_out = (
+        Captions([tmp_path / place / f"{index}.png" for index in range(first, 8)], [["a photo"]] * (8 - first))
+        for place, first in ((folder, 0), ("images", 5))
+    )
+    with pytest.raises(ValueError, match="3 of the replayed images are validation images"):
+        require_replay(Replay(train_data, old), held_out)
 
 
 def test_resumed_run_is_the_same_bit_for_bit(runner, resume, train_data, old):

@@ -179,7 +179,7 @@ def _are_same(a: ImageCaptionDataset, b: ImageCaptionDataset) -> bool:
 
 
 def _files(data: ImageCaptionDataset) -> set[str]:
-    """Return the paths of the images that are files of their own."""
+    """Return the paths of the images that are files of their own, without links, so that a file has one path."""
     images = (original(data, index) for index in range(len(data)))
     paths = (part.paths[row] for part, row in images if isinstance(part, ImageFiles))
-    return {str(path.absolute()) for path in paths if isinstance(path, Path)}
+    return {str(path.resolve()) for path in paths if isinstance(path, Path)}
