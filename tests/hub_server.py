@@ -104,9 +104,10 @@ class HubServer:
     def files(self, repo: str, revision: str = "main") -> dict[str, bytes]:
         return self._commits[repo, self.commit(repo, revision)]
 
-    def write(self, repo: str, revision: str, files: dict[str, bytes]) -> str:
-        """Add a commit to a branch, and return it."""
+    def write(self, repo: str, revision: str, files: dict[str, bytes | None]) -> str:
+        """Add a commit to a branch, and return it; None deletes a file."""
         files = {**self.files(repo, revision), **files}
+        files = {name: content for name, content in files.items() if content is not None}
         if revision == "main":
             self.repos[repo] = files
             return self.commit(repo)
@@ -341,6 +342,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.messages.append(value["summary"])
             elif key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "deletedFile":
+                files[value["path"]] = None
             elif key == "lfsFile":
                 files[value["path"]] = self.hub.uploads[value["oid"]]
         commit = self.hub.write(repo, revision, files)

@@ -171,6 +171,42 @@ def test_push_for_open_clip(model, hub_server, monkeypatch):
     assert same(load("me/open-clip"), model)
 
 
+OTHERS = {"README.md": b"old", ".gitattributes": b"mine", "onnx/model.safetensors": b"mine", "notes.json": b"mine"}
+STALE = (
+    "open_clip_pytorch_model.bin", "model.safetensors.index.json", "model-00001-of-00002.safetensors",
+    "pytorch_model.fp16-00001-of-00002.bin", "model.fp16.safetensors", "vocab.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("revision", [None, "try"])
+@pytest.mark.parametrize("layout", ["miniclip", "openai", "transformers"])
+def test_a_push_replaces_the_checkpoint_of_another_layout(hub_server, monkeypatch, layout, revision):
+    """`load` would open the earlier weights, which come first."""
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    old, model = (fresh(OPENAI_CONFIG).eval() for _ in range(2))
+    assert not same(old, model)
+    push_to_hub(old, "me/mine", layout="open_clip")
+    hub_server.repos["me/mine"] |= OTHERS | dict.fromkeys(STALE, b"old")
+    before = dict(hub_server.repos["me/mine"])
+    push_to_hub(model, "me/mine", layout=layout, revision=revision)
+    assert len(hub_server.messages) == 2  # one commit a push
+    names = hub_server.files("me/mine", revision or "main").keys()
+    push_to_hub(model, "me/new", layout=layout)
+    assert names == hub_server.repos["me/new"].keys() | OTHERS.keys()
+    assert same(load("me/mine", revision=revision), model)
+    assert revision is None or hub_server.repos["me/mine"] == before
+
+
+def test_a_push_without_a_tokenizer_deletes_the_earlier_one(model, hub_server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    push_to_hub(model, "me/mine")
+    assert "tokenizer.json" in hub_server.repos["me/mine"]
+    model.tokenizer = None
+    push_to_hub(model, "me/mine")
+    assert "tokenizer.json" not in hub_server.repos["me/mine"]
+    assert load("me/mine").tokenizer is None
+
+
 def test_push_errors(model, hub_server, monkeypatch):
     with pytest.raises(ValueError, match=r"unknown layout 'openclip'; did you mean 'open_clip'\?"):
         push_to_hub(model, "me/mine", layout="openclip")

@@ -33,6 +33,7 @@ ADAPTER_CONFIG = "adapter_config.json"  # file name of the peft library
 # transformers' variants, such as model.fp16.safetensors, and the indexes of shards, with or without a variant
 VARIANT = re.compile(r"model\.\w+\.safetensors|pytorch_model\.\w+\.bin")
 INDEX = re.compile(r"(model|pytorch_model)\.(safetensors|bin)\.index(?:\.(\w+))?\.json")
+SHARD = re.compile(r"(model|pytorch_model)(\.\w+)?-\d+-of-\d+(\.\w+)?\.(safetensors|bin)")
 NOT_WEIGHTS = re.compile(
     r"(?:training_args|optimizer|scheduler|scaler|rng_state|random_states)\w*\.\w+|state\.safetensors"
 )
@@ -132,6 +133,12 @@ def files_to_download(names: Collection[str], place: str = "") -> list[str]:
         return []
     shards = [name for name in names if _is_shard(name, weights)]
     return [weights, *shards, *(name for name in names if name in OPTIONAL_FILES)]
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Return whether `load` reads files of this name beside a checkpoint or as one: weights, settings, a tokenizer."""
+    usual = {name for candidate in CANDIDATES for name in candidate}
+    return name in usual.union(OPTIONAL_FILES) or any(kind.fullmatch(name) for kind in (VARIANT, INDEX, SHARD))
 
 
 def _is_shard(name: str, index: str) -> bool:

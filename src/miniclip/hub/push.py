@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 from miniclip.checkpoints import LAYOUTS, Layout
 from miniclip.checkpoints.export import export
+from miniclip.checkpoints.files import is_checkpoint_file
 from miniclip.hub.client_errors import HubUnavailableError, one_line_errors
 from miniclip.hub.download import check_repo_name
 from miniclip.hub.model_card import model_card
@@ -29,7 +30,10 @@ def push_to_hub(
     revision: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a model to the Hub, with a card that describes it.
+    """Upload a model to the Hub, with a card that describes it, in one commit.
+
+    It replaces a checkpoint that the branch holds. The same commit deletes weights, configurations and tokenizers of
+    the top folder that are not written now, since `load` could open them. Other files and subfolders stay.
 
     Args:
         model: the model.
@@ -59,7 +63,7 @@ def push_to_hub(
         parameters = sum(parameter.numel() for parameter in model.parameters())
         card = model_card(repo, model.config.to_dict(), metrics, parameters=parameters)
         (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        return push(folder, repo, private=private, message=message, revision=revision, token=token)
+        return _upload(folder, repo, private, message, revision, token, delete=is_checkpoint_file)
 
 
 def push(
@@ -90,7 +94,20 @@ def push(
         ConnectionError: the Hub cannot be reached.
         ValueError: the repository's name is not valid, or the Hub refuses the card's metadata.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, constants
+    return _upload(folder, repo, private, message, revision, token)
+
+
+def _upload(
+    folder: str | Path,
+    repo: str,
+    private: bool,
+    message: str,
+    revision: str | None,
+    token: str | None,
+    delete: Callable[[str], bool] | None = None,
+) -> str:
+    """Upload a folder as `push`; delete the other files of the branch's top folder for which `delete` is true."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
     check_repo_name(repo)
     folder = Path(folder)
@@ -104,10 +121,16 @@ def push(
             repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
             if revision:
                 api.create_branch(repo, branch=revision, exist_ok=True)
+            written = {path.as_posix() for path in paths}
+            names = api.list_repo_files(repo, revision=revision) if delete else []
+            stale = [name for name in names if "/" not in name and name not in written and delete and delete(name)]
             # upload_folder can make several commits, and a reader between them would get an incomplete model
             api.create_commit(
                 repo,
-                [CommitOperationAdd(path.as_posix(), folder / path) for path in paths],
+                [
+                    *(CommitOperationAdd(path.as_posix(), folder / path) for path in paths),
+                    *(CommitOperationDelete(name, is_folder=False) for name in stale),
+                ],
                 commit_message=message,
                 revision=revision,
             )
