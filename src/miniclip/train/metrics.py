@@ -44,7 +44,7 @@ class MetricsBuffer:
         mfu: function that returns the MFU, or None.
         batch_metrics: function that returns more metrics of a batch and the model's output for it.
         chance_loss: `chance_loss` of a batch.
-        other_programs: measure of the cores that other programs use; None on a GPU.
+        other_programs: measure of the cores that other programs use; None on a GPU, and on ranks other than 0.
 
     Attributes:
         history: all records so far.

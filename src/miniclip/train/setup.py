@@ -232,5 +232,6 @@ def build_metrics(
 
     nonfinite = NonFiniteSteps(run_dir, loader, data, config.max_nonfinite_steps)
     chance = chance_loss(loader.batch_size, config.loss, config.captions_per_image, config.label_smoothing)
-    other_programs = OtherPrograms() if model.device.type == "cpu" else None
+    is_measured = model.device.type == "cpu" and distributed.is_main()  # the other ranks write no log
+    other_programs = OtherPrograms() if is_measured else None
     return MetricsBuffer(loader, nonfinite, mfu_function(model, config), metrics_of, chance, other_programs)
