@@ -103,6 +103,20 @@ def wandb() -> None:
     assert library.finish
 
 
+def timm() -> None:
+    """A model with an image tower of timm is built, saved and loaded again."""
+    import torch
+
+    from miniclip.config import CLIPConfig, TextConfig
+    from miniclip.tower_config import TimmConfig
+
+    image = TimmConfig(64, "convnext_atto", "", "linear")
+    model = miniclip.CLIPModel(CLIPConfig(image, TextConfig(12, 99, 32, 1, 2), 16)).eval()
+    miniclip.save(model, "model")
+    pixels = torch.randn(2, 3, 64, 64)
+    assert torch.equal(miniclip.load("model").encode_image(pixels), model.encode_image(pixels))
+
+
 def save_images() -> list[str]:
     """Save two drawn images; returns their paths."""
     data = miniclip.data.Shapes("train", 2)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from miniclip.tower_config import OtherImageConfig, image_config_class
 from miniclip.utils.checks import did_you_mean
 from miniclip.utils.config_checks import KnownFields, build_dataclass, check_clip, check_image, check_text
 
@@ -96,7 +97,7 @@ class TextConfig(KnownFields):
 class CLIPConfig(KnownFields):
     """Two towers, the shared space, and the preprocessing of images that belongs to the weights."""
 
-    image: ImageConfig
+    image: ImageConfig | OtherImageConfig  # a vision transformer, or a tower of `tower_config.py`
     text: TextConfig
     embed_dim: int
     logit_scale: float = 1 / 0.07  # initial factor on the similarities (not its logarithm)
@@ -112,7 +113,7 @@ class CLIPConfig(KnownFields):
 
     def replace_image(self, **changes: Any) -> CLIPConfig:
         """Copy with some fields of the image tower changed."""
-        return dataclasses.replace(self, image=dataclasses.replace(self.image, **changes))
+        return dataclasses.replace(self, image=dataclasses.replace(self.image, **changes))  # type: ignore[type-var]
 
     def replace_text(self, **changes: Any) -> CLIPConfig:
         """Copy with some fields of the text tower changed."""
@@ -129,7 +130,7 @@ class CLIPConfig(KnownFields):
         Raises:
             ValueError: a key is missing or unknown, or a value is out of range.
         """
-        return build_dataclass(cls, values, {"image": ImageConfig, "text": TextConfig})
+        return build_dataclass(cls, values, {"image": image_config_class(values, ImageConfig), "text": TextConfig})
 
 
 def _openai(image: ImageSizes, text: tuple[int, int, int], embed_dim: int) -> CLIPConfig:

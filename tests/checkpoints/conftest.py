@@ -30,6 +30,11 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
                 parameter.copy_(noise * parameter[0].numel() ** -0.5)
             else:
                 parameter.add_(noise * 0.1)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(std=0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
         return model.eval()
 
     return randomise

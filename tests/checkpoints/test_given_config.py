@@ -63,7 +63,7 @@ def test_every_name_gives_its_configuration_or_the_reason():
                 results.append(str(error).removeprefix(f"open_clip's {name}: "))
         assert results[0] == results[1]
         reasons += isinstance(results[0], str)
-    assert 50 < reasons < 100
+    assert 10 < reasons < 20
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,6 @@ def test_every_name_gives_its_configuration_or_the_reason():
         ("vit_b_33", r"unknown preset or configuration 'vit_b_33'; did you mean 'vit_b_32'\?"),
         ("ViT-B-33", r"did you mean 'ViT-B-32'\?"),
         ("ViT-B/32", "'ViT-B-32' is open_clip's configuration, with GELU, and 'ViT-B-32-quickgelu' is OpenAI's"),
-        ("RN50", "open_clip's RN50: vision_cfg.layers is a list: a ResNet"),
         ("coca_ViT-B-32", "multimodal_cfg is set"),
     ],
 )

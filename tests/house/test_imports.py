@@ -17,7 +17,7 @@ from tests.house.source import PACKAGE, read
 # entry counts: `losses.reference` is not in the row of `losses`. "" is the package itself, `miniclip/__init__.py`.
 ORDER: list[tuple[str, ...]] = [
     ("errors", "version", "utils", "runtime.distributed", "runtime.cores", "runtime.devices"),
-    ("config",),
+    ("config", "tower_config"),
     ("recipes",),
     ("models", "losses.reference", "train.step"),  # the method
     ("tokenizer", "runtime.precision", "hub.download", "hub.client_errors"),

@@ -9,7 +9,7 @@ from tests.house.source import PACKAGE, python_files, read, relative
 from tests.house.test_imports import imports_of
 
 METHOD = [*sorted((PACKAGE / "models").glob("*.py")), PACKAGE / "losses/reference.py", PACKAGE / "train/step.py"]
-METHOD_IMPORTS = ("miniclip.config", "miniclip.models", "miniclip.losses.reference")
+METHOD_IMPORTS = ("miniclip.config", "miniclip.tower_config", "miniclip.models", "miniclip.losses.reference")
 FORBIDDEN_NAMES = {
     "compile", "contiguous", "device_type", "functorch", "is_autocast_enabled", "is_available", "is_compiling",
     "is_contiguous", "is_cpu", "is_cuda", "is_exporting", "is_mps", "is_scripting", "is_tracing",

@@ -41,8 +41,8 @@ def expand(rows: Iterable[Row], config: CLIPConfig) -> Iterator[Step]:
     for row in rows:
         templates = (row.keys,) if isinstance(row.keys, str) else row.keys
         parameter = row.parameter or ""
-        layers = (config.text if parameter.startswith("text.") else config.image).layers
-        for i in range(layers) if "{i}" in templates[0] else range(1):
+        tower = config.text if parameter.startswith("text.") else config.image
+        for i in range(tower.layers) if "{i}" in templates[0] else range(1):
             for p in ("weight", "bias") if "{p}" in templates[0] else ("",):
                 keys = tuple(key.replace("{i}", str(i)).replace("{p}", p) for key in templates)
                 yield Step(keys, parameter.replace("{i}", str(i)).replace("{p}", p) or None, row.operation)

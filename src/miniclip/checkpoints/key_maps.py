@@ -145,4 +145,5 @@ def prefixed(rows: tuple[Row, ...], prefix: str) -> tuple[Row, ...]:
 
 def identity_rows(names: Iterable[str]) -> tuple[Row, ...]:
     """Return the key map of miniclip's own layout: every parameter under its name."""
-    return tuple(Row(name, name, positions() if name == "image.positions" else SAME) for name in names)
+    resizable = {"image.positions", "image.attnpool.positional_embedding"}
+    return tuple(Row(name, name, positions() if name in resizable else SAME) for name in names)

@@ -22,12 +22,12 @@ from miniclip.utils.formatting import one_line
 from miniclip.utils.option_names import option
 
 # a key that only this layout has
-NATIVE_KEY = "image.patches.weight"
+NATIVE_KEY = "text.tokens.weight"
 OPENAI_KEY = "visual.conv1.weight"  # open_clip's own towers have this key too
-TIMM_KEY = "visual.trunk.patch_embed.proj.weight"
+TIMM_KEY = "visual.trunk."  # the start of many
 TRANSFORMERS_KEY = "vision_model.embeddings.patch_embedding.weight"
-RESNET_KEY = "visual.layer1.0.conv1.weight"
-LAYOUT_KEYS = (NATIVE_KEY, OPENAI_KEY, TIMM_KEY, TRANSFORMERS_KEY, RESNET_KEY)
+_WHOLE = "|".join(map(re.escape, (NATIVE_KEY, OPENAI_KEY, TRANSFORMERS_KEY)))
+LAYOUT = re.compile(rf"(?P<prefix>(?:.*\.)?)(?:(?:{_WHOLE})$|{re.escape(TIMM_KEY)})")
 
 NATIVE_ROOTS = frozenset({"image", "text", "log_scale", "logit_bias"})
 _ROWS = (*OPENAI_IMAGE, *OPENAI_TEXT, *TEXT_MATRIX, *SCALARS, *OPENAI_SIZES, *TRANSFORMERS_CLIP)
@@ -41,7 +41,7 @@ MAX_PREFIX = 80  # characters in a message
 
 # one tower has only names that begin or end like these
 IMAGE_STARTS, TEXT_STARTS = ("image.", "visual.", "vision_model."), ("text.", "text_model.", "transformer.")
-IMAGE_ENDS = re.compile(r"(?:^|\.)(?:visual\.conv1|patch_embed\.proj|patch_embedding|patches)\.weight$")
+IMAGE_ENDS = re.compile(r"(?:^|\.)(?:(?:visual\.conv1|patch_embed\.proj|patch_embedding|patches)\.weight$|trunk\.)")
 TEXT_ENDS = re.compile(r"(?:^|\.)(?:token_embedding|tokens)\.weight$")
 
 
@@ -70,7 +70,7 @@ def model_weights(weights: Weights, prefix: str | None = None) -> Weights:
         )
     _refuse_adapter(weights.path, inside if is_given else names.values())
     _require_both_towers(weights.path, inside)
-    if not any(key in inside for key in LAYOUT_KEYS):
+    if not any(map(LAYOUT.match, inside)):
         return RenamedWeights(weights, inside)
     model = {plain: name for plain, name in inside.items() if plain.partition(".")[0] in ROOTS and not _is_mask(plain)}
     used = set(model.values())
@@ -87,9 +87,7 @@ def _is_mask(name: str) -> bool:
 
 def _find_prefix(path: Path, names: Collection[str]) -> str:
     """Return the prefix before the names of a layout; "" if there is none, or no layout."""
-    prefixes = sorted(
-        {name.removesuffix(key) for key in LAYOUT_KEYS for name in names if name == key or name.endswith(f".{key}")}
-    )
+    prefixes = sorted({match["prefix"] for name in names if (match := LAYOUT.match(name))})
     if len(prefixes) > 1:
         raise CheckpointError(
             f"{path}: several models, under the prefixes {one_line(', '.join(map(repr, prefixes)))}: choose one, "

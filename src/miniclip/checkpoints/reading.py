@@ -25,7 +25,6 @@ from miniclip.checkpoints.key_maps import OPENAI_SIZES, Row, identity_rows
 from miniclip.checkpoints.layouts import (
     NATIVE_KEY,
     OPENAI_KEY,
-    RESNET_KEY,
     TIMM_KEY,
     TRANSFORMERS_KEY,
     model_weights,
@@ -33,9 +32,11 @@ from miniclip.checkpoints.layouts import (
 from miniclip.checkpoints.native import CONFIG, parse_config, read_json
 from miniclip.checkpoints.plans import LoadPlan
 from miniclip.checkpoints.weights import InMemoryWeights, Weights
-from miniclip.config import CLIPConfig
+from miniclip.config import CLIPConfig, ImageConfig
 from miniclip.errors import CheckpointError
+from miniclip.inference.image_towers import fill_buffers
 from miniclip.inference.model import CLIPModel
+from miniclip.tower_config import ResNetConfig, TimmConfig
 from miniclip.utils.files import open_regular
 from miniclip.utils.formatting import one_line
 from miniclip.utils.option_names import option
@@ -88,12 +89,27 @@ class CheckpointReader:
         if image_size is None:
             _require_grid(self.weights, self.plan)
         else:
-            config = config.replace_image(image_size=image_size)
+            config = resized_config(config, image_size)
         with torch.device("meta"):
             model = CLIPModel(config)
         dtype = dtype or common_dtype(self.weights.dtypes.values(), widened=None if keep_half else torch.float16)
         assign_weights(model, self.weights, self.plan.rows, dtype)
+        fill_buffers(model.image, config.embed_dim)
         return model
+
+
+def resized_config(config: CLIPConfig, image_size: int) -> CLIPConfig:
+    """Return a configuration with another image size.
+
+    Raises:
+        ValueError: the image tower cannot have it.
+    """
+    if isinstance(config.image, TimmConfig) and image_size != config.image.image_size:
+        raise ValueError(
+            f"{option('image_size', image_size)}: the image tower is {config.image.label}, which loads only at its "
+            f"own {config.image.image_size} pixels"
+        )
+    return config.replace_image(image_size=image_size)
 
 
 def open_weights(path: Path) -> Weights:
@@ -141,7 +157,7 @@ def _load_plan(weights: Weights, directory: Path, given: LoadPlan | None) -> Loa
     if NATIVE_KEY in keys:
         plan = given or LoadPlan(parse_config(directory / CONFIG, _require_json(directory / CONFIG, weights)), ())
         return plan._replace(rows=identity_rows(keys))
-    if OPENAI_KEY in keys or TIMM_KEY in keys:
+    if OPENAI_KEY in keys or any(key.startswith(TIMM_KEY) for key in keys):
         return _open_clip_or_openai(weights, directory, given)
     if TRANSFORMERS_KEY in keys:
         if given is not None:
@@ -149,9 +165,8 @@ def _load_plan(weights: Weights, directory: Path, given: LoadPlan | None) -> Loa
         processor = _json(directory / transformers.PREPROCESSOR) or _json(directory / transformers.PROCESSOR) or {}
         return transformers.load_plan(_require_json(directory / CONFIG, weights), processor)
     some = one_line(", ".join(sorted(keys)[:3]))
-    kind = "those of a ResNet" if RESNET_KEY in keys else "of an unknown layout"
     raise CheckpointError(
-        f"{weights.path}: the weights are {kind} ({some}, …); expected a vision transformer in OpenAI's, open_clip's, "
+        f"{weights.path}: the weights are of an unknown layout ({some}, …); expected a CLIP in OpenAI's, open_clip's, "
         "transformers' or miniclip's layout"
     )
 
@@ -161,7 +176,9 @@ def _require_layers(weights: Weights, config: CLIPConfig) -> None:
 
     The shapes are compared after that.
     """
-    for name, layers in (("image", config.image.layers), ("text", config.text.layers)):
+    image = sum(config.image.blocks) if isinstance(config.image, ResNetConfig) else 0
+    image = config.image.layers if isinstance(config.image, ImageConfig) else image
+    for name, layers in (("image", image), ("text", config.text.layers)):
         if layers > len(weights.shapes):
             raise CheckpointError(
                 f"{weights.path}: the weights do not fit the configuration: {name}.layers is {layers:,}, and there are "
@@ -172,6 +189,8 @@ def _require_layers(weights: Weights, config: CLIPConfig) -> None:
 def _require_grid(weights: Weights, plan: LoadPlan) -> None:
     """Raise `CheckpointError` if the file's settings have another image size than its position embeddings."""
     image = plan.config.image
+    if not isinstance(image, ImageConfig):
+        return  # a ResNet of another size has no place for its positions; timm's towers have their own sizes
     key = next((str(row.keys) for row in plan.rows if row.parameter == "image.positions"), "")
     shape, rows = (1, *weights.shapes.get(key, ())), image.patches + image.class_token
     if shape[-1:] == (image.width,) and shape[-2] != rows:
@@ -186,20 +205,20 @@ def _open_clip_or_openai(weights: Weights, directory: Path, given: LoadPlan | No
     """Return the plan for one of two layouts with the same names, told apart by the configuration or the tensors."""
     has_sizes = {row.keys for row in OPENAI_SIZES} <= weights.shapes.keys()
     if given is not None:
-        if has_sizes and given.config.image.activation != "quickgelu":
+        if has_sizes and _activation(given.config) != "quickgelu":
             raise CheckpointError(
                 f"{weights.path}: OpenAI's own weights, which have QuickGELU; the configuration has "
-                f"{given.config.image.activation}: remove config="
+                f"{_activation(given.config)}: remove config="
             )
         options = given.tokenizer_options or ({"clean": "lower"} if _has_openais_vocabulary(given.config) else {})
         return given._replace(rows=open_clip.key_map(given.config, weights.shapes), tokenizer_options=options)
     open_clip_config = _json(directory / open_clip.CONFIG)
     if open_clip_config is not None:
         plan = open_clip.load_plan(open_clip_config, weights.shapes)
-        if has_sizes and plan.config.image.activation != "quickgelu":
+        if has_sizes and _activation(plan.config) != "quickgelu":
             raise CheckpointError(
                 f"{weights.path}: OpenAI's own weights, which have QuickGELU; {open_clip.CONFIG} beside them has "
-                f"{plan.config.image.activation}: move the weights to a directory of their own"
+                f"{_activation(plan.config)}: move the weights to a directory of their own"
             )
         return plan
     if has_sizes or _has_openais_precisions(weights):
@@ -214,8 +233,13 @@ def _open_clip_or_openai(weights: Weights, directory: Path, given: LoadPlan | No
 
 def _has_openais_precisions(weights: Weights) -> bool:
     """Check for the mixture of precisions of OpenAI's state dict, which has lost its three integers."""
-    dtypes = {weights.dtypes.get(OPENAI_KEY), weights.dtypes.get("visual.ln_pre.weight")}
-    return dtypes == {torch.float16, torch.float32}
+    norms = [weights.dtypes.get(key) for key in ("visual.ln_pre.weight", "visual.bn1.weight")]
+    return weights.dtypes.get(OPENAI_KEY) == torch.float16 and torch.float32 in norms
+
+
+def _activation(config: CLIPConfig) -> str:
+    """Return the activation of a model with one; that of its text tower if the image tower is a ResNet."""
+    return (config.image if isinstance(config.image, ImageConfig) else config.text).activation
 
 
 def _has_openais_vocabulary(config: CLIPConfig) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 from miniclip.checkpoints import LAYOUTS
 from miniclip.cli.parsing import ADAPTER_HELP, CONTEXT_HELP, add_command, add_flag
-from miniclip.config import PRESETS, CLIPConfig, preset
+from miniclip.config import PRESETS, CLIPConfig, ImageConfig, preset
+from miniclip.tower_config import OtherImageConfig
 
 CONVERT_EPILOG = """examples:
   miniclip convert ViT-B-32.pt models/b32                          an archive of OpenAI to a miniclip checkpoint
@@ -101,16 +102,24 @@ def describe_model(config: CLIPConfig) -> list[str]:
 
     with torch.device("meta"):  # no memory for the weights
         model = CLIPModel(config)
-    image, text = config.image, config.text
-    token = " and a class token" if image.class_token else ""
+    text = config.text
     return [
-        f"image tower  {count_parameters(model.image):>12,} parameters: {_tower(image)}, {image.image_size} px, "
-        f"{image.patches} patches of {image.patch_size} px{token}, pooled by {image.pooling}, {image.activation}",
+        f"image tower  {count_parameters(model.image):>12,} parameters: {_image_tower(config.image)}",
         f"text tower   {count_parameters(model.text):>12,} parameters: {_tower(text)}, context {text.context_length}, "
         f"vocabulary {text.vocab_size:,}, "
         f"{'causal' if text.causal else 'bidirectional'}, pooled at its {text.pooling} token, {text.activation}",
         f"total        {count_parameters(model):>12,} parameters; embeddings of {config.embed_dim}",
     ]
+
+
+def _image_tower(image: ImageConfig | OtherImageConfig) -> str:
+    if not isinstance(image, ImageConfig):
+        return f"{image.label}, {image.image_size} px"
+    token = " and a class token" if image.class_token else ""
+    return (
+        f"{_tower(image)}, {image.image_size} px, {image.patches} patches of {image.patch_size} px{token}, pooled by "
+        f"{image.pooling}, {image.activation}"
+    )
 
 
 def _tower(config: Any) -> str:

@@ -72,8 +72,10 @@ class SigmoidGELU(QuickGELU):
         return x * torch.sigmoid(1.702 * x)
 
 
-def to_export_form(tower: VisionTransformer | TextTransformer) -> None:
+def to_export_form(tower: nn.Module) -> None:
     """Exchange the plain forms of a tower, in place. The last block stays if more than one token is pooled."""
+    if not isinstance(tower, VisionTransformer | TextTransformer):
+        return
     for module in tower.modules():
         if type(module) is QuickGELU:
             module.__class__ = SigmoidGELU

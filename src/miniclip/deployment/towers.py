@@ -34,7 +34,7 @@ class ImageEmbedder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, E)."""
-        embeddings = self.tower(pixels.to(self.tower.patches.weight.dtype)).float()
+        embeddings = self.tower(pixels.to(next(self.tower.parameters()).dtype)).float()
         return l2_normalize(embeddings) if self.normalize else embeddings
 
 

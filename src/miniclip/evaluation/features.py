@@ -27,11 +27,12 @@ from miniclip.evaluation.labelled.torchvision_datasets import TorchvisionImages
 from miniclip.evaluation.retrieval import LazyImages
 from miniclip.inference.fingerprint import image_fingerprint
 from miniclip.losses.reference import l2_normalize
+from miniclip.models.other import OtherImageTower
 from miniclip.utils.atomic import write_atomically
 
 
 def image_features(model: Any, images: Any, *, progress: bool = False) -> Tensor:
-    """Image features before the projection: (N, D), not normalized.
+    """Image features before the projection: (N, D), not normalized; the embeddings of a tower of another kind.
 
     Args:
         model: a CLIPModel or `CachedEncoder`.
@@ -45,6 +46,8 @@ def image_features(model: Any, images: Any, *, progress: bool = False) -> Tensor
 
 def without_projection(model: Any) -> Any:
     """Return a model that shares all weights, whose image tower ends before the projection."""
+    if isinstance(model.image, OtherImageTower):
+        return model
     tower = copy.copy(model.image)
     tower._modules = tower._modules | {"projection": nn.Identity()}
     headless = copy.copy(model)
@@ -116,7 +119,7 @@ def require_finite(rows: Tensor, name: str) -> None:
 @torch.no_grad()
 def project(model: Any, features: Tensor, *, normalize: bool = True) -> Tensor:
     """Return the embeddings (N, E) float32 of image features (N, D)."""
-    projection = model.image.projection
+    projection = nn.Identity() if isinstance(model.image, OtherImageTower) else model.image.projection
     weight = next(projection.parameters(), None)
     embeddings = projection(features if weight is None else features.to(weight.dtype)).float()
     return l2_normalize(embeddings) if normalize else embeddings

@@ -70,9 +70,10 @@ def explain(model: CLIPModel, image: Any, text: str, *, method: Method = "legrad
         raise TypeError(f"text: found a {type(text).__name__}, expected one string")
     if not text.strip():
         raise ValueError("text: it is empty; expected a description of the image")
+    config: Any = model.config.image
+    grid = config.grid  # before the image is read: towers without patches raise
     seen = read_pixels(image, model.preprocess)
     pixels = normalised_pixels(model, model.preprocess, seen[None])
-    config = model.config.image
     tokens = tokens_of(model, text)
     with torch.no_grad():
         image_embedding, text_embedding = model.image(pixels).float(), model.text(tokens.to(model.device)).float()
@@ -81,7 +82,7 @@ def explain(model: CLIPModel, image: Any, text: str, *, method: Method = "legrad
         relevance = image_relevance(model.image, pixels, text_embedding, method)
         top = top_patches(relevance, TOP_FRACTION)
         without_top = model.image(keep_patches(pixels, top, config.patch_size, keep=False)).float()
-    patches = to_unit_range(relevance)[0].view(config.grid, config.grid).cpu()
+    patches = to_unit_range(relevance)[0].view(grid, grid).cpu()
     return Explanation(
         heat_map=heat_map_of(patches, config.patch_size, config.image_size),
         patches=patches,

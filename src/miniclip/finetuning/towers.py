@@ -94,9 +94,10 @@ def add_lora(
     if rank < 1:
         raise ValueError(f"the LoRA rank is {rank}; expected at least 1")
     for name in towers:
-        tower = getattr(model, name)
-        start = f"{name}.blocks."
+        tower, start = getattr(model, name), f"{name}.blocks."
         linear = [key for key, layer in model.named_modules() if isinstance(layer, nn.Linear) and key.startswith(start)]
+        if not linear:
+            raise ValueError(f"LoRA: the {name} tower has no blocks to adapt; train all of it, or freeze it")
         adapters = shapes(linear, targets, rank, alpha)
         present = {key: layer.lora for key, layer in lora_layers(model).items() if key.startswith(start)}
         if present and present != adapters:
@@ -153,8 +154,9 @@ def adapters_only(model: CLIP) -> bool:
 
 def _freeze_except_last(tower: nn.Module, count: int, setting: str) -> None:
     """Freeze a tower except its last blocks, the norm, the pooling and the projection after them."""
-    blocks = tower.get_submodule("blocks")
-    assert isinstance(blocks, nn.ModuleList)
+    blocks = getattr(tower, "blocks", ())
+    if not isinstance(blocks, nn.ModuleList):
+        raise ValueError(f"{setting} is '{LAST}{count}', and the tower has no blocks: use 'full' or 'frozen'")  # noqa: TRY004
     if count > len(blocks):
         raise ValueError(f"{setting} is '{LAST}{count}', and the tower has {len(blocks)} blocks; expected at most that")
     after = ("norm_after", "pool", "projection", *(f"blocks.{i}" for i in range(len(blocks) - count, len(blocks))))

@@ -25,7 +25,7 @@ from miniclip.checkpoints.files import (
 )
 from miniclip.checkpoints.given_config import given_plan
 from miniclip.checkpoints.reading import CheckpointReader
-from miniclip.config import PRESETS, CLIPConfig, preset
+from miniclip.config import PRESETS, CLIPConfig, ImageConfig, preset
 from miniclip.finetuning.adapters import merge_adapter
 from miniclip.hub.download import fetch
 from miniclip.hub.registry import PRETRAINED, meant, suggestion
@@ -138,7 +138,16 @@ def load(
 
 
 def fresh(config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> CLIPModel:
-    """Return a model with fresh weights, its text tower adapted to the tokenizer."""
+    """Return a model with fresh weights, its text tower adapted to the tokenizer.
+
+    Raises:
+        ValueError: the image tower has no recipe for fresh weights.
+    """
+    if not isinstance(config.image, ImageConfig):
+        raise ValueError(  # noqa: TRY004 (of a configuration)
+            f"the image tower is {config.image.label}, which miniclip trains from pretrained weights only: load a "
+            "checkpoint, or choose a preset of miniclip.list_models()"
+        )
     if tokenizer is not None:
         vocab_size = max(config.text.vocab_size, tokenizer.vocab_size)
         end_id = config.text.end_id if tokenizer.end_id is None else tokenizer.end_id

@@ -47,6 +47,25 @@ PRETRAINED: dict[str, Pretrained] = {
     "vit_h_14_metaclip": Pretrained("facebook/metaclip-h14-fullcc2.5b", "Meta's MetaCLIP ViT-H/14, 986M"),
     "vit_l_14_clipa": Pretrained("UCSC-VLAA/ViT-L-14-CLIPA-datacomp1B", "CLIPA ViT-L/14 on DataComp-1B, 414M"),
     "vit_h_14_clipa": Pretrained("UCSC-VLAA/ViT-H-14-CLIPA-datacomp1B", "CLIPA ViT-H/14 on DataComp-1B, 968M"),
+    "rn50": Pretrained("timm/resnet50_clip.openai", "OpenAI's CLIP ResNet-50, 102M"),
+    "rn101": Pretrained("timm/resnet101_clip.openai", "OpenAI's CLIP ResNet-101, 120M"),
+    "rn50x4": Pretrained("timm/resnet50x4_clip.openai", "OpenAI's CLIP ResNet-50x4, 178M"),
+    "rn50x16": Pretrained("timm/resnet50x16_clip.openai", "OpenAI's CLIP ResNet-50x16, 291M"),
+    "rn50x64": Pretrained("timm/resnet50x64_clip.openai", "OpenAI's CLIP ResNet-50x64, 623M"),
+    "convnext_base_w_laion2b": Pretrained(
+        "laion/CLIP-convnext_base_w-laion2B-s13B-b82K", "ConvNeXt-B on LAION-2B, 179M"
+    ),
+    "convnext_large_d_320_laion2b": Pretrained(
+        "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", "ConvNeXt-L at 320 px on LAION-2B, 352M"
+    ),
+    "eva02_b_16": Pretrained("timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k", "EVA02-CLIP-B/16, 150M"),
+    "eva02_l_14_336": Pretrained(
+        "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k", "EVA02-CLIP-L/14 at 336 px, 428M"
+    ),
+    "mobileclip2_s0": Pretrained("timm/MobileCLIP2-S0-OpenCLIP", "Apple's MobileCLIP2-S0 at 256 px, 75M"),
+    "mobileclip2_s4": Pretrained("timm/MobileCLIP2-S4-OpenCLIP", "Apple's MobileCLIP2-S4 at 256 px, 446M"),
+    "pe_core_b_16": Pretrained("timm/PE-Core-B-16", "Meta's Perception Encoder B/16, 448M"),
+    "pe_core_l_14_336": Pretrained("timm/PE-Core-L-14-336", "Meta's Perception Encoder L/14 at 336 px, 671M"),
     "siglip_b_16": Pretrained("google/siglip-base-patch16-224", "Google's SigLIP B/16, 203M"),
     "siglip_b_16_384": Pretrained("google/siglip-base-patch16-384", "Google's SigLIP B/16 at 384 px, 203M"),
     "siglip_l_16_384": Pretrained("google/siglip-large-patch16-384", "Google's SigLIP L/16 at 384 px, 652M"),
@@ -65,7 +84,6 @@ def list_models() -> dict[str, str]:
 
 # Parts of other projects' names for the same models: "ViT-B/32", "clip-ViT-B-32", "clip-vit-base-patch32".
 _LETTERS = {"base": "b", "large": "l", "huge": "h", "giant": "g"}
-RESNET = re.compile(r"RN\d|resnet", re.IGNORECASE)
 _DROPPED = {"", "clip", "google", "hub", "openai", "patch", "px", "quickgelu", "vit", "224"}
 
 
@@ -77,8 +95,6 @@ def suggestion(name: str, names: Iterable[str]) -> str:
         names: the known names.
     """
     lists = option("miniclip.list_models()")
-    if RESNET.match(name):
-        return f"; miniclip has vision transformers only: {lists} lists them"
     names = list(names)
     larger = [known for known in names if _parts(name) and _parts(name) < _parts(known)]  # as of ViT-H-14
     if same := meant(name, names) or next(iter(larger), None):

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from miniclip.config import ImageConfig
 from miniclip.data.decoding.jpeg import read_pixels as read_file_pixels
 from miniclip.data.image_types import UNNAMED, as_image, encoded, existing, is_encoded
 from miniclip.data.preprocess import Preprocess
@@ -26,7 +27,9 @@ from miniclip.data.skipping import reason_of
 from miniclip.errors import DataError, UnreadableError
 from miniclip.inference.batching import MAX_TOKENS, device_of, progress_bar, require_rows
 from miniclip.models.clip import CLIP
+from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.cores import available_cores
+from miniclip.tower_config import OtherImageConfig
 from miniclip.utils.checks import whole_number
 from miniclip.utils.threads import thread_pool
 
@@ -235,14 +238,21 @@ def _collect(model: CLIP, batches: Iterator[Tensor], sizes: list[int], progress:
 def _embed(model: CLIP, pixels: Tensor) -> Tensor:
     """Embed a batch in equal parts that fit a CPU's cache: (B, 3, S, S) to (B, E) float32."""
     config, dtype = model.config.image, _dtype_of(model)
-    size = MAX_TOKENS.get(device_of(model).type, math.inf) / (config.patches + config.class_token)
+    size = MAX_TOKENS.get(device_of(model).type, math.inf) / tokens_per_image(config)
     parts = math.ceil(len(pixels) / max(1, size)) if size < len(pixels) else 1
     rows = torch.cat([model.image(part.to(device_of(model), dtype)) for part in pixels.tensor_split(parts)]).float()
     return require_rows(rows, len(pixels), model.config.embed_dim)
 
 
+def tokens_per_image(config: ImageConfig | OtherImageConfig) -> int:
+    """Return the tokens of an image; for a tower without tokens, those of a vision transformer with patches of 16."""
+    if isinstance(config, ImageConfig):
+        return config.patches + config.class_token
+    return max(1, config.image_size // 16) ** 2
+
+
 def _dtype_of(model: CLIP) -> torch.dtype:
-    return model.image.patches.weight.dtype
+    return model.image.patches.weight.dtype if isinstance(model.image, VisionTransformer) else model.log_scale.dtype
 
 
 def _batch_sizes(total: int, size: int) -> list[int]:

@@ -14,6 +14,7 @@ from miniclip.data.preprocess import Preprocess
 from miniclip.fast import accelerate
 from miniclip.inference.batching import rows_per_batch
 from miniclip.inference.image_items import Images, check_normalised, image_items
+from miniclip.inference.image_towers import other_tower
 from miniclip.inference.images import ImageReader, OnError, check_options, embed_images, embed_pixels
 from miniclip.inference.texts import Texts, as_texts, embed_texts
 from miniclip.inference.zero_shot import Template, class_embeddings, class_probabilities
@@ -47,7 +48,7 @@ class CLIPModel(CLIP):
                 f"config: found {describe(config)}; expected a CLIPConfig: by name, miniclip.load(name, "
                 "pretrained=False); from a dict, CLIPConfig.from_dict(values)"
             )
-        super().__init__(config)
+        super().__init__(config, other_tower(config.image, config.embed_dim))
         accelerate(self)
         self.preprocess = Preprocess(config)
         self.tokenizer_source: Callable[[], TextTokenizer] | None = None

@@ -38,10 +38,10 @@ class CLIP(nn.Module):
 
     logit_bias: nn.Parameter | None
 
-    def __init__(self, config: CLIPConfig) -> None:
+    def __init__(self, config: CLIPConfig, image: VisionTransformer | None = None) -> None:
         super().__init__()
         self.config = config
-        self.image = VisionTransformer(config.image, config.embed_dim)
+        self.image = image or VisionTransformer(config.image, config.embed_dim)  # type: ignore[arg-type]  # raises
         self.text = TextTransformer(config.text, config.embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale)))
         bias = config.logit_bias

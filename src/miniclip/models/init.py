@@ -33,6 +33,8 @@ TABLE = (
 @torch.no_grad()
 def initialise(tower: VisionTransformer | TextTransformer) -> None:
     """Draw a tower's parameters by the table, from torch's global generator."""
+    if not isinstance(tower, VisionTransformer | TextTransformer):
+        raise ValueError(f"{type(tower).__name__}: the table has no fresh weights for it; load pretrained weights")  # noqa: TRY004
     name = "image" if isinstance(tower, VisionTransformer) else "text"
     for key, parameter in tower.named_parameters():
         rule = next(rule for pattern, rule in TABLE if re.search(pattern, f"{name}.{key}"))

@@ -50,11 +50,10 @@ class VisionTransformer(nn.Module):
 
     def embed(self, pixels: Tensor, patch_indices: Tensor | None) -> Tensor:
         """Patch embeddings with positions, after the class token if the tower has one: (B, T, D)."""
-        S = self.config.image_size
+        S, P = self.config.image_size, self.config.patches
         if pixels.shape[1:] != (3, S, S):
             raise ValueError(f"pixels have the shape {tuple(pixels.shape)}, not (B, 3, {S}, {S}): use encode_image")
-        x: Tensor = self.patches(pixels).flatten(2).transpose(1, 2)  # (B, P, D)
-        x = x + self.positions[-self.config.patches :]
+        x: Tensor = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions[-P:]  # (B, P, D)
         if patch_indices is not None:
             x = x.gather(1, patch_indices[:, :, None].expand(-1, -1, x.shape[2]))  # (B, K, D)
         if self.class_token is None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,8 @@ TEXT_TOWERS = (TextTransformer, FastTextTransformer)
 
 def image_flops(config: CLIPConfig, patch_dropout: float = 0.0) -> int:
     """Return the FLOPs of the forward pass of one image."""
-    image, E = config.image, config.embed_dim
+    image: Any = config.image  # another tower than a vision transformer raises at its first setting
+    E = config.embed_dim
     D, P = image.width, image.patches
     T = int(image.class_token) + max(1, round(P * (1 - patch_dropout)))
     pooled = _single_query(image, T) if image.pooling == "attention" else 0

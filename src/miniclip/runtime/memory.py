@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from miniclip.inference.model import CLIPModel
 from miniclip.models.layers import Transformer
+from miniclip.models.other import OtherImageTower
 from miniclip.models.vision import draw_patches
 from miniclip.runtime.allocation import peak_bytes, trace_two_sizes
 from miniclip.runtime.distributed import all_gather_ints, local_world_size
@@ -39,8 +40,10 @@ def checkpoint_blocks(model: nn.Module, enabled: bool = True) -> None:
     """Switch gradient checkpointing of the towers' blocks: keep each block's input, recompute the rest in backward.
 
     Raises:
-        ValueError: checkpointing is enabled for a model without miniclip transformers.
+        ValueError: checkpointing is enabled for a model without miniclip transformers, or with another image tower.
     """
+    if enabled and isinstance(getattr(model, "image", None), OtherImageTower):
+        raise ValueError("gradient_checkpointing: the image tower has no blocks to recompute; use micro_batch_size")
     stacks = [module for module in model.modules() if isinstance(module, Transformer)]
     if enabled and not stacks:
         raise ValueError("gradient_checkpointing: the model has no miniclip.models.layers.Transformer to apply it to")

@@ -101,7 +101,7 @@ def check_clip(config: Any) -> None:
             "least 1e-30 and a bias within 1e30"
         )
     for name, tower in (("image", config.image), ("text", config.text)):
-        if tower.projection == "none" and tower.width != config.embed_dim:
+        if not hasattr(tower, "kind") and tower.projection == "none" and tower.width != config.embed_dim:
             raise ValueError(
                 f"{name}.projection 'none' with width {tower.width} and embed_dim {config.embed_dim}: expected the two "
                 "to be equal"

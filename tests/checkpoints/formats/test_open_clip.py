@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import sys
 from types import SimpleNamespace
 from unittest import mock
 
@@ -67,6 +68,21 @@ CASES = {
     "siglip2": named("vit_toy_siglip_tanh", "map", "none", {**SIGLIP_TEXT, "act_kwargs": TANH}, init_logit_bias=-10),
     "mobileclip2": named("vit_toy_clip", "token", None, {**TEXT, "no_causal_mask": True}),
 }
+RESNET = {"layers": [1, 2, 1, 1], "width": 8, "head_width": 32, "image_size": 64}
+OTHER = {  # towers that are not vision transformers of miniclip's
+    "resnet": own(RESNET),
+    "resnet_quick_gelu": own({**RESNET, "layers": [1, 1, 1, 1], "head_width": 64}, quick_gelu=True),
+    "convnext": own({"timm_model_name": "convnext_toy", "timm_pool": "", "timm_proj": "linear"}),
+    "convnext_mlp": own(
+        {"timm_model_name": "convnext_toy", "timm_pool": "", "timm_proj": "mlp", "timm_proj_bias": True}
+    ),
+    "attention_pool": own({"timm_model_name": "convnext_toy", "timm_pool": "abs_attn", "timm_proj": ""}),
+    "rotary_pool": named("convnext_toy", "rot_attn", "linear", TEXT),
+    "fastvit": named("fastvit_toy", "avg", None, TEXT),
+    "eva": named("eva_toy", "token", None, TEXT),
+    "other_pool": named("vit_toy_clip", "avg", None, TEXT),
+}
+CASES |= OTHER
 SIGLIP_TOWER = {
     "norm_eps": 1e-4,  # timm has 1e-6, which is hard to tell from 1e-5
     "patch_bias": True,
@@ -106,6 +122,31 @@ def vit_toy_clip(**options):
     return toy_tower(pre_norm=True, norm_layer=norm, **options)
 
 
+def timm_model(make, options, **sizes):
+    """Build one of timm's models as its own functions do, with the settings that open_clip reads."""
+    options = {key: options[key] for key in ("num_classes", "global_pool") if key in options}
+    model = make(**sizes, **options)
+    model.default_cfg = {"pool_size": (1, 1)}
+    return model
+
+
+@timm.models.register_model
+def convnext_toy(**options):
+    return timm_model(timm.models.ConvNeXt, options, depths=(1, 1, 1, 1), dims=(8, 12, 16, 64))
+
+
+@timm.models.register_model
+def fastvit_toy(**options):
+    sizes = {"layers": (1, 1, 1, 1), "embed_dims": (8, 8, 16, 16), "mlp_ratios": (2, 2, 2, 2)}
+    return timm_model(timm.models.FastVit, options, token_mixers=("repmixer",) * 4, **sizes)
+
+
+@timm.models.register_model
+def eva_toy(**options):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "ref_feat_shape": (4, 4)}
+    return timm_model(timm.models.Eva, options, use_rot_pos_emb=True, swiglu_mlp=True, scale_mlp=True, **sizes)
+
+
 @pytest.fixture(autouse=True)
 def _toy_towers(monkeypatch):
     """Add small towers, built by timm's code, to the table."""
@@ -134,7 +175,10 @@ def inputs(captions):
     def inputs(config):
         text, side = config["text_cfg"], config["vision_cfg"]["image_size"]
         end = text.get("eos_id", 2) if text.get("pool_type") == "eos" else text["vocab_size"] - 1
-        return torch.randn(3, 3, side, side), captions(text["context_length"], text["vocab_size"], end)
+        pixels = torch.randn(3, 3, side, side)
+        if config in OTHER.values():
+            pixels = pixels + 2 * torch.randn(3, 3, 1, 1)  # else their means over the positions are alike
+        return pixels, captions(text["context_length"], text["vocab_size"], end)
 
     return inputs
 
@@ -166,8 +210,9 @@ def test_loads_and_exports_like_the_peer(case, save, inputs, compare, tmp_path):
 
 
 def assert_same_weights(before, after, case):
-    if case == "custom_text":  # exported without the prefix, which its text tower does not need
-        before = {key.removeprefix("text."): value for key, value in before.items()}
+    if case in ("custom_text", *OTHER):  # a prefix of the text tower is optional
+        before, after = ({key.removeprefix("text."): x for key, x in tensors.items()} for tensors in (before, after))
+    before = {key: value for key, value in before.items() if not key.endswith(".num_batches_tracked")}
     assert before.keys() == after.keys()
     for key, value in before.items():
         value = value.reshape(()) if case == "nonscalar" and key.startswith("logit_") else value
@@ -201,6 +246,8 @@ MISREADINGS = [
     ("siglip2", "image", {"activation": "gelu"}),
     ("siglip2", "text", {"activation": "gelu"}),
     ("mobileclip2", "text", {"causal": True, "padding": "masked"}),
+    ("resnet", "image", {"pool_heads": 4}),
+    ("resnet_quick_gelu", "text", {"activation": "gelu"}),
 ]
 
 
@@ -215,7 +262,22 @@ def test_comparison_detects_a_misread_setting(case, tower, changes, save, inputs
     assert differences(other, pixels, ids, outputs(peer, pixels, ids))[tower] > NOTICED
 
 
-@pytest.mark.parametrize("case", ["custom_text", "proj_bias", "clipa", "siglip", "mobileclip2"])
+@pytest.mark.parametrize("case", OTHER)
+def test_gradients_of_other_towers_equal_the_peers(case, save, inputs):
+    folder, peer = save(CASES[case])
+    pixels, _ = inputs(CASES[case])
+    model = load(folder).train()
+    weights = torch.randn(3, model.config.embed_dim)
+    for tower in (model.image, peer.visual):
+        (tower(pixels) * weights).sum().backward()
+    gradients = dict(peer.visual.named_parameters())
+    assert gradients.keys() == dict(model.image.named_parameters()).keys()
+    for name, parameter in model.image.named_parameters():
+        expected = gradients[name].grad
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-5 * float(expected.abs().max()) + 1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["custom_text", "proj_bias", "clipa", "siglip", "mobileclip2", "resnet", "eva"])
 def test_every_weight_changes_the_outputs(case, save, inputs, differences):
     folder, peer = save(CASES[case])
     pixels, ids = inputs(CASES[case])
@@ -228,7 +290,7 @@ def test_every_weight_changes_the_outputs(case, save, inputs, differences):
         if max(differences(model, pixels, ids, expected).values()) < NOTICED:
             unused.append(name)
         parameter.copy_(original)
-    assert unused == []
+    assert unused == (["image.attnpool.k_proj.bias"] if case == "resnet" else [])  # the softmax cancels it
 
 
 @pytest.mark.parametrize("safe", [True, False])
@@ -266,6 +328,29 @@ def test_loads_a_training_checkpoint(case, prefix, save, inputs, compare, tmp_pa
     (folder / layout.WEIGHTS).unlink()
     (tmp_path / "epoch_7.pt").rename(folder / "open_clip_pytorch_model.pt")
     compare(load(folder), pixels, ids, outputs(peer, pixels, ids))
+
+
+def test_resizes_the_positions_of_a_resnet(save, inputs, compare):
+    folder, _ = save(CASES["resnet"])
+    _, ids = inputs(CASES["resnet"])
+    with pytest.warns(UserWarning, match="of 2 x 2 patches were resized to 3 x 3"):
+        model = load(folder, image_size=96)
+    assert model.image.attnpool.positional_embedding.shape == (10, 256)
+    assert model(torch.randn(2, 3, 96, 96), ids).image_embeddings.shape == (2, 16)
+
+
+def test_towers_of_timm_have_their_own_size(save):
+    folder, _ = save(CASES["eva"])
+    assert load(folder, image_size=32).config.image.image_size == 32
+    with pytest.raises(ValueError, match="image_size=48: the image tower is timm's eva_toy, which loads only at its"):
+        load(folder, image_size=48)
+
+
+def test_without_timm(save, monkeypatch):
+    folder, _ = save(CASES["eva"])
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"timm's eva_toy needs the extra timm .* pip install 'miniclip\[timm\]'"):
+        load(folder)
 
 
 @pytest.mark.parametrize("case", ["gelu", "clipa", "siglip", "mobileclip2"])
@@ -400,7 +485,9 @@ def test_reads_the_tokenizer_of_the_configuration(text, options, repo):
 
 
 REFUSED = [
-    (own({"layers": [1, 1, 1, 1]}), "vision_cfg.layers is a list: a ResNet"),
+    (own({"layers": [1, 1, 1]}), r"image.blocks is \(1, 1, 1\); expected 4 numbers"),
+    (own({"layers": [1, 0, 1, 1]}), "not those of a ResNet"),
+    (own({"layers": [1, 1, 1, 1], "image_size": 40}), "expected a multiple of 32 for a ResNet"),
     (own({"ls_init_value": 1e-4}), "vision_cfg.ls_init_value is 0.0001"),
     (own({"attentional_pool": True}), "vision_cfg.attentional_pool is True"),
     (own({"pool_type": "avg"}), "miniclip normalises only their mean"),
@@ -411,9 +498,8 @@ REFUSED = [
     (own({"act_kwargs": {"approximate": "sigmoid"}}), "vision_cfg.act_kwargs is"),
     (own({"act_kwargs": TANH}, quick_gelu=True), "vision_cfg.act_kwargs is"),
     (own({"widht": 3}), "vision_cfg.widht"),
-    (own({"timm_model_name": "convnext_base"}), "'convnext_base', which miniclip does not support"),
-    (named("vit_toy_siglip", "map", "linear", SIGLIP_TEXT), r"\('map', 'linear'\); expected .* for vit_toy_siglip"),
-    (named("vit_toy_clip", "avg", None, SIGLIP_TEXT), r"\('avg', None\); expected .* for vit_toy_clip"),
+    (own({"timm_model_name": 7}), "vision_cfg.timm_model_name is 7"),
+    (named("convnext_toy", "avg", "bilinear", TEXT), "vision_cfg.timm_proj is 'bilinear'"),
     (own(text={"hf_model_name": "roberta-base"}), "text_cfg.hf_model_name is 'roberta-base'"),
     (own(text={"embed_cls": True}), "text_cfg.embed_cls is True"),
     (own(text={"pool_type": "last"}), "text.pooling 'last'"),
@@ -473,23 +559,22 @@ def test_refuses_to_export_other_models(config, message, tmp_path, one_line):
 
 def is_supported(config):
     """Return whether miniclip should support an architecture of open_clip's table."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    plain = "timm_model_name" not in vision and "ls_init_value" not in vision and isinstance(vision["layers"], int)
-    return plain and "hf_model_name" not in text and "multimodal_cfg" not in config
+    unsupported = {**config["vision_cfg"], **config["text_cfg"], **config}.keys()
+    return unsupported.isdisjoint({"ls_init_value", "hf_model_name", "multimodal_cfg"})
 
 
 def known_architectures():
+    """Return open_clip's configurations, and the names of those whose towers are both miniclip's own."""
     configs = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
-    expected = {name for name, config in configs.items() if name.startswith("ViT-") and is_supported(config)}
-    return configs, expected | {name for name in configs if "-SigLIP" in name} | {"MobileCLIP2-L-14"}
+    supported = {name: layout.model_config(config, {}) for name, config in configs.items() if is_supported(config)}
+    return configs, supported, {name for name, config in supported.items() if isinstance(config.image, ImageConfig)}
 
 
 def test_supports_the_architectures_of_open_clip(one_line):
-    configs, expected = known_architectures()
-    assert len(expected) >= 71
-    for name in expected:
-        layout.model_config(configs[name], {})
-    for name in configs.keys() - expected:
+    configs, supported, own_towers = known_architectures()
+    assert len(supported) >= 130
+    assert len(own_towers) >= 71
+    for name in configs.keys() - supported.keys():
         with pytest.raises(ValueError, match="which miniclip does not support") as caught:
             layout.model_config(configs[name], {})
         one_line(caught)
@@ -520,7 +605,7 @@ def shapes(model):
 
 @pytest.mark.slow
 def test_architectures_equal_those_of_open_clip():
-    configs, names = known_architectures()
+    configs, _, names = known_architectures()
     for name in sorted(names):
         config = configs[name]
         for tower in ("vision_cfg", "text_cfg"):  # all blocks are equal; timm's towers keep expected

@@ -7,7 +7,7 @@ Source: https://github.com/mlfoundations/open_clip, src/open_clip/{model,transfo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miniclip.checkpoints.foreign_config import OPENAI_VOCABULARY, ConfigSection, end_of_argmax, exp, rgb_triple
@@ -23,9 +23,11 @@ from miniclip.checkpoints.key_maps import (
     Row,
     prefixed,
 )
-from miniclip.checkpoints.operations import Shape
+from miniclip.checkpoints.operations import SAME, Shape, positions
 from miniclip.checkpoints.plans import LoadPlan
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, ImageConfig, TextConfig
+from miniclip.inference.image_towers import POSITIONS, tower_weights
+from miniclip.tower_config import OtherImageConfig, ResNetConfig, TimmConfig
 from miniclip.utils.formatting import short
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -35,7 +37,7 @@ MODEL = {"quick_gelu": False, "init_logit_scale": math.log(1 / 0.07), "init_logi
 VISION = {
     "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224,
     "no_ln_pre": False, "final_ln_after_pool": False, "pool_type": "tok", "act_kwargs": None, "norm_kwargs": None,
-    "timm_model_name": None, "timm_pool": "avg", "timm_proj": "linear",
+    "timm_model_name": None, "timm_pool": "avg", "timm_proj": "linear", "timm_proj_bias": False,
 }  # fmt: skip
 TEXT = {
     "context_length": 77, "vocab_size": OPENAI_VOCABULARY, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0,
@@ -103,16 +105,16 @@ def model_config(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]
     return result
 
 
-def _image(vision: ConfigSection, quick_gelu: bool) -> ImageConfig:
+def _image(vision: ConfigSection, quick_gelu: bool) -> ImageConfig | OtherImageConfig:
     vision.ignore(
         "patch_dropout", "output_tokens", "pos_embed_type", "timm_model_pretrained", "timm_drop", "timm_drop_path",
-        "timm_proj_bias", "attn_pooler_queries", "attn_pooler_heads",
+        "attn_pooler_queries", "attn_pooler_heads",
     )  # fmt: skip
     if vision.get("timm_model_name"):
         return _timm(vision)
-    vision.ignore("timm_pool", "timm_proj")
+    vision.ignore("timm_pool", "timm_proj", "timm_proj_bias")
     if isinstance(vision.values["layers"], list):
-        raise ValueError("vision_cfg.layers is a list: a ResNet, which miniclip does not support")  # noqa: TRY004
+        return _resnet(vision)
     vision.require_unset("ls_init_value", "attentional_pool", *CUSTOM_BLOCK)
     pooling = vision.choice("pool_type", {"tok": "class", "avg": "mean"})
     if not vision.flag("final_ln_after_pool") and pooling == "mean":
@@ -134,20 +136,30 @@ def _image(vision: ConfigSection, quick_gelu: bool) -> ImageConfig:
     return image
 
 
-def _timm(vision: ConfigSection) -> ImageConfig:
-    name = vision.values["timm_model_name"]
-    if not isinstance(name, str) or name not in TIMM_TOWERS:
-        raise ValueError(f"vision_cfg.timm_model_name is {short(name)}, which miniclip does not support")
-    image = TIMM_TOWERS[name]
-    expected = ("map", "none") if image.pooling == "attention" else ("token", None)
-    pooling = vision.get("timm_pool"), vision.get("timm_proj")
-    if pooling != expected:
-        raise ValueError(f"vision_cfg.timm_pool and timm_proj are {pooling}; expected {expected} for {name}")
+def _resnet(vision: ConfigSection) -> ResNetConfig:
+    """Return OpenAI's ResNet; open_clip ignores the other settings of one."""
+    width = vision.integer("width", minimum=1)
+    heads = 32 * width // vision.integer("head_width", minimum=1)
+    return ResNetConfig(vision.integer("image_size"), tuple(vision.get("layers")), width, heads)
+
+
+def _timm(vision: ConfigSection) -> ImageConfig | TimmConfig:
+    """Return a tower from timm, in miniclip's own form if it has one; open_clip ignores the other settings."""
+    name, pooling = vision.values["timm_model_name"], (vision.get("timm_pool"), vision.get("timm_proj"))
+    if not isinstance(name, str) or not isinstance(pooling[0], str):
+        raise ValueError(  # noqa: TRY004 (of a file)
+            f"vision_cfg.timm_model_name is {short(name)}, timm_pool {short(pooling[0])}; expected names"
+        )
+    image = TIMM_TOWERS.get(name)
+    if image is None or pooling != (("map", "none") if image.pooling == "attention" else ("token", None)):
+        heads: dict[Any, Any] = {"linear": "linear", "mlp": "mlp", "none": "none", "": None, None: None}
+        head = vision.choice("timm_proj", heads)
+        return TimmConfig(vision.integer("image_size"), name, pooling[0], head, vision.flag("timm_proj_bias"))
     if vision.integer("image_size") != image.image_size:
         raise ValueError(
             f"vision_cfg.image_size is {vision.values['image_size']}; expected {image.image_size} for {name}"
         )
-    return image  # open_clip ignores the other settings of a tower from timm
+    return image
 
 
 def _text(text: ConfigSection, quick_gelu: bool) -> TextConfig:
@@ -219,6 +231,18 @@ def _preprocess(settings: ConfigSection) -> dict[str, Any]:
     return values
 
 
+def other_rows(config: CLIPConfig, keys: Iterable[str]) -> tuple[Row, ...]:
+    """Return the rows of an image tower that is not a vision transformer, whose names are open_clip's."""
+    names = tower_weights(config.image, config.embed_dim)
+    rows = [Row(f"visual.{name}", f"image.{name}", positions() if name == POSITIONS else SAME) for name in names]
+    return (*rows, *(Row(key, None) for key in keys if key.endswith(".num_batches_tracked")))
+
+
+def uses_timm(image: ImageConfig | OtherImageConfig) -> bool:
+    """Check whether open_clip builds an image tower with timm."""
+    return isinstance(image, TimmConfig) or (isinstance(image, ImageConfig) and timm_name(image) is not None)
+
+
 def key_map(config: CLIPConfig, keys: Mapping[str, Shape] | None = None) -> tuple[Row, ...]:
     """Return the key map of a model.
 
@@ -226,8 +250,9 @@ def key_map(config: CLIPConfig, keys: Mapping[str, Shape] | None = None) -> tupl
         config: of the model.
         keys: the names in a file, which show whether its text tower has a prefix; None: names that open_clip reads.
     """
-    is_timm = "visual.conv1.weight" not in keys if keys is not None else timm_name(config.image) is not None
+    other = isinstance(config.image, OtherImageConfig)
+    is_timm = "visual.conv1.weight" not in keys if keys is not None else uses_timm(config.image)
     has_prefix = "text.token_embedding.weight" in keys if keys is not None else is_timm
     text = OPENAI_TEXT + (TEXT_LINEAR if config.text.projection == "bias" else TEXT_MATRIX)
-    image = TIMM_IMAGE if is_timm else OPENAI_IMAGE
+    image = other_rows(config, keys or ()) if other else TIMM_IMAGE if is_timm else OPENAI_IMAGE
     return (*image, *(prefixed(text, "text.") if has_prefix else text), *SCALARS, *OPENAI_SIZES)

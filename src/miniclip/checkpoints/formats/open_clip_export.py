@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from miniclip.checkpoints.foreign_config import mlp_ratio, warn_if_cropped_differently
-from miniclip.checkpoints.formats.open_clip import CONFIG, WEIGHTS, key_map
+from miniclip.checkpoints.formats.open_clip import CONFIG, WEIGHTS, key_map, uses_timm
 from miniclip.checkpoints.formats.timm_towers import TIMM_TOWERS, timm_name
 from miniclip.checkpoints.plans import ExportPlan
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.tower_config import OtherImageConfig, TimmConfig
 
 
 def export_plan(config: CLIPConfig, tokenizer: str | None = None) -> ExportPlan:
@@ -26,18 +27,19 @@ def export_plan(config: CLIPConfig, tokenizer: str | None = None) -> ExportPlan:
     if not text.causal and text.padding == "masked":
         raise ValueError("open_clip has no bidirectional text tower with masked padding, such as this BERT-style one")
     warn_if_cropped_differently(config, "rounded", "open_clip")
-    timm = timm_name(config.image)
-    quick_gelu = text.activation == "quickgelu"
-    if timm is None and quick_gelu != (config.image.activation == "quickgelu"):
+    image, quick_gelu = config.image, text.activation == "quickgelu"
+    is_timm = uses_timm(image)
+    is_own = isinstance(image, ImageConfig) and not is_timm
+    if is_own and quick_gelu != (image.activation == "quickgelu"):
         raise ValueError("open_clip has QuickGELU in both towers or in none")
     model = {
         "embed_dim": config.embed_dim,
         "quick_gelu": quick_gelu,
         "init_logit_scale": math.log(config.logit_scale),
         "init_logit_bias": config.logit_bias,
-        "vision_cfg": _vision_cfg(config.image) if timm is None else _timm_cfg(config.image, timm),
+        "vision_cfg": _vision_cfg(image) if isinstance(image, ImageConfig) else _other_cfg(image),
         "text_cfg": _text_cfg(text) | ({"hf_tokenizer_name": tokenizer} if tokenizer else {}),
-        **({"custom_text": True} if timm else {}),
+        **({"custom_text": True} if is_timm else {}),
     }
     files = {CONFIG: {"model_cfg": model, "preprocess_cfg": preprocess_cfg(config)}}
     return ExportPlan(key_map(config), files, WEIGHTS)
@@ -53,7 +55,23 @@ def preprocess_cfg(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
+def _other_cfg(image: OtherImageConfig) -> dict[str, Any]:
+    if isinstance(image, TimmConfig):
+        bias = {"timm_proj_bias": True} if image.head_bias else {}
+        return timm_cfg(image.image_size, image.model, image.pool, image.head) | bias
+    width, heads = image.channels, image.pool_heads
+    return {
+        "image_size": image.image_size,
+        "layers": list(image.blocks),
+        "width": width,
+        "head_width": image.features // heads,
+    }
+
+
 def _vision_cfg(image: ImageConfig) -> dict[str, Any]:
+    if name := timm_name(image):
+        pool, proj = ("map", "none") if image.pooling == "attention" else ("token", None)
+        return timm_cfg(image.image_size, name, pool, proj)
     if image.stem != "patch":
         raise ValueError(f"open_clip cannot build this image tower: image.stem is {image.stem!r}, there 'patch'")
     if image.patch_bias or not image.class_token or image.pooling == "attention" or image.projection != "linear":
@@ -75,10 +93,10 @@ def _vision_cfg(image: ImageConfig) -> dict[str, Any]:
     }
 
 
-def _timm_cfg(image: ImageConfig, name: str) -> dict[str, Any]:
-    pool, proj = ("map", "none") if image.pooling == "attention" else ("token", None)
+def timm_cfg(image_size: int, name: str, pool: str, proj: str | None) -> dict[str, Any]:
+    """Return the settings of a tower that open_clip builds with timm."""
     return {
-        "image_size": image.image_size,
+        "image_size": image_size,
         "timm_model_name": name,
         "timm_model_pretrained": False,
         "timm_pool": pool,

@@ -5,6 +5,7 @@ Source: `build_model` in https://github.com/openai/CLIP, clip/model.py.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -17,12 +18,16 @@ from miniclip.checkpoints.foreign_config import (
     shape_of,
     warn_if_cropped_differently,
 )
+from miniclip.checkpoints.formats.open_clip import other_rows
 from miniclip.checkpoints.key_maps import OPENAI_IMAGE, OPENAI_SIZES, OPENAI_TEXT, SCALARS, TEXT_MATRIX, Row
 from miniclip.checkpoints.operations import Shape
 from miniclip.checkpoints.plans import ExportPlan, LoadPlan
 from miniclip.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, ImageConfig, TextConfig
+from miniclip.inference.image_towers import POSITIONS
+from miniclip.tower_config import STRIDE, OtherImageConfig, ResNetConfig, TimmConfig
 
 HEAD_WIDTH = 64
+RESNET_KEY = "visual.layer1.0.conv1.weight"  # only a ResNet has it
 ROWS: tuple[Row, ...] = (*OPENAI_IMAGE, *OPENAI_TEXT, *TEXT_MATRIX, *SCALARS[:1])
 WEIGHTS = "model.pt"
 
@@ -31,19 +36,10 @@ def load_plan(shapes: Mapping[str, Shape]) -> LoadPlan:
     """Return the plan for a state dict.
 
     Raises:
-        ValueError: it is not one of OpenAI's vision transformers.
+        ValueError: it is not one of OpenAI's models.
     """
-    width, _, patch, _ = shape_of(shapes, "visual.conv1.weight", 4)
     text_width, embed_dim = shape_of(shapes, "text_projection", 2)
     vocab_size, _ = shape_of(shapes, "token_embedding.weight", 2)
-    image = ImageConfig(
-        image_size=patch * grid_side(shape_of(shapes, "visual.positional_embedding", 2)[0], class_tokens=1),
-        patch_size=patch,
-        width=width,
-        layers=count_layers(shapes, "visual.transformer.resblocks.{i}.ln_1.weight"),
-        heads=width // HEAD_WIDTH,
-        activation="quickgelu",
-    )
     text = TextConfig(
         context_length=shape_of(shapes, "positional_embedding", 2)[0],
         vocab_size=vocab_size,
@@ -55,7 +51,31 @@ def load_plan(shapes: Mapping[str, Shape]) -> LoadPlan:
         pooling="end",
         end_id=end_of_argmax(vocab_size),
     )
-    return LoadPlan(CLIPConfig(image, text, embed_dim), (*ROWS, *OPENAI_SIZES), {"clean": "lower"})
+    is_resnet = RESNET_KEY in shapes
+    config = CLIPConfig(_resnet(shapes) if is_resnet else _vision_transformer(shapes), text, embed_dim)
+    rows = (*other_rows(config, shapes), *ROWS[len(OPENAI_IMAGE) :]) if is_resnet else ROWS
+    return LoadPlan(config, (*rows, *OPENAI_SIZES), {"clean": "lower"})
+
+
+def _vision_transformer(shapes: Mapping[str, Shape]) -> ImageConfig:
+    width, _, patch, _ = shape_of(shapes, "visual.conv1.weight", 4)
+    return ImageConfig(
+        image_size=patch * grid_side(shape_of(shapes, "visual.positional_embedding", 2)[0], class_tokens=1),
+        patch_size=patch,
+        width=width,
+        layers=count_layers(shapes, "visual.transformer.resblocks.{i}.ln_1.weight"),
+        heads=width // HEAD_WIDTH,
+        activation="quickgelu",
+    )
+
+
+def _resnet(shapes: Mapping[str, Shape]) -> ResNetConfig:
+    channels = shape_of(shapes, RESNET_KEY, 4)[0]
+    side = grid_side(shape_of(shapes, f"visual.{POSITIONS}", 2)[0], class_tokens=1)
+    first, second, third, fourth = (
+        count_layers(shapes, f"visual.layer{stage}.{{i}}.conv1.weight") for stage in (1, 2, 3, 4)
+    )
+    return ResNetConfig(STRIDE * side, (first, second, third, fourth), channels, 32 * channels // HEAD_WIDTH)
 
 
 def size_tensors(config: CLIPConfig) -> dict[str, Tensor]:
@@ -70,30 +90,27 @@ def export_plan(config: CLIPConfig) -> ExportPlan:
     Raises:
         ValueError: OpenAI's code cannot build the model; the message gives the reason.
     """
-    for name, tower in (("image", config.image), ("text", config.text)):
-        if tower.width % HEAD_WIDTH:
-            raise ValueError(
-                f"OpenAI's heads are {HEAD_WIDTH} wide; {name}.width {tower.width} is not a multiple of it"
-            )
+    if isinstance(config.image, TimmConfig):
+        raise ValueError(  # noqa: TRY004 (of a configuration)
+            f"OpenAI's code cannot build this image tower, {config.image.label}: use the layout open_clip"
+        )
+    image_width = config.image.features if isinstance(config.image, ResNetConfig) else config.image.width
+    for name, width in (("image", image_width), ("text", config.text.width)):
+        if width % HEAD_WIDTH:
+            raise ValueError(f"OpenAI's heads are {HEAD_WIDTH} wide; {name}.width {width} is not a multiple of it")
     warn_if_cropped_differently(config, "rounded", "OpenAI's code")
     differences = _differences(_rebuilt(config).to_dict(), config.to_dict())
     if differences:
         raise ValueError(f"OpenAI's layout has no configuration, and its code builds another model: {differences}")
-    return ExportPlan(ROWS, {}, WEIGHTS)
+    is_resnet = isinstance(config.image, ResNetConfig)
+    return ExportPlan((*other_rows(config, ()), *ROWS[len(OPENAI_IMAGE) :]) if is_resnet else ROWS, {}, WEIGHTS)
 
 
 def _rebuilt(config: CLIPConfig) -> CLIPConfig:
     """Return the model that OpenAI's code builds from the weights of this one."""
     image, text = config.image, config.text
     return CLIPConfig(
-        ImageConfig(
-            image.grid * image.patch_size,
-            image.patch_size,
-            image.width,
-            image.layers,
-            image.width // HEAD_WIDTH,
-            activation="quickgelu",
-        ),
+        _rebuilt_image(image),
         TextConfig(
             text.context_length,
             text.vocab_size,
@@ -110,6 +127,19 @@ def _rebuilt(config: CLIPConfig) -> CLIPConfig:
         mean=OPENAI_MEAN,
         std=OPENAI_STD,
         crop_rounding=config.crop_rounding,
+    )
+
+
+def _rebuilt_image(image: ImageConfig | OtherImageConfig) -> ImageConfig | OtherImageConfig:
+    if isinstance(image, ResNetConfig):
+        return dataclasses.replace(image, pool_heads=image.features // HEAD_WIDTH)
+    return ImageConfig(
+        image.grid * image.patch_size,
+        image.patch_size,
+        image.width,
+        image.layers,
+        image.width // HEAD_WIDTH,
+        activation="quickgelu",
     )
 
 

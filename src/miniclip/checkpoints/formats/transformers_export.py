@@ -9,6 +9,7 @@ from miniclip.checkpoints.foreign_config import warn_if_cropped_differently
 from miniclip.checkpoints.formats.transformers import ACTIVATIONS, CONFIG, PREPROCESSOR, RESAMPLING, WEIGHTS, key_map
 from miniclip.checkpoints.plans import ExportPlan
 from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.tower_config import OtherImageConfig
 
 
 def export_plan(config: CLIPConfig) -> ExportPlan:
@@ -17,6 +18,10 @@ def export_plan(config: CLIPConfig) -> ExportPlan:
     Raises:
         ValueError: the library cannot build the model; the message gives the reason.
     """
+    if isinstance(config.image, OtherImageConfig):
+        raise ValueError(  # noqa: TRY004 (of a configuration)
+            f"transformers' CLIPModel cannot have this image tower, {config.image.label}: use the layout open_clip"
+        )
     siglip = config.image.pooling == "attention"
     _require_supported(config, siglip)
     warn_if_cropped_differently(config, "floored", "transformers")
@@ -76,7 +81,7 @@ def _require_supported(config: CLIPConfig, siglip: bool) -> None:
         raise ValueError("transformers' CLIPModel pools at the highest id instead of an end token with the id 2")
 
 
-def _tower_config(tower: ImageConfig | TextConfig) -> dict[str, Any]:
+def _tower_config(tower: ImageConfig | OtherImageConfig | TextConfig) -> dict[str, Any]:
     names = {activation: name for name, activation in reversed(ACTIVATIONS.items())}
     return {
         "hidden_size": tower.width,

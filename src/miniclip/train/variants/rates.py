@@ -28,6 +28,8 @@ def _scale(name: str, model: CLIP, config: TrainConfig) -> float:
     if part.startswith("projection."):
         return config.projection_lr_scale
     scale = config.image_lr_scale if tower == "image" else config.text_lr_scale
+    if config.layer_decay == 1:
+        return scale
     return scale * float(config.layer_decay ** _depth(part, getattr(model.config, tower).layers))
 
 

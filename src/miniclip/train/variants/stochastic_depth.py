@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from miniclip.models.layers import Block, Transformer
+from miniclip.models.other import OtherImageTower
 
 
 def set_stochastic_depth(model: nn.Module, rate: float) -> None:
@@ -17,6 +18,8 @@ def set_stochastic_depth(model: nn.Module, rate: float) -> None:
     Raises:
         ValueError: the rate is above 0 and the model has none of miniclip's blocks.
     """
+    if rate and isinstance(getattr(model, "image", None), OtherImageTower):
+        raise ValueError("stochastic_depth: the image tower has none of miniclip's blocks: use 0")
     stacks = [module for module in model.modules() if isinstance(module, Transformer)]
     if rate and not any(isinstance(block, Block) for stack in stacks for block in stack):
         raise ValueError("stochastic_depth: the model has no miniclip.models.layers.Block to apply it to")
