@@ -113,3 +113,7 @@ def test_onednn_int8_layer_equals_its_parts():
 
 def test_int8_products_are_supported_together():
     assert calibrated.is_supported() == is_supported()
+
+
+def test_matrix_units():
+    assert private.has_amx() == torch.cpu._is_amx_tile_supported()

@@ -322,8 +322,10 @@ def test_plain_refuses_wrapped_modules():
 
 
 @pytest.mark.parametrize("tokens", [1, 50, 600])
-def test_bfloat16_attention_is_as_accurate_as_torchs(tokens):
+@pytest.mark.parametrize("amx", [True, False])
+def test_bfloat16_attention_is_as_accurate_as_torchs(tokens, amx, monkeypatch):
     """Both forms differ from float64 by bfloat16's rounding."""
+    monkeypatch.setattr("miniclip.fast.attention.has_amx", lambda: amx)
     q, k, v = (torch.randn(2, 3, tokens, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
     exact = nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
     rounded = [x.bfloat16() for x in (q, k, v)]

@@ -1,6 +1,7 @@
 """CPU cores of this process, and those that other programs use."""
 
 import os
+import platform
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -19,6 +20,27 @@ print(flush=True)
 sys.stdin.read()
 """
 PROC = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc")
+
+
+@pytest.fixture
+def unknown_maker():
+    cores.is_intel.cache_clear()
+    yield
+    cores.is_intel.cache_clear()
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("GenuineIntel", True), ("AuthenticAMD", False)])
+def test_the_maker_on_linux(vendor, expected, unknown_maker, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(cores, "CPU_INFO", tmp_path / "cpuinfo")
+    assert cores.is_intel() == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("Intel64 Family 6, GenuineIntel", True), ("arm", False), ("", False)])
+def test_the_maker_on_other_systems(text, expected, unknown_maker, tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "CPU_INFO", tmp_path / "missing")
+    monkeypatch.setattr(platform, "processor", lambda: text)
+    assert cores.is_intel() == expected
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from miniclip.fast.private import has_amx
+
 MAX_MATERIALIZED = 512  # tokens up to which the attention matrix is kept in memory
 
 
@@ -16,7 +18,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
     """`scaled_dot_product_attention` of (B, H, T, D / H) each, with another algorithm for bfloat16 on a CPU.
 
     With gradients it computes in float32, which is faster there than torch's bfloat16 backward, and more accurate.
-    Without gradients it materializes the attention matrix. `python -m benchmarks.attention` measures both.
+    Without gradients it materializes the attention matrix, unless the processor has matrix units: torch's operator uses
+    them, and takes half the time then. `python -m benchmarks.attention` measures both.
     """
     if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
@@ -25,13 +28,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
         with torch.autocast("cpu", enabled=False):
             y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal)
         return y.to(q.dtype)
-    if mask is None and not causal and k.shape[2] <= MAX_MATERIALIZED:
+    if mask is None and not causal and k.shape[2] <= MAX_MATERIALIZED and not has_amx():
         return materialized_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 def materialized_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D / H)) v as written; in bfloat16 on a CPU faster than the fused operator."""
+    """softmax(q k^T / sqrt(D / H)) v as written; in bfloat16 faster than the fused operator on a CPU without AMX."""
     weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # summed in float32, stored in bfloat16
     y: Tensor = weights @ v
     return y

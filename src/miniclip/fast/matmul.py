@@ -1,7 +1,9 @@
 """Matrix products on a CPU through oneDNN.
 
 PyTorch sends float32 products to MKL, which is slow on processors of other makers. oneDNN is in the same wheel. A
-linear layer is 1.1 to 1.6 times as fast with it on a Zen 4, and twice on a Zen 5 (`python -m benchmarks steps`).
+linear layer is 1.1 to 1.6 times as fast with it on a Zen 4, and twice on a Zen 5 (`python -m benchmarks steps`). On
+Intel's processors the two take the same time for a layer's output. MKL computes its gradients faster there, up to 3
+times on a Xeon of 2023, so it keeps these.
 `torch.set_float32_matmul_precision("medium")` selects oneDNN too, but for the whole process, and in bfloat16 on
 processors with matrix units. The operator used here keeps float32 and changes no setting.
 
@@ -27,6 +29,7 @@ from miniclip.fast.private import (
     mkldnn_linear,
 )
 from miniclip.finetuning.lora import LoRALinear
+from miniclip.runtime.cores import is_intel
 
 MAX_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # checked at the first use; TF32 would have 3e-4
 LARGE_WEIGHT = 1 << 20  # elements; below this size MKL computes the weight's gradient faster
@@ -105,7 +108,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
-        product = torch.matmul if torch.is_grad_enabled() else matmul  # double backward needs autograd's own
+        plain = torch.is_grad_enabled() or is_intel()  # double backward needs autograd's own product
+        product = torch.matmul if plain else matmul
         grad_rows = grad.reshape(-1, weight.shape[0])
         if ctx.needs_input_grad[0]:
             grad_x = product(grad_rows, weight).view(ctx.shape)

@@ -61,6 +61,13 @@ def mkldnn_has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+@functools.cache
+def has_amx() -> bool:
+    """Whether the processor has matrix units (AMX), which torch's attention in bfloat16 uses."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return supported is not None and bool(supported())
+
+
 def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
     """Product of int8 matrices: (N, K), (K, M) to (N, M) int32."""
     return torch._int_mm(a, b)

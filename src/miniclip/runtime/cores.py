@@ -1,8 +1,10 @@
-"""CPU cores that this process may use, and those that other programs use meanwhile."""
+"""The processor's maker, CPU cores that this process may use, and those that other programs use meanwhile."""
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,7 +12,17 @@ from pathlib import Path
 
 from miniclip.runtime import distributed
 
+CPU_INFO = Path("/proc/cpuinfo")  # Linux
 MIN_SECONDS = 5.0  # between two values: each takes milliseconds, and CPU time is counted in hundredths of a second
+
+
+@functools.cache
+def is_intel() -> bool:
+    """Whether the processor is one of Intel's; False if the system does not name its maker."""
+    try:
+        return "GenuineIntel" in CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "GenuineIntel" in platform.processor()  # Windows
 
 
 def available_cores() -> int:
