@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from miniclip import CLIPConfig, export
+from miniclip.fast.private import has_amx
 from miniclip.hub import fresh
 
 START, END = 49406, 49407
@@ -125,7 +126,13 @@ def pooled_features(output: Any) -> Tensor:
 
 @contextlib.contextmanager
 def medium_precision() -> Iterator[None]:
-    """Context in which PyTorch may multiply float32 matrices with a faster library, in bfloat16 if that is faster."""
+    """Context in which PyTorch may multiply float32 matrices with a faster library.
+
+    Nothing changes on a processor with matrix units, where PyTorch would multiply in bfloat16.
+    """
+    if has_amx():
+        yield
+        return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
