@@ -4,13 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from miniclip.fast import patches
 from miniclip.fast.patches import FastPatches
-
-
-@pytest.fixture(autouse=True)
-def _on_a_cpu(monkeypatch):
-    monkeypatch.setattr(patches, "DEVICES", ("cpu", "cuda"))
 
 
 def results(layer, pixels):
@@ -40,6 +34,13 @@ def test_other_convolutions_are_kept(options):
     expected = results(layer, pixels)
     layer.__class__ = FastPatches
     assert all(torch.equal(a, b) for a, b in zip(results(layer, pixels), expected, strict=True))
+
+
+def test_convolutions_of_other_layers_are_kept(monkeypatch):
+    layer, called = FastPatches(8, 6, 1, 1), []
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: called.append(1) or x)
+    layer(torch.randn(2, 8, 4, 4))
+    assert called == [1]
 
 
 def test_compiled_it_is_the_linear_layer_too(monkeypatch):
