@@ -16,6 +16,7 @@ from miniclip.runtime import distributed
 SIZES = {2: [(4, 4), (1, 6), (5, 0)], 3: [(3, 3, 3), (1, 4, 2), (0, 7, 0)]}  # rows of each rank
 FEATURES, E = 6, 5
 MEMORY = {"n": 128, "columns": 16, "E": 32}
+ERRORS = ("width", "ids", "chunk", "shape", "empty", "precision", "number")
 
 
 def cases(count):
@@ -69,9 +70,11 @@ def work(folder):
             distributed.average_gradients(parameters)
             results["cases"].append([loss, *(p.grad for p in parameters if p.grad is not None)])
         results["ddp"] = averaged_by_ddp()
-        results["errors"] = [error_of(kind) for kind in ("width", "ids", "chunk", "shape", "empty")]
+        results["errors"] = [error_of(kind) for kind in ERRORS]
         results["largest"] = [largest_tensor(sigmoid) for sigmoid in (False, True)]
         results["bf16"] = under_autocast()
+        results["certain"] = [certain_pairs(sigmoid) for sigmoid in (False, True)]
+        results["ids"] = with_ids_of_small_types()
         torch.save(results, Path(folder) / f"{distributed.rank()}.pt")
 
 
@@ -115,10 +118,38 @@ def error_of(kind):
         ids = None if kind == "ids" else ids
         chunk = 0 if kind == "chunk" else None
         y = torch.ones(2, 4) if kind == "shape" else y
+        x, y = (x.double(), y.double()) if kind == "precision" else (x, y)
+        x, y = (x[0, 0], y[0, 0]) if kind == "number" else (x, y)
     try:
         contrastive_loss(x, y, 1.0, ids, chunk)
     except ValueError as error:
         return str(error)
+
+
+def make_certain_pairs(dtype, sigmoid):
+    """Images that equal their texts, at a high scale: parameters, and the loss as a function of rows."""
+    images = (
+        torch.eye(6, 8, dtype=dtype) if sigmoid else torch.randn(64, 99, generator=torch.Generator().manual_seed(0))
+    )
+    numbers = [torch.tensor(x, dtype=dtype, requires_grad=True) for x in ((32.0, -10.0) if sigmoid else (100.0,))]
+    return images.to(dtype), numbers
+
+
+def certain_pairs(sigmoid):
+    """Loss of pairs that a model is certain of, and the gradients of scale and bias."""
+    images, numbers = make_certain_pairs(torch.float32, sigmoid)
+    part = images[uneven_part(len(images))].requires_grad_()
+    loss = (sigmoid_loss if sigmoid else contrastive_loss)(part, part.detach(), *numbers, chunk_size=4)
+    loss.backward()
+    distributed.average_gradients(numbers)
+    return [loss.item(), *(number.grad.item() for number in numbers)]
+
+
+def with_ids_of_small_types():
+    """Losses with ids and with labels whose types differ between the ranks, and the same with int64."""
+    x, ids = torch.eye(3, 4) + distributed.rank(), torch.tensor([1, 2, 1])
+    small = ids.to(torch.int16 if distributed.rank() else torch.int32)
+    return [contrastive_loss(x, x, 3.0, kind, text_ids=text).item() for kind in (ids, small) for text in (None, kind)]
 
 
 class Largest(TorchDispatchMode):
@@ -205,6 +236,23 @@ def test_distributed_data_parallel_averages_to_the_gradient_of_one_process(ranks
 def test_a_wrong_argument_of_one_rank_raises_on_all_ranks(ranks_results):
     for rank, errors in enumerate(r["errors"] for r in ranks_results):
         assert all(error.startswith(f"rank {rank}: image embeddings (") for error in errors), errors
+
+
+def test_a_loss_near_zero_is_accurate(ranks_results):
+    """The gradients of a certain pair are those of its mistake, 3e-10, not the difference of two numbers near 1."""
+    for number, sigmoid in enumerate((False, True)):
+        images, numbers = make_certain_pairs(torch.float64, sigmoid)
+        value = (reference.sigmoid_loss if sigmoid else reference.contrastive_loss)(images, images, *numbers)
+        value.backward()
+        expected = [value.item(), *(number.grad.item() for number in numbers)]
+        for rank in ranks_results:
+            assert rank["certain"][number] == pytest.approx(expected, rel=1e-5, abs=1e-30)
+
+
+def test_ids_may_have_other_integer_types(ranks_results):
+    for rank in ranks_results:
+        pairs, labels, *small = rank["ids"]
+        assert small == [pairs, labels]
 
 
 def test_no_tensor_is_larger_than_n_by_c(ranks_results):

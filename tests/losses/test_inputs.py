@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import miniclip
+from miniclip.losses.inputs import LossInputs
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES, TEXTS = torch.randn(4, 8, generator=GENERATOR), torch.randn(4, 8, generator=GENERATOR)
@@ -44,6 +45,12 @@ WRONG = {
     "chunk as bool": ({"chunk_size": True}, TypeError, "chunk_size is True"),
     "chunk of 0": ({"chunk_size": 0}, ValueError, "chunk_size is 0"),
     "shapes": ({"images": IMAGES[:3]}, ValueError, "expected two of the same shape"),
+    "numbers": ({"images": IMAGES[0, 0], "texts": TEXTS[0, 0]}, ValueError, "expected two of the same shape"),
+    "numbers and ids": (
+        {"images": IMAGES[0, 0], "texts": TEXTS[0, 0], "ids": IDS},
+        ValueError,
+        "expected two of the same shape",
+    ),
 }
 
 
@@ -70,11 +77,21 @@ def test_wrong_bias(bias):
 @pytest.mark.parametrize("loss", [contrastive, sigmoid], ids=["contrastive", "sigmoid"])
 def test_numbers_of_every_kind_are_taken(loss):
     expected = loss()
-    for scale in (10, np.float32(10), np.int64(10), torch.tensor(10.0), torch.tensor([10.0])):
+    tensors = [torch.tensor(10.0), torch.tensor([10.0]), torch.tensor([10.0]).double(), torch.tensor([[[10.0]]])]
+    for scale in (10, np.float32(10), np.int64(10), *tensors):
         torch.testing.assert_close(loss(logit_scale=scale), expected)
     torch.testing.assert_close(loss(chunk_size=np.int64(2)), expected)
     for dtype in (torch.int32, torch.uint8):
         torch.testing.assert_close(loss(ids=IDS.to(dtype)), loss(ids=IDS))
+
+
+def test_ids_are_taken_from_any_device_and_type():
+    inputs = LossInputs(IMAGES.to("meta"), TEXTS.to("meta"), 10.0, ids=IDS.to(torch.int16))
+    labelled = inputs._replace(text_ids=IDS)
+    assert labelled.pair_ids is None
+    for ids in (inputs.pair_ids, *labelled.labels()):
+        assert ids.is_meta
+        assert ids.dtype == torch.int64
 
 
 @pytest.mark.parametrize("options", [{}, {"chunk_size": 2}, {"label_smoothing": 0.1}])

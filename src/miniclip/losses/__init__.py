@@ -65,7 +65,8 @@ def contrastive_loss(
     if inputs.is_multi_positive:
         return _multi_positive_loss(inputs)
     if _in_one_piece(inputs):
-        return reference.contrastive_loss(image_embeddings, text_embeddings, logit_scale, ids)
+        (scale,) = inputs.scalars
+        return reference.contrastive_loss(image_embeddings, text_embeddings, scale, inputs.pair_ids)
     return _fast_loss(inputs)
 
 
@@ -111,12 +112,14 @@ def sigmoid_loss(
     if inputs.is_multi_positive:
         return _multi_positive_loss(inputs)
     if _in_one_piece(inputs):
-        return reference.sigmoid_loss(image_embeddings, text_embeddings, logit_scale, logit_bias, ids)
+        scale, bias = inputs.scalars
+        return reference.sigmoid_loss(image_embeddings, text_embeddings, scale, bias, inputs.pair_ids)
     return _fast_loss(inputs)
 
 
 def _in_one_piece(inputs: LossInputs) -> bool:
-    return world_size() == 1 and inputs.chunk_size is None and len(inputs.images) < CHUNKED_FROM
+    is_small = sum(inputs.images.shape[:1]) < CHUNKED_FROM  # the form refuses other shapes than (N, E)
+    return world_size() == 1 and inputs.chunk_size is None and is_small
 
 
 def _fast_loss(inputs: LossInputs) -> Tensor:

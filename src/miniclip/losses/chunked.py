@@ -43,7 +43,7 @@ def loss(inputs: LossInputs) -> Tensor:
     Raises:
         ValueError: the shapes do not match, or chunk_size is below 1.
     """
-    images, texts, ids = inputs.images, inputs.texts, inputs.ids
+    images, texts, ids = inputs.images, inputs.texts, inputs.pair_ids
     check_shapes(images, texts, ids)
     size = block_size(inputs)
     on_a_gpu = images.device.type == "cuda" and images.dtype != torch.float64

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from miniclip.fast.matmul import addmm_, matmul
-from miniclip.losses.inputs import EXPECTED_SHAPES, LossInputs
+from miniclip.losses.inputs import EXPECTED_SHAPES, LossInputs, dtype_name, precision
 from miniclip.losses.reference import l2_normalize
 from miniclip.runtime.distributed import all_gather, all_gather_ints, all_reduce, rank, world_size
 
@@ -49,10 +49,9 @@ def loss(inputs: LossInputs) -> Tensor:
         ValueError: the shapes do not match, here or between the ranks, or chunk_size is below 1.
     """
     sizes, _ = exchange_sizes(inputs)
-    images, texts, ids = inputs.images, inputs.texts, inputs.ids
-    with torch.autocast(images.device.type, enabled=False):
-        x, y = l2_normalize(images), l2_normalize(texts)
-    ids = None if ids is None else all_gather(ids.to(x.device))
+    with torch.autocast(inputs.images.device.type, enabled=False):
+        x, y = l2_normalize(inputs.images), l2_normalize(inputs.texts)
+    ids = None if inputs.pair_ids is None else all_gather(inputs.pair_ids)
     batch = GlobalBatch(sizes, ids, inputs.chunk_size or column_count(x))
     function = _Contrastive if inputs.logit_bias is None else _Sigmoid
     return function.apply(x, y, batch, *inputs.scalars)  # type: ignore[no-any-return]
@@ -62,20 +61,22 @@ def exchange_sizes(inputs: LossInputs) -> tuple[list[int], list[int]]:
     """Return the number of images and of texts of each rank; a mistake of one rank raises on every rank.
 
     Raises:
-        ValueError: on any rank the shapes do not match, or chunk_size is below 1; or the ranks' widths, ids or label
-            smoothing differ.
+        ValueError: on any rank the shapes do not match, or chunk_size is below 1; or the ranks' widths, precisions, ids
+            or label smoothing differ.
     """
     images, texts, ids, chunk_size = inputs.images, inputs.texts, inputs.ids, inputs.chunk_size
-    valid = inputs.has_matching_shapes() and (chunk_size is None or chunk_size >= 1)
+    matching = inputs.has_matching_shapes()
+    valid = matching and (chunk_size is None or chunk_size >= 1)
+    shape = (len(images), len(texts), images.shape[1]) if matching else (0, 0, 0)
     ids_of_image = -1 if ids is None else ids.shape[1] if ids.dim() == 2 else 0
-    kind = images.shape[-1], ids_of_image, inputs.text_ids is not None, round(1e9 * inputs.label_smoothing)
-    ranks = all_gather_ints([valid, len(images), len(texts), *kind])
+    options = inputs.text_ids is not None, round(1e9 * inputs.label_smoothing)
+    ranks = all_gather_ints([valid, *shape, precision(images).itemsize, ids_of_image, *options])
     all_valid, image_sizes, text_sizes, *kinds = map(list, zip(*ranks, strict=True))
     if not (all(all_valid) and any(image_sizes) and any(text_sizes)) or any(len(set(values)) > 1 for values in kinds):
         raise ValueError(
-            f"rank {rank()}: {inputs.shapes()}, label_smoothing {inputs.label_smoothing}, chunk_size {chunk_size}; "
-            f"{EXPECTED_SHAPES}. Every rank needs the same E and L, ids on all ranks or on none, the same "
-            "label_smoothing, chunk_size at least 1 or None, and some rank needs a row"
+            f"rank {rank()}: {inputs.shapes()}, {dtype_name(images)}, label_smoothing {inputs.label_smoothing}, "
+            f"chunk_size {chunk_size}; {EXPECTED_SHAPES}. Every rank needs the same E and L, float64 on all ranks or "
+            "on none, ids too, the same label_smoothing, chunk_size at least 1 or None, and some rank needs a row"
         )
     return image_sizes, text_sizes
 
@@ -116,6 +117,7 @@ class Block(NamedTuple):
     local: slice  # columns among the texts of their rank
     columns: slice  # columns in the batch
     logits: Tensor  # (n, C), -inf for different rows that share an id; changed in place by the losses
+    positives: Tensor  # view of the logits of matching pairs, `local` rows; empty for texts of another rank
 
 
 def _broadcast_texts(y: Tensor, sizes: list[int]) -> Iterator[tuple[int, Tensor]]:
@@ -148,7 +150,8 @@ def _logit_blocks(matrix: LogitRows, p: int, texts: Tensor) -> Iterator[Block]:
             if p == rank():
                 duplicates.diagonal(-start).fill_(False)  # a row is not a duplicate of itself
             logits.masked_fill_(duplicates, -torch.inf)
-        yield Block(texts[local], local, columns, logits)
+        positives = logits.diagonal(-start) if p == rank() else logits.new_empty(0)
+        yield Block(texts[local], local, columns, logits, positives)
 
 
 def all_blocks(matrix: LogitRows) -> Iterator[Block]:
@@ -161,12 +164,14 @@ class _Contrastive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, batch: GlobalBatch, scale: Tensor) -> Tensor:
         row_lse, column_lse = x.new_full((len(x),), -torch.inf), x.new_empty(sum(batch.sizes))
+        positives = x.new_empty(len(x))
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 similarities would lose small margins
             for block in all_blocks(LogitRows(x, y, batch, scale)):
                 row_lse = torch.logaddexp(row_lse, block.logits.logsumexp(dim=1))
                 column_lse[block.columns] = block.logits.logsumexp(dim=0)  # over this rank's rows
+                if block.positives.numel():
+                    positives[block.local] = block.positives
             column_lse = logsumexp_over_ranks(column_lse)
-            positives = (x * y).sum(dim=1) * scale
         ctx.save_for_backward(x, y, scale, row_lse, column_lse)
         ctx.batch = batch
         return all_reduce((row_lse + column_lse[batch.rows(rank())] - 2 * positives).sum()) / (2 * sum(batch.sizes))
@@ -177,20 +182,23 @@ class _Contrastive(torch.autograd.Function):
         x, y, scale, row_lse, column_lse = ctx.saved_tensors
 
         def logit_gradient(block: Block) -> Tensor:
-            column_softmax: Tensor = (block.logits - column_lse[block.columns]).exp_()
-            return column_softmax.add_(block.logits.sub_(row_lse[:, None]).exp_())
+            column_softmax = (block.logits - column_lse[block.columns]).exp_()
+            g: Tensor = block.logits.sub_(row_lse[:, None]).exp_().add_(column_softmax)
+            block.positives.sub_(2)
+            return g
 
         factor = gradient / (2 * sum(ctx.batch.sizes))
-        return input_gradients(LogitRows(x, y, ctx.batch, scale), logit_gradient, (-2 * y, -2 * x), factor)
+        return input_gradients(LogitRows(x, y, ctx.batch, scale), logit_gradient, factor)
 
 
 class _Sigmoid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, batch: GlobalBatch, scale: Tensor, bias: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            value = -((x * y).sum(dim=1) * scale + bias).sum()  # positives: softplus(-z) = softplus(z) - z
+            value = torch.zeros_like(scale)
             for block in all_blocks(LogitRows(x, y, batch, scale, bias)):
-                value += F.softplus(block.logits).sum()
+                block.positives.neg_()  # each logit has the sign of a mistake, so that a loss near 0 stays exact
+                value += F.softplus(block.logits, threshold=50).sum()  # the default 20 is coarse in float64
         ctx.save_for_backward(x, y, scale, bias)
         ctx.batch = batch
         return all_reduce(value) / sum(batch.sizes)
@@ -199,15 +207,17 @@ class _Sigmoid(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, bias = ctx.saved_tensors
-        grad_bias = -x.new_tensor(float(len(x)))
+        grad_bias = torch.zeros_like(bias)
 
         def logit_gradient(block: Block) -> Tensor:
+            block.positives.neg_()
             g = block.logits.sigmoid_()
+            block.positives.neg_()
             grad_bias.add_(g.sum())
             return g
 
         factor = gradient / sum(ctx.batch.sizes)
-        gradients = input_gradients(LogitRows(x, y, ctx.batch, scale, bias), logit_gradient, (-y, -x), factor)
+        gradients = input_gradients(LogitRows(x, y, ctx.batch, scale, bias), logit_gradient, factor)
         return *gradients, grad_bias * factor * world_size()
 
 
@@ -219,18 +229,17 @@ def logsumexp_over_ranks(local: Tensor) -> Tensor:
 
 
 def input_gradients(
-    matrix: LogitRows, logit_gradient: Callable[[Block], Tensor], initial: tuple[Tensor, Tensor], factor: Tensor
+    matrix: LogitRows, logit_gradient: Callable[[Block], Tensor], factor: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Return R times this rank's share of the gradients of x, y, batch and scale.
 
     Args:
         matrix: this rank's rows of the logits.
-        logit_gradient: G / factor of a block (n, C), without the positives' own term.
-        initial: gradients of x and y by the positives' own term; changed in place.
+        logit_gradient: G / factor of a block (n, C).
         factor: ().
     """
     x, y, batch, scale, _ = matrix
-    (grad_x, grad_y), x_t = initial, x.T.contiguous()  # x^T G is faster than G^T x
+    grad_x, grad_y, x_t = torch.zeros_like(x), torch.zeros_like(y), x.T.contiguous()  # x^T G is faster than G^T x
     with torch.autocast(x.device.type, enabled=False):
         for p, texts in _broadcast_texts(y, batch.sizes):
             grad_texts = torch.empty_like(texts)

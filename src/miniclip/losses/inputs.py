@@ -51,6 +51,13 @@ class LossInputs(NamedTuple):
         values = [self.logit_scale] if self.logit_bias is None else [self.logit_scale, self.logit_bias]
         return [torch.as_tensor(value, dtype=dtype, device=self.images.device).reshape(()) for value in values]
 
+    @property
+    def pair_ids(self) -> Tensor | None:
+        """Ids of pairs (N,), of one type and on the device of the embeddings; None without them or with `text_ids`."""
+        if self.ids is None or self.text_ids is not None:
+            return None
+        return self.ids.to(self.images.device, torch.int64)
+
     def check(self) -> None:
         """Check the types; the losses check the shapes.
 
@@ -79,7 +86,7 @@ class LossInputs(NamedTuple):
         if self.text_ids is not None:
             self._check_labels(self.text_ids)
         elif self.ids is not None:
-            _check_ids("ids", self.ids, (len(self.images),))
+            _check_ids("ids", self.ids, self.images.shape[:1])
         if self.chunk_size is not None:
             whole_number("chunk_size", self.chunk_size)  # with several ranks, its range is checked on all of them
 
@@ -121,16 +128,16 @@ class LossInputs(NamedTuple):
             rows = torch.arange(len(self.images), device=device)
             return rows[:, None], rows
         assert self.ids is not None
-        ids = self.ids.to(device)
-        return ids[:, None] if ids.dim() == 1 else ids, self.text_ids.to(device)
+        ids = self.ids.to(device, torch.int64)  # one type, since ranks exchange them
+        return ids[:, None] if ids.dim() == 1 else ids, self.text_ids.to(device, torch.int64)
 
     def positives(self) -> tuple[Tensor, Tensor]:
         """Return which elements are positives, and which are left out since pairs share an id: bool, (N, M) each."""
         images, texts = self.labels()
         positives = (images[:, :, None] == texts).any(dim=1)
-        if self.ids is None or self.text_ids is not None:
+        ids = self.pair_ids
+        if ids is None:
             return positives, torch.zeros_like(positives)
-        ids = self.ids.to(positives.device)
         return positives, (ids[:, None] == ids) & ~positives
 
 

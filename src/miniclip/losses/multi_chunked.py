@@ -37,13 +37,12 @@ def loss(inputs: LossInputs) -> Tensor:
     """Return the value of the plain loss, with the same gradient; it can be differentiated once."""
     images, texts = inputs.images, inputs.texts
     size = block_size(inputs)
-    pair_ids = inputs.ids if inputs.text_ids is None else None
     apply = (_Contrastive if inputs.logit_bias is None else _Sigmoid).apply
     if torch.compiler.is_compiling():
         apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]  # or it unrolls the loop over blocks
     with torch.autocast(images.device.type, enabled=False):
         return apply(  # type: ignore[no-any-return]
-            images, texts, pair_ids, size, *inputs.scalars, Labels(*inputs.labels()), inputs.label_smoothing
+            images, texts, inputs.pair_ids, size, *inputs.scalars, Labels(*inputs.labels()), inputs.label_smoothing
         )
 
 

@@ -39,8 +39,7 @@ def loss(inputs: LossInputs) -> Tensor:
     image_sizes, text_sizes = exchange_sizes(inputs)
     with torch.autocast(inputs.images.device.type, enabled=False):
         x, y = l2_normalize(inputs.images), l2_normalize(inputs.texts)
-    pair_ids = inputs.ids if inputs.text_ids is None else None
-    ids = None if pair_ids is None else all_gather(pair_ids.to(x.device))
+    ids = None if inputs.pair_ids is None else all_gather(inputs.pair_ids)
     batch = GlobalBatch(text_sizes, ids, inputs.chunk_size or column_count(x))
     image_labels, text_labels = inputs.labels()
     first = sum(image_sizes[: rank()]) if inputs.text_ids is None else 0  # pairs are labelled by their row
@@ -91,8 +90,7 @@ class _Contrastive(torch.autograd.Function):
                 g.sub_((of_all[rows, None] + of_all[columns]).masked_fill_(left_out, 0.0))
             return g
 
-        initial = torch.zeros_like(x), torch.zeros_like(y)
-        return *input_gradients(LogitRows(x, y, ctx.batch, scale), logit_gradient, initial, gradient / 2), None, None
+        return *input_gradients(LogitRows(x, y, ctx.batch, scale), logit_gradient, gradient / 2), None, None
 
 
 class _Sigmoid(torch.autograd.Function):
@@ -129,6 +127,5 @@ class _Sigmoid(torch.autograd.Function):
             grad_bias.add_(g.sum())
             return g
 
-        matrix, initial = LogitRows(x, y, ctx.batch, scale, bias), (torch.zeros_like(x), torch.zeros_like(y))
-        gradients = input_gradients(matrix, logit_gradient, initial, factor)
+        gradients = input_gradients(LogitRows(x, y, ctx.batch, scale, bias), logit_gradient, factor)
         return *gradients, grad_bias * factor * world_size(), None, None
