@@ -70,6 +70,12 @@ def test_rows_of_zeros_and_of_extreme_length_are_those_of_the_reference(device):
     torch.testing.assert_close(*losses)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_near_zero_is_accurate(dtype):
+    x = torch.randn(40, 99, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert Form.contrastive_loss(x, x, torch.tensor(100.0), chunk_size=16) == 0
+
+
 def test_only_what_needs_a_gradient_gets_one():
     x, y = torch.randn(2, 5, 4).unbind()
     scale = torch.tensor(3.0, requires_grad=True)

@@ -113,15 +113,17 @@ class Contrastive(torch.autograd.Function):
         """Value of the loss."""
         x, y = both_sides(images, texts)
         lse = torch.full((2, len(images)), LOWEST, dtype=torch.float32, device=images.device)
-        sums = fused(log_sums, len(images), images.device)
+        cosines, sums = scale.new_empty(len(images)), fused(log_sums, len(images), images.device)
         for part in parts(x, y, ids, size):
             lengths = x.inverse_lengths[part.rows], y.inverse_lengths[part.columns]
             row_sums, column_sums = sums(part.products, *lengths, scale, part.masked)
             lse[0, part.rows] = torch.logaddexp(lse[0, part.rows], row_sums)
             lse[1, part.columns] = torch.logaddexp(lse[1, part.columns], column_sums)
+            if part.diagonal:  # from the same products, so that a loss near 0 stays exact
+                cosines[part.rows] = part.products.diagonal() * (lengths[0] * lengths[1])
         ctx.save_for_backward(images, texts, ids, scale, lse)
         ctx.block_size = size
-        return (lse.sum(dim=0) - 2 * scale * positives(x, y, size)).sum() / (2 * len(images))
+        return (lse - cosines * scale).sum() / (2 * len(images))
 
     @staticmethod
     @once_differentiable
@@ -227,12 +229,6 @@ def _normalize_backward_(side: Side, gradient: Tensor, size: int, factor: Tensor
         grad.addcmul_(unit, radial, value=-1).mul_(inverse * factor)
         gradient[part] = torch.ldexp(grad, -side.exponents[part])
     return total
-
-
-def positives(x: Side, y: Side, size: int) -> Tensor:
-    """Cosines of the matching pairs, (N,)."""
-    cosines = [(x.rows[part].float() * y.rows[part].float()).sum(dim=1) for part in slices(len(x.rows), size)]
-    return torch.cat(cosines) * x.inverse_lengths * y.inverse_lengths
 
 
 # One pass over a block of products (C, C) each; rows (C,) and columns (C,) are inverse lengths. The logits are computed
