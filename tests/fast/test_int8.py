@@ -155,6 +155,12 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(pair):
     torch.testing.assert_close(quantized.image(pixels), alone, atol=1e-2, rtol=1e-2)
 
 
+def test_an_empty_batch_has_no_rows(pair):
+    quantized = pair[1]
+    assert quantized.image(torch.empty(0, 3, 16, 16)).shape == (0, quantized.config.embed_dim)
+    assert quantized.text(torch.empty(0, 5, dtype=torch.int64)).shape == (0, quantized.config.embed_dim)
+
+
 def test_int8_model_is_not_saved(pair, tmp_path):
     quantized = pair[1]
     for write in (

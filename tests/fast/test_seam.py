@@ -85,6 +85,15 @@ def test_equals_the_plain_form_without_gradient(image, text):
     torch.testing.assert_close(out.text_embeddings, expected.text_embeddings, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("image", "text"), PAIRS)
+def test_an_empty_batch_has_no_rows(image, text):
+    model, (pixels, tokens) = accelerate(model_of(image, text)), inputs(text)
+    out = model(pixels[:0], tokens[:0])
+    assert out.image_embeddings.shape == out.text_embeddings.shape == (0, 16)
+    (out.image_embeddings.sum() + out.text_embeddings.sum()).backward()
+    assert all(not p.grad.any() for name, p in model.named_parameters() if name != "log_scale")
+
+
 def test_every_pair_is_a_subclass_without_parameters():
     config = ImageConfig(8, 4, 16, 2, 2)
     modules = [Attention(16, 2), AttentionPool(config), Block(config), MLP(16, 32, "gelu"), Transformer(config)]

@@ -95,7 +95,8 @@ class FastAttention(Attention):
 
     def _attend_from(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """One query per sequence, (B, D), to (B, D)."""
-        y = attention(q.view(q.shape[0], self.heads, 1, -1), k, v, mask, causal=False)  # (B, H, 1, D / H)
+        q = q.view(q.shape[0], self.heads, 1, q.shape[1] // self.heads)
+        y = attention(q, k, v, mask, causal=False)  # (B, H, 1, D / H)
         return apply_linear(self.out, y.flatten(1))
 
 
@@ -248,7 +249,7 @@ def int8_mlp(x: Tensor, up: Int8Linear, activation: nn.Module, down: Int8Linear)
     """MLP in int8, in parts that a core's cache holds: (..., D) to (..., D)."""
     rows = x.reshape(-1, x.shape[-1])
     parts = [_int8_mlp(part, up, activation, down) for part in torch.split(rows, int8_rows())]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*x.shape[:-1], -1)
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*x.shape[:-1], down.out_features)
 
 
 def _int8_mlp(x: Tensor, up: Int8Linear, activation: nn.Module, down: Int8Linear) -> Tensor:

@@ -48,7 +48,7 @@ class FastTextTransformer(TextTransformer):
         tokens = trim(tokens, self.config.end_id)
         lengths = sequence_lengths(tokens, self.config.end_id)
         layout = None
-        if not is_compiled(self.blocks[0]) and int(lengths.sum()) <= MAX_DENSITY * tokens.numel():
+        if not is_compiled(self.blocks[0]) and 0 < int(lengths.sum()) <= MAX_DENSITY * tokens.numel():
             layout = PackedSequences.from_lengths(lengths, tokens.shape[1], self.config.causal)
         return self._forward(tokens, lengths, layout)
 
