@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 
 from miniclip.fast import matmul as products
 from miniclip.fast.matmul import addmm_, apply_linear, linear, matmul
@@ -138,6 +139,17 @@ class TestLinear:
         apply_linear(layer, x.requires_grad_()).sum().backward()
         torch.testing.assert_close(x.grad, layer.weight.sum(dim=0).expand(3, 4))
 
+    def test_only_the_bias_needs_a_gradient(self):
+        layer = nn.Linear(4, 5)
+        layer.weight.requires_grad_(False)
+        apply_linear(layer, torch.randn(3, 4)).sum().backward()
+        torch.testing.assert_close(layer.bias.grad, torch.full((5,), 3.0))
+
+    def test_a_bias_of_any_stride(self):
+        layer, x = nn.Linear(4, 5), torch.randn(3, 4)
+        layer.bias = nn.Parameter(torch.randn(5, 2)[:, 0])
+        torch.testing.assert_close(apply_linear(layer, x), layer(x))
+
     def test_the_gradient_has_a_gradient(self):
         layer, x = nn.Linear(4, 5), torch.randn(3, 4, requires_grad=True)
         (first,) = torch.autograd.grad(apply_linear(layer, x).pow(2).sum(), x, create_graph=True)
@@ -152,6 +164,9 @@ class TestLinear:
         torch.testing.assert_close(jacobian, linear_layer.weight.detach())
         torch.testing.assert_close(torch.func.vmap(layer)(x), expected)
         torch.testing.assert_close(torch.func.jvp(layer, (x,), (x,))[1], expected - linear_layer.bias)
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, x))).tangent
+        torch.testing.assert_close(tangent, expected - linear_layer.bias)
         torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(x), expected)
         graph = torch.export.export(layer, (x,)).graph_module.code
         assert "mkldnn" not in graph

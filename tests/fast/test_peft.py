@@ -113,9 +113,9 @@ def plain_copy(model, name):
 
 
 @pytest.mark.parametrize(("image", "text"), PAIRS)
-@pytest.mark.parametrize("kind", ["forward", "pre"])
+@pytest.mark.parametrize("kind", ["forward", "pre", "replaced"])
 def test_hooks_that_change_values_are_used(kind, image, text):
-    """A hook on any module has the effect that it has in the plain form."""
+    """A hook on any module has the effect that it has in the plain form, and so has a replaced `forward`."""
     batch, models = inputs(text), [form(model_of(image, text)) for form in (accelerate, plain)]
     for name in [name for name, _ in models[1].named_modules() if name]:
         results = []
@@ -123,10 +123,13 @@ def test_hooks_that_change_values_are_used(kind, image, text):
             module, handles = model.get_submodule(name), []
             if kind == "forward":
                 handles.append(module.register_forward_hook(lambda module, args, output: 1.5 * output))
+            elif kind == "replaced":
+                module.forward = lambda *args, original=module.forward: 1.5 * original(*args)
             elif name not in ("text", "text.tokens", "image"):  # inputs are ids, or images
                 handles.append(module.register_forward_pre_hook(lambda module, args: (1.5 * args[0], *args[1:])))
             results.append(embeddings(model, batch))
             for handle in handles:
                 handle.remove()
+            vars(module).pop("forward", None)
         for value, other in zip(*results, strict=True):
             torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-11, msg=name)

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from miniclip.fast import calibrated, private
@@ -24,6 +25,10 @@ def test_transforms_are_noticed():
         active.clear()
         transform(x)
         assert active == [True]
+    active.clear()
+    with forward_ad.dual_level():
+        probe(x)
+    assert active == [True]
     active.clear()
     torch.jit.trace(probe, x, check_trace=False)
     assert True in active
@@ -53,6 +58,8 @@ def test_hooks_are_noticed():
         handle = register(module)
         assert private.has_hooks(module)
         handle.remove()
+    module.forward = module.forward
+    assert private.has_hooks(module)
     assert not private.has_global_hooks()
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     assert private.has_global_hooks()

@@ -72,7 +72,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`torch.nn.functional.linear`: (..., K) with a weight (N, K) and a bias (N,) to (..., N)."""
     if not _linear_is_supported(x, weight):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    if torch.is_grad_enabled() and any(y is not None and y.requires_grad for y in (x, weight, bias)):
         if x.dtype != torch.float32:
             return F.linear(x, weight, bias)  # torch computes bfloat16 gradients with oneDNN already
         result: Tensor = _Linear.apply(x, weight, bias)

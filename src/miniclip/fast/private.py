@@ -9,6 +9,7 @@ import functools
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as _module
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -17,14 +18,16 @@ UNAVAILABLE = (AttributeError, NotImplementedError, RuntimeError, TypeError)
 
 
 def is_transformed() -> bool:
-    """Whether torch.jit.trace, torch.export, torch.compile or torch.func is active.
+    """Whether torch.jit.trace, torch.export, torch.compile, torch.func or forward-mode differentiation is active.
 
-    Code under these must not branch on values, and autograd functions without a vmap rule fail in torch.func.
+    Code under these must not branch on values, and autograd functions without a vmap rule fail in torch.func. oneDNN's
+    operators and changes in place lose the tangents of forward mode.
     """
     return (
         torch.compiler.is_compiling()  # true under torch.export too
         or torch._C._get_tracing_state() is not None
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
     )
 
 
@@ -34,10 +37,13 @@ def in_dispatch_mode() -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a forward or backward hook is registered on the module itself."""
+    """Whether a forward or backward hook is registered on the module itself, or its `forward` was replaced.
+
+    Some adapters and offloading tools assign a function to `module.forward`.
+    """
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    ) or "forward" in vars(module)
 
 
 def has_global_hooks() -> bool:
@@ -52,6 +58,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 def mkldnn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Linear layer by oneDNN: (..., K), (N, K), (N,) to (..., N)."""
+    bias = None if bias is None else bias.contiguous()  # the operator ignores its stride
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
