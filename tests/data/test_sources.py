@@ -19,6 +19,7 @@ from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
 from miniclip.data.preprocess import Preprocess
 from miniclip.data.sources.cached import CachedImages, prefetch
+from miniclip.data.sources.captions import CaptionTable, caption_keys
 from miniclip.data.sources.memory import InMemoryImages
 from miniclip.data.sources.workers import StreamedImages, worker_deaths_explained
 from miniclip.errors import DataError
@@ -288,3 +289,25 @@ def test_workers_end_when_the_trainer_is_killed(tmp_path):
     # The workers hold the pipe of the trainer's output open, so it ends when the last of them has ended.
     trainer = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=50)
     assert trainer.returncode == -signal.SIGKILL, trainer.stderr
+
+
+class WordLengths:
+    """Tokenizer of another project: the lengths of the words, then zeros, without an end token."""
+
+    vocab_size = 600
+
+    def __init__(self, end_id):
+        self.end_id = end_id
+
+    def __call__(self, texts, context_length=77, pad=False):
+        rows = [[len(word) for word in text.split()] for text in texts]
+        return torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
+
+
+@pytest.mark.parametrize("end_id", [None, 599])
+def test_captions_without_an_end_token_are_whole(end_id):
+    data, tokenizer = Captions(["a.png", "b.png"], [["one red dog"], ["one of five captions"]]), WordLengths(end_id)
+    table = CaptionTable(data, tokenizer, LoaderOptions(2, context_length=16))
+    _, tokens = table.pair(torch.empty(0), torch.tensor([0, 1]), torch.zeros(2, dtype=torch.int64))
+    assert tokens.tolist() == [[3, 3, 3, 0], [3, 2, 4, 8]]
+    assert len(caption_keys(tokens, tokenizer).unique()) == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from miniclip.data import Shapes
+from miniclip.data import CacheOptions, Shapes, build_cache
 from miniclip.diagnostics import doctor
 from miniclip.diagnostics.doctor import FILE, Doctor, report_text
 from miniclip.diagnostics.rules import window
@@ -157,9 +157,15 @@ def test_nonfinite_step_is_reported(diagnose):
 
 
 @pytest.mark.filterwarnings("ignore:a caption of .* was cut")  # it warns once, maybe in an earlier test
-def test_truncated_captions_are_reported(diagnose):
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_truncated_captions_are_reported(diagnose, tokenizer, tmp_path, is_cached):
     long = [[f"{group[0]} {'and so on ' * 60}"] for group in SHAPES.captions[:10]]
-    observations = diagnose(Pairs(IMAGES, [*long, *([group[0]] for group in SHAPES.captions[10:])]), epochs=1)
+    data, model = Pairs(IMAGES, [*long, *([group[0]] for group in SHAPES.captions[10:])]), make_model(tokenizer)
+    if is_cached:  # with token ids, which are cut already
+        options = CacheOptions(tokenizer, model.config.text.context_length, num_workers=0)
+        data = build_cache(data, tmp_path / "cache", model.preprocess, options=options)
+        assert data.tokens(tokenizer, options.context_length, options.pad) is not None
+    observations = diagnose(data, model=model, epochs=1)
     assert observations == {"truncated captions": "10 of 40 captions are longer than the model's context"}
 
 

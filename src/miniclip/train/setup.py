@@ -131,7 +131,7 @@ def set_up(
     distributed.broadcast_weights(model.to(device))
     val_data = held_out(val_data, config)
     towers = frozen_towers(model, train_data, loader_options(model, config), config, path)
-    loader, truncated = build_loader(model, train_data, config, towers)
+    loader = build_loader(model, train_data, config, towers)
     config = fit_into_memory(model, config, loader.rows.stop - loader.rows.start)
     if config.fsdp:
         fsdp.shard(model)
@@ -154,7 +154,7 @@ def set_up(
         train_data=train_data,
         val_data=val_data,
         loader=loader,
-        truncated_captions=truncated,
+        truncated_captions=loader.captions.truncated,
         prepare=prepare_inputs(prepare, towers, loader.captions.rows),
         towers=model if towers is None else cast(CLIPModel, towers),
         loss=loss,
@@ -186,22 +186,18 @@ def held_out(val_data: ImageCaptionDataset | None, config: TrainConfig) -> Image
 
 def build_loader(
     model: CLIPModel, data: ImageCaptionDataset, config: TrainConfig, towers: FrozenTowers | None = None
-) -> tuple[ImageCaptionLoader, int]:
-    """Return the loader of the training data, and the number of captions that the context truncates.
+) -> ImageCaptionLoader:
+    """Return the loader of the training data.
 
-    The loader reads embeddings in place of pixels for a frozen tower that is encoded once.
+    It reads embeddings in place of pixels for a frozen tower that is encoded once.
     """
     options = loader_options(model, config)
     if towers is not None:
         options = dataclasses.replace(options, source=towers.source)
     tokenizer = require_tokenizer(model)
-    before = getattr(tokenizer, "truncated", 0)
-    loader: ImageCaptionLoader
     if isinstance(data, Replay):
-        loader = ReplayLoader(data, tokenizer, model.preprocess, options)
-    else:
-        loader = ImageCaptionLoader(data, tokenizer, model.preprocess, options)
-    return loader, getattr(tokenizer, "truncated", 0) - before
+        return ReplayLoader(data, tokenizer, model.preprocess, options)
+    return ImageCaptionLoader(data, tokenizer, model.preprocess, options)
 
 
 def loader_options(model: CLIPModel, config: TrainConfig) -> LoaderOptions:

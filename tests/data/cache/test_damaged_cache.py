@@ -140,6 +140,7 @@ WRONG_ENTRIES = {
     "tokens": (["tokens"], [1]),
     "shape": (["tokens", "shape"], [COUNT * 5]),
     "fewer rows": (["tokens", "shape", 0], 1),
+    "more cut captions than rows": (["tokens", "truncated"], 10**6),
     "longer rows": (["tokens", "shape", 1], 10**9),
     "size of tokens": (["tokens", "bytes"], 4),
 }  # fmt: skip

@@ -19,7 +19,7 @@ SOURCE: Form = {"images": int, "captions": int, "sha256": str, "pixels": PIXELS,
 _SKIPPED: Form = [{"image": int, "name": str, "reason": str}]
 _FILE = {"bytes": int, "sha256": str}
 SHARD: Form = {**_FILE, "file": str, "first": int, "images": int, "checksums": str, "skipped": _SKIPPED}
-TOKENS: Form = {**_FILE, "tokenizer": str, "context_length": int, "pad": bool, "shape": [int]}
+TOKENS: Form = {**_FILE, "tokenizer": str, "context_length": int, "pad": bool, "shape": [int], "truncated": int}
 INDEX: Form = {"source": SOURCE, "shards": [SHARD], "captions": _FILE, "skipped": _SKIPPED}
 CAPTIONS_LINE: Form = {"name": str, "captions": [str]}
 
@@ -89,5 +89,5 @@ def _are_valid_tokens(tokens: Any) -> bool:
         return False
     rows, length = tokens["shape"]
     shortest = tokens["context_length"] if tokens["pad"] else 1
-    fits = rows > 0 and shortest <= length <= tokens["context_length"] and length > 0
+    fits = rows >= tokens["truncated"] and rows > 0 and shortest <= length <= tokens["context_length"] and length > 0
     return bool(fits and tokens["bytes"] == rows * length * BYTES_PER_ID)

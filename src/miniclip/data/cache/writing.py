@@ -241,11 +241,13 @@ def _write_tokens(folder: Path, captions: list[str], options: CacheOptions) -> d
     if tokenizer is None or not captions:
         (folder / TOKENS).unlink(missing_ok=True)
         return None
+    before = getattr(tokenizer, "truncated", 0)
     rows = tokenizer(captions, context_length=context_length, pad=pad).int().contiguous()
     entry = {"tokenizer": tokenizer_checksum(tokenizer), "context_length": context_length, "pad": pad}
     return {
         **entry,
         "shape": list(rows.shape),
+        "truncated": getattr(tokenizer, "truncated", 0) - before,
         **_write_bytes(folder / TOKENS, rows.view(torch.uint8).numpy().tobytes()),
     }
 

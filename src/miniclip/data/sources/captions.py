@@ -26,18 +26,25 @@ class CaptionTable:
         data: images with captions; a cache that holds token ids of this tokenizer is not tokenized again.
         tokenizer: for the captions.
         options: of the loader: the context length, to which captions are truncated, and the choice of captions.
+
+    Attributes:
+        rows: the choice of captions.
+        truncated: number of captions that are longer than the context length.
     """
 
     def __init__(self, data: ImageCaptionDataset, tokenizer: TextTokenizer, options: LoaderOptions) -> None:
         data, length, pad = as_dataset(data), options.context_length, options.pad
         self.rows = CaptionRows(data.captions, options.seed, options.captions_per_image)
         tokens = data.tokens(tokenizer, length, pad) if isinstance(data, CachedDataset) else None
-        if tokens is None:
+        if isinstance(data, CachedDataset) and tokens is not None:
+            self.truncated: int = data.index["tokens"]["truncated"]
+        else:
             flat = [caption for captions in data.captions for caption in captions]
+            before = getattr(tokenizer, "truncated", 0)
             tokens = tokenizer(flat, context_length=length, pad=pad).int()
+            self.truncated = getattr(tokenizer, "truncated", 0) - before
         self._tokens = tokens  # (all captions, T) int32, half the memory of int64
-        ends = torch.eq(tokens, -1 if tokenizer.end_id is None else tokenizer.end_id).int().argmax(dim=1) + 1
-        self._lengths = torch.full_like(ends, tokens.shape[1]) if pad else ends
+        self._lengths = _lengths(tokens, None if pad else tokenizer.end_id)
 
     def pair(self, pixels: Tensor, indices: Tensor, passes: Tensor) -> tuple[Tensor, Tensor]:
         """Return images, here unchanged, and captions that are drawn for them.
@@ -57,13 +64,15 @@ class CaptionTable:
 
 def caption_keys(tokens: Tensor, tokenizer: TextTokenizer | None) -> Tensor:
     """Return a hash of each caption's tokens (n, T), independent of padding: (n,) int64, on the CPU."""
-    end_id = None if tokenizer is None else tokenizer.end_id
-    if end_id is None:
-        lengths = torch.full((len(tokens),), tokens.shape[1])
-    else:
-        lengths = (tokens == end_id).int().argmax(dim=1).add(1)
+    lengths = _lengths(tokens, None if tokenizer is None else tokenizer.end_id)
     rows = tokens.cpu().numpy()
     return hashes(row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True))
+
+
+def _lengths(tokens: Tensor, end_id: int | None) -> Tensor:
+    """Return the length of each row (n, T) up to its first end token, T if it has none: (n,)."""
+    is_end = torch.zeros_like(tokens, dtype=torch.bool) if end_id is None else tokens == end_id
+    return torch.where(is_end.any(dim=1), is_end.int().argmax(dim=1) + 1, tokens.shape[1])
 
 
 def hashes(rows: Iterable[bytes]) -> Tensor:
