@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
-from miniclip.data.cache.reading import CachedDataset
+from miniclip.data.cache.reading import CachedDataset, complete_splits
 from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.formats.captions import Captions, load_tables
 from miniclip.data.formats.coco import CocoCaptions, find_coco
@@ -33,6 +33,7 @@ from miniclip.data.formats.saved import is_saved, load_saved
 from miniclip.data.formats.shards import TAR_SUFFIXES, find_shards, is_tar
 from miniclip.data.formats.webdataset import WebDataset, holds_samples
 from miniclip.data.shapes import Shapes
+from miniclip.data.shapes.dataset import DEFAULT_SIZES
 from miniclip.data.splits import Split
 from miniclip.errors import DataError
 from miniclip.utils.checks import did_you_mean, near_path
@@ -144,6 +145,27 @@ def open_data(spec: str | Path, split: Split = "train", **options: Unpack[ReadKe
     if chosen and layout not in WITH_COLUMNS:
         raise ValueError(f"{path}: {chosen} chooses nothing in the layout {layout!r}; remove it from after the ?")
     return LAYOUTS[layout].open(path, columns, split, options)
+
+
+def split_names(spec: str | Path, **options: Unpack[ReadKeywords]) -> list[str]:
+    """Return the names of the splits of a dataset: train, val and test first.
+
+    Args:
+        spec: as in `open_data`.
+        **options: as in `open_data`.
+
+    Raises:
+        FileNotFoundError, ValueError, DataError: as in `open_data`.
+    """
+    if spec == "shapes":
+        return list(DEFAULT_SIZES)
+    path, _ = split_query(str(spec))
+    if CachedDataset.is_cache(path):
+        known = set(complete_splits(path))
+    else:
+        known = set(getattr(open_data(spec, "all", **options), "splits", ())) - {""}
+    usual = [name for name in ("train", "val", "test") if name in known]
+    return usual + sorted(known.difference(usual))
 
 
 def stores_images(folder: Path) -> bool:

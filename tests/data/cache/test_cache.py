@@ -299,6 +299,19 @@ def test_the_command_builds_all_splits(folder, tmp_path, capsys):
         assert len(miniclip.data.open_data(out, split)) == len(CachedDataset(out, split))
 
 
+def test_a_fourth_split_is_cached_too(tmp_path, capsys):
+    splits = ["train", "train", "val", "extra"]  # and no test
+    for number in range(len(splits)):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,a caption,{split}" for number, split in enumerate(splits)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,caption,split", *rows]), encoding="utf-8")
+    again, options = tmp_path / "again", ["--preset", "bert_vit_tiny", "--num-workers", "0"]
+    assert main(["data", "cache", str(tmp_path / "table.csv"), str(tmp_path / "out"), *options]) == 0
+    assert main(["data", "cache", str(tmp_path / "out"), str(again), *options]) == 0
+    assert [len(CachedDataset(again, split)) for split in ("train", "val", "extra")] == [2, 1, 1]
+    assert sorted(path.name for path in again.iterdir() if path.is_dir()) == ["extra", "train", "val"]
+
+
 def test_ctrl_c_ends_the_command_and_advises_to_resume(folder, tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from miniclip.cli.parsing import add_command, add_skip_options
 from miniclip.cli.trainers import DEFAULT_PRESET
 from miniclip.data.skipping import OnError
 from miniclip.utils.formatting import format_command
-
-SPLITS: tuple[Any, ...] = ("train", "val", "test")
 
 EPILOG = """examples:
   miniclip data cache photos.csv cache               64 px, for the default preset of `miniclip train`
@@ -112,21 +111,9 @@ def open_splits(data: str, splits: list[Any] | None, **skip_options: Any) -> lis
     """Open the given splits, or all that the dataset has.
 
     Raises:
-        ValueError: the dataset has none of them.
+        ValueError: the dataset lacks one of them.
     """
-    from miniclip.data import open_data
-    from miniclip.errors import DataError
+    from miniclip.data.opening import open_data, split_names
 
-    if splits is not None:
-        return [(name, open_data(data, name, **skip_options)) for name in dict.fromkeys(splits)]
-    datasets, errors = [], []
-    for name in SPLITS:
-        try:
-            datasets.append((name, open_data(data, name, **skip_options)))
-        except DataError:
-            raise
-        except ValueError as error:
-            errors.append(error)
-    if not datasets:
-        raise errors[0]
-    return datasets
+    names: Iterable[Any] = split_names(data, **skip_options) if splits is None else dict.fromkeys(splits)
+    return [(name, open_data(data, name, **skip_options)) for name in names]

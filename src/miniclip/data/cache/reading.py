@@ -83,7 +83,7 @@ class CachedDataset:
     @classmethod
     def open_all(cls, path: Path) -> list[CachedDataset]:
         """Open all splits of a cache that are complete, sorted by name."""
-        return [cls(path, split) for split in _complete_splits(path)]
+        return [cls(path, split) for split in complete_splits(path)]
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -248,7 +248,7 @@ def _split_folder(path: Path, split: str) -> Path:
         ValueError: the split is not in the cache; the message names the splits that are.
         DataError: the split is incomplete.
     """
-    complete = _complete_splits(path)
+    complete = complete_splits(path)
     if split in complete:
         return path / split
     if (path / split / files.JOURNAL).is_file():
@@ -257,6 +257,6 @@ def _split_folder(path: Path, split: str) -> Path:
     raise ValueError(f"no split {split!r}: {path} has {', '.join(complete) or 'no complete split'}{hint}")
 
 
-def _complete_splits(path: Path) -> list[str]:
+def complete_splits(path: Path) -> list[str]:
     """Return the names of the splits that a cache has, sorted."""
     return sorted(index.parent.name for index in path.glob(f"*/{files.INDEX}"))
