@@ -2,7 +2,8 @@
 
 An adapter is a directory with `adapter_model.safetensors` and `adapter_config.json`, in the names and format of peft.
 If transformers' CLIPModel can hold the base, peft opens the adapter on it. The metadata of the weights have a digest of
-the base. An adapter is refused on any other weights, since it would give wrong embeddings without an error.
+the base. An adapter is refused on other weights, since it would give wrong embeddings without an error. Only position
+embeddings do not count: a load at another size interpolates them, and machines differ in the last bits of the result.
 """
 
 from __future__ import annotations
@@ -130,8 +131,9 @@ def write_adapter(model: CLIPModel, path: Path, weights: Mapping[str, Tensor]) -
 def base_fingerprint(config: CLIPConfig, weights: Mapping[str, Tensor]) -> str:
     """Return a digest of a configuration and of a state dict without adapters, 64 hexadecimal digits.
 
-    Weights count by their values as float32. Position embeddings and sizes do not count, since other image sizes resize
-    them; `_sizes` compares those. The initial values of scale and bias mean nothing any more.
+    Weights count by their values as float32. Position embeddings do not count: a load at another size interpolates
+    them, and machines differ in the last bits of the result. `_sizes` compares the sizes. The initial values of scale
+    and bias mean nothing any more.
     """
     values = config.to_dict()
     for part, name in ((values["image"], "image_size"), (values["text"], "context_length")):
