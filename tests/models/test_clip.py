@@ -1,5 +1,6 @@
 """The whole model: its size, what it takes and gives back, and that OpenAI's architecture is one of its settings."""
 
+import copy
 import dataclasses
 import math
 import re
@@ -231,6 +232,20 @@ def test_a_tokenizer_given_later_has_to_fit(toy_config, toy_tokenizer):
     with pytest.raises(ValueError, match="do not belong together"):
         model.tokenizer = Tokenizer.train(["quite other words"] * 2, 550)
     assert model.tokenizer is None
+
+
+@pytest.mark.parametrize("change", ["no end", "end before the text", "padding first"])
+def test_a_tokenizer_has_to_end_its_rows(toy_config, toy_tokenizer, change):
+    toy_tokenizer = copy.copy(toy_tokenizer)
+    if change == "no end":
+        toy_tokenizer.after = ()
+    elif change == "padding first":
+        toy_tokenizer.pad_left = True
+    else:
+        toy_tokenizer.before = toy_tokenizer.after
+    with pytest.raises(ValueError, match=r"takes the first id \d+ as the end of a text"):
+        CLIPModel(toy_config, toy_tokenizer)
+    CLIPModel(toy_config.replace_text(padding="attended", pooling="last"), toy_tokenizer)
 
 
 def test_text_that_attends_to_its_padding_is_padded(toy_config, toy_tokenizer):

@@ -1,5 +1,6 @@
 """Loading of a checkpoint's tokenizer: `Tokenizer` for CLIP's kind, `LibraryTokenizer` for others."""
 
+import copy
 import gzip
 import json
 from pathlib import Path
@@ -87,6 +88,13 @@ def test_others_are_read_by_library_tokenizer(other: dict, tmp_path: Path):
     assert loaded("A 'red' dog!", 7, pad=True).tolist() == [[2, 4, 5, 6, 0, 1, 1]]
 
 
+def test_a_token_may_look_like_the_head_of_a_file_of_merges(other: dict, tmp_path: Path):
+    pytest.importorskip("tokenizers")
+    other = copy.deepcopy(other)
+    other["model"]["vocab"]["#version"] = 8
+    assert load_tokenizer(write_json(tmp_path / "tokenizer.json", other)).encode("a #version") == [4, 8]
+
+
 def test_both_kinds_are_text_tokenizers(clip: Tokenizer, other: dict, tmp_path: Path):
     pytest.importorskip("tokenizers")
     tokenizers: list[TextTokenizer] = [clip, LibraryTokenizer(other)]
@@ -123,12 +131,18 @@ def test_options_for_clip(clip: Tokenizer, tmp_path: Path):
         assert load_tokenizer(tmp_path, clean=clean).openai_cleaning
     assert type(load_tokenizer(tmp_path, pad_token="!", eos_token=END, strip_sep_token=False)) is Tokenizer
     pair = write_pair(tmp_path / "pair", clip)
-    for options in ({"clean": "canonicalize"}, {"strip_sep_token": True}, {"eos_token": START}):
+    for options in (
+        {"clean": "canonicalize"},
+        {"strip_sep_token": True},
+        {"eos_token": START},
+        {"padding_side": "left"},
+    ):
         with pytest.raises(ValueError, match="does not fit a tokenizer of CLIP's kind"):
             load_tokenizer(pair, **options)
     with pytest.raises(TypeError, match="'language' is not an option of a tokenizer"):
         load_tokenizer(tmp_path, language="de")  # type: ignore[call-arg]
     pytest.importorskip("tokenizers")
+    assert load_tokenizer(tmp_path, padding_side="left").pad_left
     canonical = load_tokenizer(tmp_path, clean="canonicalize")
     assert canonical.encode("A snake_case, dog!") == clip.encode("a snake case dog")
 

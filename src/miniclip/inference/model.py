@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -200,7 +201,8 @@ def require_fit(tokenizer: TextTokenizer, config: CLIPConfig) -> None:
     """Check that a tokenizer's ids are the text tower's.
 
     Raises:
-        ValueError: the vocabulary is larger than the tower's, or the end token differs, so pooling would be wrong.
+        ValueError: the vocabulary is larger than the tower's, or the rows do not end with the tower's end token, so
+            pooling would be wrong.
         TypeError: the tokenizer is something else.
     """
     if not (callable(tokenizer) and hasattr(tokenizer, "vocab_size") and hasattr(tokenizer, "end_id")):
@@ -213,4 +215,19 @@ def require_fit(tokenizer: TextTokenizer, config: CLIPConfig) -> None:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and ends texts with {tokenizer.end_id}; the model's text "
             f"tower expects at most {text.vocab_size} and {text.end_id}: they do not belong together"
+        )
+    if uses_end and text.end_id is not None:
+        _require_end(tokenizer, text.end_id)
+
+
+def _require_end(tokenizer: Any, end: int) -> None:
+    """Raise ValueError if the rows of a tokenizer do not show their end; other projects' tokenizers may not tell."""
+    before, after = getattr(tokenizer, "before", ()), getattr(tokenizer, "after", (end,))
+    pad_left = getattr(tokenizer, "pad_left", False)
+    if end in before or end not in after or pad_left:
+        row = f"{'padding, ' * pad_left}{list(before)}, the text, {list(after)}{', padding' * (not pad_left)}"
+        raise ValueError(
+            f"a row of the tokenizer is {row}; the model's text tower takes the first id {end} as the end of a text, "
+            "and what follows as padding: use a tokenizer.json whose post_processor adds this id after a text only, "
+            "and padding_side='right'"
         )

@@ -120,7 +120,8 @@ def _text(file: Path) -> str:
 
 
 def _is_merges(text: str) -> bool:
-    return "#version" in text.partition("\n")[0]
+    """Return whether a text is a file of merges, by its first line; that of a tokenizer.json may hold any token."""
+    return "#version" in text.partition("\n")[0] and not text.lstrip().startswith("{")
 
 
 def _merges_beside(vocab_file: Path) -> Path:

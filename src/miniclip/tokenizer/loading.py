@@ -27,7 +27,8 @@ def load_tokenizer(
             miniclip wrote needs neither, and files of another checkpoint may lie there.
         options: settings that the files lack, such as `tokenizer_kwargs` of an open_clip_config.json; see
             `LibraryTokenizer`. With `clean`, a tokenizer of CLIP's kind cleans as OpenAI did. If it must also remove
-            punctuation, strip a token or end with another one, `LibraryTokenizer` reads its tokenizer.json.
+            punctuation, strip a token, end with another one or pad on the left, `LibraryTokenizer` reads its
+            tokenizer.json.
 
     Raises:
         FileNotFoundError: no such file, or no tokenizer in the directory.
@@ -42,6 +43,7 @@ def load_tokenizer(
         options.get("clean") in (None, "whitespace", "lower")
         and not options.get("strip_sep_token")
         and options.get("eos_token") in (None, END)
+        and options.get("padding_side") in (None, "right")
     )
     data = files.read_json(file)
     if isinstance(data, dict) and "model" in data and not (fits_clip and is_clip(data)):
