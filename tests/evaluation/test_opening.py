@@ -85,6 +85,16 @@ def test_uncertain_classes_are_refused(tables, spec, split, message):
         open_labelled(str(tables / spec), split)
 
 
+def test_several_classes_of_an_image_are_refused(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    kinds = datasets.Sequence(datasets.ClassLabel(names=list(COLORS)))
+    features = datasets.Features({"image": datasets.Image(), "kind": kinds})
+    rows = {"image": [Image.new("RGB", (8, 8))] * 2, "kind": [[0, 1], [1]]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "some.parquet")
+    with pytest.raises(DataError, match="'kind' holds lists of classes; expected one class per image"):
+        open_labelled(str(tmp_path / "some.parquet"))
+
+
 def test_two_label_columns_need_a_choice(tmp_path):
     datasets = pytest.importorskip("datasets")
     table(2).cast_column("number", datasets.ClassLabel(names=["even", "odd"])).to_parquet(tmp_path / "two.parquet")
@@ -217,6 +227,12 @@ def test_usual_names_of_splits_are_not_classes(tmp_path):
     write_images(tmp_path, "valid/cat/0.png")
     with pytest.raises(DataError, match="Validation and valid both stand for val"):
         open_labelled(str(tmp_path), "val")
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+    write_images(tmp_path, "bus/0.png", "train/0.png", "train/1.png")
+    ((_, data),) = open_labelled(str(tmp_path)).items()
+    assert (data.class_names, [label for _, label in data.samples]) == (["bus", "train"], [0, 1, 1])
 
 
 def test_hidden_folders_hold_no_images(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -148,6 +149,11 @@ class TestLabelledImages:
         with pytest.raises(ValueError, match=message):
             LabelledImages([("a", 0)], names)
 
+    @pytest.mark.parametrize("names", [{"cat", "dog"}, {"dog": 1, "cat": 0}], ids=["set", "dict"])
+    def test_class_names_without_an_order_are_refused(self, names):
+        with pytest.raises(TypeError, match="class_names: found a "):
+            LabelledImages([("a", 0)], names)
+
     def test_an_empty_split_is_refused(self):
         with pytest.raises(ValueError, match="has no images"):
             LabelledImages([], ["cat"])
@@ -195,6 +201,12 @@ class TestClassFolders:
         data = ClassFolders(tmp_path)
         assert data.class_names == ["cat", "empty", "red fox"]
         assert [(path.name, label) for path, label in data.samples] == [("0.png", 0), ("0.png", 2), ("1.png", 2)]
+
+    def test_names_in_place_of_the_folders(self, tmp_path):
+        folder(tmp_path, {"1": 1, "2": 1})
+        assert ClassFolders(tmp_path, np.array(["cat", "dog"])).class_names == ["cat", "dog"]
+        with pytest.raises(ValueError, match="class_names: found"):
+            ClassFolders(tmp_path, [])
 
     def test_messages_name_the_folder(self, tmp_path):
         with pytest.raises(DataError, match="not a folder"):

@@ -24,6 +24,8 @@ class ClassFolders:
 
     Raises:
         DataError: the folder lacks class folders or images, or an image is in a format that is not read.
+        ValueError: the names are not unique.
+        TypeError: the names have no order, as in a set or a dict.
     """
 
     def __init__(self, root: str | Path, class_names: Sequence[str] | None = None) -> None:
@@ -33,8 +35,11 @@ class ClassFolders:
         folders = folders_in(self.root)
         if not folders:
             raise DataError(f"{root}: holds no folders; expected one folder per class, named after it")
-        names = list(class_names or (folder.name.replace("_", " ") for folder in folders))
-        self.class_names = checked_class_names(names, f"{root}: the names of the class folders, with _ as a space")
+        if class_names is None:
+            names = [folder.name.replace("_", " ") for folder in folders]
+            self.class_names = checked_class_names(names, f"{root}: the names of the class folders, with _ as a space")
+        else:
+            self.class_names = checked_class_names(class_names)
         if len(self.class_names) != len(folders):
             raise DataError(f"{root}: {len(folders)} class folders and {len(self.class_names)} class names")
         self.samples = [(path, label) for label, folder in enumerate(folders) for path in find_images(folder)]
@@ -60,14 +65,16 @@ def folders_in(root: Path) -> list[Path]:
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """Return the folders of splits, if any is called train, val or test, or all have usual names such as "validation".
+    """Return the folders of splits, if all have usual names such as "validation", or train, val or test holds folders.
+
+    A folder such as train/ without folders, beside others, is a class.
 
     Raises:
         DataError: two folders stand for one split.
     """
     folders = folders_in(root)
     known = all(folder.name.lower() in SPLIT_NAMES for folder in folders)
-    if not known and not any(folder.name in ("train", "val", "test") for folder in folders):
+    if not known and not any(folder.name in ("train", "val", "test") and folders_in(folder) for folder in folders):
         return {}
     splits: dict[str, Path] = {}
     for folder in folders:

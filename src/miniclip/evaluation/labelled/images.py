@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from miniclip.errors import UnreadableError
+from miniclip.utils.items import TEXTS, listed
 
 
 class LabelledImages(Sequence[Any]):
@@ -27,10 +29,11 @@ class LabelledImages(Sequence[Any]):
     Attributes:
         class_names: the C names.
         templates: prompt templates of the dataset, or None.
-        labels: (N,) int64; -1 for images that have not been read yet.
+        labels: (N,) int64, a copy; -1 for images that have not been read yet.
 
     Raises:
         ValueError: the data are empty, or the class names are missing or not unique.
+        TypeError: the class names have no order, as in a set or a dict.
     """
 
     def __init__(self, data: Any, class_names: Sequence[str] | None = None) -> None:
@@ -42,7 +45,7 @@ class LabelledImages(Sequence[Any]):
             raise ValueError("the dataset has no images; expected at least one")
         self.data, self._columns = data, columns and columns[:2]
         self.templates: Any = getattr(data, "templates", None)
-        self.labels = torch.full((len(data),), -1)
+        self._labels = np.full(len(data), -1, dtype=np.int64)  # threads set them, with and without inference mode
 
     def __len__(self) -> int:
         return len(self.data)
@@ -60,8 +63,17 @@ class LabelledImages(Sequence[Any]):
             item = tuple(item[column] for column in self._columns)
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise UnreadableError(f"image {index}", f"found a {type(item).__name__}, expected a pair (image, class)")
-        self.labels[index] = self._class_index(index, item[1])
+        self._labels[index] = self._class_index(index, item[1])
         return item[0]
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices (N,) of the images that have been read."""
+        return torch.from_numpy(self._labels.copy())
+
+    @labels.setter
+    def labels(self, labels: Tensor) -> None:
+        self._labels = labels.cpu().numpy().copy()
 
     def _class_index(self, index: int, label: Any) -> int:
         if isinstance(label, Tensor) and label.numel() == 1:
@@ -94,10 +106,11 @@ def checked_class_names(names: Any, argument: str = "class_names") -> list[str]:
 
     Raises:
         ValueError: the list is empty, a name is not a text or is empty, or two are equal.
+        TypeError: the names have no order, as in a set or a dict.
     """
-    if isinstance(names, str) or names is None or not len(names):
+    texts: list[str] = [] if isinstance(names, str) or names is None else [*listed(names, argument, TEXTS)]
+    if not texts:
         raise ValueError(f"{argument}: found {names!r}, expected a list of at least one name")
-    texts: list[str] = list(names)
     for index, name in enumerate(texts):
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{argument}: name {index} is {name!r}; expected a text that describes the class")

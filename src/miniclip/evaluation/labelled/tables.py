@@ -74,6 +74,8 @@ class LabelledTable(Sequence[Any]):
         unlabelled = sum(labels[row] is None for row in chosen)
         if unlabelled:
             raise DataError(f"{source}: {unlabelled:,} images of {split} have no class; choose a split with classes")
+        if any(isinstance(labels[row], list) for row in chosen):
+            raise DataError(f"{source}: the column {self.label!r} holds lists of classes; expected one class per image")
         index = {name: number for number, name in enumerate(self.class_names)}
         self._rows = [(cells[row][0].table, cells[row][1], index[labels[row]]) for row in chosen]
 
