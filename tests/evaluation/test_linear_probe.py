@@ -1,5 +1,7 @@
 """Linear probes: the sweep, few-shot draws, and both protocols against the code that they follow."""
 
+import copy
+
 import pytest
 import torch
 
@@ -33,6 +35,30 @@ def test_lbfgs_is_logistic_regression_of_scikit_learn():
     theirs = linear_model.LogisticRegression(C=0.316, max_iter=1000).fit(few.x.numpy(), few.labels.numpy())
     assert result.metrics()["top1"] == pytest.approx(100 * theirs.score(test.x.numpy(), test.labels.numpy()))
     assert result.strength == 0.316
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_probe_of_a_caller_without_gradients(context):
+    splits = Splits(clusters(45), clusters(60, seed=1, spread=2), clusters(15, seed=2), 3)
+    expected = probe(splits, "adamw", shots=4).ranks
+    with context():
+        assert torch.equal(probe(Splits(clusters(45), *splits[1:]), "adamw", shots=4).ranks, expected)
+
+
+@pytest.mark.parametrize("protocol", ["lbfgs", "adamw"])
+def test_class_without_training_images_is_never_predicted(protocol):
+    pytest.importorskip("sklearn")
+    angles = torch.arange(36) * torch.pi / 18
+    x = torch.stack([angles.cos(), angles.sin()], dim=1)  # a circle, of which the training images are a small part
+    train = Features(x[:2], torch.tensor([0, 1]))
+    for seed in range(3):
+        classifier = probe(Splits(train, train, train, 3), protocol, seed=seed).classifier
+        assert classifier(x).argmax(dim=1).max() < 2
+
+
+def test_probe_leaves_the_random_state_of_gpus_as_it_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs were seeded"))
+    probe(Splits(clusters(45), clusters(60), None, 3), "adamw", shots=1)
 
 
 def test_adamw_trains_the_layer_of_clip_benchmark(monkeypatch):
@@ -95,6 +121,14 @@ def test_features_are_those_before_the_projection(shape_model, colors):
     assert shape_model.encode_image(images).shape == (5, shape_model.config.embed_dim)
 
 
+def test_features_of_a_compiled_model(shape_model, colors):
+    images, model = [colors[index][0] for index in range(4)], copy.deepcopy(shape_model)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(image_features(compiled, images), image_features(shape_model, images))
+    assert torch.equal(compiled.encode_image(images), shape_model.encode_image(images)), "the model is as it was"
+    assert torch.equal(compiled.encode_text("a"), shape_model.encode_text("a"))
+
+
 def test_few_shot_probe_of_a_model(shape_model):
     pytest.importorskip("sklearn")
     train, test = ShapeClasses("color", "train", image_size=16), ShapeClasses("color", "test", image_size=16)
@@ -108,3 +142,5 @@ def test_bad_arguments_are_named(shape_model, colors):
         linear_probe(shape_model, colors, colors, protocol="svm")
     with pytest.raises(ValueError, match="different class names"):
         linear_probe(shape_model, colors, ShapeClasses("shape", "test", image_size=16), protocol="adamw")
+    with pytest.raises(ValueError, match="a class has no training images"):
+        draw_shots(clusters(6), 4, 1, 0)

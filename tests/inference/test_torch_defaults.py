@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import miniclip
-from miniclip.evaluation import retrieval
+from miniclip.evaluation import linear_probe, retrieval, zero_shot
 from miniclip.hub import fresh
 
 CAPTIONS = ["a dog", "a red circle above a blue square", "a dog", ""]
@@ -72,6 +72,30 @@ def test_results_are_those_without_defaults(toy_config, toy_tokenizer, tmp_path,
                 assert value.device.type == "cpu"
                 torch.testing.assert_close(value, plain, rtol=0, atol=1e-6)
         assert retrieval(model, Data(arrays)) == recalls
+
+
+class Labelled(list):
+    """Images with one of two classes."""
+
+    class_names = ("dark", "bright")
+
+
+def test_evaluations_do_not_depend_on_defaults(toy_config, toy_tokenizer):
+    model = fresh(toy_config, toy_tokenizer).eval()
+    data = Labelled((np.full((16, 16, 3), 200 * (i % 2), dtype=np.uint8), i % 2) for i in range(6))
+
+    def results():
+        probe = linear_probe(model, data, data, protocol="adamw", shots=2)
+        return {
+            name: value
+            for name, value in {**probe, **zero_shot(model, data, templates=["{}"])}.items()
+            if name != "top5"
+        }  # NaN
+
+    expected = results()
+    for context in (defaults(torch.float64, "cpu"), defaults(torch.float32, "meta"), torch.inference_mode()):
+        with context:
+            assert results() == expected
 
 
 def test_fresh_weights_have_neither_the_default_device_nor_dtype():

@@ -39,8 +39,9 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = BINS, equal_mas
         raise ValueError("confidence: expected probabilities in 0..1")
     confidence, correct = confidence.double(), correct.double()
     if equal_mass:
-        index = torch.empty(len(confidence), dtype=torch.int64)
-        index[confidence.argsort(stable=True)] = torch.arange(len(confidence)) * bins // len(confidence)
+        places = torch.arange(len(confidence), device=confidence.device)
+        index = torch.empty_like(places)
+        index[confidence.argsort(stable=True)] = places * bins // len(confidence)
     else:  # bins (0, 1/M], (1/M, 2/M], ...
         index = (confidence * bins).ceil().long().clamp(1, bins) - 1
     count = torch.bincount(index, minlength=bins)

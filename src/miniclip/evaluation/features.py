@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from miniclip.checkpoints.names import unwrap
 from miniclip.data.shapes import Shapes
 from miniclip.evaluation.labelled.folders import ClassFolders
 from miniclip.evaluation.labelled.images import LabelledImages
@@ -46,14 +47,15 @@ def image_features(model: Any, images: Any, *, progress: bool = False) -> Tensor
 
 def without_projection(model: Any) -> Any:
     """Return a model that shares all weights, whose image tower ends before the projection."""
-    if isinstance(model.image, OtherImageTower):
+    model = unwrap(model)  # the parts of a wrapper's copy are those of the module in it
+    tower = unwrap(model.image)
+    if isinstance(tower, OtherImageTower):
         return model
-    tower = copy.copy(model.image)
+    model, tower = copy.copy(model), copy.copy(tower)
     tower._modules = tower._modules | {"projection": nn.Identity()}
-    headless = copy.copy(model)
-    headless._modules = headless._modules | {"image": tower}
-    headless.config = dataclasses.replace(model.config, embed_dim=model.config.image.width)
-    return headless
+    model._modules = model._modules | {"image": tower}
+    model.config = dataclasses.replace(model.config, embed_dim=model.config.image.width)
+    return model
 
 
 class CachedEncoder:
@@ -86,10 +88,10 @@ class CachedEncoder:
         if tensors is None:
             tensors = {"features": image_features(self.model, images, progress=progress).cpu()}
             if isinstance(images, LabelledImages):
-                tensors["labels"] = images.labels.clone()
+                tensors["labels"] = images.labels
             self._keep(images, tensors, path)
         elif isinstance(images, LabelledImages):
-            images.labels = tensors["labels"].clone()
+            images.labels = tensors["labels"]
         return tensors["features"].to(self.model.device)
 
     @torch.no_grad()

@@ -42,7 +42,10 @@ def lbfgs(classes: int, seed: int) -> Fit:
     def fit(data: Features, strength: float) -> Classifier:
         present = torch.unique(data.labels)
         if len(present) < 2:
-            raise ValueError("the training images have one class; a probe needs at least 2")
+            raise ValueError(
+                f"{len(data.labels)} images to train on, without those held out for the sweep, have one class; a probe "
+                "needs at least 2: add images, or give a validation split"
+            )
         regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, random_state=seed)
         with warnings.catch_warnings():
             # the weakest penalties of a sweep do not converge; OpenAI's protocol takes what 1,000 iterations reach
@@ -50,9 +53,8 @@ def lbfgs(classes: int, seed: int) -> Fit:
             regression.fit(data.x.numpy(), data.labels.numpy())
 
         def scores(x: Tensor) -> Tensor:
-            filled = torch.full(
-                (len(x), classes), -torch.inf, dtype=torch.float64
-            )  # absent classes are never predicted
+            # absent classes are never predicted
+            filled = torch.full((len(x), classes), -torch.inf, dtype=torch.float64, device="cpu")
             logits = torch.from_numpy(regression.decision_function(x.numpy())).double()
             # for two classes, scikit-learn returns the logit of the second
             filled[:, present] = logits if logits.dim() == 2 else torch.stack([-logits, logits], dim=1)
@@ -68,11 +70,13 @@ def adamw(classes: int, seed: int) -> Fit:
 
     def fit(data: Features, strength: float) -> Classifier:
         torch_state = torch.random.get_rng_state()
-        torch.manual_seed(seed)
-        layer = nn.Linear(data.x.shape[1], classes)
-        torch.random.set_rng_state(torch_state)
-        train_layer(layer, data, strength, torch.Generator().manual_seed(seed))
-        return lambda x: layer(x).detach()
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
+        with torch.inference_mode(False), torch.enable_grad():  # the caller may have no gradients
+            layer = nn.Linear(data.x.shape[1], classes, device="cpu", dtype=torch.float32)  # not torch's defaults
+            torch.random.set_rng_state(torch_state)
+            train_layer(layer, data, strength, torch.Generator().manual_seed(seed))
+        absent = torch.bincount(data.labels, minlength=classes) == 0
+        return lambda x: layer(x).detach().masked_fill(absent, -torch.inf)
 
     return fit
 
@@ -83,7 +87,8 @@ def train_layer(layer: nn.Linear, data: Features, weight_decay: float, generator
     batches = -(-len(data.labels) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * batches)
     for _ in range(EPOCHS):
-        for rows in torch.split(torch.randperm(len(data.labels), generator=generator), BATCH_SIZE):
+        order = torch.randperm(len(data.labels), generator=generator, device="cpu")
+        for rows in torch.split(order, BATCH_SIZE):
             optimizer.zero_grad()
             F.cross_entropy(layer(data.x[rows]), data.labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -122,7 +122,7 @@ def encode_splits(
             else model.encode_image(each, progress=progress)
         ).cpu()
         require_finite(x, f"features of the {split} split")
-        rows.append(Features(x.float(), each.labels.clone()))
+        rows.append(Features(x.float(), each.labels))
     return Splits(rows[0], rows[1], rows[2] if validation is not None else None, len(names))
 
 
@@ -172,7 +172,7 @@ def _counted(fit: Fit, advance: Callable[[int], object]) -> Fit:
 def sweep(fit: Fit, train: Features, validation: Features, protocol: Protocol) -> float:
     """Return the strength with the best validation accuracy; of equal ones, the first that was tried."""
     low, high = RANGES[protocol]
-    grid: list[float] = torch.logspace(low, high, SWEEP_STEPS + 1, dtype=torch.float64).tolist()
+    grid: list[float] = torch.logspace(low, high, SWEEP_STEPS + 1, dtype=torch.float64, device="cpu").tolist()
     accuracy: dict[int, float] = {}
 
     def best(indices: Sequence[int]) -> int:
@@ -197,16 +197,18 @@ def draw_shots(train: Features, classes: int, shots: int, seed: int) -> Features
         ValueError: `shots` is below 1, or a class has fewer images.
     """
     counts = torch.bincount(train.labels, minlength=classes)
+    if not counts.all():
+        raise ValueError("a class has no training images; few-shot probes need some of each class")
     if shots < 1 or int(counts.min()) < shots:
         raise ValueError(f"{shots} shots: expected 1 to {int(counts.min())}, the images of the smallest class")
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed), device="cpu")
     rows = torch.cat([order[train.labels[order] == label][:shots] for label in range(classes)])
     return Features(train.x[rows], train.labels[rows])
 
 
 def hold_out(train: Features, seed: int) -> tuple[Features, Features]:
     """Split off `VALIDATION_FRACTION` of the images, at least one, for the sweep."""
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed), device="cpu")
     count = max(1, round(VALIDATION_FRACTION * len(order)))
     if len(order) < 2:
         raise ValueError(f"{len(order)} training images; a probe needs at least 2")
