@@ -159,6 +159,16 @@ class TestWandb:
         assert [row["step"] for row in fake.rows if "train/loss" in row] == list(range(1, 11))
         assert [row["step"] for row in fake.rows if "validation/val_loss" in row] == [5, 10]
 
+    def test_steps_repeated_with_other_settings_are_a_new_run(self, start, fake, train_data, val_data):
+        killed = start("run", [*default_callbacks(), StopAt(9)], log_every=1, save_every=5, wandb="p")
+        killed.callbacks.sort(key=lambda callback: isinstance(callback, StopAt))  # after the logger
+        with pytest.raises(RuntimeError, match="killed"):
+            killed.fit()
+        changes = {"settings": {"lr": 1e-4}, "allow_changes": True}
+        Trainer.resume(killed.run_dir, train_data, val_data, device="cpu", **changes).fit()
+        assert [options["id"] for options in fake.inits] == [None, None]
+        assert [row["step"] for row in fake.rows if "train/loss" in row] == [*range(1, 10), *range(6, 11)]
+
     @pytest.mark.parametrize("broken", ["init", "log", "finish"])
     def test_unreachable_service_warns_once_and_does_not_end_the_run(self, start, fake, monkeypatch, broken):
         def away(*_, **__):

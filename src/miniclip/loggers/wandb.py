@@ -2,7 +2,8 @@
 
 W&B's own step counter only increases, so a resumed run could not log a step again. Each row therefore carries our step
 as the x axis, and `wandb.json` stores the W&B run id and the last logged steps. It is written before a row is logged: a
-kill in between loses a point on W&B, and never duplicates one. `metrics.jsonl` has all points.
+kill in between loses a point on W&B, and never duplicates one. `metrics.jsonl` has all points. If a resumed run repeats
+logged steps with changes that affect the result, its points differ, and it gets a new W&B run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from miniclip.loggers.selection import is_logged, plot_paths, scalars
+from miniclip.runs.changes import NEUTRAL
 from miniclip.runs.history import Record
 from miniclip.train.callbacks import Callback, TrainerProtocol
 from miniclip.utils.atomic import write_atomically
@@ -44,6 +46,9 @@ class WandbLogger(Callback):
         """Open the W&B run."""
         self._path = trainer.run_dir / FILE
         self._state = _read_state(self._path)  # "id"; "step" and "evaluation": the last ones that were logged
+        logged = max(self._state.get("step", 0), self._state.get("evaluation", 0))
+        if logged > trainer.step and not trainer.changes.keys() <= NEUTRAL:
+            self._state = {}
         self._run = self._wandb.init(
             project=self.project,
             name=trainer.run_dir.name,

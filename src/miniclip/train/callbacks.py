@@ -24,6 +24,7 @@ class TrainerProtocol(Protocol):
         config: the settings.
         run_dir: the run directory.
         about: facts about the run that the user gave, JSON values.
+        changes: data and settings of a resumed run that differ from before, each with both values.
         train_data: the training dataset.
         val_data: the validation dataset, or None.
         train_captions: number of captions in the training dataset.
@@ -37,6 +38,7 @@ class TrainerProtocol(Protocol):
     config: TrainConfig
     run_dir: Path
     about: dict[str, Any]
+    changes: dict[str, tuple[Any, Any]]
     train_data: ImageCaptionDataset
     val_data: ImageCaptionDataset | None
     train_captions: int
