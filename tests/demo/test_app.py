@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import os
 import shutil
 import socket
 import threading
@@ -19,6 +20,7 @@ from miniclip import Index
 from miniclip.demo import gallery
 from miniclip.demo.gallery import Gallery
 from miniclip.demo.guard import Access
+from miniclip.errors import DataError
 from tests.demo.conftest import LIMITS, running
 from tests.demo.test_thumbnails import bomb
 
@@ -176,6 +178,21 @@ def test_file_that_has_changed_since_it_was_indexed_is_not_shown(client, photos,
         path.unlink(missing_ok=True)
         moved.rename(path)
     assert client.get(f"/api/images/{hit['id']}?side=1280").status_code == 200
+
+
+def test_file_of_1970_that_has_changed_is_not_shown(demo_model, tmp_path):
+    """Its time of change is 0, as that of an image in an archive."""
+    path = tmp_path / "photos" / "a.png"
+    path.parent.mkdir()
+    Image.new("RGB", (20, 20), "red").save(path)
+    os.utime(path, (0, 0))
+    with Index.build(demo_model, path.parent, tmp_path / "photos.index") as index:
+        images = Gallery(index)
+        item = images.item(1)
+        assert images.read(item).size == (20, 20)
+        Image.new("RGB", (20, 20), "green").save(path)
+        with pytest.raises(DataError, match="has changed since it was indexed"):
+            images.read(item)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,15 @@ def test_open_server_takes_addresses_and_no_stranger_name():
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://127.0.0.1:8000", "http://localhost:7860", "file://127.0.0.1:7860"]
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:8000",
+        "http://localhost:7860",
+        "file://127.0.0.1:7860",
+        "http://[127.0.0.1:7860",
+    ],
 )
 def test_other_origins_are_refused(origin):
     status, error = message(ask(headers=SAME | {"origin": origin}))

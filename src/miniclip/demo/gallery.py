@@ -71,7 +71,7 @@ class Gallery:
             DataError: it cannot be read, is missing, or is not the file that was indexed.
         """
         path = Path(self.index.path_of(item))
-        if not item.mtime_ns:  # in an archive or a table
+        if not item.mtime_ns and not (path.is_absolute() and path.is_file()):  # in an archive or a table
             return self.index.image(item)
         try:
             status = path.stat()
