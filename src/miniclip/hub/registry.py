@@ -63,7 +63,7 @@ PRETRAINED: dict[str, Pretrained] = {
         "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k", "EVA02-CLIP-L/14 at 336 px, 428M"
     ),
     "mobileclip2_s0": Pretrained("timm/MobileCLIP2-S0-OpenCLIP", "Apple's MobileCLIP2-S0 at 256 px, 75M"),
-    "mobileclip2_s4": Pretrained("timm/MobileCLIP2-S4-OpenCLIP", "Apple's MobileCLIP2-S4 at 256 px, 446M"),
+    "mobileclip2_s4": Pretrained("timm/MobileCLIP2-S4-OpenCLIP", "Apple's MobileCLIP2-S4 at 256 px, 445M"),
     "pe_core_b_16": Pretrained("timm/PE-Core-B-16", "Meta's Perception Encoder B/16, 448M"),
     "pe_core_l_14_336": Pretrained("timm/PE-Core-L-14-336", "Meta's Perception Encoder L/14 at 336 px, 671M"),
     "siglip_b_16": Pretrained("google/siglip-base-patch16-224", "Google's SigLIP B/16, 203M"),
