@@ -31,7 +31,7 @@ class FastPatches(nn.Conv2d):
         patches = input[:, :, : rows * p, : columns * p].reshape(B, C, rows, p, columns, p)
         patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(B, rows * columns, C * p * p)
         x = linear(patches, self.weight.flatten(1), self.bias)  # (B, P, D)
-        return x.transpose(1, 2).view(B, -1, rows, columns)
+        return x.transpose(1, 2).view(B, self.out_channels, rows, columns)
 
     def _is_linear(self, input: Tensor) -> bool:
         """Whether the linear layer is exact and faster here."""
