@@ -140,6 +140,18 @@ def test_embeddings_are_close(pair):
     assert not any(isinstance(module, int8.Int8Linear) for module in model.modules())
 
 
+@pytest.mark.parametrize("name", ["norm1", "attention.qkv", "mlp.up", "mlp"])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_layers_keep_their_hooks(pair, name, calibrated):
+    model, pixels = copy.deepcopy(pair[0]), torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = model.encode_image(pixels)
+    model.image.blocks[0].get_submodule(name).register_forward_hook(lambda module, args, output: -3 * output)
+    expected = model.encode_image(pixels)
+    assert float((before * expected).sum(1).min()) < 0.9
+    found = miniclip.quantize(model, pixels if calibrated else None).encode_image(pixels)
+    assert float((found * expected).sum(1).min()) > MIN_COSINE
+
+
 def test_plain_forms_give_the_same(pair):
     _, quantized = pair
     pixels, captions = torch.randn(5, 3, 16, 16), ["a red circle", "a dog", "a blue square above a dog"]

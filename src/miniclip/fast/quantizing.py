@@ -31,6 +31,7 @@ from miniclip.fast.calibrated import (
 )
 from miniclip.fast.int8 import Int8Linear, Int8Weights, is_supported
 from miniclip.fast.layers import FastBlock
+from miniclip.fast.private import has_hooks
 from miniclip.finetuning.lora import merge
 from miniclip.models.clip import CLIP
 from miniclip.models.layers import MLP, Attention, Block
@@ -45,8 +46,8 @@ def quantize(model: Model, images: Any = None, texts: Any = None) -> Model:
     """Return a copy of a model that computes the linear layers of its blocks in int8, for inference on a CPU.
 
     Weights are quantized by output channel, activations by token, at each call. With images or texts, the activations
-    of that tower have constant scales instead, found on these data, which is faster. Attention, patches and projections
-    stay in float32. The copy embeds, classifies and evaluates, but has no gradients, and is not saved: save the model
+    of that tower have constant scales instead, found on these data, which is faster. Attention, patches, projections and
+    layers with hooks stay in float32. The copy embeds, classifies and evaluates, but has no gradients, and is not saved: save the model
     itself, and quantize what `load` returns.
 
     Args:
@@ -103,7 +104,7 @@ def _quantize_rest(model: nn.Module) -> None:
     for parent in list(model.modules()):
         if isinstance(parent, (Attention, MLP)):
             for name, layer in list(parent.named_children()):
-                if type(layer) is nn.Linear:
+                if type(layer) is nn.Linear and not has_hooks(layer):  # hooks may change its results
                     setattr(parent, name, Int8Linear(layer))
 
 
@@ -127,8 +128,8 @@ def _calibrate(tower: Any, encode: Callable[[], Tensor], name: str) -> Tensor:
 
 
 def _is_known(block: nn.Module) -> bool:
-    """Whether a block is computed as `Block.forward` describes, with the library's own layers."""
-    if type(block) not in (Block, FastBlock):
+    """Whether a block is computed as `Block.forward` describes, with the library's own layers and without hooks."""
+    if type(block) not in (Block, FastBlock) or any(map(has_hooks, block.modules())):
         return False
     linear = (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)  # type: ignore[union-attr]
     kinds = {type(layer) for layer in linear} | {type(block.norm1), type(block.norm2)}
