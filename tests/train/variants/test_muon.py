@@ -1,5 +1,8 @@
 """Muon: which parameters it trains, its update, and steps that change nothing."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -118,6 +121,18 @@ def test_steps_that_are_not_finite_change_nothing(model):
     update_if(optimizer, torch.tensor(False))
     assert all(map(torch.equal, weights, model.parameters()))
     assert all(map(torch.equal, states, [value for state in optimizer.state.values() for value in state.values()]))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_and_pickles_go_on_alike(model, copied):
+    optimizer = prepared(model)
+    optimizer.step()
+    other, other_optimizer = copied((model, optimizer))
+    for parameter, twin in zip(model.parameters(), other.parameters(), strict=True):
+        twin.grad = parameter.grad.clone()
+    optimizer.step()
+    other_optimizer.step()
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 
 def test_models_without_such_matrices_and_sharded_ones_are_refused(model, monkeypatch):

@@ -105,6 +105,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr})
         self.param_groups = groups
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State of copies and pickles, with both optimizers."""
+        return {**super().__getstate__(), "muon": self.muon, "adamw": self.adamw}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update the weights; a closure is not supported."""
