@@ -116,7 +116,7 @@ class CLIPConfig(KnownFields):
         return dataclasses.replace(self, image=dataclasses.replace(self.image, **changes))  # type: ignore[type-var]
 
     def replace_text(self, **changes: Any) -> CLIPConfig:
-        """Copy with some fields of the text tower changed."""
+        """Copy with some fields of the text tower changed; give `end_id` with `vocab_size`, or the id stays."""
         return dataclasses.replace(self, text=dataclasses.replace(self.text, **changes))
 
     def to_dict(self) -> dict[str, Any]:

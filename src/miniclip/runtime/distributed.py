@@ -254,7 +254,8 @@ def broadcast_weights(model: nn.Module) -> None:
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by its mean over the ranks, in place.
 
-    Parameters without a gradient are skipped, and so are sharded ones, whose gradients FSDP has averaged.
+    Parameters without a gradient are skipped; they must be the same on all ranks. So are sharded ones, whose gradients
+    FSDP has averaged.
     """
     if world_size() == 1:
         return

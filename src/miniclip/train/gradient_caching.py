@@ -26,6 +26,8 @@ def cached_step(
 ) -> StepResult:
     """Train the model on one batch that is given in parts; the result is that of `plain_step` on the whole batch.
 
+    Stochastic depth draws other samples, since each part draws its own.
+
     Args:
         model: changed in place.
         optimizer: with the learning rate of this step.
