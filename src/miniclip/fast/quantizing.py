@@ -46,9 +46,9 @@ def quantize(model: Model, images: Any = None, texts: Any = None) -> Model:
     """Return a copy of a model that computes the linear layers of its blocks in int8, for inference on a CPU.
 
     Weights are quantized by output channel, activations by token, at each call. With images or texts, the activations
-    of that tower have constant scales instead, found on these data, which is faster. Attention, patches, projections and
-    layers with hooks stay in float32. The copy embeds, classifies and evaluates, but has no gradients, and is not saved: save the model
-    itself, and quantize what `load` returns.
+    of that tower have constant scales instead, found on these data, which is faster. Attention, patches, projections
+    and layers with hooks stay in float32. The copy embeds, classifies and evaluates, but has no gradients, and is not
+    saved: save the model itself, and quantize what `load` returns.
 
     Args:
         model: a model in float32 on a CPU.

@@ -124,7 +124,7 @@ def test_steps_that_are_not_finite_change_nothing(model):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
-def test_copies_and_pickles_go_on_alike(model, copied):
+def test_copies_and_pickles_take_the_same_step(model, copied):
     optimizer = prepared(model)
     optimizer.step()
     other, other_optimizer = copied((model, optimizer))
