@@ -123,6 +123,16 @@ def test_steps_that_are_not_finite_change_nothing(model):
     assert all(map(torch.equal, states, [value for state in optimizer.state.values() for value in state.values()]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_of_any_precision_are_updated_in_float32(dtype):
+    """The directions of the gradient differ by four orders of magnitude."""
+    weight = nn.Parameter(torch.zeros(64, 64, dtype=dtype))
+    random = torch.Generator().manual_seed(0)
+    weight.grad = (torch.randn(64, 64, generator=random) * torch.logspace(0, -4, 64)).to(dtype)
+    muon.GramMuon([weight], lr=1.0).step()
+    assert float(torch.linalg.matrix_norm(weight.detach().float(), 2)) == pytest.approx(1.2 * 0.2 * 8, rel=0.02)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
 def test_copies_and_pickles_take_the_same_step(model, copied):
     optimizer = prepared(model)

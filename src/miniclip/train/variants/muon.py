@@ -54,7 +54,9 @@ class GramMuon(torch.optim.Optimizer):
                     self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
                 momentum = self.state[weight]["momentum_buffer"]
                 momentum.lerp_(weight.grad, 1 - MOMENTUM)
-                update = orthogonalized(weight.grad.lerp(momentum, MOMENTUM).flatten(1), COEFFICIENTS, STEPS, EPS)
+                direction = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
+                direction = direction.to(torch.promote_types(direction.dtype, torch.float32))  # bfloat16 would diverge
+                update = orthogonalized(direction, COEFFICIENTS, STEPS, EPS)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 scale = 0.2 * math.sqrt(max(update.shape))  # to the mean square of AdamW's
                 weight.add_(update.reshape(weight.shape), alpha=-group["lr"] * scale)
