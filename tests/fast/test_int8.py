@@ -215,6 +215,10 @@ def test_refusals(pair, monkeypatch):
         miniclip.quantize(quantized)
     with pytest.raises(ValueError, match=r"torch.bfloat16 on cpu; expected float32"):
         miniclip.quantize(copy.deepcopy(model).bfloat16())
+    mixed = copy.deepcopy(model)
+    mixed.text.bfloat16()
+    with pytest.raises(ValueError, match=r"text.positions is torch.bfloat16 on cpu; expected float32"):
+        miniclip.quantize(mixed)
     with pytest.raises(TypeError, match="expected a CLIPModel"):
         miniclip.quantize(nn.Linear(2, 2))
     broken = copy.deepcopy(model)

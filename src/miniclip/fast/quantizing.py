@@ -66,11 +66,11 @@ def quantize(model: Model, images: Any = None, texts: Any = None) -> Model:
     """
     if not isinstance(model, CLIP):
         raise TypeError(f"model: found {describe(model)}; expected a CLIPModel, as miniclip.load returns")
-    weight = model.log_scale
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        raise ValueError(
-            f"the model is {weight.dtype} on {weight.device}; expected float32 on a CPU: model.float().cpu()"
-        )
+    for name, weight in model.named_parameters():
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            raise ValueError(
+                f"{name} is {weight.dtype} on {weight.device}; expected float32 on a CPU: model.float().cpu()"
+            )
     if not is_supported():
         raise ValueError(
             "torch has no exact int8 product for this processor; export for onnxruntime instead: "
