@@ -24,7 +24,19 @@ from tests.train.test_trainer import StopAt
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 DEVICES = ["cpu", GPU]
-SETTINGS = [{}, {"micro_batch_size": 3}, {"loss": "sigmoid"}, {"precision": "bfloat16", "patch_dropout": 0.5}]
+SETTINGS = [
+    {},
+    {"micro_batch_size": 3},
+    {"loss": "sigmoid"},
+    {"precision": "bfloat16", "patch_dropout": 0.5},
+    {"captions_per_image": 2, "label_smoothing": 0.1},
+]
+
+
+@pytest.fixture(autouse=True)
+def _exact_convolutions(monkeypatch):
+    """Convolutions in float32 on a GPU without TF32, as products are: the plain forms have convolutions."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def _image_pass(tower: VisionTransformer, pixels: Tensor) -> Pass:
         if tower.pool is not None:
             embedding = tower.projection(tower.pool(tower.norm_after(x)))
             return embedding, _record(tower.pool.attention)
-        pooled = x[:, 0] if tower.config.pooling == "class" else x[items].view(x.shape[0], -1, x.shape[2]).mean(dim=1)
+        pooled = x[:, 0] if tower.config.pooling == "class" else x[:, int(tower.config.class_token) :].mean(dim=1)
         return tower.projection(tower.norm_after(pooled)), None
 
     return _record_blocks(tower, x, (None, False), pool, items)

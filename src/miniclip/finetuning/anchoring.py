@@ -30,6 +30,7 @@ from miniclip.models.clip import CLIPOutput
 from miniclip.runs.progress import Progress
 from miniclip.runs.structure import is_frozen
 from miniclip.runtime import distributed
+from miniclip.runtime.devices import send
 from miniclip.train.config import TrainConfig
 from miniclip.train.step import LossFunction
 from miniclip.train.step_arguments import TrainingLoss
@@ -108,7 +109,7 @@ class Targets(NamedTuple):
             rows = None if table is None else table.rows[indices]
             if rows is not None and not rows.isfinite().all():
                 raise DataError("an image could not be read when its embedding was computed, and now it can: resume")
-            sides.append(None if rows is None else distributed.all_gather(rows.to(device)))
+            sides.append(None if rows is None else distributed.all_gather(send(rows, device)))
         return sides[0], sides[1]
 
 

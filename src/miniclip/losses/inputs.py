@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from miniclip.runtime.devices import send
 from miniclip.utils.checks import whole_number
 from miniclip.utils.items import describe
 
@@ -56,7 +57,7 @@ class LossInputs(NamedTuple):
         """Ids of pairs (N,), of one type and on the device of the embeddings; None without them or with `text_ids`."""
         if self.ids is None or self.text_ids is not None:
             return None
-        return self.ids.to(self.images.device, torch.int64)
+        return send(self.ids.to(torch.int64), self.images.device)
 
     def check(self) -> None:
         """Check the types; the losses check the shapes.
@@ -128,8 +129,8 @@ class LossInputs(NamedTuple):
             rows = torch.arange(len(self.images), device=device)
             return rows[:, None], rows
         assert self.ids is not None
-        ids = self.ids.to(device, torch.int64)  # one type, since ranks exchange them
-        return ids[:, None] if ids.dim() == 1 else ids, self.text_ids.to(device, torch.int64)
+        ids, text_ids = (send(x.to(torch.int64), device) for x in (self.ids, self.text_ids))  # ranks exchange one type
+        return ids[:, None] if ids.dim() == 1 else ids, text_ids
 
     def positives(self) -> tuple[Tensor, Tensor]:
         """Return which elements are positives, and which are left out since pairs share an id: bool, (N, M) each."""

@@ -48,7 +48,8 @@ def _direction(logits: Tensor, positives: Tensor, left_out: Tensor, smoothing: f
     targets = (1 - smoothing) * shares / shares.sum(dim=1, keepdim=True).clamp(min=1)
     targets = targets + smoothing * classes / classes.sum(dim=1, keepdim=True)
     row_losses = -(targets * logits.log_softmax(dim=1).masked_fill(left_out, 0.0)).sum(dim=1)
-    return row_losses[positives.any(dim=1)].mean()
+    has_positive = positives.any(dim=1)  # a sum and not an index, which would wait for a GPU
+    return torch.where(has_positive, row_losses, 0.0).sum() / has_positive.sum()
 
 
 def _sigmoid_loss(logits: Tensor, positives: Tensor, left_out: Tensor, smoothing: float) -> Tensor:
