@@ -6,7 +6,7 @@ import torch
 from miniclip.data import Shapes
 from miniclip.data.loader import ImageCaptionLoader
 from miniclip.data.options import LoaderOptions
-from miniclip.data.text_augmentation import drop_words, swap_left_right
+from miniclip.data.text_augmentation import AugmentedCaptions, drop_words, swap_left_right
 from miniclip.train import TrainConfig
 from tests.toys import make_model
 
@@ -69,6 +69,13 @@ def test_mirrored_images_have_swapped_captions(tokenizer, train_data):
             expected = swap_left_right(text) if flipped else text
             assert strip(b.tokens[row], tokenizer) == tuple(tokenizer([expected])[0].tolist())
     assert 8 < mirrored < 32
+
+
+def test_images_on_a_device_are_mirrored_there(tokenizer, train_data):
+    """Images that are kept on a GPU; tensors on "meta" refuse tensors on the CPU too."""
+    captions = AugmentedCaptions(train_data, tokenizer, LoaderOptions(8, context_length=40, swap_left_right=True))
+    rows = torch.arange(8)
+    assert captions.pair(torch.empty(8, 3, 16, 16, device="meta"), rows, rows)[0].device.type == "meta"
 
 
 def strip(row, tokenizer):

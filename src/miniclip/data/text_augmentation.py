@@ -18,6 +18,7 @@ from miniclip.data.dataset import ImageCaptionDataset
 from miniclip.data.given import as_dataset
 from miniclip.data.options import LoaderOptions
 from miniclip.data.sources.captions import CaptionTable
+from miniclip.runtime.devices import send
 from miniclip.tokenizer import TextTokenizer
 from miniclip.utils.randomness import random_integer
 
@@ -86,7 +87,8 @@ class AugmentedCaptions(CaptionTable):
                 swapped = [swap_left_right(text) for text in texts[own]]
                 mirrored.append(None not in swapped and random_integer(seed, "mirror", earlier, index) % 2 == 0)
                 texts[own] = [text for text in swapped if text is not None] if mirrored[-1] else texts[own]
-            pixels = torch.where(torch.tensor(mirrored)[:, None, None, None], pixels.flip(3), pixels)
+            is_mirrored = send(torch.tensor(mirrored), pixels.device)[:, None, None, None]
+            pixels = torch.where(is_mirrored, pixels.flip(3), pixels)
         if rate := options.word_dropout:
             drawn = zip(texts, rows, passes.repeat_interleave(per_image).tolist(), strict=True)
             texts = [drop_words(text, rate, seed, "words", earlier, row) for text, row, earlier in drawn]
