@@ -1,5 +1,7 @@
 """Devices: the default, and the refusal of those that the machine does not have."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ import miniclip
 from miniclip import cli
 from miniclip.data import Shapes
 from miniclip.runtime import devices
-from miniclip.runtime.devices import available_devices, default_device, select_device
+from miniclip.runtime.devices import available_devices, default_device, select_device, send
 from miniclip.train import Trainer
 from tests.toys import make_model
 
@@ -103,3 +105,12 @@ def test_allocation_decides_about_other_backends(machine, monkeypatch):
 
     monkeypatch.setattr(devices.torch, "empty", fail)
     assert "xpu" in refusal("xpu")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"), [("cuda", "cuda", True), ("cuda", "cpu", False), ("cpu", "mps", False)]
+)
+def test_only_copies_to_cuda_do_not_wait(source, target, expected):
+    """A copy to the CPU could be read before it is complete, and one to MPS could read memory that is reused."""
+    tensor = SimpleNamespace(device=torch.device(source), to=lambda device, non_blocking: non_blocking)
+    assert send(tensor, torch.device(target)) is expected

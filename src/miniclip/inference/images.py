@@ -29,6 +29,7 @@ from miniclip.inference.batching import MAX_TOKENS, device_of, progress_bar, req
 from miniclip.models.clip import CLIP
 from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.cores import available_cores
+from miniclip.runtime.devices import send
 from miniclip.tower_config import OtherImageConfig
 from miniclip.utils.checks import whole_number
 from miniclip.utils.threads import thread_pool
@@ -215,7 +216,7 @@ def embed_batch(model: CLIP, preprocess: Preprocess, pixels: Tensor) -> Tensor:
 
 def normalised_pixels(model: CLIP, preprocess: Preprocess, pixels: Tensor) -> Tensor:
     """Normalize pixels (B, 3, S, S) of uint8, on the device and in the dtype of the image tower."""
-    moved = pixels.to(device_of(model), non_blocking=True)  # uint8: a quarter of the bytes of float32
+    moved = send(pixels, device_of(model))  # uint8: a quarter of the bytes of float32
     return preprocess.normalise(moved).to(_dtype_of(model))
 
 
@@ -237,10 +238,10 @@ def _collect(model: CLIP, batches: Iterator[Tensor], sizes: list[int], progress:
 
 def _embed(model: CLIP, pixels: Tensor) -> Tensor:
     """Embed a batch in equal parts that fit a CPU's cache: (B, 3, S, S) to (B, E) float32."""
-    config, dtype = model.config.image, _dtype_of(model)
-    size = MAX_TOKENS.get(device_of(model).type, math.inf) / tokens_per_image(config)
+    config, dtype, device = model.config.image, _dtype_of(model), device_of(model)
+    size = MAX_TOKENS.get(device.type, math.inf) / tokens_per_image(config)
     parts = math.ceil(len(pixels) / max(1, size)) if size < len(pixels) else 1
-    rows = torch.cat([model.image(part.to(device_of(model), dtype)) for part in pixels.tensor_split(parts)]).float()
+    rows = torch.cat([model.image(send(part, device).to(dtype)) for part in pixels.tensor_split(parts)]).float()
     return require_rows(rows, len(pixels), model.config.embed_dim)
 
 

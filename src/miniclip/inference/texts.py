@@ -66,7 +66,7 @@ def embed_texts(
         TypeError: a tensor does not hold token ids.
     """
     if isinstance(texts, Tensor):
-        _check_ids(texts, model.config.text.vocab_size)
+        texts = _checked_ids(texts, model.config.text.vocab_size)
     order = [torch.zeros(0, dtype=torch.int64, device="cpu")]
     embeddings = [torch.zeros(0, model.config.embed_dim, dtype=torch.float32, device=device_of(model))]
     with progress_bar(len(texts), " texts", progress) as advance:
@@ -77,25 +77,32 @@ def embed_texts(
                 order.append(start + rows)
                 embeddings.append(require_rows(batch.float(), len(rows), model.config.embed_dim))
                 advance(len(rows))
-    return torch.cat(embeddings)[torch.cat(order).argsort().to(device_of(model))]
+    return torch.cat(embeddings)[send(torch.cat(order).argsort(), device_of(model))]
 
 
-def _check_ids(tokens: Tensor, vocab_size: int) -> None:
-    """Raise TypeError for a tensor that does not hold token ids, ValueError for ids outside of the vocabulary."""
+def _checked_ids(tokens: Tensor, vocab_size: int) -> Tensor:
+    """Return token ids (N, T) of int64 on the CPU, where batches are planned.
+
+    Raises:
+        TypeError: the tensor does not hold token ids.
+        ValueError: an id is outside of the vocabulary.
+    """
     is_integer = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
     if tokens.dim() != 2 or not is_integer or not tokens.shape[1]:
         hint = ": pass tokens[None] for one text" if is_integer and tokens.dim() == 1 else ""
         raise TypeError(f"texts: found {describe(tokens)}; expected strings, or token ids (N, T) of integers{hint}")
     if not len(tokens):
-        return
+        return tokens
     if tokens.is_meta:
         raise TypeError(f"texts: found {describe(tokens)} on the meta device, without data; expected token ids")
-    lowest, highest = map(int, tokens.long().aminmax())
+    tokens = tokens.cpu().long()  # the only wait for a GPU
+    lowest, highest = map(int, tokens.aminmax())
     if lowest < 0 or highest >= vocab_size:
         raise ValueError(
             f"texts: found token ids from {lowest} to {highest}; this model has {vocab_size} tokens, 0 to "
             f"{vocab_size - 1}: use model.tokenizer, or pass strings"
         )
+    return tokens
 
 
 def _embed(model: CLIP, tokens: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

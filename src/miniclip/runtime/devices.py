@@ -71,8 +71,9 @@ def _refused(device: object, reason: str, hint: str = "") -> ValueError:
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device without waiting for the device's earlier work.
 
-    Small tensors go through pinned memory; large ones should lie there already.
+    Small tensors go through pinned memory; large ones should lie there already. Copies from a GPU, and to Apple's,
+    wait: they are not in order with what the CPU does next.
     """
     if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= MAX_PINNED and not tensor.is_pinned():
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
