@@ -143,6 +143,12 @@ def test_a_killed_worker_is_an_error(data):
     assert not multiprocessing.active_children()
 
 
+def test_a_thread_that_lost_its_worker_is_explained_too():
+    """With a GPU, a thread reads from the workers and pins the batches."""
+    with pytest.raises(ChildProcessError, match="decodes images was killed"), worker_deaths_explained():
+        raise RuntimeError("Pin memory thread exited unexpectedly")
+
+
 class Faulty(Captions):
     def image(self, index, at_least=None):
         raise KeyError("a mistake in the user's own class")

@@ -138,7 +138,7 @@ def worker_deaths_explained(receiving: bool = False) -> Iterator[None]:
         yield
     except (RuntimeError, EOFError, OSError) as error:
         disconnected = receiving and isinstance(error, EOFError | ConnectionError | FileNotFoundError)
-        if not disconnected and not str(error).startswith("DataLoader worker"):
+        if not disconnected and not str(error).startswith(("DataLoader worker", "Pin memory thread exited")):
             raise
         raise ChildProcessError(
             f"a process that decodes images was killed ({' '.join(str(error).split())}): usually the machine, or "
