@@ -5,11 +5,14 @@ Inductor's C++ takes the compiler half a minute, so only one tower goes through 
 """
 
 import functools
+import itertools
 import shutil
 
 import pytest
 import torch
 
+from miniclip.config import CLIPConfig, ImageConfig, TextConfig
+from miniclip.inference.model import CLIPModel
 from miniclip.runtime.compilation import compile_blocks, pad_to_multiple
 from tests.toys import make_model
 
@@ -48,6 +51,20 @@ def test_inductor_gives_the_values_and_gradients_of_the_eager_blocks(tokenizer, 
         results.append([embeddings.detach(), *(parameter.grad for parameter in model.image.parameters())])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@slow
+def test_no_graph_is_one_too_many(monkeypatch):
+    """Gradient caching runs the blocks with and without gradient, here for two lengths of captions: 12 graphs."""
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend="eager"))
+    monkeypatch.setattr(torch.compiler.config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(torch.compiler.config, "recompile_limit", torch.compiler.config.recompile_limit)
+    torch.compiler.reset()
+    model = CLIPModel(CLIPConfig(ImageConfig(16, 8, 16, 2, 2), TextConfig(24, 600, 32, 2, 2), 16))
+    compile_blocks(model)
+    for tokens, gradient in itertools.product((8, 16), (False, True)):
+        with torch.set_grad_enabled(gradient):
+            model(torch.zeros(2, 3, 16, 16), torch.zeros(2, tokens, dtype=torch.int64))
 
 
 def test_captions_are_padded_to_a_multiple():

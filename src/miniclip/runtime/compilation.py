@@ -2,6 +2,10 @@
 
 The blocks of a tower are alike, so they are compiled once, in a fraction of the time of a whole tower. Nearly all of a
 step's work is in them. Captions are padded to a few lengths; after the second one torch compiles for dynamic shapes.
+
+The blocks of both towers are one function, of which torch keeps a limited number of graphs. These differ by tower, by
+gradient mode, by shapes, and in the last block: 6 in a plain step, up to 16 with gradient caching. Beyond the limit,
+torch runs the function without compilation.
 """
 
 from __future__ import annotations
@@ -15,10 +19,15 @@ from torch import Tensor
 from miniclip.inference.model import CLIPModel
 
 MULTIPLE = 8  # tokens
+MAX_GRAPHS = 64  # torch's default is 8
 
 
 def compile_blocks(model: CLIPModel) -> None:
-    """Compile the blocks when they are first called; weights and state dict keys do not change."""
+    """Compile the blocks when they are first called; weights and state dict keys do not change.
+
+    For the whole process, it raises torch's limit on the graphs of a function.
+    """
+    torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, MAX_GRAPHS)
     for tower in (model.image, model.text):
         for block in tower.blocks:
             block.compile()
