@@ -88,7 +88,11 @@ def miniclip_step(contender: Implementation, precision: str) -> Callable[[Tensor
 
 
 def compile_all(models: dict[str, Implementation]) -> None:
-    """Compile all models: miniclip by blocks, as in the trainer, the baselines as a whole, as in their scripts."""
+    """Compile all models: miniclip by blocks, as in the trainer, the baselines as a whole, as in their scripts.
+
+    It drops the graphs of earlier models: after another batch size, torch compiles for dynamic shapes.
+    """
+    torch.compiler.reset()
     compile_blocks(models["miniclip"].model)  # type: ignore[arg-type]
     for baseline in ("open_clip", "transformers"):
         models[baseline].model.compile()

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu.models import config
+from benchmarks.gpu.models import compile_apart, config
 from benchmarks.gpu.steps import REFERENCE, Step, Steps
 from benchmarks.gpu.table import GpuRow, Session
 from miniclip.hub import fresh
-from miniclip.runtime.compilation import compile_blocks
 
 Candidate = Callable[[Any, Step], Step]  # changes a model in place, and wraps its step
 BACKENDS = {
@@ -28,7 +28,7 @@ OTHERS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # for what a backend
 
 def blocks(model: Any, step: Step) -> Step:
     """Compile the blocks, as the trainer does."""
-    compile_blocks(model)
+    compile_apart(model)
     return step
 
 
@@ -41,9 +41,7 @@ def towers(model: Any, step: Step) -> Step:
 
 def tuned_blocks(model: Any, step: Step) -> Step:
     """Compile the blocks, and let the compiler time several products."""
-    for tower in (model.image, model.text):
-        for block in tower.blocks:
-            block.compile(mode="max-autotune-no-cudagraphs")
+    compile_apart(model, mode="max-autotune-no-cudagraphs")
     return step
 
 
@@ -56,7 +54,7 @@ def bfloat16_residual(model: Any, step: Step, compiled: Candidate) -> Step:
 
 def attention(model: Any, step: Step, backend: SDPBackend) -> Step:
     """Choose the attention's backend; compile the blocks."""
-    compile_blocks(model)
+    compile_apart(model)
 
     def run() -> Any:
         with sdpa_kernel([backend, *OTHERS], set_priority=True):
@@ -76,6 +74,7 @@ CANDIDATES: dict[str, Candidate] = {
 
 def rows(session: Session) -> None:
     """Write a row for each candidate."""
+    torch.compiler.config.force_disable_caches = True  # the caches on disk do not depend on the attention's backend
     steps = Steps(session)
     compiled = session.device == "cuda"
 

@@ -1,8 +1,10 @@
 """Models of the GPU's table: miniclip's, and the same weights in the peers that are installed."""
 
+import itertools
 import tempfile
 import warnings
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -12,8 +14,10 @@ from benchmarks.baselines import Implementation
 from benchmarks.gpu.table import Session, absent
 from miniclip import CLIPConfig, export
 from miniclip.config import preset
+from miniclip.fast.layers import FastBlock
 from miniclip.hub import fresh
 
+_numbers = itertools.count()
 PEERS = {"open_clip": baselines.open_clip, "transformers": baselines.transformers}
 
 
@@ -48,3 +52,21 @@ def with_peers(
     for implementation in models.values():
         implementation.model.to(session.device, dtype)
     return models, notes
+
+
+def compile_apart(model: Any, **options: Any) -> None:
+    """Compile the blocks as the trainer does, with graphs of their own.
+
+    torch keeps graphs and the sizes that vary with the function. Another model in the same process would get graphs for
+    dynamic shapes; or those of the first one, with its attention's backend, on which they do not depend.
+
+    Args:
+        model: compiled in place.
+        options: of `torch.compile`.
+    """
+    original: Any = FastBlock.forward
+    code = original.__code__.replace(co_name=f"forward_{next(_numbers)}")
+    forward = FunctionType(code, original.__globals__, code.co_name, original.__defaults__)
+    for tower in (model.image, model.text):
+        for block in tower.blocks:
+            block.forward = torch.compile(MethodType(forward, block), **options)

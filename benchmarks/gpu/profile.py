@@ -43,7 +43,7 @@ def time_by_kind(call: Callable[[], Any], repeats: int) -> dict[str, float]:
     totals: defaultdict[str, float] = defaultdict(float)
     spans = []
     for event in profiler.events():
-        if on_gpu and event.device_type == DeviceType.CUDA:
+        if on_gpu and event.device_type == DeviceType.CUDA and not event.is_user_annotation:  # or kernels count twice
             totals[kind_of(event.name)] += event.time_range.elapsed_us()
             spans.append((event.time_range.start, event.time_range.end))
         elif not on_gpu and event.name.startswith("aten::"):

@@ -13,15 +13,14 @@ from typing import Any
 import torch
 
 from benchmarks.baselines import Implementation, random_captions
-from benchmarks.gpu.models import config, with_peers
+from benchmarks.gpu.models import compile_apart, config, with_peers
 from benchmarks.gpu.profile import time_by_kind
 from benchmarks.gpu.table import GpuRow, Session, working
 from benchmarks.harness import interleaved
 from benchmarks.steps import LR, baseline_step, check, trim
 from miniclip import TrainConfig
-from miniclip.fast.private import is_compiled
 from miniclip.hub import fresh
-from miniclip.runtime.compilation import compile_blocks, pad_to_multiple
+from miniclip.runtime.compilation import pad_to_multiple
 from miniclip.runtime.flops import pair_flops
 from miniclip.train.optimizer import build_optimizer
 from miniclip.train.step import Inputs, plain_step
@@ -110,8 +109,8 @@ def rows(session: Session) -> None:
 
     def compiled(row: GpuRow, model: Any, beside: bool) -> None:
         calls = {"miniclip": steps.miniclip(model)}
-        if session.device == "cuda" and not is_compiled(model.image.blocks[0]):
-            compile_blocks(model)
+        if session.device == "cuda" and "forward" not in vars(model.image.blocks[0]):
+            compile_apart(model)
         if beside and peer is not None:
             calls["open_clip, compiled as a whole, fused AdamW"] = best_peer()
         row.notes += absences

@@ -3,11 +3,17 @@
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.autograd import DeviceType
 
+from benchmarks.gpu import profile
 from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.models import compile_apart
 from benchmarks.gpu.profile import kind_of
 from benchmarks.gpu.table import PEAK, GpuRow, Session, absent, makers_peak, to_markdown, write_tables
 
@@ -39,6 +45,35 @@ from benchmarks.gpu.table import PEAK, GpuRow, Session, absent, makers_peak, to_
 )
 def test_kinds_of_kernels(name, kind):
     assert kind_of(name) == kind
+
+
+def test_a_mark_around_kernels_is_not_a_kernel(monkeypatch):
+    """torch marks each step of an optimizer, over the time of its kernels."""
+
+    def event(name, start, end, mark=False):
+        span = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
+        return SimpleNamespace(name=name, time_range=span, device_type=DeviceType.CUDA, is_user_annotation=mark)
+
+    events = [event("gemm", 0, 3000), event("Optimizer.step#AdamW.step", 5000, 9000, True), event("adam", 5000, 9000)]
+    monkeypatch.setattr(profile, "profile", lambda **_: nullcontext(SimpleNamespace(events=lambda: events)))
+    for name, answer in {"is_available": True, "is_initialized": True, "synchronize": None}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    times = profile.time_by_kind(lambda: None, 1)
+    assert times == {"matrix products": 3.0, "optimizer and clipping": 4.0, "no kernel": 2.0}
+
+
+@pytest.mark.slow
+def test_models_that_are_compiled_apart_share_no_graph(model):
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    for _ in range(2):
+        compile_apart(model, backend=count)
+        model.image(torch.zeros(2, 3, 16, 16))
+    assert len(graphs) == 2
 
 
 def test_the_table_has_shares_advantages_and_reasons():
