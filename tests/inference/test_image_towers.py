@@ -17,6 +17,7 @@ from miniclip.runtime.flops import pair_flops
 from miniclip.runtime.memory import checkpoint_blocks
 from miniclip.tower_config import ResNetConfig, TimmConfig
 from miniclip.train import TrainConfig
+from miniclip.train.requirements import require_trainable
 from miniclip.train.variants.rates import lr_scales
 from miniclip.train.variants.stochastic_depth import set_stochastic_depth
 
@@ -102,7 +103,8 @@ REFUSED = [
     (lambda model: model.image(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1)), "a ResNet, without patches to leave out"),
     (lambda model: model.config.image.patches, "a ResNet, without 'patches': this works only with vision transformers"),
     (lambda model: explain(model, torch.zeros(3, 64, 64, dtype=torch.uint8), "a ring"), "a ResNet, without 'grid'"),
-    (lambda model: lr_scales(model, TrainConfig(layer_decay=0.9)), "a ResNet, without 'layers'"),
+    (lambda model: lr_scales(model, TrainConfig(layer_decay=0.9)), r"layer_decay is 0.9, .* without miniclip's blocks"),
+    (lambda model: lr_scales(model, TrainConfig(projection_lr_scale=2)), "without miniclip's projection: use 1"),
     (lambda model: set_stochastic_depth(model, 0.1), "stochastic_depth: the image tower has none of miniclip's blocks"),
     (lambda model: checkpoint_blocks(model), "gradient_checkpointing: the image tower has no blocks"),
     (lora, "LoRA: the image tower has no blocks to adapt"),
@@ -117,10 +119,19 @@ def test_refuses_what_needs_a_vision_transformer(use, message, resnet):
         use(resnet)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"), [("patch_dropout", 0.5), ("stochastic_depth", 0.1), ("gradient_checkpointing", True)]
+)
+def test_settings_for_parts_of_a_vision_transformer_are_refused_before_a_run(setting, value, resnet, train_data):
+    """`miniclip train --check` has this check too."""
+    with pytest.raises(ValueError, match=f"{setting} is {value}, and the image tower is a ResNet, without"):
+        require_trainable(resnet, train_data, None, TrainConfig(**{setting: value}))
+
+
 @pytest.mark.parametrize("layout", ["transformers", "onnx"])
 def test_layouts_without_resnets(layout, resnet, tmp_path):
     if layout == "onnx":
-        with pytest.raises(ValueError, match="a ResNet, without 'heads'"):
+        with pytest.raises(ValueError, match="int8: the image tower is a ResNet, which has no int8 form"):
             miniclip.export(resnet, tmp_path / "out", layout=layout, int8=True)
     else:
         with pytest.raises(ValueError, match="transformers' CLIPModel cannot have this image tower, a ResNet"):
@@ -131,5 +142,8 @@ def test_layouts_without_resnets(layout, resnet, tmp_path):
 def test_settings_without_an_effect_are_allowed(resnet):
     assert pair_flops(resnet, 8) is None
     assert set(lr_scales(resnet, TrainConfig()).values()) == {1.0}
+    resnet.image.requires_grad_(False)  # then the settings are for the text tower
+    scales = lr_scales(resnet, TrainConfig(layer_decay=0.5, projection_lr_scale=2))
+    assert {scales[id(parameter)] for parameter in resnet.text.parameters()} == {0.25, 0.5, 1.0, 2.0}
     set_stochastic_depth(resnet, 0.0)
     checkpoint_blocks(resnet, enabled=False)

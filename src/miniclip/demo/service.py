@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from PIL import Image
 from torch import Tensor
 
+from miniclip.config import ImageConfig
 from miniclip.demo.batching import BusyError, Encoder
 from miniclip.demo.gallery import Gallery, Shown
 from miniclip.demo.limits import Limits, read_upload
@@ -92,6 +93,7 @@ class Service:
             "images": len(self.gallery),
             "examples": list(about.examples),
             "template": about.template,
+            "explains": isinstance(self.model.config.image, ImageConfig),  # else there are no patches for a heat map
             "limits": {"upload_bytes": self.limits.upload_bytes, "hits": self.limits.hits},
         }
 

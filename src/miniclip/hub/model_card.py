@@ -15,6 +15,10 @@ MARKDOWN = frozenset("\\`*_[]<>|#~&$")  # characters with a meaning in a line or
 
 # setting of a tower: label of its row
 ROWS = {
+    "kind": "kind",
+    "model": "architecture in timm",
+    "blocks": "blocks of each stage",
+    "channels": "channels after the stem",
     "image_size": "image size (pixels)",
     "patch_size": "patch size (pixels)",
     "context_length": "context length (tokens)",
@@ -73,7 +77,7 @@ def _body(name: str, config: Mapping[str, Any], metrics: Mapping[str, Any], para
     sections = [
         f"# {_text(name)}",
         _summary(config, parameters),
-        _usage(name),
+        _usage(name, needs_timm=towers.get("image tower", {}).get("kind") == "timm"),
         "## Evaluation" if metrics else "",
         _table(_rows(metrics)),
         "## Architecture" if towers else "",
@@ -92,9 +96,10 @@ def _summary(config: Mapping[str, Any], parameters: int | None) -> str:
     )
 
 
-def _usage(name: str) -> str:
+def _usage(name: str, needs_timm: bool) -> str:
+    install = 'The image tower needs `pip install "miniclip[timm]"`.\n\n' if needs_timm else ""
     return (
-        "## Usage\n\n```python\nimport miniclip\n\n"
+        f"## Usage\n\n{install}```python\nimport miniclip\n\n"
         f"model = miniclip.load({name!r})\n"
         'model.classify("photo.jpg", ["a dog", "a cat"])  # (1, 2) probabilities\n```'
     )

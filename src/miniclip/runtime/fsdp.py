@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from miniclip.inference.model import CLIPModel
+from miniclip.models.other import OtherImageTower
 from miniclip.models.text import TextTransformer
 from miniclip.models.vision import VisionTransformer
 from miniclip.runtime.distributed import full_tensor, is_sharded, world_size
+
+TOWERS = (VisionTransformer, OtherImageTower, TextTransformer)
 
 
 def shard(model: CLIPModel) -> None:
@@ -78,7 +81,7 @@ def unsharded(model: CLIPModel) -> Iterator[None]:
     finally:
         for unit in units:
             unit.reshard()
-            unit.set_reshard_after_forward(not isinstance(unit, VisionTransformer | TextTransformer), recurse=False)
+            unit.set_reshard_after_forward(not isinstance(unit, TOWERS), recurse=False)
 
 
 def gradient_norm(parameters: Iterable[Tensor], like: Tensor) -> Tensor:

@@ -13,11 +13,19 @@ from miniclip.inference.model import CLIPModel
 from miniclip.runs.saveable import require_saveable
 from miniclip.runtime import fsdp
 from miniclip.tokenizer import TextTokenizer
+from miniclip.tower_config import OtherImageConfig
 from miniclip.train.config import TrainConfig
 from miniclip.train.step_arguments import loss_function
 from miniclip.train.variants.resolution import require_image_size
 from miniclip.utils.items import describe
 from miniclip.utils.option_names import option
+
+# settings that need parts of a vision transformer of miniclip's
+PARTS = {
+    "patch_dropout": "patches to leave out",
+    "stochastic_depth": "miniclip's blocks to skip",
+    "gradient_checkpointing": "miniclip's blocks to recompute",
+}
 
 
 def require_trainable(
@@ -35,6 +43,7 @@ def require_trainable(
     require_wide_weights(model)
     require_tokenizer(model)
     require_image_size(model.image, config)
+    require_parts(model, config)
     loss_function(config, model)
     pairs = require_pairs(config, train_data)
     require_replay(train_data, val_data)
@@ -71,6 +80,15 @@ def require_wide_weights(model: CLIPModel) -> None:
                 f"the weight {name} is float16; training needs float32 weights: call model.float() before, and choose "
                 f"{option('precision', 'bfloat16')} for speed"
             )
+
+
+def require_parts(model: CLIPModel, config: TrainConfig) -> None:
+    """Raise ValueError if a setting is for parts that the image tower does not have."""
+    image = model.config.image
+    for name, parts in PARTS.items():
+        value = getattr(config, name)
+        if value and isinstance(image, OtherImageConfig):
+            raise ValueError(f"{name} is {value}, and the image tower is {image.label}, without {parts}: leave it out")
 
 
 def require_tokenizer(model: CLIPModel) -> TextTokenizer:

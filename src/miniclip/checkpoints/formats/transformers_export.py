@@ -36,7 +36,7 @@ def model_config(config: CLIPConfig, siglip: bool) -> dict[str, Any]:
         **_tower_config(image),
         "model_type": "siglip_vision_model" if siglip else "clip_vision_model",
         "image_size": image.image_size,
-        "patch_size": image.patch_size,
+        **({"patch_size": image.patch_size} if isinstance(image, ImageConfig) else {}),
     }
     text_config = {
         **_tower_config(text),
@@ -82,6 +82,8 @@ def _require_supported(config: CLIPConfig, siglip: bool) -> None:
 
 
 def _tower_config(tower: ImageConfig | OtherImageConfig | TextConfig) -> dict[str, Any]:
+    if isinstance(tower, OtherImageConfig):
+        return {}  # the library has no such tower, and an ONNX file needs no settings
     names = {activation: name for name, activation in reversed(ACTIVATIONS.items())}
     return {
         "hidden_size": tower.width,

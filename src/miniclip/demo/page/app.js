@@ -7,6 +7,7 @@ const PATIENCE = 700; // milliseconds until a query that cannot be parsed is rep
 const FILTERS = ["paths", "after", "before", "threshold"];
 const state = { image: null, count: PAGE, hits: [], texts: [], current: -1, open: null };
 let limits = { upload_bytes: Infinity, hits: PAGE };
+let explains = true; // whether the model has patches to explain hits by
 
 // ------------------------------------------------------------------------------------------------ requests
 
@@ -283,7 +284,8 @@ function showDetail(hit) {
   $("shown").src = isItem ? source(hit, 320) : hit.source;
   $("shown").alt = hit.name;
   if (isItem) sharpen(hit);
-  $("explain-part").hidden = $("like").hidden = !isItem;
+  $("explain-part").hidden = !isItem || !explains;
+  $("like").hidden = !isItem;
   if (state.texts.length) $("explain-text").value = state.texts.join(", ");
   $("previous").disabled = !isItem || state.current <= 0;
   $("next").disabled = !isItem || state.current >= state.hits.length - 1;
@@ -507,6 +509,7 @@ async function start() {
   restore(history.state);
   const about = await (await fetch("api/about")).json();
   limits = about.limits;
+  explains = about.explains;
   $("about").textContent = `${about.images.toLocaleString("en")} images, ${about.model}`;
   $("template").value = about.template;
   $("examples").hidden = !about.examples.length;

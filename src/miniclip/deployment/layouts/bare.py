@@ -21,6 +21,7 @@ from miniclip.deployment.onnx_files import OPSET
 from miniclip.deployment.options import Options
 from miniclip.deployment.quantization.check import write_int8
 from miniclip.inference.model import CLIPModel
+from miniclip.tower_config import OtherImageConfig
 
 IMAGE, TEXT = Signature("image"), Signature("text")
 VISUAL, TEXTUAL, PREPROCESSING = "visual.onnx", "textual.onnx", "preprocess_cfg.json"
@@ -30,9 +31,13 @@ def write(model: CLIPModel, folder: Path, options: Options) -> None:
     """Write the files of the layout to an empty folder.
 
     Raises:
-        ValueError: int8 is to be checked or calibrated on data, and the model has no tokenizer; or the calibration
-            data are empty, or give activations that are not finite.
+        ValueError: int8 is for another image tower than a vision transformer; or it is to be checked or calibrated on
+            data, and the model has no tokenizer; or the calibration data are empty, or give activations that are not
+            finite.
     """
+    image = model.config.image
+    if options.int8 and isinstance(image, OtherImageConfig):
+        raise ValueError(f"int8: the image tower is {image.label}, which has no int8 form: leave int8 out")
     given = (options.check_data, options.check_classes, options.calibration_data)
     if any(data is not None for data in given) and available_tokenizer(model) is None:
         raise ValueError(

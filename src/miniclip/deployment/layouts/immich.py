@@ -24,6 +24,7 @@ import torch
 from miniclip.checkpoints.export import TOKENIZER_CONFIG
 from miniclip.checkpoints.foreign_config import warn_if_cropped_differently
 from miniclip.checkpoints.native import CONFIG, TOKENIZER, read_json, write_json
+from miniclip.config import ImageConfig
 from miniclip.deployment.encoders import Signature, write_image_encoder, write_text_encoder
 from miniclip.deployment.layouts.settings import preprocess_cfg, require_same_ids, required_tokenizer, write_tokenizer
 from miniclip.deployment.options import Options
@@ -45,8 +46,10 @@ def write(model: CLIPModel, folder: Path, options: Options) -> None:
     write_tokenizer(tokenizer, textual, text.context_length)
     require_same_ids(tokenizer, model.config, reader(textual, text.context_length), "immich")
     write_json(visual / PREPROCESSING, preprocess_cfg(model))
+    image = model.config.image
+    patches = {"patch_size": image.patch_size} if isinstance(image, ImageConfig) else {}
     towers = {
-        "vision_cfg": {"image_size": model.config.image.image_size, "patch_size": model.config.image.patch_size},
+        "vision_cfg": {"image_size": image.image_size, **patches},
         "text_cfg": {"context_length": text.context_length, "vocab_size": text.vocab_size},
     }
     write_json(folder / CONFIG, {"embed_dim": model.config.embed_dim, **towers})

@@ -13,13 +13,14 @@ from miniclip.checkpoints.foreign_config import warn_if_cropped_differently
 from miniclip.checkpoints.formats.transformers import CONFIG, PREPROCESSOR
 from miniclip.checkpoints.formats.transformers_export import model_config, processor_config
 from miniclip.checkpoints.native import write_json
-from miniclip.config import CLIPConfig
+from miniclip.config import CLIPConfig, ImageConfig
 from miniclip.inference.model import CLIPModel
 
 
 def is_siglip(config: CLIPConfig) -> bool:
     """Return whether transformers' name of a model is SigLIP: images pooled by attention, texts padded in full."""
-    return config.image.pooling == "attention" and config.text.padding == "attended"
+    image = config.image
+    return isinstance(image, ImageConfig) and image.pooling == "attention" and config.text.padding == "attended"
 
 
 def write_settings(model: CLIPModel, folder: Path, **extra: Any) -> None:
