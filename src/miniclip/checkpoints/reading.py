@@ -34,9 +34,9 @@ from miniclip.checkpoints.plans import LoadPlan
 from miniclip.checkpoints.weights import InMemoryWeights, Weights
 from miniclip.config import CLIPConfig, ImageConfig
 from miniclip.errors import CheckpointError
-from miniclip.inference.image_towers import fill_buffers
+from miniclip.inference.image_towers import POSITIONS, fill_buffers
 from miniclip.inference.model import CLIPModel
-from miniclip.tower_config import ResNetConfig, TimmConfig
+from miniclip.tower_config import STRIDE, ResNetConfig, TimmConfig
 from miniclip.utils.files import open_regular
 from miniclip.utils.formatting import one_line
 from miniclip.utils.option_names import option
@@ -94,7 +94,6 @@ class CheckpointReader:
             model = CLIPModel(config)
         dtype = dtype or common_dtype(self.weights.dtypes.values(), widened=None if keep_half else torch.float16)
         assign_weights(model, self.weights, self.plan.rows, dtype)
-        fill_buffers(model.image, config.embed_dim)
         return model
 
 
@@ -150,6 +149,7 @@ def assign_weights(model: CLIPModel, weights: Weights, rows: Iterable[Row], dtyp
                 "diverged, or the file is damaged: use an earlier checkpoint"
             )
     model.load_state_dict(tensors, assign=True)
+    fill_buffers(model.image, model.config.embed_dim)
 
 
 def _load_plan(weights: Weights, directory: Path, given: LoadPlan | None) -> LoadPlan:
@@ -189,11 +189,15 @@ def _require_layers(weights: Weights, config: CLIPConfig) -> None:
 def _require_grid(weights: Weights, plan: LoadPlan) -> None:
     """Raise `CheckpointError` if the file's settings have another image size than its position embeddings."""
     image = plan.config.image
-    if not isinstance(image, ImageConfig):
-        return  # a ResNet of another size has no place for its positions; timm's towers have their own sizes
-    key = next((str(row.keys) for row in plan.rows if row.parameter == "image.positions"), "")
-    shape, rows = (1, *weights.shapes.get(key, ())), image.patches + image.class_token
-    if shape[-1:] == (image.width,) and shape[-2] != rows:
+    if isinstance(image, ImageConfig):
+        parameter, rows, width = "image.positions", image.patches + image.class_token, image.width
+    elif isinstance(image, ResNetConfig):
+        parameter, rows, width = f"image.{POSITIONS}", (image.image_size // STRIDE) ** 2 + 1, image.features
+    else:
+        return  # timm's towers have their own sizes
+    key = next((str(row.keys) for row in plan.rows if row.parameter == parameter), "")
+    shape = (1, *weights.shapes.get(key, ()))
+    if shape[-1:] == (width,) and shape[-2] != rows:
         raise CheckpointError(
             f"{weights.path}: the weights do not fit the configuration: {key} has the shape {shape[1:]}, expected "
             f"{rows} rows for images of {image.image_size} pixels: correct the configuration, or pass "

@@ -7,6 +7,8 @@
 Each weight is computed in float64 and rounded to float32. The logit scale is averaged as its logarithm, which is the
 parameter: the factor is the geometric mean of the factors.
 
+Statistics of batch normalization are averaged too. Runs of miniclip keep those of their start, so the mean is exact.
+
 A model without a logit bias (contrastive loss) may be averaged with one that has a bias (sigmoid loss). It then gets
 the first bias and scale of the other's configuration, with which `add_logit_bias` starts such a run. No ranking of
 images or captions changes by that.
@@ -24,11 +26,14 @@ import torch
 from torch import Tensor
 
 from miniclip.checkpoints.native import full_state, unwrap_clip
-from miniclip.config import CLIPConfig
+from miniclip.config import CLIPConfig, ImageConfig
 from miniclip.data.cache.format import tokenizer_checksum
+from miniclip.inference.image_towers import fill_buffers
 from miniclip.inference.model import CLIPModel
+from miniclip.tower_config import OtherImageConfig
 from miniclip.utils.items import describe, listed
 
+SAME_STATISTICS = 0.01  # largest relative difference, as of bfloat16
 RELATED = 0.5  # cosine of the matrices of two models; after fine-tuning above 0.9, of independent models about 0
 
 
@@ -82,10 +87,12 @@ def soup(models: Sequence[CLIPModel], weights: Sequence[float] | None = None) ->
     states = [_with_bias(full_state(clip), config) for clip in clips]
     for number, state in enumerate(states[1:], 2):
         _warn_of_strangers(states[0], state, number)
+        _warn_of_statistics(states[0], state, number)
     tensors = {name: _mean([state[name] for state in states], shares, name) for name in states[0]}
     with torch.device("meta"):
         model = CLIPModel(config)
     model.load_state_dict(tensors, assign=True)
+    fill_buffers(model.image, config.embed_dim)
     model.tokenizer, model.preprocess = first.tokenizer, first.preprocess
     return model.to(first.device).eval()
 
@@ -125,8 +132,14 @@ def _with_bias(state: dict[str, Tensor], config: CLIPConfig) -> dict[str, Tensor
 
 def _differences(a: CLIPConfig, b: CLIPConfig) -> list[str]:
     """Return the settings that differ, as text; the initial values of logit scale and bias mean nothing any more."""
+    if type(a.image) is not type(b.image):
+        return ["the image tower ({} and {})".format(*map(_tower, (a.image, b.image)))]
     before, after = (_flat(dataclasses.replace(config, logit_scale=1.0, logit_bias=None)) for config in (a, b))
     return [f"{name} ({value} and {after[name]})" for name, value in before.items() if after[name] != value]
+
+
+def _tower(image: ImageConfig | OtherImageConfig) -> str:
+    return "a vision transformer" if isinstance(image, ImageConfig) else image.label
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -149,6 +162,21 @@ def _mean(tensors: Iterable[Tensor], shares: Sequence[float], name: str) -> Tens
         raise ValueError(f"{name} is not finite in one of the models, whose run diverged: use an earlier checkpoint")
     mean = torch.stack([share * part.double() for share, part in zip(shares, parts, strict=True)]).sum(dim=0)
     return mean.to(torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32)
+
+
+def _warn_of_statistics(a: dict[str, Tensor], b: dict[str, Tensor], number: int) -> None:
+    """Warn if two models have different statistics of batch normalization, of which no mean is exact."""
+    for name, first in a.items():
+        if name.endswith(("running_mean", "running_var")):
+            difference = float((first - b[name]).norm() / first.norm().clamp(min=1e-30))
+            if not difference <= SAME_STATISTICS:
+                warnings.warn(
+                    f"models 1 and {number} have different statistics of batch normalization ({name}), as training "
+                    "elsewhere gives them, and the mean of two is not that of the averaged weights: compare the result "
+                    "with both models",
+                    stacklevel=4,
+                )
+                return
 
 
 def _warn_of_strangers(a: dict[str, Tensor], b: dict[str, Tensor], number: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miniclip.inference.image_towers import fill_buffers
 from miniclip.inference.model import CLIPModel
 from miniclip.tokenizer import TextTokenizer, Tokenizer
 from miniclip.utils.checks import whole_number
@@ -77,6 +78,7 @@ def with_context(model: CLIPModel, length: int) -> CLIPModel:
     with torch.device("meta"):
         longer = CLIPModel(model.config.replace_text(context_length=length))
     longer.load_state_dict(state, assign=True)
+    fill_buffers(longer.image, longer.config.embed_dim)
     return longer
 
 

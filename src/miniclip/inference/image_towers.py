@@ -5,18 +5,26 @@ The head around timm's architecture is open_clip's (https://github.com/mlfoundat
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from miniclip.models.other import OtherImageTower
 from miniclip.models.resnet import ResNet
 from miniclip.tower_config import ResNetConfig, TimmConfig
 
 ATTENTION_POOLS = ("abs_attn", "rot_attn")
+SETTERS = frozenset({
+    *("add_", "clamp_", "constant_", "div_", "erfinv_", "fill_", "kaiming_uniform_", "mul_", "normal_", "ones_"),
+    *("trunc_normal_", "uniform_", "xavier_uniform_", "zero_", "zeros_"),
+})  # fmt: skip
 POSITIONS = "attnpool.positional_embedding"  # in a ResNet
 
 
@@ -30,13 +38,26 @@ class TimmTower(OtherImageTower):
 
     def __init__(self, config: TimmConfig, embed_dim: int) -> None:
         super().__init__(config)
-        self.trunk = _trunk(config, embed_dim)
-        self.head = _head(config, self.trunk, embed_dim)
+        with _WithoutMetaValues():
+            self.trunk = _trunk(config, embed_dim)
+            self.head = _head(config, self.trunk, embed_dim)
         self.freeze_statistics()
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, E)."""
         return self.head(self.trunk(pixels))  # type: ignore[no-any-return]
+
+
+class _WithoutMetaValues(TorchFunctionMode):
+    """Context in which values are not set on the meta device, where torch would spend most of a tower's time on it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor of a function that only changes its values."""
+        values = kwargs or {}
+        tensor = args[0] if args else values.get("tensor")
+        if isinstance(tensor, Tensor) and tensor.is_meta and getattr(func, "__name__", "") in SETTERS:
+            return tensor
+        return func(*args, **values)
 
 
 def other_tower(config: Any, embed_dim: int) -> Any:
@@ -47,16 +68,37 @@ def other_tower(config: Any, embed_dim: int) -> Any:
 
 
 def fill_buffers(tower: nn.Module, embed_dim: int) -> None:
-    """Compute the buffers of timm's towers that no checkpoint holds, such as rotary positions, on the CPU."""
-    if not isinstance(tower, TimmTower):
-        return
+    """Compute the buffers of timm's towers that no checkpoint holds, such as rotary positions, on the CPU.
+
+    They get the dtype of the weights, as `model.to(dtype)` gives them.
+    """
     missing = [name for name, buffer in tower.named_buffers() if buffer.is_meta]
-    if missing:
-        with torch.device("cpu"):
-            computed = dict(TimmTower(tower.config, embed_dim).named_buffers())
-        for name in missing:
-            module, _, buffer = name.rpartition(".")
-            setattr(tower.get_submodule(module), buffer, computed[name])
+    if not isinstance(tower, TimmTower) or not missing:
+        return
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), _parameters_without_memory():
+        computed = dict(TimmTower(tower.config, embed_dim).named_buffers())
+    dtype = next(tower.parameters()).dtype
+    for name in missing:
+        module, _, buffer = name.rpartition(".")
+        value = computed[name]
+        setattr(tower.get_submodule(module), buffer, value.to(dtype) if value.is_floating_point() else value)
+
+
+@contextmanager
+def _parameters_without_memory() -> Iterator[None]:
+    """Context in which modules that this thread builds have their parameters on the meta device."""
+    thread = threading.get_ident()
+
+    def to_meta(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or threading.get_ident() != thread:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  # may return a parameter
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def tower_weights(config: Any, embed_dim: int) -> Iterator[str]:

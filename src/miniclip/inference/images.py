@@ -253,7 +253,8 @@ def tokens_per_image(config: ImageConfig | OtherImageConfig) -> int:
 
 
 def _dtype_of(model: CLIP) -> torch.dtype:
-    return model.image.patches.weight.dtype if isinstance(model.image, VisionTransformer) else model.log_scale.dtype
+    image: Any = model.image
+    return (image.patches.weight if isinstance(image, VisionTransformer) else next(image.parameters())).dtype
 
 
 def _batch_sizes(total: int, size: int) -> list[int]:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from miniclip.tower_config import OtherImageConfig
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
 
 class OtherImageTower(nn.Module):
     """Images to embeddings, (B, 3, S, S) to (B, E); a subclass computes them in `encode`.
@@ -50,12 +52,12 @@ class OtherImageTower(nn.Module):
         """Set training mode, but not for batch normalization."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, NORMS):
                 module.training = False
         return self
 
     def freeze_statistics(self) -> None:
         """Keep the statistics of batch normalization, without counters of batches, which state dicts then leave out."""
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, NORMS):
                 module.num_batches_tracked, module.track_running_stats = None, False

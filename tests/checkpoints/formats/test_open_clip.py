@@ -27,6 +27,7 @@ open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not inst
 timm = pytest.importorskip("timm", reason="timm is not installed")
 hub = pytest.importorskip("open_clip.push_to_hf_hub")
 transform = pytest.importorskip("open_clip.transform")
+pytest.importorskip("tests.timm_toys")  # registers convnext_toy, fastvit_toy and eva_toy
 
 NOTICED = 4e-5  # twice what the comparison allows
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8}
@@ -120,31 +121,6 @@ def vit_toy_siglip_tanh(**options):
 def vit_toy_clip(**options):
     norm = functools.partial(timm.layers.LayerNorm, eps=1e-5)
     return toy_tower(pre_norm=True, norm_layer=norm, **options)
-
-
-def timm_model(make, options, **sizes):
-    """Build one of timm's models as its own functions do, with the settings that open_clip reads."""
-    options = {key: options[key] for key in ("num_classes", "global_pool") if key in options}
-    model = make(**sizes, **options)
-    model.default_cfg = {"pool_size": (1, 1)}
-    return model
-
-
-@timm.models.register_model
-def convnext_toy(**options):
-    return timm_model(timm.models.ConvNeXt, options, depths=(1, 1, 1, 1), dims=(8, 12, 16, 64))
-
-
-@timm.models.register_model
-def fastvit_toy(**options):
-    sizes = {"layers": (1, 1, 1, 1), "embed_dims": (8, 8, 16, 16), "mlp_ratios": (2, 2, 2, 2)}
-    return timm_model(timm.models.FastVit, options, token_mixers=("repmixer",) * 4, **sizes)
-
-
-@timm.models.register_model
-def eva_toy(**options):
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "ref_feat_shape": (4, 4)}
-    return timm_model(timm.models.Eva, options, use_rot_pos_emb=True, swiglu_mlp=True, scale_mlp=True, **sizes)
 
 
 @pytest.fixture(autouse=True)
@@ -337,6 +313,17 @@ def test_resizes_the_positions_of_a_resnet(save, inputs, compare):
         model = load(folder, image_size=96)
     assert model.image.attnpool.positional_embedding.shape == (10, 256)
     assert model(torch.randn(2, 3, 96, 96), ids).image_embeddings.shape == (2, 16)
+
+
+def test_positions_of_a_resnet_are_resized_only_on_request(save):
+    folder, _ = save(CASES["resnet"])
+    settings = json.loads((folder / layout.CONFIG).read_text())
+    settings["model_cfg"]["vision_cfg"]["image_size"] = 96
+    (folder / layout.CONFIG).write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="expected 10 rows for images of 96 pixels"):
+        load(folder)
+    with pytest.warns(UserWarning, match="of 2 x 2 patches were resized to 3 x 3"):
+        assert load(folder, image_size=96).config.image.image_size == 96
 
 
 def test_towers_of_timm_have_their_own_size(save):
