@@ -66,8 +66,9 @@ def synthetic_step(
     """
 
     def trial(samples: int) -> None:
+        inputs = _random_inputs(model, samples, patch_dropout, captions)  # kept to the end, as in a step
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            out = model(*_random_inputs(model, samples, patch_dropout, captions))
+            out = model(*inputs)
         embeddings = [side for side in out[:2] if side.requires_grad]
         if embeddings:
             torch.autograd.backward(embeddings, [torch.ones_like(side) for side in embeddings])
