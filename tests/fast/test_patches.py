@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from miniclip.fast import patches
 from miniclip.fast.patches import FastPatches
 
 
@@ -41,6 +42,38 @@ def test_convolutions_of_other_layers_are_kept(monkeypatch):
     monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: called.append(1) or x)
     layer(torch.randn(2, 8, 4, 4))
     assert called == [1]
+
+
+def test_the_pixels_are_kept_and_not_their_copy(monkeypatch):
+    layer, pixels, cuts, cut = FastPatches(3, 6, 4, 4), torch.randn(2, 3, 8, 8), [], patches.cut
+    monkeypatch.setattr(patches, "cut", lambda *arguments: cuts.append(1) or cut(*arguments))
+    y = layer(pixels)
+    assert len(cuts) == 1
+    y.sum().backward()
+    assert len(cuts) == 2
+    y = layer(pixels)
+    pixels.add_(1)
+    with pytest.raises(RuntimeError, match="the pixels were modified in place before backward"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_and_second_derivatives(dtype):
+    layer, pixels = nn.Conv2d(3, 6, 4, 4, dtype=dtype), torch.randn(2, 3, 10, 8, dtype=dtype, requires_grad=True)
+    found = []
+    for kind in (nn.Conv2d, FastPatches):
+        layer.__class__ = kind
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            y = layer(pixels)
+        (first,) = torch.autograd.grad(y.pow(2).sum(), pixels, create_graph=True)
+        second = torch.autograd.grad(first.pow(2).sum(), [pixels, layer.weight])
+        found.append([y.detach(), first.detach(), *second])
+        assert [x.dtype for x in found[-1][1:]] == [dtype] * 3
+    tolerance = {"rtol": 0.05, "atol": 0.05} if dtype == torch.float32 else {}
+    for value, expected in zip(*reversed(found), strict=True):
+        assert value.dtype == expected.dtype
+        scale = expected.abs().max()
+        torch.testing.assert_close(value / scale, expected / scale, **tolerance)
 
 
 def test_compiled_it_is_the_linear_layer_too(monkeypatch):
