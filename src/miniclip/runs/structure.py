@@ -98,7 +98,8 @@ def foreign_parts(model: CLIPModel) -> list[str]:
         if not _is_alike(module, expected_modules.get(name))
     ]
     parts += [f"{name}: removed" for name in expected_modules.keys() - modules.keys()]
-    parts += [f"{name or 'the model'}: a hook" for name, module in modules.items() if has_hooks(module)]
+    hooked = [name for name, module in modules.items() if has_hooks(module) and "forward" not in vars(module)]
+    parts += [f"{name or 'the model'}: a hook" for name in hooked]
     known = dict(expected.named_buffers())
     parts += [f"{name}: a buffer" for name, _ in model.named_buffers() if unwrapped_name(name) not in known]
     if repr(model.preprocess) != repr(Preprocess(model.config)):
