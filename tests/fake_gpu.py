@@ -16,8 +16,6 @@ def fake_gpu():
     An operation on tensors of two devices raises, and so does one that reads a value, for which a GPU would have to be
     waited for. There is no backward pass.
     """
-    # At its first gradient a process starts a thread for each device, and then it cannot be forked, as other tests are.
-    torch.zeros(1, requires_grad=True).sum().backward()  # so the first one is before "cuda" counts as a device
     with pytest.MonkeyPatch.context() as patch, torch.no_grad(), FakeTensorMode():
         patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)

@@ -26,6 +26,11 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic pro
 torch.set_num_threads(1)  # for tensors of toy size a second thread is one more to wait for
 os.environ["OMP_NUM_THREADS"] = "1"  # the same sums in the processes that tests start
 
+# At its first gradient a process starts a thread for each device that torch counts, and cannot be forked after that, as
+# some tests are. Later, libraries and fake GPUs let torch count a GPU that is not there.
+if not torch.cuda.is_available():
+    torch.zeros(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
+
 CAPTIONS = ["a red circle above a blue square", "a blue square", "a green triangle left of a red circle", "a dog"] * 3
 
 
