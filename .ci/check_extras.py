@@ -133,7 +133,8 @@ def train(*flags: str) -> None:
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb, probe, onnx, demo)
+    check.__name__: check
+    for check in (tokenizers, parquet, datasets, heif, tensorboard, wandb, probe, onnx, demo, timm)
 }
 
 
