@@ -32,8 +32,8 @@ TIMM_CLIP = OPENAI.replace_image(projection="bias")
 TIMM = (*key_maps.TIMM_IMAGE, *prefixed(key_maps.OPENAI_TEXT, "text."))
 TEXT = prefixed(key_maps.OPENAI_TEXT + key_maps.TEXT_LINEAR, "text.")
 LAYOUTS = {  # the key map, and a model for it
-    "openai": (openai.ROWS, OPENAI),
-    "openai with sizes": ((*openai.ROWS, *key_maps.OPENAI_SIZES), OPENAI),
+    "openai": (openai.key_map(OPENAI), OPENAI),
+    "openai with sizes": ((*openai.key_map(OPENAI), *key_maps.OPENAI_SIZES), OPENAI),
     "open_clip": (open_clip.key_map(OPENAI), OPENAI),
     "open_clip, biased": (open_clip.key_map(BIASED), BIASED),
     "open_clip, siglip": ((*key_maps.TIMM_IMAGE, *TEXT, *key_maps.SCALARS), SIGLIP),
@@ -144,7 +144,7 @@ def refusal(tensors, expected=None, config=OPENAI, layout="openai"):
 
 @pytest.fixture
 def tensors():
-    return invert(openai.ROWS, OPENAI, weights(OPENAI))
+    return invert(openai.key_map(OPENAI), OPENAI, weights(OPENAI))
 
 
 def test_names_a_missing_key(tensors):
@@ -217,7 +217,7 @@ def test_checks_shapes_without_allocating():
             raise AssertionError(key)
 
     with pytest.raises(CheckpointError, match=re.escape(f"has the shape {(10**9,) * 3}, expected (24, 3, 4, 4)")):
-        convert(Endless(), openai.ROWS, OPENAI, shapes(OPENAI), None)
+        convert(Endless(), openai.key_map(OPENAI), OPENAI, shapes(OPENAI), None)
 
 
 def test_ignores_tensors_of_rows_without_parameter(tensors):
@@ -229,14 +229,14 @@ def test_ignores_tensors_of_rows_without_parameter(tensors):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_converts_the_precision(tensors, dtype):
-    converted = convert(InMemoryWeights(Path("f"), tensors), openai.ROWS, OPENAI, shapes(OPENAI), dtype)
+    converted = convert(InMemoryWeights(Path("f"), tensors), openai.key_map(OPENAI), OPENAI, shapes(OPENAI), dtype)
     assert {value.dtype for value in converted.values()} == {dtype}
     assert torch.equal(converted["image.projection.weight"], tensors["visual.proj"].T.to(dtype))
 
 
 def test_keeps_unchanged_tensors_and_copies_the_others(tensors):
     source = CountingWeights(tensors)
-    converted = convert(source, openai.ROWS, OPENAI, shapes(OPENAI), None)
+    converted = convert(source, openai.key_map(OPENAI), OPENAI, shapes(OPENAI), None)
     assert converted["text.tokens.weight"].data_ptr() == tensors["token_embedding.weight"].data_ptr()
     assert set(source.copied) == {"visual.proj", "text_projection"}
 
@@ -253,10 +253,10 @@ def test_concatenates_tensors_of_several_precisions():
 def test_invert_refuses_a_parameter_without_row():
     parameters = weights(OPENAI) | {"bias": torch.zeros(())}
     with pytest.raises(ValueError, match="the layout has no place for bias"):
-        invert(openai.ROWS, OPENAI, parameters)
+        invert(openai.key_map(OPENAI), OPENAI, parameters)
     parameters |= {f"image.blocks.{i}.gate": torch.zeros(1) for i in range(MAX_PROBLEMS + 1)}
     with pytest.raises(ValueError, match=r"bias; image\.blocks\.0\.gate; .*; and 2 more"):
-        invert(openai.ROWS, OPENAI, parameters)
+        invert(openai.key_map(OPENAI), OPENAI, parameters)
 
 
 def test_expands_rows_to_blocks_weights_and_biases():

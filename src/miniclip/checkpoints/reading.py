@@ -176,9 +176,9 @@ def _require_layers(weights: Weights, config: CLIPConfig) -> None:
 
     The shapes are compared after that.
     """
-    image = sum(config.image.blocks) if isinstance(config.image, ResNetConfig) else 0
-    image = config.image.layers if isinstance(config.image, ImageConfig) else image
-    for name, layers in (("image", image), ("text", config.text.layers)):
+    image = config.image
+    image_layers = image.layers if isinstance(image, ImageConfig) else sum(getattr(image, "blocks", ()))
+    for name, layers in (("image", image_layers), ("text", config.text.layers)):
         if layers > len(weights.shapes):
             raise CheckpointError(
                 f"{weights.path}: the weights do not fit the configuration: {name}.layers is {layers:,}, and there are "

@@ -19,7 +19,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
 
     With gradients it computes in float32, which is faster there than torch's bfloat16 backward, and more accurate.
     Without gradients it materializes the attention matrix, unless the processor has matrix units: torch's operator uses
-    them, and takes half the time then. `python -m benchmarks.attention` measures both.
+    them, and is not slower then. `python -m benchmarks.attention` measures both.
     """
     if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

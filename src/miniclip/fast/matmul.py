@@ -2,8 +2,8 @@
 
 PyTorch sends float32 products to MKL, which is slow on processors of other makers. oneDNN is in the same wheel. A
 linear layer is 1.1 to 1.6 times as fast with it on a Zen 4, and twice on a Zen 5 (`python -m benchmarks steps`). On
-Intel's processors the two take the same time for a layer's output. MKL computes its gradients faster there, up to 3
-times on a Xeon of 2023, so it keeps these.
+Intel's processors the two take the same time for a layer's output, and MKL, which computes transposed products faster
+there, keeps the gradients.
 `torch.set_float32_matmul_precision("medium")` selects oneDNN too, but for the whole process, and in bfloat16 on
 processors with matrix units. The operator used here keeps float32 and changes no setting.
 

@@ -1,8 +1,7 @@
 """Patch embeddings by a reshape and a linear layer, which is what a convolution with its kernel as stride computes.
 
 On an H200 in bfloat16, cuDNN computed the first convolution of a ViT-B/16 in a kernel for float32, in 4 of a step's
-152 ms. On two cores of a Xeon, forward and backward take 0.5 to 1 of the convolution's time in float32, and 0.03 to
-0.25 in bfloat16, whose backward oneDNN computes slowly.
+152 ms. On a CPU oneDNN computes the convolution's gradient slowly, in bfloat16 most of all.
 Letters: B batch, S image side, p patch side, P patches, D width.
 """
 
@@ -17,7 +16,7 @@ from miniclip.fast.matmul import linear
 from miniclip.fast.private import has_global_hooks, has_hooks, is_transformed
 
 COLORS = 3
-DEVICES = ("cpu", "cuda")  # measured: on these types of device the linear layer is faster
+DEVICES = ("cpu", "cuda")  # types of device on which the linear layer is faster
 
 
 def cut(pixels: Tensor, p: int) -> Tensor:

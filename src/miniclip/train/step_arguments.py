@@ -25,7 +25,6 @@ from miniclip.runtime import distributed, fsdp
 from miniclip.runtime.compilation import pad_to_multiple
 from miniclip.runtime.devices import send
 from miniclip.tokenizer import TextTokenizer
-from miniclip.tower_config import OtherImageConfig
 from miniclip.train.config import TrainConfig
 from miniclip.train.step import Inputs, LossFunction, StepOptions
 from miniclip.train.variants.resolution import image_size_of_step, resized_images
@@ -129,7 +128,8 @@ class MicroBatches(Sequence[Inputs]):
         tokens = send(self.tokens[self.caption_rows(rows)], device)
         patch_indices = None if self.patch_indices is None else send(self.patch_indices[rows], device)
         pixels = self.model.preprocess.normalise(pixels)
-        if prefers_channels_last(self.model.config.image):
+        image = self.model.config.image
+        if isinstance(image, ImageConfig) and image.stem == "conv":  # the layout of its norms, faster for convolutions
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         return Inputs(pixels, tokens, patch_indices)
 
@@ -137,11 +137,6 @@ class MicroBatches(Sequence[Inputs]):
         """Return the rows of the images' captions."""
         captions = len(self.tokens) // len(self.pixels)
         return slice(images.start * captions, images.stop * captions)
-
-
-def prefers_channels_last(image: ImageConfig | OtherImageConfig) -> bool:
-    """Check for a tower of convolutions, which are faster in this layout (the layout of a stem's norms)."""
-    return not isinstance(image, ImageConfig) or image.stem == "conv"
 
 
 class InputPreparation:

@@ -59,12 +59,11 @@ def _other_cfg(image: OtherImageConfig) -> dict[str, Any]:
     if isinstance(image, TimmConfig):
         bias = {"timm_proj_bias": True} if image.head_bias else {}
         return timm_cfg(image.image_size, image.model, image.pool, image.head) | bias
-    width, heads = image.channels, image.pool_heads
     return {
         "image_size": image.image_size,
         "layers": list(image.blocks),
-        "width": width,
-        "head_width": image.features // heads,
+        "width": image.channels,
+        "head_width": image.features // image.pool_heads,
     }
 
 

@@ -6,7 +6,7 @@ Source: `build_model` in https://github.com/openai/CLIP, clip/model.py.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from miniclip.tower_config import STRIDE, OtherImageConfig, ResNetConfig, TimmCo
 
 HEAD_WIDTH = 64
 RESNET_KEY = "visual.layer1.0.conv1.weight"  # only a ResNet has it
-ROWS: tuple[Row, ...] = (*OPENAI_IMAGE, *OPENAI_TEXT, *TEXT_MATRIX, *SCALARS[:1])
+TEXT_ROWS: tuple[Row, ...] = (*OPENAI_TEXT, *TEXT_MATRIX, *SCALARS[:1])
 WEIGHTS = "model.pt"
 
 
@@ -51,10 +51,15 @@ def load_plan(shapes: Mapping[str, Shape]) -> LoadPlan:
         pooling="end",
         end_id=end_of_argmax(vocab_size),
     )
-    is_resnet = RESNET_KEY in shapes
-    config = CLIPConfig(_resnet(shapes) if is_resnet else _vision_transformer(shapes), text, embed_dim)
-    rows = (*other_rows(config, shapes), *ROWS[len(OPENAI_IMAGE) :]) if is_resnet else ROWS
-    return LoadPlan(config, (*rows, *OPENAI_SIZES), {"clean": "lower"})
+    image = _resnet(shapes) if RESNET_KEY in shapes else _vision_transformer(shapes)
+    config = CLIPConfig(image, text, embed_dim)
+    return LoadPlan(config, (*key_map(config, shapes), *OPENAI_SIZES), {"clean": "lower"})
+
+
+def key_map(config: CLIPConfig, keys: Iterable[str] = ()) -> tuple[Row, ...]:
+    """Return the key map of a model; `keys` are the names in a file, of which a ResNet's counters are ignored."""
+    is_resnet = isinstance(config.image, ResNetConfig)
+    return (*(other_rows(config, keys) if is_resnet else OPENAI_IMAGE), *TEXT_ROWS)
 
 
 def _vision_transformer(shapes: Mapping[str, Shape]) -> ImageConfig:
@@ -102,8 +107,7 @@ def export_plan(config: CLIPConfig) -> ExportPlan:
     differences = _differences(_rebuilt(config).to_dict(), config.to_dict())
     if differences:
         raise ValueError(f"OpenAI's layout has no configuration, and its code builds another model: {differences}")
-    is_resnet = isinstance(config.image, ResNetConfig)
-    return ExportPlan((*other_rows(config, ()), *ROWS[len(OPENAI_IMAGE) :]) if is_resnet else ROWS, {}, WEIGHTS)
+    return ExportPlan(key_map(config), {}, WEIGHTS)
 
 
 def _rebuilt(config: CLIPConfig) -> CLIPConfig:

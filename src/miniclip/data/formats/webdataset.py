@@ -95,7 +95,7 @@ class TarImage:
 
     Attributes:
         shard: the tar file.
-        state: size and modification time of the tar; if they change, the offset is no longer valid.
+        state: size and modification time of the tar; a change makes the offset invalid.
         member: the image.
     """
 
